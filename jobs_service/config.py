@@ -1,0 +1,189 @@
+"""Every setting: one frozen object, read once from the environment. `.env.example` and a test mirror this list."""
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from jobs_service.errors import SettingsError
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.lower() not in allowed:
+            raise ValueError(f"expected one of {', '.join(allowed)}")
+        return value.lower()
+
+    return parse
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"\d{1,18}", value) or not low <= int(value) <= high:
+            raise ValueError(f"expected a whole number from {low} to {high}")
+        return int(value)
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value) or not low <= float(value) <= high:
+            raise ValueError(f"expected seconds from {low:g} to {high:g}")
+        return float(value)
+
+    return parse
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    example = f"{schemes[0]}://user:password@host:port/name"
+
+    def parse(value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in schemes or not (parts.hostname or parts.query):
+            raise ValueError(f"expected {example}")
+        return value
+
+    return parse
+
+
+def _host(value: str) -> str:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252})", value):
+            raise ValueError("expected a host name or an IP address") from None
+    return value
+
+
+def _setting(default: object, parse: Callable[[str], object], *, secret: bool = False) -> Any:  # noqa: ANN401
+    return dataclasses.field(default=default, metadata={"parse": parse}, repr=not secret)
+
+
+def _required(parse: Callable[[str], object]) -> Any:  # noqa: ANN401
+    return dataclasses.field(metadata={"parse": parse}, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings. A field is read from the variable of the same name in capitals; units are in the names."""
+
+    # Servers. URLs hold passwords, so they stay out of repr().
+    database_url: str = _required(_url("postgresql", "postgres"))
+    redis_url: str = _required(_url("redis", "rediss", "unix"))
+    database_connect_timeout_seconds: int = _setting(3, _whole(1, 60))
+    database_statement_timeout_seconds: int = _setting(10, _whole(1, 600))
+    redis_timeout_seconds: float = _setting(1.0, _seconds(0.05, 60))
+
+    # The API.
+    api_host: str = _setting("127.0.0.1", _host)
+    api_port: int = _setting(3000, _whole(1, 65535))
+    api_processes: int = _setting(2, _whole(1, 64))
+    api_threads: int = _setting(8, _whole(1, 256))
+    max_body_bytes: int = _setting(1_048_576, _whole(1_024, 104_857_600))
+
+    # E-mail.
+    mail_host: str = _setting("localhost", _host)
+    mail_port: int = _setting(1025, _whole(1, 65535))
+    mail_username: str = _setting("", _text)
+    mail_password: str = _setting("", _text, secret=True)
+    mail_tls: str = _setting("none", _choice("none", "starttls", "tls"))
+    mail_from: str = _setting("jobs@example.com", _text)
+    mail_timeout_seconds: float = _setting(20.0, _seconds(0.1, 300))
+
+    # Files.
+    output_dir: str = _setting("output", _text)
+
+    # Attempts.
+    max_attempts: int = _setting(3, _whole(1, 100))
+    retry_backoff_seconds: float = _setting(2.0, _seconds(0, 86_400))
+    retry_backoff_max_seconds: float = _setting(3_600.0, _seconds(0, 604_800))
+    time_limit_seconds: float = _setting(300.0, _seconds(1, 86_400))
+
+    # Workers.
+    worker_processes: int = _setting(2, _whole(1, 64))
+    worker_threads: int = _setting(8, _whole(1, 256))
+    worker_shutdown_seconds: float = _setting(60.0, _seconds(1, 3_600))
+
+    # Liveness, publishing and maintenance. docs/reliability.md says how these add up.
+    heartbeat_seconds: float = _setting(5.0, _seconds(0.05, 300))
+    lease_seconds: float = _setting(15.0, _seconds(0.2, 3_600))
+    sweep_seconds: float = _setting(5.0, _seconds(0.05, 300))
+    relay_seconds: float = _setting(1.0, _seconds(0.05, 60))
+    republish_seconds: float = _setting(20.0, _seconds(0.1, 3_600))
+    queue_window: int = _setting(2_000, _whole(10, 100_000))
+
+    # Metrics and logs.
+    metrics_host: str = _setting("127.0.0.1", _host)
+    worker_metrics_port: int = _setting(9191, _whole(1, 65535))
+    prometheus_multiproc_dir: str = _setting("", _text)
+    log_format: str = _setting("auto", _choice("auto", "console", "json"))
+    log_level: str = _setting("info", _choice("debug", "info", "warning", "error"))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """Read the settings. An empty variable counts as unset. Raises `SettingsError` with every problem at once."""
+        values: dict[str, object] = {}
+        problems: list[str] = []
+        for field in dataclasses.fields(cls):
+            try:
+                if (value := _read(field, environ)) is not None:
+                    values[field.name] = value
+            except ValueError as error:
+                problems.append(str(error))
+        if not problems:
+            settings = cls(**values)  # type: ignore[arg-type] # each value comes from its field's own parser
+            problems = settings._conflicts()
+        if problems:
+            raise SettingsError(problems)
+        return settings
+
+    def _conflicts(self) -> list[str]:
+        """Name the settings that are each fine but do not fit together."""
+        rules = [
+            (
+                self.heartbeat_seconds * 2 <= self.lease_seconds,
+                "HEARTBEAT_SECONDS must be at most half of LEASE_SECONDS, or one slow heartbeat loses every lease",
+            ),
+            (
+                self.retry_backoff_seconds <= self.retry_backoff_max_seconds,
+                "RETRY_BACKOFF_SECONDS must not exceed RETRY_BACKOFF_MAX_SECONDS",
+            ),
+            (
+                bool(self.mail_username) == bool(self.mail_password),
+                "MAIL_USERNAME and MAIL_PASSWORD must be set together",
+            ),
+        ]
+        return [sentence for holds, sentence in rules if not holds]
+
+
+def variable(field: "dataclasses.Field[Any]") -> str:
+    """Return the environment variable that sets this field."""
+    return field.name.upper()
+
+
+def _read(field: "dataclasses.Field[Any]", environ: Mapping[str, str]) -> object:
+    name, text = variable(field), environ.get(variable(field), "").strip()
+    if not text:
+        if field.default is dataclasses.MISSING:
+            raise ValueError(f"{name} is not set: {_expectation(field)}")
+        return None
+    try:
+        return field.metadata["parse"](text)
+    except ValueError as error:
+        raise ValueError(f"{name} is wrong: {error}") from None
+
+
+def _expectation(field: "dataclasses.Field[Any]") -> str:
+    try:
+        field.metadata["parse"]("")
+    except ValueError as error:
+        return str(error)
+    return "expected a value"

@@ -1,0 +1,51 @@
+"""The error tree. `resources/problems.py` translates what a client may see into problem+json."""
+
+from collections.abc import Sequence
+
+
+class JobsError(Exception):
+    """The root of every error this service raises itself."""
+
+
+class SettingsError(JobsError):
+    """One or more settings are missing or wrong; each problem names its variable."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("settings are wrong:\n" + "\n".join(f"  - {problem}" for problem in self.problems))
+
+
+class MigrationError(JobsError):
+    """The files in `seeds/` and the database do not agree."""
+
+
+class DatabaseUnavailable(JobsError):  # noqa: N818 - the state of a server, said as operators say it
+    """PostgreSQL did not answer, or refused to. Nothing is known about the statement's fate."""
+
+
+class BrokerUnavailable(JobsError):  # noqa: N818
+    """Redis did not answer, or refused to."""
+
+
+class InvalidRequest(JobsError):  # noqa: N818 - a client's mistake, not ours
+    """A client sent something that cannot be accepted.
+
+    `pointer` is an RFC 6901 JSON pointer into the body, or the name of a query parameter.
+    """
+
+    def __init__(self, detail: str, *, pointer: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.pointer = pointer
+
+
+class UnknownJobType(InvalidRequest):
+    """No actor was registered under this name."""
+
+
+class MalformedBody(InvalidRequest):
+    """The body is not the JSON that this service accepts at all."""
+
+
+class Rejected(JobsError):  # noqa: N818 - raised by job code: "this attempt is a no, and the next would be too"
+    """A job's code found that no further attempt can succeed. The job fails at once, without a retry."""

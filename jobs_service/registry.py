@@ -1,0 +1,117 @@
+"""The job types: name, payload class, function and options, declared with `@job` and bound to Dramatiq late."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from jobs_service.errors import InvalidRequest, UnknownJobType
+from jobs_service.mailer import Mailer
+from jobs_service.storage import OutputStore
+
+DEFAULT_QUEUE = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a job's function may know about the attempt it is: who it is, and where its effects go."""
+
+    job_id: UUID
+    #: 1 for the first attempt.
+    number: int
+    outputs: OutputStore
+    mailer: Mailer
+
+
+#: Typed payload and attempt in, a small JSON value (the job's `result`) out.
+JobFunction = Callable[[Any, Attempt], object]
+
+
+@dataclass(frozen=True, slots=True)
+class JobType:
+    """One kind of job. Durations are seconds; None means the service's setting."""
+
+    name: str
+    payload: Any
+    function: JobFunction
+    queue: str = DEFAULT_QUEUE
+    max_attempts: int | None = None
+    time_limit_seconds: int | None = None
+
+    def parse(self, payload: object) -> Any:  # noqa: ANN401 - each type has a payload class of its own
+        """Return the typed payload. Raises `InvalidRequest`, pointing below `/payload`."""
+        try:
+            return msgspec.convert(payload, self.payload)
+        except msgspec.ValidationError as error:
+            raise _invalid_payload(str(error)) from None
+
+    def decode(self, payload: str) -> Any:  # noqa: ANN401
+        """Return the typed payload from stored JSON. Raises `InvalidRequest` when this code no longer accepts it."""
+        try:
+            return msgspec.json.decode(payload, type=self.payload)
+        except msgspec.ValidationError as error:
+            raise _invalid_payload(str(error)) from None
+
+
+@dataclass(slots=True)
+class Registry:
+    """The job types by name. Spelling differs only in case and in `-` or `_`: CSV_GENERATION is csv-generation."""
+
+    _types: dict[str, JobType] = field(default_factory=dict)
+
+    def add(self, job_type: JobType) -> None:
+        key = spelling(job_type.name)
+        if key in self._types:
+            raise ValueError(f"job type {job_type.name!r} is declared twice")
+        self._types[key] = job_type
+
+    def get(self, name: str) -> JobType:
+        """Raises `UnknownJobType`, which names the types there are."""
+        try:
+            return self._types[spelling(name)]
+        except KeyError:
+            known = ", ".join(sorted(job_type.name for job_type in self))
+            raise UnknownJobType(f"unknown job type {name[:64]!r}; known types: {known}", pointer="/type") from None
+
+    def __iter__(self) -> Iterator[JobType]:
+        return iter(self._types.values())
+
+    @property
+    def queues(self) -> list[str]:
+        return sorted({job_type.queue for job_type in self})
+
+
+#: What `@job` fills. Importing `actors` is enough to know every type; nothing is bound to a broker by that.
+registry = Registry()
+
+
+def job(name: str, *, payload: Any, **options: Any) -> Callable[[JobFunction], JobFunction]:  # noqa: ANN401
+    """Register the decorated function as the job type `name`; `options` are the further fields of `JobType`."""
+
+    def register(function: JobFunction) -> JobFunction:
+        registry.add(JobType(name=name, payload=payload, function=function, **options))
+        return function
+
+    return register
+
+
+def spelling(name: str) -> str:
+    """Return the form under which the spellings of one type meet."""
+    return name.lower().replace("_", "-")
+
+
+_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
+
+
+def _invalid_payload(message: str) -> InvalidRequest:
+    pointer = "/payload"
+    if found := _PATH.search(message):
+        message = message[: found.start()]
+        pointer += "".join(f"/{step['name'] or step['index']}" for step in _STEP.finditer(found["path"]))
+    return InvalidRequest(message, pointer=pointer)
+
+
