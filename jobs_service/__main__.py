@@ -1,0 +1,95 @@
+"""The command line: `python -m jobs_service api | worker | migrate | check`."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jobs_service.config import Settings
+from jobs_service.errors import JobsError, MigrationError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; an error of ours is a line, not a traceback."""
+    command = _parser().parse_args(arguments).command
+    try:
+        return COMMANDS[command](Settings.from_env(os.environ))
+    except JobsError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 1
+
+
+def api(settings: Settings) -> int:
+    """Serve the API with gunicorn."""
+    _prepare_metrics(settings, "api")
+    return _become("gunicorn", "--config", "python:jobs_service.gunicorn_config", "jobs_service.wsgi:application")
+
+
+def worker(settings: Settings) -> int:
+    """Run jobs with the dramatiq command."""
+    _prepare_metrics(settings, "worker")
+    # Pop no more than there are threads: what waits behind a long job here could run elsewhere.
+    os.environ.setdefault("dramatiq_queue_prefetch", str(settings.worker_threads))
+    return _become(
+        "dramatiq",
+        "jobs_service.worker:boot",
+        f"--processes={settings.worker_processes}",
+        f"--threads={settings.worker_threads}",
+        f"--worker-shutdown-timeout={int(settings.worker_shutdown_seconds * 1000)}",
+        "--skip-logging",
+    )
+
+
+def migrate(settings: Settings) -> int:
+    """Apply what is missing of seeds/."""
+    from jobs_service import migrations
+    from jobs_service.database import open_database
+
+    applied = migrations.migrate(open_database(settings))
+    print(f"migrate: applied {', '.join(applied)}" if applied else "migrate: nothing to do")
+    return 0
+
+
+def check(settings: Settings) -> int:
+    """Check the settings and the servers they name."""
+    from jobs_service import migrations
+    from jobs_service.database import open_database
+
+    missing = migrations.pending(open_database(settings))
+    if missing:
+        raise MigrationError(f"not migrated: {', '.join(missing)}; run: python -m jobs_service migrate")
+    print("check: settings are valid, the database answers and is migrated")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Settings], int]] = {
+    command.__name__: command for command in (api, worker, migrate, check)
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m jobs_service", description="The Async Job System.")
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for name, command in COMMANDS.items():
+        subparsers.add_parser(name, help=command.__doc__, description=command.__doc__)
+    return parser
+
+
+def _prepare_metrics(settings: Settings, name: str) -> None:
+    """Give the processes to come a clean directory for their counters; from here on they share it."""
+    from jobs_service.metrics import multiprocess
+
+    directory = settings.prometheus_multiproc_dir or tempfile.mkdtemp(prefix=f"jobs-metrics-{name}-")
+    os.environ[multiprocess.VARIABLE] = directory
+    multiprocess.clear(Path(directory))
+
+
+def _become(module: str, *arguments: str) -> int:
+    """Replace this process by another of the same environment, so that signals reach it directly."""
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - nothing comes from outside
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The API: its collaborators, then a line for each route."""
+
+from typing import Any
+
+import falcon
+
+import actors  # noqa: F401 - importing it registers every job type
+from jobs_service import events
+from jobs_service.broker import JobBroker, redis_client
+from jobs_service.config import Settings
+from jobs_service.database import open_database
+from jobs_service.events import Event
+from jobs_service.metrics import definitions
+from jobs_service.metrics.collector import DatabaseCollector
+from jobs_service.metrics.exposition import build_registry
+from jobs_service.middleware.http import RequestMetrics
+from jobs_service.models import database_proxy
+from jobs_service.publisher import Publisher
+from jobs_service.registry import registry
+from jobs_service.resources import problems
+from jobs_service.resources.health import Liveness, Readiness
+from jobs_service.resources.jobs import JobCollection, JobItem
+from jobs_service.resources.metrics import Metrics
+from jobs_service.submission import Submitter
+
+
+def create_app(settings: Settings) -> "falcon.App[Any, Any]":
+    """Return the WSGI application. Connects to nothing before the first request."""
+    database = open_database(settings)
+    database_proxy.initialize(database)
+    broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
+    submitter = Submitter(database, Publisher(broker), registry, settings)
+    collector = DatabaseCollector(database, queues=registry.queues, lease_seconds=settings.lease_seconds)
+    definitions.zero_api(registry)
+    events.subscribe(count_accepted)
+
+    app: falcon.App[Any, Any] = falcon.App(middleware=[RequestMetrics()])
+    problems.install(app)
+    app.add_route("/jobs", JobCollection(submitter, registry, max_body_bytes=settings.max_body_bytes))
+    app.add_route("/jobs/{job_id}", JobItem())
+    app.add_route("/livez", Liveness())
+    app.add_route("/readyz", Readiness(database, broker.client))
+    app.add_route("/metrics", Metrics(build_registry(collector)))
+    return app
+
+
+def count_accepted(event: Event, facts: dict[str, Any]) -> None:
+    if event is Event.ACCEPTED:
+        definitions.ENQUEUED.labels(facts["queue"], facts["type"], "api").inc()

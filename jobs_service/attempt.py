@@ -1,0 +1,47 @@
+"""The attempt that the current worker thread is making: set by `LifecycleSync`, read by the actor around it."""
+
+import time
+from dataclasses import dataclass, field
+from threading import local
+
+from jobs_service.lifecycle import Claim
+
+
+@dataclass(slots=True)
+class Running:
+    """A claim that is being worked on."""
+
+    claim: Claim
+    #: The result as JSON text, once the job's function has returned.
+    result: str = "null"
+    #: By the monotonic clock.
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+
+class _Thread(local):
+    running: Running | None = None
+
+
+_thread = _Thread()
+
+
+def begin(claim: Claim) -> Running:
+    _thread.running = Running(claim)
+    return _thread.running
+
+
+def current() -> Running:
+    """Return this thread's attempt. Raises `LookupError` outside of one."""
+    if _thread.running is None:
+        raise LookupError("no attempt is running in this thread")
+    return _thread.running
+
+
+def end() -> Running | None:
+    """Forget this thread's attempt and return it; None if there was none."""
+    running, _thread.running = _thread.running, None
+    return running

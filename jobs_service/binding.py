@@ -1,0 +1,68 @@
+"""Binds the registered job types to a Dramatiq broker, one actor a type."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import dramatiq
+import msgspec
+
+from jobs_service import attempt
+from jobs_service.broker import JobBroker
+from jobs_service.config import Settings
+from jobs_service.errors import InvalidRequest, JobsError, Rejected
+from jobs_service.mailer import Mailer
+from jobs_service.registry import Attempt, JobType, Registry
+from jobs_service.storage import OutputStore
+
+#: A result is a reference or a small fact, not the output itself.
+MAX_RESULT_BYTES = 65_536
+
+
+class ResultTooLarge(JobsError):
+    """A job returned more than a small result."""
+
+
+def declare(broker: JobBroker, registry: Registry, settings: Settings, outputs: OutputStore, mailer: Mailer) -> None:
+    """Declare an actor for each job type on this broker."""
+    for job_type in registry:
+        dramatiq.Actor(
+            _perform(job_type, outputs, mailer),
+            broker=broker,
+            actor_name=job_type.name,
+            queue_name=job_type.queue,
+            priority=0,
+            options=_options(job_type, settings),
+        )
+
+
+def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callable[[str], None]:
+    def perform(job_id: str) -> None:  # noqa: ARG001 - Dramatiq's argument; the claim holds it too
+        running = attempt.current()
+        claim = running.claim
+        payload = job_type.decode(claim.payload)
+        result = job_type.function(payload, Attempt(claim.job_id, claim.attempts, outputs, mailer))
+        running.result = _encode(result)
+
+    return perform
+
+
+def _encode(result: object) -> str:
+    encoded = msgspec.json.encode(result).decode()
+    if len(encoded) > MAX_RESULT_BYTES:
+        raise ResultTooLarge(f"the result has {len(encoded)} bytes of JSON; at most {MAX_RESULT_BYTES} are kept")
+    return encoded
+
+
+def _options(job_type: JobType, settings: Settings) -> dict[str, Any]:
+    return {
+        "min_backoff": _milliseconds(settings.retry_backoff_seconds),
+        "max_backoff": _milliseconds(settings.retry_backoff_max_seconds),
+        "time_limit": _milliseconds(job_type.time_limit_seconds or settings.time_limit_seconds),
+        # No further attempt can succeed where the code or the payload says no.
+        "throws": (Rejected, InvalidRequest),
+    }
+
+
+def _milliseconds(seconds: float) -> int:
+    return math.ceil(seconds * 1000)

@@ -1,0 +1,259 @@
+"""Dramatiq's Redis broker, made a doorbell: messages are popped, not acknowledged, and sent once however often.
+
+What differs from `dramatiq.brokers.redis`, and why (docs/decisions/0002):
+
+- A message is a pure function of its job, and a queue is a sorted set of messages: ringing twice leaves one message.
+- The score is the priority, then the time: the most urgent message is popped first.
+- A consumer blocks in Redis until there is a message, instead of asking again and again.
+- Nothing is acknowledged: a popped message is gone, and the row, not the message, carries the promise. So there are
+  no sets of unacknowledged ids, no heartbeats and no maintenance in Redis, and none of their failure modes.
+- A delay is never kept in Redis: it is noted on the message, and `LifecycleSync` writes it to the row.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from threading import Condition
+from typing import Any
+from uuid import UUID
+
+import redis
+from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.errors import DecodeError
+from dramatiq.message import Message
+from dramatiq.middleware import Middleware
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from jobs_service.config import Settings
+from jobs_service.errors import BrokerUnavailable
+from jobs_service.ids import milliseconds_of
+from jobs_service.logs import get_logger
+
+log = get_logger(__name__)
+
+#: Where a message goes that cannot be decoded: kept for a look, bounded, harming nobody.
+UNDECODABLE = "job_undecodable"
+UNDECODABLE_KEPT = 1_000
+
+#: Set by `enqueue` when Retries asks for another attempt later; read by LifecycleSync.
+RETRY_DELAY_OPTION = "retry_delay_ms"
+
+#: Seconds a consumer waits after Redis failed before it asks again.
+RECONNECT_SECONDS = 0.5
+
+#: Above every Unix time in milliseconds, and ten of it are far below 2**53: scores stay exact.
+_PRIORITY_STEP = 10**13
+
+
+class JobBroker(RedisBroker):  # type: ignore[misc] # dramatiq's Redis broker has no types
+    """A Dramatiq broker on one sorted set a queue. Thread-safe."""
+
+    def __init__(self, *, client: redis.Redis, middleware: list[Middleware], window: int) -> None:
+        super().__init__(client=client, middleware=middleware)
+        #: How many messages a queue holds at most; the rest of a backlog waits in PostgreSQL.
+        self.window = window
+        #: Set when the process is to end: consumers hand out nothing more.
+        self.draining = False
+
+    def declare_queue(self, queue_name: str) -> None:
+        """Declare a queue, without Dramatiq's second queue for delayed messages."""
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues.add(queue_name)
+            self.emit_after("declare_queue", queue_name)
+
+    def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
+        """Send a message now. With a delay (ms), send nothing: note the delay on the message.
+
+        Raises `BrokerUnavailable`.
+        """
+        if delay is not None:
+            message.options[RETRY_DELAY_OPTION] = delay
+            return message
+        self.emit_before("enqueue", message, delay)
+        self.ring(message.queue_name, [message])
+        self.emit_after("enqueue", message, delay)
+        return message
+
+    def ring(self, queue_name: str, messages: Iterable[Message[Any]]) -> None:
+        """Put messages on a queue; those already there stay where they are. Raises `BrokerUnavailable`."""
+        scores = {message.encode(): score(message) for message in messages}
+        try:
+            self.client.zadd(self.key(queue_name), scores, nx=True)
+        except redis.RedisError as error:
+            raise BrokerUnavailable(str(error)) from error
+
+    def waiting(self, queue_name: str) -> int:
+        """Return the number of messages on a queue. Raises `BrokerUnavailable`."""
+        try:
+            return int(self.client.zcard(self.key(queue_name)))
+        except redis.RedisError as error:
+            raise BrokerUnavailable(str(error)) from error
+
+    def key(self, queue_name: str) -> str:
+        return f"{self.namespace}:{queue_name}"
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
+        return Doorbell(self, queue_name, prefetch, timeout)
+
+    def flush(self, queue_name: str) -> None:
+        self.client.delete(self.key(queue_name))
+
+    def do_qsize(self, queue_name: str) -> int:
+        """Name that `RedisBroker.join` calls."""
+        return self.waiting(queue_name)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class Doorbell(Consumer):
+    """Hands out the messages of one queue; waits for them in Redis.
+
+    Never more than `prefetch` at a time are popped and not yet done, and popped messages are lost with the process:
+    their rows are still pending, so the relay rings again.
+    """
+
+    def __init__(self, broker: JobBroker, queue_name: str, prefetch: int, timeout: int) -> None:
+        self.broker = broker
+        self.queue_name = queue_name
+        self.prefetch = prefetch
+        self.timeout_seconds = timeout / 1000
+        self.client = blocking_client(broker.client, self.timeout_seconds)
+        self.popped: deque[bytes] = deque()
+        self.outstanding = 0
+        self.done = Condition()
+        self.redis_failed = False
+
+    def __next__(self) -> MessageProxy | None:
+        if not self.popped:
+            self._pop()
+        if self.broker.draining:
+            self._return_popped()
+        while self.popped:
+            if message := self._decode(self.popped.popleft()):
+                with self.done:
+                    self.outstanding += 1
+                return MessageProxy(message)
+        return None
+
+    def ack(self, message: MessageProxy) -> None:  # noqa: ARG002 - there is nothing to tell Redis
+        with self.done:
+            self.outstanding -= 1
+            self.done.notify()
+
+    nack = ack
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        """Ring again for messages that were popped and not begun, so that another process need not wait."""
+        try:
+            self.broker.ring(self.queue_name, [proxy._message for proxy in messages])
+        except BrokerUnavailable as error:
+            log.warning("Messages not returned; the relay will ring again", error=str(error))
+
+    def close(self) -> None:
+        self.client.close()
+
+    def _return_popped(self) -> None:
+        messages = [message for data in self.popped if (message := self._decode(data))]
+        self.popped.clear()
+        if messages:
+            self.requeue(MessageProxy(message) for message in messages)
+
+    def _pop(self) -> None:
+        free = self._wait_for_a_free_thread()
+        if free <= 0 or self.broker.draining:
+            return
+        try:
+            self._take(free)
+        except redis.RedisError as error:
+            self._redis_failed(error)
+        else:
+            self.redis_failed = False
+
+    def _wait_for_a_free_thread(self) -> int:
+        with self.done:
+            if self.outstanding >= self.prefetch:
+                self.done.wait(self.timeout_seconds)
+            return self.prefetch - self.outstanding
+
+    def _take(self, count: int) -> None:
+        key = self.broker.key(self.queue_name)
+        if reply := self.client.bzmpop(self.timeout_seconds, 1, [key], min=True, count=count):
+            self.popped.extend(member for member, _ in reply[1])
+
+    def _redis_failed(self, error: redis.RedisError) -> None:
+        if not self.redis_failed:
+            log.warning("Redis does not answer; waiting for it", queue=self.queue_name, error=str(error))
+        self.redis_failed = True
+        if "WRONGTYPE" in str(error):
+            self._set_aside()
+        time.sleep(min(RECONNECT_SECONDS, self.timeout_seconds))
+
+    def _set_aside(self) -> None:
+        """Somebody put another type of value where the queue belongs; keep it under another name."""
+        key = self.broker.key(self.queue_name)
+        try:
+            self.client.rename(key, f"{UNDECODABLE}:{self.queue_name}")
+        except redis.RedisError as error:
+            log.warning("Foreign value not set aside", key=key, error=str(error))
+
+    def _decode(self, data: bytes) -> Message[Any] | None:
+        try:
+            message = Message.decode(data)
+            UUID(message.args[0])
+        except (DecodeError, TypeError, ValueError, LookupError, AttributeError):
+            self._quarantine(data)
+            return None
+        return message.copy(queue_name=self.queue_name)
+
+    def _quarantine(self, data: bytes) -> None:
+        log.error("Undecodable message set aside", queue=self.queue_name, key=UNDECODABLE, bytes=len(data))
+        try:
+            self.client.lpush(UNDECODABLE, data[:65_536])
+            self.client.ltrim(UNDECODABLE, 0, UNDECODABLE_KEPT - 1)
+        except redis.RedisError as error:
+            log.warning("Undecodable message dropped", error=str(error))
+
+
+def message_for(job_id: UUID, job_type: str, queue_name: str, priority: int) -> Message[Any]:
+    """Return the message that rings for a job: always the same one, so that a queue holds it once."""
+    return Message(
+        queue_name=queue_name,
+        actor_name=job_type,
+        args=(str(job_id),),
+        kwargs={},
+        options={"priority": priority},
+        message_id=str(job_id),
+        message_timestamp=milliseconds_of(job_id),
+    )
+
+
+def score(message: Message[Any]) -> int:
+    """Return the place in line: the higher priority first, then the older."""
+    return (9 - int(message.options.get("priority", 5))) * _PRIORITY_STEP + message.message_timestamp
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    """Return a client that gives up quickly.
+
+    One retry, and only when the connection turns out to be dead: a kept connection dies with a restart of the
+    server, and every command of ours may safely run twice. redis-py's own default is ten retries.
+    """
+    return redis.Redis.from_url(
+        settings.redis_url,
+        socket_timeout=settings.redis_timeout_seconds,
+        socket_connect_timeout=settings.redis_timeout_seconds,
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        health_check_interval=0,
+    )
+
+
+def blocking_client(client: redis.Redis, block_seconds: float) -> redis.Redis:
+    """Return a client like `client`, with one connection, whose replies may take `block_seconds` longer."""
+    options = dict(client.connection_pool.connection_kwargs)
+    options["socket_timeout"] = (options.get("socket_timeout") or 1) + block_seconds
+    pool = redis.ConnectionPool(connection_class=client.connection_pool.connection_class, **options)
+    return redis.Redis(connection_pool=pool)

@@ -1,0 +1,135 @@
+"""PostgreSQL through peewee: one kept connection a thread, replaced when the server has dropped it."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import peewee
+import psycopg2
+import psycopg2.extras
+
+from jobs_service.config import Settings
+from jobs_service.errors import DatabaseUnavailable
+
+Row = tuple[Any, ...]
+
+#: After a failed connect, further threads get the same answer at once for this long instead of queueing up to try.
+REFUSE_SECONDS = 0.5
+
+#: `InternalError` is here for "cannot execute in a read-only transaction": a connection left on a demoted primary.
+_LOST = (
+    psycopg2.OperationalError,
+    psycopg2.InterfaceError,
+    psycopg2.InternalError,
+    # What peewee makes of the same three.
+    peewee.OperationalError,
+    peewee.InterfaceError,
+    peewee.InternalError,
+)
+
+T = TypeVar("T")
+
+
+class Database(peewee.PostgresqlDatabase):  # type: ignore[misc] # peewee has no types
+    """peewee's database, plus `rows`: fixed SQL on the same connection, for statements every job needs.
+
+    Statements given to `rows` must be safe to run twice: when a kept connection turns out to be dead, nobody knows
+    whether the server had carried out the statement, and it is sent once more on a new one.
+    """
+
+    def __init__(self, url: str, **options: object) -> None:
+        super().__init__(url, **options)
+        # peewee holds this lock while it connects, so one unanswered connect would hold up every thread. Its
+        # state is per thread; the server version, the only thing shared, is the same whoever writes it.
+        self._lock = _NoLock()
+        self._refused_until = 0.0
+        self._refusal = ""
+
+    def rows(self, sql: str, parameters: Sequence[object] | dict[str, object] = ()) -> list[Row]:
+        """Run one statement in its own transaction and return its rows, or [] for a statement that has none.
+
+        Raises `DatabaseUnavailable` when the server cannot be reached or gives up on the statement.
+        """
+        return self._recovering(lambda: self._run(sql, parameters))
+
+    def row(self, sql: str, parameters: Sequence[object] | dict[str, object] = ()) -> Row | None:
+        """Return the first row, or None. Otherwise like `rows`."""
+        found = self.rows(sql, parameters)
+        return found[0] if found else None
+
+    def discard(self) -> None:
+        """Close this thread's connection, if it has one. The next statement opens another."""
+        self._drop()
+
+    def execute_sql(self, sql: str, params: Sequence[object] | None = None) -> Any:  # noqa: ANN401
+        """Peewee's queries pass through here; they recover like `rows`, unless they are part of a transaction."""
+        return self._recovering(lambda: super(Database, self).execute_sql(sql, params))
+
+    def _recovering(self, statement: Callable[[], T]) -> T:
+        kept = not self.is_closed() and not self.in_transaction()
+        try:
+            return statement()
+        except _LOST as error:
+            self._drop()
+            if not kept:
+                raise DatabaseUnavailable(_first_line(error)) from error
+        try:
+            return statement()
+        except _LOST as error:
+            self._drop()
+            raise DatabaseUnavailable(_first_line(error)) from error
+
+    def _run(self, sql: str, parameters: Sequence[object] | dict[str, object]) -> list[Row]:
+        with self.connection().cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def _connect(self) -> Any:  # noqa: ANN401 - psycopg2 has no types
+        if time.monotonic() < self._refused_until:
+            raise psycopg2.OperationalError(self._refusal)
+        try:
+            connection = super()._connect()
+        except psycopg2.OperationalError as error:
+            self._refusal = _first_line(error)
+            self._refused_until = time.monotonic() + REFUSE_SECONDS
+            raise
+        psycopg2.extras.register_uuid(conn_or_curs=connection)
+        # JSON is passed on as the text PostgreSQL sends: whoever needs it decoded knows into what.
+        psycopg2.extras.register_default_jsonb(connection, loads=str)
+        return connection
+
+    def _drop(self) -> None:
+        try:
+            if not self.is_closed():
+                self.connection().close()
+        except psycopg2.Error:
+            pass  # it was broken: that is why it goes
+        finally:
+            self._state.reset()
+
+
+class _NoLock:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def open_database(settings: Settings) -> Database:
+    """Return the database of these settings. Connects at the first statement of each thread, not now."""
+    statement_ms = settings.database_statement_timeout_seconds * 1000
+    return Database(
+        settings.database_url.replace("postgres://", "postgresql://", 1),
+        connect_timeout=settings.database_connect_timeout_seconds,
+        application_name=f"async-job-system {threading.current_thread().name}",
+        options=f"-c timezone=UTC -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=30s",
+        # A server that vanished without a word is noticed in seconds, not in the kernel's two hours.
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+        tcp_user_timeout=(settings.database_statement_timeout_seconds + 5) * 1000,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,74 @@
+"""`job_dlq`, the Redis list of dead letters: a projection of the failed rows, for whoever watches Redis."""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+import redis
+
+from jobs_service.errors import BrokerUnavailable
+from jobs_service.logs import get_logger
+
+log = get_logger(__name__)
+
+KEY = "job_dlq"
+
+#: Redis lost its data if this key is gone.
+EPOCH_KEY = "jobs:epoch"
+
+#: How far back `push` looks for the id it is about to push, so that its cost does not grow with the list.
+_LOOK_BACK = 1_000
+
+_PUSH = """
+if redis.call('LPOS', KEYS[1], ARGV[1], 'RANK', -1, 'MAXLEN', ARGV[2]) then return 0 end
+return redis.call('RPUSH', KEYS[1], ARGV[1])"""
+
+
+class DeadLetterList:
+    """The list in Redis. What a failed `push` leaves out, `maintenance/dead_letters.py` mends."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self._push = client.register_script(_PUSH)
+
+    def push(self, job_id: UUID) -> None:
+        """Append an id that is not there yet. A silent Redis is only logged: the rows are the truth."""
+        try:
+            self._push(keys=[KEY], args=[str(job_id), _LOOK_BACK])
+        except redis.RedisError as error:
+            log.warning("Dead letter not listed in Redis yet", job_id=str(job_id), error=str(error))
+
+    def length(self) -> int:
+        """Raises `BrokerUnavailable`."""
+        try:
+            return int(self.client.llen(KEY))
+        except redis.RedisError as error:
+            raise BrokerUnavailable(str(error)) from error
+
+    def replace(self, job_ids: Iterable[UUID]) -> None:
+        """Put exactly these ids on the list, in one step for whoever reads it. Raises `BrokerUnavailable`."""
+        new = f"{KEY}:new"
+        ids = [str(job_id) for job_id in job_ids]
+        try:
+            with self.client.pipeline(transaction=True) as pipeline:
+                pipeline.delete(new, *([] if ids else [KEY]))
+                for start in range(0, len(ids), 1_000):
+                    pipeline.rpush(new, *ids[start : start + 1_000])
+                if ids:
+                    pipeline.rename(new, KEY)
+                pipeline.execute()
+        except redis.RedisError as error:
+            raise BrokerUnavailable(str(error)) from error
+
+    def has_epoch(self) -> bool:
+        """Tell whether Redis still holds what was put there. Raises `BrokerUnavailable`."""
+        try:
+            return bool(self.client.exists(EPOCH_KEY))
+        except redis.RedisError as error:
+            raise BrokerUnavailable(str(error)) from error
+
+    def set_epoch(self, epoch: str) -> None:
+        """Raises `BrokerUnavailable`."""
+        try:
+            self.client.set(EPOCH_KEY, epoch)
+        except redis.RedisError as error:
+            raise BrokerUnavailable(str(error)) from error

@@ -1,0 +1,35 @@
+"""What can happen to a job, as a closed list. Logic emits; logs and metrics subscribe."""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+
+class Event(StrEnum):
+    """The value is the log line's text. docs/events.md has a row for each."""
+
+    ACCEPTED = "Job accepted"
+    RECEIVED = "Job received"
+    NOT_CLAIMED = "Job not claimed"
+    PROCESSING = "Job marked as processing"
+    COMPLETED = "Job completed"
+    RETRIED = "Job retried"
+    FAILED = "Job failed"
+    RELEASED = "Job released"
+    RESCUED = "Job rescued"
+    REFUSED = "Late verdict refused"
+
+
+Subscriber = Callable[[Event, dict[str, object]], None]
+
+_subscribers: list[Subscriber] = []
+
+
+def subscribe(subscriber: Subscriber) -> None:
+    """Have `subscriber` called with every event of this process, in the thread in which it happens."""
+    if subscriber not in _subscribers:
+        _subscribers.append(subscriber)
+
+
+def emit(event: Event, **facts: object) -> None:
+    for subscriber in _subscribers:
+        subscriber(event, facts)

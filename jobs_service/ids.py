@@ -1,0 +1,20 @@
+"""Job ids: UUID version 7, so that rows lie in the order in which they were accepted."""
+
+import os
+import time
+from uuid import UUID
+
+
+def new_id() -> UUID:
+    """Return a UUIDv7 (RFC 9562, section 5.7): 48 bits of Unix milliseconds, then random bits.
+
+    Randomness comes from the kernel for each id: a generator with a seed would repeat itself in forked processes.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10))
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | (random >> 4 & 0xFFF) << 64 | 0b10 << 62 | random >> 18)
+
+
+def milliseconds_of(job_id: UUID) -> int:
+    """Return the Unix milliseconds in a UUIDv7. Any other UUID gives a number without meaning, but always the same."""
+    return job_id.int >> 80

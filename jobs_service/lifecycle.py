@@ -1,0 +1,309 @@
+"""The life of a job: the states, the transitions, and a verb for each. Nothing else writes `jobs.status`.
+
+Each verb is one guarded statement in its own transaction. No row changed is an answer, not an error: somebody else
+was faster, or this attempt's lease is gone. All times are the database's; a worker's clock decides nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+
+from jobs_service.database import Database
+
+
+class Status(StrEnum):
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+#: verb -> (the states it starts from, the states it may lead to). docs/architecture.md draws this table; a test
+#: compares the two.
+TRANSITIONS: Mapping[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
+    "claim": ((Status.PENDING,), (Status.PROCESSING,)),
+    "complete": ((Status.PROCESSING,), (Status.COMPLETED,)),
+    "retry": ((Status.PROCESSING,), (Status.PENDING,)),
+    "bury": ((Status.PROCESSING,), (Status.FAILED,)),
+    "release": ((Status.PROCESSING,), (Status.PENDING,)),
+    "rescue": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
+    "bury_unknown": ((Status.PENDING,), (Status.FAILED,)),
+}
+
+
+class DeadReason(StrEnum):
+    """Why a job is a dead letter. The closed list of `jobs.dead_reason`."""
+
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    REJECTED = "rejected"
+    INVALID_PAYLOAD = "invalid_payload"
+    UNKNOWN_TYPE = "unknown_type"
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job that was parsed and is to be written. Times None mean now; `publish` tells whether a message follows."""
+
+    id: UUID
+    type: str
+    payload: str
+    queue: str
+    priority: int
+    max_attempts: int
+    run_at: datetime | None = None
+    delay_seconds: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One attempt, held under its lease token."""
+
+    job_id: UUID
+    token: UUID
+    worker_id: UUID
+    type: str
+    queue: str
+    payload: str
+    attempts: int
+    max_attempts: int
+    #: Seconds from when the job could have run to now: the time it stood in line.
+    waited_seconds: float
+    #: Seconds since it was accepted.
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong in one attempt. Becomes an entry of `jobs.history`; the message alone is `jobs.error`."""
+
+    error: str
+    message: str
+    traceback: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A job taken from a worker that went silent."""
+
+    job_id: UUID
+    type: str
+    queue: str
+    attempts: int
+    status: Status
+    worker_id: UUID | None
+
+
+_SUBMIT = """
+WITH due AS (
+  SELECT GREATEST(now(), COALESCE(%(run_at)s, now() + %(delay_seconds)s * interval '1 second')) AS run_at
+)
+INSERT INTO jobs (id, type, status, payload, queue, priority, max_attempts, run_at, publish_at)
+SELECT %(id)s, %(type)s, 'pending', %(payload)s, %(queue)s, %(priority)s, %(max_attempts)s,
+       run_at, run_at + %(grace)s * interval '1 second'
+FROM due
+ON CONFLICT (id) DO NOTHING"""
+
+
+def submit(database: Database, job: NewJob, *, publish_grace_seconds: float) -> None:
+    """Write the accepted job as pending; when this returns it is committed.
+
+    The relay publishes it `publish_grace_seconds` after it is due, unless it was claimed by then: 0 when no message
+    follows this call.
+    """
+    database.rows(
+        _SUBMIT,
+        {
+            "id": job.id,
+            "type": job.type,
+            "payload": job.payload,
+            "queue": job.queue,
+            "priority": job.priority,
+            "max_attempts": job.max_attempts,
+            "run_at": job.run_at,
+            "delay_seconds": job.delay_seconds,
+            "grace": publish_grace_seconds,
+        },
+    )
+
+
+def publish_soon(database: Database, job_id: UUID) -> None:
+    """Have the relay publish a job whose message could not be sent."""
+    database.rows("UPDATE jobs SET publish_at = now() WHERE id = %s AND status = 'pending'", (job_id,))
+
+
+def published(database: Database, job_ids: Sequence[UUID], *, republish_seconds: float) -> None:
+    """Note that messages were sent: unless claimed, these jobs are published again after `republish_seconds`.
+
+    Touches no indexed column, so PostgreSQL updates the rows in place (HOT).
+    """
+    database.rows(
+        "UPDATE jobs SET publish_at = now() + %s * interval '1 second' WHERE id = ANY(%s) AND status = 'pending'",
+        (republish_seconds, list(job_ids)),
+    )
+
+
+_CLAIM = """
+UPDATE jobs
+SET status = 'processing', attempts = attempts + 1, lease_token = %(token)s, worker_id = %(worker_id)s,
+    started_at = now(), updated_at = timezone('utc', now())
+WHERE id = %(job_id)s AND status = 'pending' AND run_at <= now()
+RETURNING type, queue, payload, attempts, max_attempts,
+          extract(epoch FROM now() - run_at)::float8,
+          extract(epoch FROM timezone('utc', now()) - created_at)::float8"""
+
+_CLAIMED = """
+SELECT type, queue, payload, attempts, max_attempts,
+       extract(epoch FROM now() - run_at)::float8,
+       extract(epoch FROM timezone('utc', now()) - created_at)::float8
+FROM jobs WHERE id = %(job_id)s AND lease_token = %(token)s"""
+
+
+def claim(database: Database, job_id: UUID, worker_id: UUID, token: UUID | None = None) -> Claim | None:
+    """Begin the next attempt of a job that is due, and count it. None: finished, running, not due or unknown.
+
+    Pass the `token` of a claim that ended in `DatabaseUnavailable` to learn whether it had gone through after all.
+    """
+    names = {"job_id": job_id, "worker_id": worker_id, "token": token or uuid4()}
+    # `rows` may send the claim twice, and then only the first one finds the row: so look for our own token too.
+    row = database.row(_CLAIM, names) or database.row(_CLAIMED, names)
+    return Claim(job_id, names["token"], worker_id, *row) if row else None
+
+
+_COMPLETE = """
+UPDATE jobs
+SET status = 'completed', result = %(result)s, error = NULL, lease_token = NULL,
+    finished_at = now(), updated_at = timezone('utc', now())
+WHERE id = %(job_id)s AND status = 'processing' AND lease_token = %(token)s
+RETURNING id"""
+
+
+def complete(database: Database, claim: Claim, result: str) -> bool:
+    """Finish the attempt with its result (JSON text). False: the lease is gone and this verdict with it."""
+    return _settle(database, claim, Status.COMPLETED, _COMPLETE, {"result": result})
+
+
+_RETRY = """
+UPDATE jobs
+SET status = 'pending', error = %(message)s, lease_token = NULL,
+    run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
+    history = history || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
+    updated_at = timezone('utc', now())
+WHERE id = %(job_id)s AND status = 'processing' AND lease_token = %(token)s
+RETURNING id"""
+
+
+def retry(database: Database, claim: Claim, failure: Failure, *, delay_seconds: float) -> bool:
+    """Put the job back for another attempt after `delay_seconds`. False: the lease is gone."""
+    return _settle(database, claim, Status.PENDING, _RETRY, {"delay": delay_seconds, **_record(claim, failure)})
+
+
+_BURY = """
+UPDATE jobs
+SET status = 'failed', dead_reason = %(reason)s, error = %(message)s, lease_token = NULL,
+    history = history || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
+    finished_at = now(), updated_at = timezone('utc', now())
+WHERE id = %(job_id)s AND status = 'processing' AND lease_token = %(token)s
+RETURNING id"""
+
+
+def bury(database: Database, claim: Claim, failure: Failure, *, reason: DeadReason) -> bool:
+    """Make the job a dead letter. False: the lease is gone."""
+    return _settle(database, claim, Status.FAILED, _BURY, {"reason": reason, **_record(claim, failure)})
+
+
+_RELEASE = """
+UPDATE jobs
+SET status = 'pending', attempts = attempts - 1, lease_token = NULL, started_at = NULL,
+    run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
+WHERE id = %(job_id)s AND status = 'processing' AND lease_token = %(token)s
+RETURNING id"""
+
+
+def release(database: Database, claim: Claim) -> bool:
+    """Give the job back as if it had not been claimed: the attempt does not count. False: the lease is gone."""
+    return _settle(database, claim, Status.PENDING, _RELEASE, {})
+
+
+def bury_unknown(database: Database, job_id: UUID, *, grace_seconds: float) -> bool:
+    """Make a pending job of a type that no worker knows a dead letter, once it has waited `grace_seconds`.
+
+    Until then it stays pending: during a deployment a newer worker may know the type.
+    """
+    sql = """
+    UPDATE jobs
+    SET status = 'failed', dead_reason = %s, error = 'no worker knows the job type ' || type,
+        finished_at = now(), updated_at = timezone('utc', now())
+    WHERE id = %s AND status = 'pending' AND run_at < now() - %s * interval '1 second'
+    RETURNING id"""
+    return database.row(sql, (DeadReason.UNKNOWN_TYPE, job_id, grace_seconds)) is not None
+
+
+_RESCUE = """
+WITH lost AS (
+  SELECT id, worker_id FROM jobs
+  WHERE status = 'processing' AND started_at < now() - %(lease)s * interval '1 second'
+    AND NOT EXISTS (
+      SELECT FROM workers
+      WHERE workers.id = jobs.worker_id AND heartbeat_at > now() - %(lease)s * interval '1 second'
+    )
+  ORDER BY id LIMIT %(limit)s
+  FOR UPDATE SKIP LOCKED
+)
+UPDATE jobs
+SET status = CASE WHEN attempts < max_attempts THEN 'pending' ELSE 'failed' END,
+    dead_reason = CASE WHEN attempts < max_attempts THEN NULL ELSE %(reason)s END,
+    finished_at = CASE WHEN attempts < max_attempts THEN NULL ELSE now() END,
+    error = %(message)s, lease_token = NULL, worker_id = NULL, run_at = now(), publish_at = now(),
+    history = history || jsonb_build_array(jsonb_build_object(
+      'attempt', attempts, 'worker_id', lost.worker_id, 'started_at', started_at,
+      'seconds', round(extract(epoch FROM now() - started_at)::numeric, 3),
+      'error', 'WorkerLost', 'message', %(message)s::text)),
+    updated_at = timezone('utc', now())
+FROM lost WHERE jobs.id = lost.id
+RETURNING jobs.id, type, queue, attempts, status, lost.worker_id"""
+
+
+def rescue(database: Database, *, lease_seconds: float, limit: int = 500) -> list[Rescued]:
+    """Take back jobs whose worker has been silent for `lease_seconds`: for another attempt, or as dead letters."""
+    names = {
+        "lease": lease_seconds,
+        "limit": limit,
+        "reason": DeadReason.ATTEMPTS_EXHAUSTED,
+        "message": "the worker was lost: killed, frozen or cut off",
+    }
+    return [
+        Rescued(job_id, kind, queue, attempts, Status(status), worker_id)
+        for job_id, kind, queue, attempts, status, worker_id in database.rows(_RESCUE, names)
+    ]
+
+
+_SETTLED = """
+SELECT 1 FROM jobs
+WHERE id = %s AND status = %s AND attempts = %s AND worker_id = %s AND lease_token IS NULL"""
+
+
+def _settle(database: Database, claim: Claim, status: Status, sql: str, names: dict[str, Any]) -> bool:
+    if database.row(sql, {"job_id": claim.job_id, "token": claim.token, **names}):
+        return True
+    # `rows` may have sent the verdict twice, and the first one stands: this attempt's number with its outcome is it.
+    attempts = claim.attempts - (sql is _RELEASE)
+    return database.row(_SETTLED, (claim.job_id, status, attempts, claim.worker_id)) is not None
+
+
+def _record(claim: Claim, failure: Failure) -> dict[str, str]:
+    entry = {
+        "attempt": claim.attempts,
+        "worker_id": claim.worker_id,
+        "seconds": round(failure.seconds, 3),
+        "error": failure.error,
+        "message": failure.message,
+        "traceback": failure.traceback,
+    }
+    return {"message": failure.message, "entry": msgspec.json.encode(entry).decode()}

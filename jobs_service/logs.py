@@ -1,0 +1,83 @@
+"""Structured logs: one line an event, readable in a terminal, JSON elsewhere. Words the events of `events.py`."""
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import structlog
+
+from jobs_service.events import Event
+
+#: Events that were recovered from are warnings; the one a person must act on is an error.
+LEVELS = {
+    Event.RETRIED: "warning",
+    Event.RESCUED: "warning",
+    Event.REFUSED: "warning",
+    Event.FAILED: "error",
+    Event.NOT_CLAIMED: "debug",
+}
+
+
+def get_logger(name: str) -> Any:  # noqa: ANN401 - structlog's loggers are lazy proxies
+    """Return the logger of a module. Facts go in as keywords, never into the message."""
+    return structlog.get_logger(module=name)
+
+
+def configure(*, form: str, level: str, service: str, stream: TextIO | None = None) -> None:
+    """Set up logging for this process. `form` is console, json, or auto: console in a terminal, else json."""
+    # The real one: Dramatiq puts a pipe to its parent in place of sys.stderr, and a full pipe would stop the workers.
+    stream = stream or sys.__stderr__ or sys.stderr
+    console = form == "console" or (form == "auto" and stream.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=not console),
+            *_rendering(stream, console=console, service=service),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=True,
+    )
+    _take_in_standard_logging(level)
+
+
+def log_event(event: Event, facts: dict[str, object]) -> None:
+    """Write an event as a line. Subscribed to `events`."""
+    getattr(_events, LEVELS.get(event, "info"))(event.value, **facts)
+
+
+_events = structlog.get_logger()
+
+
+def _rendering(stream: TextIO, *, console: bool, service: str) -> list[Any]:
+    if console:
+        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=28)]
+
+    def name_service(_: object, __: str, fields: dict[str, Any]) -> dict[str, Any]:
+        fields["service"] = service
+        return fields
+
+    return [name_service, structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+
+
+class _ToStructlog(logging.Handler):
+    """Passes on what libraries log through the standard module."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger(module=record.name)
+        level = record.levelname.lower()
+        error = record.exc_info[1] if record.exc_info else None
+        facts = {"error": f"{type(error).__name__}"} if error else {}
+        getattr(log, level if level in {"debug", "info", "warning", "error", "critical"} else "info")(
+            record.getMessage(), **facts
+        )
+
+
+def _take_in_standard_logging(level: str) -> None:
+    root = logging.getLogger()
+    root.handlers = [_ToStructlog()]
+    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+    # It logs every failed attempt with the exception's text, which may quote a payload: our own events do not.
+    logging.getLogger("dramatiq.worker.WorkerThread").setLevel(logging.CRITICAL)
+    logging.getLogger("dramatiq.middleware.retries.Retries").setLevel(logging.CRITICAL)

@@ -1,0 +1,98 @@
+"""The maintenance thread of a worker process: elected by an advisory lock, it runs the services in turn."""
+
+import random
+import time
+from collections.abc import Sequence
+from threading import Event, Thread
+from typing import Any
+
+from jobs_service.database import Database
+from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
+from jobs_service.logs import get_logger
+from jobs_service.maintenance.service import Service
+
+log = get_logger(__name__)
+
+#: Any number nobody else uses. PostgreSQL gives the lock up when the leader's connection ends, however it ends.
+LOCK = 0x4A4F4253_02
+
+#: Seconds between two attempts to become the leader.
+ELECTION_SECONDS = 1.0
+
+
+class Maintenance:
+    """One thread a process; the one that holds the lock works, the others ask for it now and then.
+
+    The lock belongs to the thread's own connection, on which the services' statements run as well: when that
+    connection breaks, leadership ends with it.
+    """
+
+    def __init__(self, database: Database, services: Sequence[Service]) -> None:
+        self.database = database
+        self.services = services
+        self._stopping = Event()
+        self._thread = Thread(target=self._run, name="maintenance", daemon=True)
+        #: The connection that holds the lock.
+        self._elected_on: Any = None
+        self._due: dict[str, float] = {}
+        self._failing: set[str] = set()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._stopping.wait(self._work() if self._is_leader() else _jitter(ELECTION_SECONDS))
+        self.database.discard()
+
+    def _is_leader(self) -> bool:
+        try:
+            if self._elected_on is not None and self._elected_on is self.database.connection():
+                return True
+            self._elected_on = None
+            (elected,) = self.database.row("SELECT pg_try_advisory_lock(%s)", (LOCK,)) or (False,)
+        except Exception as error:  # noqa: BLE001 - whatever the driver raises, the answer is no, and we ask again
+            log.debug("No election", error=str(error))
+            return False
+        if elected:
+            self._take_over()
+        return bool(elected)
+
+    def _take_over(self) -> None:
+        self._elected_on = self.database.connection()
+        now = time.monotonic()
+        self._due = {service.name: now + service.delay_seconds for service in self.services}
+        log.info("Leading maintenance", services=[service.name for service in self.services])
+
+    def _work(self) -> float:
+        """Run what is due and return the seconds until something is due again."""
+        for service in self.services:
+            if time.monotonic() >= self._due[service.name] and not self._stopping.is_set():
+                self._run_service(service)
+                self._due[service.name] = time.monotonic() + _jitter(service.interval_seconds)
+        return max(0.0, min(self._due.values()) - time.monotonic())
+
+    def _run_service(self, service: Service) -> None:
+        started = time.monotonic()
+        try:
+            counts = service.run_once()
+        except (DatabaseUnavailable, BrokerUnavailable) as error:
+            if service.name not in self._failing:
+                log.warning("Maintenance waits for a server", maintenance=service.name, error=str(error))
+            self._failing.add(service.name)
+        except Exception:
+            # One service's bug must not end the others; it is loud, and it is tried again.
+            log.exception("Maintenance failed", maintenance=service.name)
+        else:
+            self._failing.discard(service.name)
+            if any(counts.values()):
+                seconds = round(time.monotonic() - started, 4)
+                log.debug("Maintenance done", maintenance=service.name, seconds=seconds, **counts)
+
+
+def _jitter(seconds: float) -> float:
+    return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - not a secret

@@ -1,0 +1,80 @@
+"""Publishes what is due and was not published: scheduled jobs, retries, and whatever Redis lost or never got."""
+
+from jobs_service import lifecycle
+from jobs_service.broker import JobBroker, message_for
+from jobs_service.database import Database, Row
+from jobs_service.dead_letters import DeadLetterList
+from jobs_service.logs import get_logger
+from jobs_service.maintenance.service import Service
+
+log = get_logger(__name__)
+
+BATCH = 500
+
+# One index range for each priority, so that a scheduled job of high priority is not stepped over again and again:
+# run_at <= now() ends the range. Rows already published are filtered; there are at most as many as the window holds.
+_DUE = """
+SELECT id, type, waiting.priority
+FROM generate_series(9, 0, -1) AS level
+CROSS JOIN LATERAL (
+  SELECT id, type, priority, run_at FROM jobs
+  WHERE queue = %(queue)s AND status = 'pending' AND priority = level
+    AND run_at <= now() AND publish_at <= now()
+  ORDER BY run_at, id
+  LIMIT %(limit)s
+) AS waiting
+ORDER BY waiting.priority DESC, waiting.run_at
+LIMIT %(limit)s"""
+
+_EVERYTHING_SOON = """
+UPDATE jobs SET publish_at = now()
+WHERE status = 'pending' AND run_at <= now() AND publish_at > now()"""
+
+
+class Relay(Service):
+    """Rings first and notes it afterwards: dying in between means ringing twice, which a queue does not notice."""
+
+    name = "relay"
+
+    def __init__(
+        self,
+        database: Database,
+        broker: JobBroker,
+        dead_letters: DeadLetterList,
+        *,
+        interval_seconds: float,
+        republish_seconds: float,
+    ) -> None:
+        self.database = database
+        self.broker = broker
+        self.dead_letters = dead_letters
+        self.interval_seconds = interval_seconds
+        self.republish_seconds = republish_seconds
+
+    def run_once(self) -> dict[str, int]:
+        if not self.dead_letters.has_epoch():
+            self._start_over()
+        return {"published": sum(self._fill(queue) for queue in sorted(self.broker.get_declared_queues()))}
+
+    def _start_over(self) -> None:
+        """Redis is empty: what was published is not there any more, so publish it again at once."""
+        self.database.rows(_EVERYTHING_SOON)
+        self.dead_letters.set_epoch("1")
+        log.warning("Redis had lost its data, or was new: every waiting job is published again")
+
+    def _fill(self, queue: str) -> int:
+        """Publish up to the queue's window and return the number of messages sent."""
+        filled = 0
+        room = self.broker.window - self.broker.waiting(queue)
+        while room > 0 and (due := self._due(queue, min(room, BATCH))):
+            self._publish(queue, due)
+            filled += len(due)
+            room -= len(due)
+        return filled
+
+    def _due(self, queue: str, limit: int) -> list[Row]:
+        return self.database.rows(_DUE, {"queue": queue, "limit": limit})
+
+    def _publish(self, queue: str, due: list[Row]) -> None:
+        self.broker.ring(queue, [message_for(job_id, kind, queue, priority) for job_id, kind, priority in due])
+        lifecycle.published(self.database, [row[0] for row in due], republish_seconds=self.republish_seconds)

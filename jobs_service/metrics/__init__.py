@@ -1,0 +1,1 @@
+"""Prometheus metrics: definitions, multiprocess set-up, and what is read from PostgreSQL at scrape time."""

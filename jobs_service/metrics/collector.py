@@ -1,0 +1,102 @@
+"""What PostgreSQL knows about the jobs, computed when Prometheus asks."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from threading import Lock
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from jobs_service.database import Database
+from jobs_service.errors import DatabaseUnavailable
+from jobs_service.logs import get_logger
+
+log = get_logger(__name__)
+
+#: Seconds an answer is served again, so that a storm of scrapes asks PostgreSQL once.
+CACHE_SECONDS = 2.0
+
+STATES = ("scheduled", "pending", "retrying", "processing")
+
+_CURRENT = """
+SELECT queue,
+       CASE WHEN status = 'processing' THEN 'processing'
+            WHEN run_at <= now() THEN 'pending'
+            WHEN attempts > 0 THEN 'retrying'
+            ELSE 'scheduled' END AS state,
+       count(*),
+       COALESCE(extract(epoch FROM now() - min(run_at))::float8, 0)
+FROM jobs WHERE status IN ('pending', 'processing')
+GROUP BY 1, 2"""
+
+_DEAD = "SELECT queue, count(*) FROM jobs WHERE status = 'failed' GROUP BY 1"
+
+_WORKERS = "SELECT count(*) FROM workers WHERE heartbeat_at > now() - %s * interval '1 second'"
+
+
+class DatabaseCollector(Collector):
+    """Gauges from the rows. Each query fails alone, and says so in `jobs_collector_success`."""
+
+    def __init__(self, database: Database, *, queues: Iterable[str], lease_seconds: float) -> None:
+        self.database = database
+        self.queues = sorted(queues)
+        self.lease_seconds = lease_seconds
+        self._lock = Lock()
+        self._cached: list[GaugeMetricFamily] = []
+        self._cached_until = 0.0
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Return nothing, or registering would ask the database."""
+        return []
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        with self._lock:
+            if time.monotonic() >= self._cached_until:
+                self._cached = list(self._measure())
+                self._cached_until = time.monotonic() + CACHE_SECONDS
+        yield from self._cached
+
+    def _measure(self) -> Iterator[GaugeMetricFamily]:
+        success = GaugeMetricFamily(
+            "jobs_collector_success", "Whether the last query of this collector was answered.", labels=["collector"]
+        )
+        queries = {"jobs": self._jobs, "dead_letters": self._dead_letters, "workers": self._workers}
+        for name, query in queries.items():
+            families = self._attempt(name, query)
+            success.add_metric([name], 1 if families else 0)
+            yield from families
+        yield success
+
+    def _attempt(self, name: str, query: Callable[[], list[GaugeMetricFamily]]) -> list[GaugeMetricFamily]:
+        try:
+            return query()
+        except DatabaseUnavailable as error:
+            log.warning("Metrics not collected", collector=name, error=str(error))
+            return []
+
+    def _jobs(self) -> list[GaugeMetricFamily]:
+        current = GaugeMetricFamily(
+            "jobs_current", "Jobs that are not finished, by state.", labels=["queue_name", "state"]
+        )
+        oldest = GaugeMetricFamily(
+            "jobs_queue_oldest_eligible_age_seconds",
+            "How long the first in line has been able to run; 0 when nobody waits.",
+            labels=["queue_name"],
+        )
+        counts = {(queue, state): (count, age) for queue, state, count, age in self.database.rows(_CURRENT)}
+        for queue in sorted({*self.queues, *(queue for queue, _ in counts)}):
+            for state in STATES:
+                current.add_metric([queue, state], counts.get((queue, state), (0, 0))[0])
+            oldest.add_metric([queue], max(0.0, counts.get((queue, "pending"), (0, 0.0))[1]))
+        return [current, oldest]
+
+    def _dead_letters(self) -> list[GaugeMetricFamily]:
+        dead = GaugeMetricFamily("jobs_dead", "Dead letters: jobs in state failed.", labels=["queue_name"])
+        counts = dict(self.database.rows(_DEAD))
+        for queue in sorted({*self.queues, *counts}):
+            dead.add_metric([queue], counts.get(queue, 0))
+        return [dead]
+
+    def _workers(self) -> list[GaugeMetricFamily]:
+        (count,) = self.database.row(_WORKERS, (self.lease_seconds,)) or (0,)
+        return [GaugeMetricFamily("jobs_workers", "Worker processes whose heartbeat is fresh.", value=count)]

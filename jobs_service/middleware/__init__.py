@@ -1,0 +1,1 @@
+"""Middleware around messages (Dramatiq) and requests (Falcon)."""

@@ -1,0 +1,201 @@
+"""The custom middleware of the brief: attempts and dead letters go to PostgreSQL, whatever Dramatiq decides."""
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import Middleware, SkipMessage
+
+from jobs_service import attempt, events, lifecycle
+from jobs_service.attempt import Running
+from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker
+from jobs_service.database import Database
+from jobs_service.dead_letters import DeadLetterList
+from jobs_service.errors import DatabaseUnavailable, InvalidRequest, Rejected
+from jobs_service.events import Event
+from jobs_service.lifecycle import Claim, DeadReason, Failure
+from jobs_service.logs import get_logger
+
+log = get_logger(__name__)
+
+#: Seconds a job of a type that this worker does not know stays pending, for a newer worker to come.
+UNKNOWN_TYPE_GRACE_SECONDS = 600
+
+#: Bounds of what a failed attempt leaves on the row, in characters.
+MESSAGE_KEPT = 1_000
+TRACEBACK_KEPT = 4_000
+
+DATABASE_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """The verdict on an attempt that returned."""
+
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The verdict on an attempt that failed and is not the last."""
+
+    failure: Failure
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """The verdict on an attempt that failed and is the last."""
+
+    failure: Failure
+    reason: DeadReason
+
+
+Verdict = Complete | Retry | Bury
+
+
+def decide(running: Running, message: MessageProxy, exception: BaseException | None) -> Verdict:
+    """Say what becomes of an attempt, after `Retries` has left its decision on the message. Pure."""
+    if exception is None:
+        return Complete(running.result)
+    failure = failure_of(exception, running.seconds)
+    if isinstance(exception, Rejected):
+        return Bury(failure, DeadReason.REJECTED)
+    if isinstance(exception, InvalidRequest):
+        return Bury(failure, DeadReason.INVALID_PAYLOAD)
+    if message.failed:
+        return Bury(failure, DeadReason.ATTEMPTS_EXHAUSTED)
+    return Retry(failure, message.options.get(RETRY_DELAY_OPTION, 0) / 1000)
+
+
+class LifecycleSync(Middleware):
+    """Claims the row before the actor runs and writes the verdict after `Retries` has decided.
+
+    It fails closed. Dramatiq swallows what a hook raises and then runs the actor all the same, so everything that
+    goes wrong before the claim becomes a `SkipMessage`: the row is still pending and the relay rings again.
+    """
+
+    def __init__(self, database: Database, dead_letters: DeadLetterList, worker_id: UUID) -> None:
+        self.database = database
+        self.dead_letters = dead_letters
+        self.worker_id = worker_id
+
+    def before_process_message(self, broker: JobBroker, message: MessageProxy) -> None:
+        events.emit(Event.RECEIVED, job_id=message.message_id, type=message.actor_name)
+        try:
+            claim = self._claim(broker, UUID(message.args[0]))
+        except Exception as error:
+            log.exception("Claim failed; the relay will ring again", job_id=message.message_id)
+            raise SkipMessage("claim failed") from error
+        if claim is None:
+            events.emit(Event.NOT_CLAIMED, job_id=message.message_id, type=message.actor_name)
+            raise SkipMessage("not pending, or not due")
+        self._begin(claim, message)
+
+    def after_process_message(
+        self,
+        broker: JobBroker,
+        message: MessageProxy,
+        *,
+        result: object = None,  # noqa: ARG002 - the actor leaves it on the attempt, as JSON
+        exception: BaseException | None = None,
+    ) -> None:
+        if running := attempt.end():
+            verdict = decide(running, message, exception)
+            if self._until_the_database_answers(broker, lambda: self._write(running.claim, verdict)):
+                self._tell(running, verdict)
+            else:
+                events.emit(Event.REFUSED, **_facts(running))
+
+    def after_nack(self, broker: JobBroker, message: MessageProxy) -> None:  # noqa: ARG002
+        """Handle what never ran: a message for an actor that this worker does not have."""
+        if message.actor_name in broker.actors:
+            return
+        job_id = UUID(message.args[0])
+        log.warning("No actor for this job type", job_id=message.message_id, type=message.actor_name)
+        if lifecycle.bury_unknown(self.database, job_id, grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS):
+            self.dead_letters.push(job_id)
+            facts = {"job_id": str(job_id), "type": message.actor_name, "queue": message.queue_name}
+            events.emit(Event.FAILED, **facts, reason=DeadReason.UNKNOWN_TYPE, attempt=0, seconds=0.0)
+
+    def _claim(self, broker: JobBroker, job_id: UUID) -> Claim | None:
+        token = uuid4()
+        return self._until_the_database_answers(
+            broker, lambda: lifecycle.claim(self.database, job_id, self.worker_id, token), give_up_when_draining=True
+        )
+
+    def _begin(self, claim: Claim, message: MessageProxy) -> None:
+        # The row counts attempts and says how many there may be; Retries reads both from the message.
+        message.options["retries"] = claim.attempts - 1
+        message.options["max_retries"] = claim.max_attempts - 1
+        running = attempt.begin(claim)
+        events.emit(Event.PROCESSING, **_facts(running), waited_seconds=round(claim.waited_seconds, 4))
+
+    def _write(self, claim: Claim, verdict: Verdict) -> bool:
+        match verdict:
+            case Complete(result):
+                return lifecycle.complete(self.database, claim, result)
+            case Retry(failure, delay_seconds):
+                return lifecycle.retry(self.database, claim, failure, delay_seconds=delay_seconds)
+            case Bury(failure, reason):
+                return lifecycle.bury(self.database, claim, failure, reason=reason)
+
+    def _tell(self, running: Running, verdict: Verdict) -> None:
+        facts = _facts(running) | {"seconds": round(running.seconds, 4)}
+        match verdict:
+            case Complete():
+                events.emit(Event.COMPLETED, **facts, age_seconds=round(running.claim.age_seconds, 4))
+            case Retry(failure, delay_seconds):
+                events.emit(Event.RETRIED, **facts, error=failure.error, delay_seconds=round(delay_seconds, 3))
+            case Bury(failure, reason):
+                self.dead_letters.push(running.claim.job_id)
+                events.emit(Event.FAILED, **facts, error=failure.error, reason=reason)
+
+    def _until_the_database_answers(
+        self, broker: JobBroker, write: Callable[[], Any], *, give_up_when_draining: bool = False
+    ) -> Any:  # noqa: ANN401
+        """Finished work must not be lost because PostgreSQL blinked: ask again until it answers.
+
+        The lease bounds this: once another worker has the job, the answer is that no row changed.
+        """
+        tries = 0
+        while True:
+            try:
+                return write()
+            except DatabaseUnavailable as error:
+                if give_up_when_draining and broker.draining:
+                    raise
+                if tries == 0:
+                    log.warning("PostgreSQL does not answer; waiting for it", error=str(error))
+                time.sleep(DATABASE_RETRY_SECONDS[min(tries, len(DATABASE_RETRY_SECONDS) - 1)])
+                tries += 1
+
+
+def failure_of(exception: BaseException, seconds: float) -> Failure:
+    """Return what is kept of an exception: bounded, and free of what PostgreSQL's text cannot hold."""
+    return Failure(
+        error=type(exception).__name__,
+        message=_storable(str(exception) or type(exception).__name__, MESSAGE_KEPT),
+        traceback=_storable("".join(traceback.format_exception(exception, limit=-10)), TRACEBACK_KEPT),
+        seconds=seconds,
+    )
+
+
+def _storable(text: str, kept: int) -> str:
+    """Keep the end of a traceback and the whole of most messages; NUL and lone surrogates have no place in UTF-8."""
+    clean = text.replace("\0", "").encode("utf-8", "replace").decode()
+    return clean if len(clean) <= kept else "…" + clean[-kept:]
+
+
+def _facts(running: Running) -> dict[str, Any]:
+    claim = running.claim
+    return {
+        "job_id": str(claim.job_id),
+        "type": claim.type,
+        "queue": claim.queue,
+        "attempt": claim.attempts,
+    }

@@ -1,0 +1,40 @@
+"""Starts and ends what a worker process does beside running jobs: its heartbeat and maintenance."""
+
+from collections import defaultdict
+
+from dramatiq.broker import Broker, MessageProxy
+from dramatiq.common import iter_queue
+from dramatiq.middleware import Middleware
+from dramatiq.worker import Worker
+
+from jobs_service.broker import JobBroker
+from jobs_service.maintenance.leader import Maintenance
+from jobs_service.presence import Presence
+
+
+class WorkerServices(Middleware):
+    """Present before the first claim, until after the last verdict."""
+
+    def __init__(self, presence: Presence, maintenance: Maintenance) -> None:
+        self.presence = presence
+        self.maintenance = maintenance
+
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        self.presence.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
+        self.maintenance.start()
+
+    def before_worker_shutdown(self, broker: JobBroker, worker: Worker) -> None:
+        broker.draining = True
+        self.maintenance.stop()
+        self._return_messages(worker)
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        self.presence.stop()
+
+    def _return_messages(self, worker: Worker) -> None:
+        """Give back at once what was popped and not begun, instead of after the last running job has ended."""
+        messages: dict[str, list[MessageProxy]] = defaultdict(list)
+        for item in iter_queue(worker.work_queue):
+            messages[item.message.queue_name].append(item.message)
+        for queue_name, proxies in messages.items():
+            worker.consumers[queue_name].requeue_messages(proxies)

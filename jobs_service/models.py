@@ -1,0 +1,102 @@
+"""The peewee tables, and what is read from them. Nothing here writes: jobs are written by `lifecycle.py` alone."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from peewee import (
+    CharField,
+    DatabaseProxy,
+    DateTimeField,
+    Field,
+    IntegerField,
+    Model,
+    ModelSelect,
+    SmallIntegerField,
+    TextField,
+    UUIDField,
+)
+
+#: Bound to a `Database` by `bind`, once a process.
+database_proxy = DatabaseProxy()
+
+
+class RawJSONField(Field):  # type: ignore[misc] # peewee has no types
+    """A JSONB column, read as the JSON text it is: the API passes it on without decoding it."""
+
+    field_type = "JSONB"
+
+    def python_value(self, value: str | None) -> msgspec.Raw | None:
+        return None if value is None else msgspec.Raw(value.encode())
+
+
+class Job(Model):  # type: ignore[misc]
+    """A row of `jobs`, as `seeds/` makes it."""
+
+    id = UUIDField(primary_key=True)
+    type = CharField()
+    status = CharField()
+    payload = RawJSONField()
+    result = RawJSONField(null=True)
+    error = TextField(null=True)
+    attempts = IntegerField()
+    max_attempts = IntegerField()
+    queue = CharField()
+    priority = SmallIntegerField()
+    run_at = DateTimeField()
+    created_at = DateTimeField()
+    updated_at = DateTimeField()
+    started_at = DateTimeField(null=True)
+    finished_at = DateTimeField(null=True)
+    dead_reason = CharField(null=True)
+    history = RawJSONField()
+
+    class Meta:
+        database = database_proxy
+        table_name = "jobs"
+
+    def representation(self) -> dict[str, Any]:
+        """Return the job as the API shows it. Times are RFC 3339 in UTC, with milliseconds."""
+        fields = {name: getattr(self, name) for name in _SHOWN}
+        times = {name: _rfc3339(getattr(self, name)) for name in _SHOWN_TIMES}
+        return {"job_id": str(self.id), **fields, **times, "history": self.history}
+
+
+_SHOWN = (
+    "type",
+    "status",
+    "payload",
+    "result",
+    "error",
+    "attempts",
+    "max_attempts",
+    "queue",
+    "priority",
+    "dead_reason",
+)
+_SHOWN_TIMES = ("run_at", "created_at", "updated_at", "started_at", "finished_at")
+
+
+def find_job(job_id: UUID) -> Job | None:
+    return Job.get_or_none(Job.id == job_id)
+
+
+def newest_jobs(*, status: str | None, job_type: str | None, before: UUID | None, limit: int) -> list[Job]:
+    """Return up to `limit` jobs, newest first; only those older than the job `before`, if it is given."""
+    query: ModelSelect = Job.select().order_by(Job.id.desc()).limit(limit)
+    if status is not None:
+        query = query.where(Job.status == status)
+    if job_type is not None:
+        query = query.where(Job.type == job_type)
+    if before is not None:
+        query = query.where(Job.id < before)
+    return list(query)
+
+
+def _rfc3339(moment: datetime | None) -> str | None:
+    if moment is None:
+        return None
+    # The brief's two columns have no zone and hold UTC; the others come with one.
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return aware.isoformat(timespec="milliseconds").replace("+00:00", "Z")

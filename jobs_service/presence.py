@@ -1,0 +1,71 @@
+"""A worker process's row in `workers`: as long as it is fresh, its jobs are its own."""
+
+import os
+import socket
+from threading import Event, Thread
+from uuid import UUID
+
+from jobs_service.database import Database
+from jobs_service.errors import DatabaseUnavailable
+from jobs_service.logs import get_logger
+
+log = get_logger(__name__)
+
+# An upsert: a process that was frozen so long that its row was cleared away comes back by the same statement.
+_HEARTBEAT = """
+INSERT INTO workers (id, hostname, pid, queues, threads) VALUES (%s, %s, %s, %s, %s)
+ON CONFLICT (id) DO UPDATE SET heartbeat_at = now()"""
+
+
+class Presence:
+    """One heartbeat for all the jobs of this process, in a thread of its own."""
+
+    def __init__(self, database: Database, worker_id: UUID, *, threads: int, heartbeat_seconds: float) -> None:
+        self.database = database
+        self.worker_id = worker_id
+        self.threads = threads
+        self.heartbeat_seconds = heartbeat_seconds
+        self.queues: list[str] = []
+        self._stopping = Event()
+        self._thread = Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self, *, queues: list[str]) -> None:
+        self.queues = queues
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the heartbeat and clear the row. Only for a process whose jobs have all ended."""
+        self._stopping.set()
+        self._thread.join()
+
+    def beat(self) -> None:
+        """Raises `DatabaseUnavailable`."""
+        self.database.rows(
+            _HEARTBEAT, (self.worker_id, socket.gethostname(), os.getpid(), self.queues, self.threads)
+        )
+
+    def leave(self) -> None:
+        """Raises `DatabaseUnavailable`."""
+        self.database.rows("DELETE FROM workers WHERE id = %s", (self.worker_id,))
+
+    def _run(self) -> None:
+        answered = True
+        while True:
+            try:
+                self.beat()
+                answered = True
+            except DatabaseUnavailable as error:
+                if answered:
+                    log.warning("Heartbeat not written", error=str(error))
+                answered = False
+            if self._stopping.wait(self.heartbeat_seconds if answered else self.heartbeat_seconds / 5):
+                break
+        self._leave_quietly()
+
+    def _leave_quietly(self) -> None:
+        try:
+            self.leave()
+        except DatabaseUnavailable as error:
+            log.warning("Worker row left behind; the rescuer clears it", error=str(error))
+        finally:
+            self.database.discard()

@@ -1,0 +1,59 @@
+"""Rings for jobs that were just accepted. What it leaves out, the relay catches up with: the row says so."""
+
+import time
+
+from jobs_service.broker import JobBroker, message_for
+from jobs_service.errors import BrokerUnavailable
+from jobs_service.lifecycle import NewJob
+from jobs_service.logs import get_logger
+
+log = get_logger(__name__)
+
+#: Seconds a queue is left to the relay after it was found full, or Redis silent.
+CLOSED_SECONDS = 1.0
+
+#: Seconds between two looks at a queue's length. In that time a queue may grow past its window, but not for long.
+COUNT_SECONDS = 0.25
+
+
+class Publisher:
+    """Sends messages as long as Redis answers and the queue's window has room. Thread-safe."""
+
+    def __init__(self, broker: JobBroker) -> None:
+        self.broker = broker
+        self._closed_until: dict[str, float] = {}
+        self._counted_at: dict[str, float] = {}
+
+    def is_open(self, queue: str) -> bool:
+        """Tell whether a message may be sent now. False costs nothing, so a dead Redis does not slow submissions."""
+        now = time.monotonic()
+        if now < self._closed_until.get(queue, 0):
+            return False
+        if now - self._counted_at.get(queue, 0) < COUNT_SECONDS:
+            return True
+        self._counted_at[queue] = now
+        return self._has_room(queue)
+
+    def publish(self, job: NewJob) -> bool:
+        """Send the job's message. False: the relay has to."""
+        try:
+            self.broker.enqueue(message_for(job.id, job.type, job.queue, job.priority))
+        except BrokerUnavailable as error:
+            self._close(job.queue, str(error))
+            return False
+        return True
+
+    def _has_room(self, queue: str) -> bool:
+        try:
+            full = self.broker.waiting(queue) >= self.broker.window
+        except BrokerUnavailable as error:
+            self._close(queue, str(error))
+            return False
+        if full:
+            self._closed_until[queue] = time.monotonic() + CLOSED_SECONDS
+        return not full
+
+    def _close(self, queue: str, error: str) -> None:
+        self._closed_until[queue] = time.monotonic() + CLOSED_SECONDS
+        self._counted_at[queue] = 0
+        log.warning("Redis does not answer; the relay will publish", queue=queue, error=error)

@@ -1,0 +1,111 @@
+"""Request bodies: JSON, and only JSON that PostgreSQL can keep and every reader understands alike."""
+
+import json
+import math
+from typing import Any, NoReturn, TypeVar
+
+import falcon
+import msgspec
+
+from jobs_service.errors import InvalidRequest, MalformedBody
+
+#: How deep arrays and objects may be nested.
+MAX_DEPTH = 32
+
+_INT64 = range(-(2**63), 2**63)
+
+T = TypeVar("T")
+
+
+def read(req: falcon.Request, form: type[T], *, max_bytes: int) -> T:
+    """Return the body as `form`. Raises `InvalidRequest` with a pointer, or Falcon's 411, 413 and 415."""
+    return convert(parse(_bytes(req, max_bytes)), form)
+
+
+def convert(value: object, form: type[T]) -> T:
+    """Return parsed JSON as `form`. Raises `InvalidRequest`."""
+    try:
+        return msgspec.convert(value, form, strict=True)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        raise InvalidRequest(message, pointer=path.rstrip("`").replace(".", "/")) from None
+
+
+def parse(raw: bytes) -> object:
+    """Return the JSON value. Raises `MalformedBody`, or `InvalidRequest` for what is JSON but cannot be kept."""
+    try:
+        value = json.loads(
+            raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
+    except RecursionError:
+        raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep") from None
+    except UnicodeDecodeError:
+        raise MalformedBody("the body is not UTF-8") from None
+    except ValueError as error:
+        raise MalformedBody(f"the body is not JSON: {error}") from None
+    _check(value, "", MAX_DEPTH)
+    return value
+
+
+def _bytes(req: falcon.Request, max_bytes: int) -> bytes:
+    media_type = (req.content_type or "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise falcon.HTTPUnsupportedMediaType(description="Send the body as Content-Type: application/json.")
+    if req.content_length is None and "chunked" not in (req.get_header("Transfer-Encoding") or "").lower():
+        raise falcon.HTTPLengthRequired(description="Send a body, with its Content-Length.")
+    if (req.content_length or 0) > max_bytes:
+        raise _too_large(max_bytes)
+    body: bytes = req.stream.read(max_bytes + 1 if req.content_length is None else req.content_length)
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return body
+
+
+def _too_large(max_bytes: int) -> falcon.HTTPContentTooLarge:
+    return falcon.HTTPContentTooLarge(description=f"The body may have at most {max_bytes} bytes.")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice[:64]!r} stands twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+def _check(value: object, pointer: str, depth: int) -> None:
+    """Refuse what JSON allows and PostgreSQL or JSON's other readers do not."""
+    if isinstance(value, str):
+        _check_text(value, pointer)
+    elif isinstance(value, int) and value not in _INT64:
+        raise InvalidRequest("a whole number must fit in 64 bits", pointer=pointer)
+    elif isinstance(value, (dict, list)):
+        if depth == 0:
+            raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep")
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_text(str(name), pointer)
+            _check(item, f"{pointer}/{escape(str(name))}", depth - 1)
+
+
+def _check_text(text: str, pointer: str) -> None:
+    if "\0" in text:
+        raise InvalidRequest("NUL characters cannot be stored", pointer=pointer)
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidRequest("a lone surrogate is not a character", pointer=pointer)
+
+
+def escape(name: str) -> str:
+    """Return a name as a step of a JSON pointer (RFC 6901, section 3), fit to be shown."""
+    return name.replace("~", "~0").replace("/", "~1").encode("utf-8", "replace").decode()[:128]

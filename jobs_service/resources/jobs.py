@@ -1,0 +1,120 @@
+"""/jobs and /jobs/{id}."""
+
+import base64
+import binascii
+from uuid import UUID
+
+import falcon
+import msgspec
+
+from jobs_service import models
+from jobs_service.errors import InvalidRequest
+from jobs_service.lifecycle import Status
+from jobs_service.registry import Registry
+from jobs_service.resources import bodies
+from jobs_service.submission import Submission, Submitter
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 200
+
+_FILTERS = {"status", "type", "limit", "cursor"}
+
+
+class JobCollection:
+    """/jobs"""
+
+    def __init__(self, submitter: Submitter, registry: Registry, *, max_body_bytes: int) -> None:
+        self.submitter = submitter
+        self.registry = registry
+        self.max_body_bytes = max_body_bytes
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        job = self.submitter.submit(bodies.read(req, Submission, max_bytes=self.max_body_bytes))
+        resp.status = falcon.HTTP_CREATED
+        resp.set_header("Location", f"/jobs/{job.id}")
+        resp.data = b'{"job_id":"%b","status":"pending"}' % str(job.id).encode()
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        _refuse_unknown_parameters(req)
+        limit = _limit(req)
+        found = models.newest_jobs(
+            status=_status(req), job_type=self._type(req), before=_cursor(req), limit=limit + 1
+        )
+        page = found[:limit]
+        next_cursor = _encode_cursor(page[-1].id) if len(found) > limit else None
+        if next_cursor:
+            resp.append_link(_next_page(req, next_cursor), "next")
+        resp.data = msgspec.json.encode(
+            {"jobs": [job.representation() for job in page], "next_cursor": next_cursor}
+        )
+
+    def _type(self, req: falcon.Request) -> str | None:
+        name = req.get_param("type")
+        if name is None:
+            return None
+        try:
+            return self.registry.get(name).name
+        except InvalidRequest as error:
+            raise InvalidRequest(error.detail, pointer="type") from None
+
+
+class JobItem:
+    """/jobs/{job_id}"""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
+        job = models.find_job(parse_id(job_id))
+        if job is None:
+            raise _not_found(job_id)
+        resp.data = msgspec.json.encode(job.representation())
+
+
+def parse_id(text: str) -> UUID:
+    """Return the id in a path. What is not a UUID is the id of no job: Falcon's 404."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise _not_found(text) from None
+
+
+def _not_found(job_id: str) -> falcon.HTTPNotFound:
+    return falcon.HTTPNotFound(title="job_not_found", description=f"There is no job {job_id[:64]}.")
+
+
+def _refuse_unknown_parameters(req: falcon.Request) -> None:
+    for name in req.params.keys() - _FILTERS:
+        raise InvalidRequest(f"unknown parameter; known: {', '.join(sorted(_FILTERS))}", pointer=name[:64])
+
+
+def _status(req: falcon.Request) -> Status | None:
+    name = req.get_param("status")
+    if name is None:
+        return None
+    try:
+        return Status(name)
+    except ValueError:
+        raise InvalidRequest(f"expected one of {', '.join(Status)}", pointer="status") from None
+
+
+def _limit(req: falcon.Request) -> int:
+    try:
+        return req.get_param_as_int("limit", min_value=1, max_value=MAX_LIMIT) or DEFAULT_LIMIT
+    except falcon.HTTPInvalidParam:
+        raise InvalidRequest(f"expected a whole number from 1 to {MAX_LIMIT}", pointer="limit") from None
+
+
+def _cursor(req: falcon.Request) -> UUID | None:
+    cursor = req.get_param("cursor")
+    if cursor is None:
+        return None
+    try:
+        return UUID(bytes=base64.b64decode(cursor + "==", b"-_", validate=True))
+    except (ValueError, binascii.Error):
+        raise InvalidRequest("expected the next_cursor of an earlier answer", pointer="cursor") from None
+
+
+def _encode_cursor(job_id: UUID) -> str:
+    return base64.urlsafe_b64encode(job_id.bytes).decode().rstrip("=")
+
+
+def _next_page(req: falcon.Request, cursor: str) -> str:
+    return f"{req.path}{falcon.to_query_str({**req.params, 'cursor': cursor})}"

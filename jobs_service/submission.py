@@ -1,0 +1,96 @@
+"""Accepting a job: from a parsed body to a committed row and, if Redis listens, a message."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import msgspec
+
+from jobs_service import events, lifecycle
+from jobs_service.config import Settings
+from jobs_service.database import Database
+from jobs_service.errors import DatabaseUnavailable, InvalidRequest
+from jobs_service.events import Event
+from jobs_service.ids import new_id
+from jobs_service.lifecycle import NewJob
+from jobs_service.logs import get_logger
+from jobs_service.publisher import Publisher
+from jobs_service.registry import JobType, Registry
+
+log = get_logger(__name__)
+
+#: A job may be put off for this long.
+MAX_DELAY = timedelta(days=366)
+
+DEFAULT_PRIORITY = 5
+
+
+class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of `POST /jobs`."""
+
+    type: Annotated[str, msgspec.Meta(min_length=1, max_length=50)]
+    payload: object
+    run_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY.total_seconds())] | None = None
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
+    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = DEFAULT_PRIORITY
+
+
+@dataclass(frozen=True, slots=True)
+class Submitter:
+    """Accepts jobs. `publisher` and `database` are shared by all threads."""
+
+    database: Database
+    publisher: Publisher
+    registry: Registry
+    settings: Settings
+
+    def submit(self, submission: Submission) -> NewJob:
+        """Commit the job, then ring for it.
+
+        Raises `InvalidRequest`, and `DatabaseUnavailable` when the promise could not be made. A silent Redis is
+        no error: the relay rings later.
+        """
+        job_type = self.registry.get(submission.type)
+        job = self._new_job(submission, job_type)
+        publish = _is_due(submission) and self.publisher.is_open(job.queue)
+        grace = self.settings.republish_seconds if publish else 0
+        lifecycle.submit(self.database, job, publish_grace_seconds=grace)
+        if publish and not self.publisher.publish(job):
+            self._leave_to_the_relay(job)
+        events.emit(Event.ACCEPTED, job_id=str(job.id), type=job.type, queue=job.queue)
+        return job
+
+    def _new_job(self, submission: Submission, job_type: JobType) -> NewJob:
+        job_type.parse(submission.payload)
+        _check_times(submission)
+        return NewJob(
+            id=new_id(),
+            type=job_type.name,
+            payload=msgspec.json.encode(submission.payload).decode(),
+            queue=job_type.queue,
+            priority=submission.priority,
+            max_attempts=submission.max_attempts or job_type.max_attempts or self.settings.max_attempts,
+            run_at=submission.run_at,
+            delay_seconds=submission.delay_seconds or 0,
+        )
+
+    def _leave_to_the_relay(self, job: NewJob) -> None:
+        try:
+            lifecycle.publish_soon(self.database, job.id)
+        except DatabaseUnavailable as error:
+            # Committed is accepted: the row says when the relay is to look at it anyway.
+            log.warning("Job left for the next republish", job_id=str(job.id), error=str(error))
+
+
+def _is_due(submission: Submission) -> bool:
+    if submission.run_at is not None:
+        return submission.run_at <= datetime.now(UTC)
+    return not submission.delay_seconds
+
+
+def _check_times(submission: Submission) -> None:
+    if submission.run_at is not None and submission.delay_seconds is not None:
+        raise InvalidRequest("give run_at or delay_seconds, not both", pointer="/delay_seconds")
+    if submission.run_at is not None and submission.run_at > datetime.now(UTC) + MAX_DELAY:
+        raise InvalidRequest(f"run_at is more than {MAX_DELAY.days} days ahead", pointer="/run_at")
