@@ -47,7 +47,7 @@ RECONNECT_SECONDS = 0.5
 _PRIORITY_STEP = 10**13
 
 
-class JobBroker(RedisBroker):  # type: ignore[misc] # dramatiq's Redis broker has no types
+class JobBroker(RedisBroker):
     """A Dramatiq broker on one sorted set a queue. Thread-safe."""
 
     def __init__(self, *, client: redis.Redis, middleware: list[Middleware], window: int) -> None:
@@ -149,7 +149,7 @@ class Doorbell(Consumer):
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Ring again for messages that were popped and not begun, so that another process need not wait."""
         try:
-            self.broker.ring(self.queue_name, [proxy._message for proxy in messages])
+            self.broker.ring(self.queue_name, [message_of(proxy) for proxy in messages])
         except BrokerUnavailable as error:
             log.warning("Messages not returned; the relay will ring again", error=str(error))
 
@@ -181,7 +181,9 @@ class Doorbell(Consumer):
 
     def _take(self, count: int) -> None:
         key = self.broker.key(self.queue_name)
-        if reply := self.client.bzmpop(self.timeout_seconds, 1, [key], min=True, count=count):
+        # The stubs know the reply of a pipeline only.
+        reply: Any = self.client.bzmpop(self.timeout_seconds, 1, [key], min=True, count=count)
+        if reply:
             self.popped.extend(member for member, _ in reply[1])
 
     def _redis_failed(self, error: redis.RedisError) -> None:
@@ -229,6 +231,11 @@ def message_for(job_id: UUID, job_type: str, queue_name: str, priority: int) -> 
         message_id=str(job_id),
         message_timestamp=milliseconds_of(job_id),
     )
+
+
+def message_of(proxy: MessageProxy) -> Message[Any]:
+    """Return the message in a proxy: only a message can be encoded."""
+    return proxy._message  # noqa: SLF001 - dramatiq offers no other way
 
 
 def score(message: Message[Any]) -> int:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import peewee
@@ -31,14 +31,14 @@ _LOST = (
 T = TypeVar("T")
 
 
-class Database(peewee.PostgresqlDatabase):  # type: ignore[misc] # peewee has no types
+class Database(peewee.PostgresqlDatabase):
     """peewee's database, plus `rows`: fixed SQL on the same connection, for statements every job needs.
 
     Statements given to `rows` must be safe to run twice: when a kept connection turns out to be dead, nobody knows
     whether the server had carried out the statement, and it is sent once more on a new one.
     """
 
-    def __init__(self, url: str, **options: object) -> None:
+    def __init__(self, url: str, **options: Any) -> None:  # noqa: ANN401 - what libpq takes
         super().__init__(url, **options)
         # peewee holds this lock while it connects, so one unanswered connect would hold up every thread. Its
         # state is per thread; the server version, the only thing shared, is the same whoever writes it.
@@ -46,14 +46,14 @@ class Database(peewee.PostgresqlDatabase):  # type: ignore[misc] # peewee has no
         self._refused_until = 0.0
         self._refusal = ""
 
-    def rows(self, sql: str, parameters: Sequence[object] | dict[str, object] = ()) -> list[Row]:
+    def rows(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         """Run one statement in its own transaction and return its rows, or [] for a statement that has none.
 
         Raises `DatabaseUnavailable` when the server cannot be reached or gives up on the statement.
         """
         return self._recovering(lambda: self._run(sql, parameters))
 
-    def row(self, sql: str, parameters: Sequence[object] | dict[str, object] = ()) -> Row | None:
+    def row(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> Row | None:
         """Return the first row, or None. Otherwise like `rows`."""
         found = self.rows(sql, parameters)
         return found[0] if found else None
@@ -80,7 +80,7 @@ class Database(peewee.PostgresqlDatabase):  # type: ignore[misc] # peewee has no
             self._drop()
             raise DatabaseUnavailable(_first_line(error)) from error
 
-    def _run(self, sql: str, parameters: Sequence[object] | dict[str, object]) -> list[Row]:
+    def _run(self, sql: str, parameters: Sequence[object] | Mapping[str, object]) -> list[Row]:
         with self.connection().cursor() as cursor:
             cursor.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
@@ -89,7 +89,7 @@ class Database(peewee.PostgresqlDatabase):  # type: ignore[misc] # peewee has no
         if time.monotonic() < self._refused_until:
             raise psycopg2.OperationalError(self._refusal)
         try:
-            connection = super()._connect()
+            connection = super()._connect()  # type: ignore[misc] # the stubs leave out what subclasses override
         except psycopg2.OperationalError as error:
             self._refusal = _first_line(error)
             self._refused_until = time.monotonic() + REFUSE_SECONDS
@@ -106,7 +106,7 @@ class Database(peewee.PostgresqlDatabase):  # type: ignore[misc] # peewee has no
         except psycopg2.Error:
             pass  # it was broken: that is why it goes
         finally:
-            self._state.reset()
+            self._state.reset()  # type: ignore[attr-defined] # as above
 
 
 class _NoLock:

@@ -19,15 +19,15 @@ class MigrationError(JobsError):
     """The files in `seeds/` and the database do not agree."""
 
 
-class DatabaseUnavailable(JobsError):  # noqa: N818 - the state of a server, said as operators say it
+class DatabaseUnavailable(JobsError):
     """PostgreSQL did not answer, or refused to. Nothing is known about the statement's fate."""
 
 
-class BrokerUnavailable(JobsError):  # noqa: N818
+class BrokerUnavailable(JobsError):
     """Redis did not answer, or refused to."""
 
 
-class InvalidRequest(JobsError):  # noqa: N818 - a client's mistake, not ours
+class InvalidRequest(JobsError):
     """A client sent something that cannot be accepted.
 
     `pointer` is an RFC 6901 JSON pointer into the body, or the name of a query parameter.
@@ -47,5 +47,5 @@ class MalformedBody(InvalidRequest):
     """The body is not the JSON that this service accepts at all."""
 
 
-class Rejected(JobsError):  # noqa: N818 - raised by job code: "this attempt is a no, and the next would be too"
+class Rejected(JobsError):
     """A job's code found that no further attempt can succeed. The job fails at once, without a retry."""

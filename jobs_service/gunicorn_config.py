@@ -11,8 +11,10 @@ from jobs_service.metrics import multiprocess
 
 _settings = Settings.from_env(os.environ)
 
-bind = f"[{_settings.api_host}]:{_settings.api_port}" if ":" in _settings.api_host else (
-    f"{_settings.api_host}:{_settings.api_port}"
+bind = (
+    f"[{_settings.api_host}]:{_settings.api_port}"
+    if ":" in _settings.api_host
+    else (f"{_settings.api_host}:{_settings.api_port}")
 )
 workers = _settings.api_processes
 threads = _settings.api_threads

@@ -22,7 +22,7 @@ from peewee import (
 database_proxy = DatabaseProxy()
 
 
-class RawJSONField(Field):  # type: ignore[misc] # peewee has no types
+class RawJSONField(Field):
     """A JSONB column, read as the JSON text it is: the API passes it on without decoding it."""
 
     field_type = "JSONB"
@@ -31,7 +31,7 @@ class RawJSONField(Field):  # type: ignore[misc] # peewee has no types
         return None if value is None else msgspec.Raw(value.encode())
 
 
-class Job(Model):  # type: ignore[misc]
+class Job(Model):
     """A row of `jobs`, as `seeds/` makes it."""
 
     id = UUIDField(primary_key=True)
@@ -84,7 +84,7 @@ def find_job(job_id: UUID) -> Job | None:
 
 def newest_jobs(*, status: str | None, job_type: str | None, before: UUID | None, limit: int) -> list[Job]:
     """Return up to `limit` jobs, newest first; only those older than the job `before`, if it is given."""
-    query: ModelSelect = Job.select().order_by(Job.id.desc()).limit(limit)
+    query: ModelSelect[Job] = Job.select().order_by(Job.id.desc()).limit(limit)
     if status is not None:
         query = query.where(Job.status == status)
     if job_type is not None:

@@ -40,9 +40,7 @@ class Presence:
 
     def beat(self) -> None:
         """Raises `DatabaseUnavailable`."""
-        self.database.rows(
-            _HEARTBEAT, (self.worker_id, socket.gethostname(), os.getpid(), self.queues, self.threads)
-        )
+        self.database.rows(_HEARTBEAT, (self.worker_id, socket.gethostname(), os.getpid(), self.queues, self.threads))
 
     def leave(self) -> None:
         """Raises `DatabaseUnavailable`."""

@@ -62,13 +62,14 @@ def _middleware(
     """Yield the middleware in order: `before_*` hooks run down the list, `after_*` hooks up it."""
     # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
     yield WorkerServices(
+        broker,
         Presence(database, worker_id, threads=settings.worker_threads, heartbeat_seconds=settings.heartbeat_seconds),
         Maintenance(database, list(_services(settings, database, broker, dead_letters))),
     )
     # Before the others, so its after-hook is the last: what it counts up it counts down, whoever skips the message.
     yield AttemptMetrics()
     # Before Retries, so its after-hook runs once Retries has decided whether and when there is another attempt.
-    yield LifecycleSync(database, dead_letters, worker_id)
+    yield LifecycleSync(database, broker, dead_letters, worker_id)
     yield Retries()
     # Last: its clock starts just before the actor and stops before any other hook runs, so it interrupts no hook.
     yield StrictTimeLimit(time_limit=settings.time_limit_seconds * 1000)
@@ -91,6 +92,4 @@ def _services(
         lease_seconds=settings.lease_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
     )
-    yield DeadLetters(
-        database, dead_letters, interval_seconds=min(DEAD_LETTERS_SECONDS, settings.sweep_seconds * 2)
-    )
+    yield DeadLetters(database, dead_letters, interval_seconds=min(DEAD_LETTERS_SECONDS, settings.sweep_seconds * 2))

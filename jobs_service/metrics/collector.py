@@ -92,7 +92,7 @@ class DatabaseCollector(Collector):
 
     def _dead_letters(self) -> list[GaugeMetricFamily]:
         dead = GaugeMetricFamily("jobs_dead", "Dead letters: jobs in state failed.", labels=["queue_name"])
-        counts = dict(self.database.rows(_DEAD))
+        counts: dict[str, int] = dict(self.database.rows(_DEAD))
         for queue in sorted({*self.queues, *counts}):
             dead.add_metric([queue], counts.get(queue, 0))
         return [dead]

@@ -27,9 +27,7 @@ ATTEMPTS = Counter(
     "Messages handled, by what became of the attempt; skipped: there was nothing to claim.",
     ("queue_name", "actor_name", "outcome"),
 )
-FINISHED = Counter(
-    "jobs_finished", "Jobs that reached a terminal state.", ("queue_name", "actor_name", "outcome")
-)
+FINISHED = Counter("jobs_finished", "Jobs that reached a terminal state.", ("queue_name", "actor_name", "outcome"))
 QUEUE_LATENCY = Histogram(
     "jobs_queue_latency_seconds",
     "From when an attempt could start to when it did; time a job was told to wait does not count.",

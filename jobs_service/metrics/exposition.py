@@ -31,9 +31,7 @@ def serve() -> int:
     """Serve GET /metrics until this process is ended. Dramatiq forks it beside the workers."""
     settings = Settings.from_env(os.environ)
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
-    collector = DatabaseCollector(
-        open_database(settings), queues=registry.queues, lease_seconds=settings.lease_seconds
-    )
+    collector = DatabaseCollector(open_database(settings), queues=registry.queues, lease_seconds=settings.lease_seconds)
     start_http_server(settings.worker_metrics_port, settings.metrics_host, build_registry(collector))
     threading.Event().wait()
     return 0

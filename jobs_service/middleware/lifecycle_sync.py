@@ -4,10 +4,10 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-from dramatiq.broker import MessageProxy
+from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
 
 from jobs_service import attempt, events, lifecycle
@@ -57,6 +57,8 @@ class Bury:
 
 Verdict = Complete | Retry | Bury
 
+T = TypeVar("T")
+
 
 def decide(running: Running, message: MessageProxy, exception: BaseException | None) -> Verdict:
     """Say what becomes of an attempt, after `Retries` has left its decision on the message. Pure."""
@@ -79,15 +81,16 @@ class LifecycleSync(Middleware):
     goes wrong before the claim becomes a `SkipMessage`: the row is still pending and the relay rings again.
     """
 
-    def __init__(self, database: Database, dead_letters: DeadLetterList, worker_id: UUID) -> None:
+    def __init__(self, database: Database, broker: JobBroker, dead_letters: DeadLetterList, worker_id: UUID) -> None:
         self.database = database
+        self.broker = broker
         self.dead_letters = dead_letters
         self.worker_id = worker_id
 
-    def before_process_message(self, broker: JobBroker, message: MessageProxy) -> None:
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         events.emit(Event.RECEIVED, job_id=message.message_id, type=message.actor_name)
         try:
-            claim = self._claim(broker, UUID(message.args[0]))
+            claim = self._claim(UUID(message.args[0]))
         except Exception as error:
             log.exception("Claim failed; the relay will ring again", job_id=message.message_id)
             raise SkipMessage("claim failed") from error
@@ -98,7 +101,7 @@ class LifecycleSync(Middleware):
 
     def after_process_message(
         self,
-        broker: JobBroker,
+        broker: Broker,  # noqa: ARG002 - the one given to the constructor
         message: MessageProxy,
         *,
         result: object = None,  # noqa: ARG002 - the actor leaves it on the attempt, as JSON
@@ -106,14 +109,14 @@ class LifecycleSync(Middleware):
     ) -> None:
         if running := attempt.end():
             verdict = decide(running, message, exception)
-            if self._until_the_database_answers(broker, lambda: self._write(running.claim, verdict)):
+            if self._until_the_database_answers(lambda: self._write(running.claim, verdict)):
                 self._tell(running, verdict)
             else:
                 events.emit(Event.REFUSED, **_facts(running))
 
-    def after_nack(self, broker: JobBroker, message: MessageProxy) -> None:  # noqa: ARG002
+    def after_nack(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         """Handle what never ran: a message for an actor that this worker does not have."""
-        if message.actor_name in broker.actors:
+        if message.actor_name in self.broker.actors:
             return
         job_id = UUID(message.args[0])
         log.warning("No actor for this job type", job_id=message.message_id, type=message.actor_name)
@@ -122,10 +125,10 @@ class LifecycleSync(Middleware):
             facts = {"job_id": str(job_id), "type": message.actor_name, "queue": message.queue_name}
             events.emit(Event.FAILED, **facts, reason=DeadReason.UNKNOWN_TYPE, attempt=0, seconds=0.0)
 
-    def _claim(self, broker: JobBroker, job_id: UUID) -> Claim | None:
+    def _claim(self, job_id: UUID) -> Claim | None:
         token = uuid4()
         return self._until_the_database_answers(
-            broker, lambda: lifecycle.claim(self.database, job_id, self.worker_id, token), give_up_when_draining=True
+            lambda: lifecycle.claim(self.database, job_id, self.worker_id, token), give_up_when_draining=True
         )
 
     def _begin(self, claim: Claim, message: MessageProxy) -> None:
@@ -155,9 +158,7 @@ class LifecycleSync(Middleware):
                 self.dead_letters.push(running.claim.job_id)
                 events.emit(Event.FAILED, **facts, error=failure.error, reason=reason)
 
-    def _until_the_database_answers(
-        self, broker: JobBroker, write: Callable[[], Any], *, give_up_when_draining: bool = False
-    ) -> Any:  # noqa: ANN401
+    def _until_the_database_answers(self, write: Callable[[], T], *, give_up_when_draining: bool = False) -> T:
         """Finished work must not be lost because PostgreSQL blinked: ask again until it answers.
 
         The lease bounds this: once another worker has the job, the answer is that no row changed.
@@ -167,7 +168,7 @@ class LifecycleSync(Middleware):
             try:
                 return write()
             except DatabaseUnavailable as error:
-                if give_up_when_draining and broker.draining:
+                if give_up_when_draining and self.broker.draining:
                     raise
                 if tries == 0:
                     log.warning("PostgreSQL does not answer; waiting for it", error=str(error))

@@ -3,9 +3,9 @@
 import ctypes
 import threading
 from time import monotonic
+from typing import Any
 
-from dramatiq import Message
-from dramatiq.broker import Broker
+from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import TimeLimit, TimeLimitExceeded
 from dramatiq.middleware.threading import raise_thread_exception
 
@@ -19,15 +19,11 @@ class StrictTimeLimit(TimeLimit):
 
     def __init__(self, *, time_limit: float, interval: int = 1000) -> None:
         super().__init__(time_limit=time_limit, interval=interval)
-        self.manager._handle_deadlines = self._handle_deadlines
+        manager: Any = self.manager
+        manager._handle_deadlines = lambda: _interrupt_overdue(manager)  # noqa: SLF001 - the thread that calls it is upstream's
 
     def after_process_message(
-        self,
-        broker: Broker,
-        message: Message[object],
-        *,
-        result: object = None,
-        exception: BaseException | None = None,
+        self, broker: Broker, message: MessageProxy, *, result: object = None, exception: BaseException | None = None
     ) -> None:
         # Behind the lock, the exception has either been raised in this thread or never will be.
         try:
@@ -39,13 +35,14 @@ class StrictTimeLimit(TimeLimit):
 
     after_skip_message = after_process_message
 
-    def _handle_deadlines(self) -> None:
-        now = monotonic()
-        with self.manager.mu:
-            for thread_id, deadline in self.manager.deadlines.items():
-                if deadline and now >= deadline:
-                    self.manager.deadlines[thread_id] = None
-                    raise_thread_exception(thread_id, TimeLimitExceeded)
+
+def _interrupt_overdue(manager: Any) -> None:  # noqa: ANN401 - upstream's manager has no public type
+    now = monotonic()
+    with manager.mu:
+        for thread_id, deadline in manager.deadlines.items():
+            if deadline and now >= deadline:
+                manager.deadlines[thread_id] = None
+                raise_thread_exception(thread_id, TimeLimitExceeded)
 
 
 def _clear_pending_exception() -> None:

@@ -15,7 +15,8 @@ from jobs_service.presence import Presence
 class WorkerServices(Middleware):
     """Present before the first claim, until after the last verdict."""
 
-    def __init__(self, presence: Presence, maintenance: Maintenance) -> None:
+    def __init__(self, broker: JobBroker, presence: Presence, maintenance: Maintenance) -> None:
+        self.broker = broker
         self.presence = presence
         self.maintenance = maintenance
 
@@ -23,8 +24,8 @@ class WorkerServices(Middleware):
         self.presence.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
         self.maintenance.start()
 
-    def before_worker_shutdown(self, broker: JobBroker, worker: Worker) -> None:
-        broker.draining = True
+    def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        self.broker.draining = True
         self.maintenance.stop()
         self._return_messages(worker)
 

@@ -34,9 +34,7 @@ def convert(value: object, form: type[T]) -> T:
 def parse(raw: bytes) -> object:
     """Return the JSON value. Raises `MalformedBody`, or `InvalidRequest` for what is JSON but cannot be kept."""
     try:
-        value = json.loads(
-            raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
-        )
+        value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep") from None
     except UnicodeDecodeError:

@@ -21,7 +21,7 @@ _FILTERS = {"status", "type", "limit", "cursor"}
 
 
 class JobCollection:
-    """/jobs"""
+    """/jobs."""
 
     def __init__(self, submitter: Submitter, registry: Registry, *, max_body_bytes: int) -> None:
         self.submitter = submitter
@@ -37,16 +37,12 @@ class JobCollection:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         _refuse_unknown_parameters(req)
         limit = _limit(req)
-        found = models.newest_jobs(
-            status=_status(req), job_type=self._type(req), before=_cursor(req), limit=limit + 1
-        )
+        found = models.newest_jobs(status=_status(req), job_type=self._type(req), before=_cursor(req), limit=limit + 1)
         page = found[:limit]
         next_cursor = _encode_cursor(page[-1].id) if len(found) > limit else None
         if next_cursor:
             resp.append_link(_next_page(req, next_cursor), "next")
-        resp.data = msgspec.json.encode(
-            {"jobs": [job.representation() for job in page], "next_cursor": next_cursor}
-        )
+        resp.data = msgspec.json.encode({"jobs": [job.representation() for job in page], "next_cursor": next_cursor})
 
     def _type(self, req: falcon.Request) -> str | None:
         name = req.get_param("type")
@@ -59,7 +55,7 @@ class JobCollection:
 
 
 class JobItem:
-    """/jobs/{job_id}"""
+    """/jobs/{job_id}."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
         job = models.find_job(parse_id(job_id))
