@@ -1,0 +1,58 @@
+"""The messages, and their places in line. What Redis does with them: integration/test_broker.py."""
+
+import dramatiq
+import pytest
+
+from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, message_for, score
+from jobs_service.ids import new_id
+
+
+@pytest.fixture
+def broker():
+    return JobBroker(client=_NoRedis(), middleware=[], window=10)
+
+
+def test_a_job_has_one_message_whoever_sends_it():
+    job_id = new_id()
+
+    assert message_for(job_id, "t", "q", 5).encode() == message_for(job_id, "t", "q", 5).encode()
+
+
+def test_a_message_holds_the_id_and_nothing_of_the_payload():
+    job_id = new_id()
+
+    message = dramatiq.Message.decode(message_for(job_id, "t", "q", 5).encode())
+
+    assert (str(job_id),) == tuple(message.args)
+    assert {"priority": 5} == message.options
+
+
+def test_a_higher_priority_comes_first_then_the_older():
+    older, newer = new_id(), new_id()
+    older = type(older)(int=newer.int - (5 << 80))
+
+    line = [message_for(newer, "t", "q", 0), message_for(newer, "t", "q", 9), message_for(older, "t", "q", 9)]
+
+    assert [line[2], line[1], line[0]] == sorted(line, key=score)
+
+
+def test_a_delay_is_noted_on_the_message_and_sent_nowhere(broker):
+    message = message_for(new_id(), "t", "q", 5)
+
+    broker.enqueue(message, delay=1500)
+
+    assert 1500 == message.options[RETRY_DELAY_OPTION]
+
+
+def test_a_declared_queue_has_no_queue_for_delayed_messages(broker):
+    broker.declare_queue("default")
+
+    assert {"default"} == broker.get_declared_queues()
+    assert set() == broker.get_declared_delay_queues()
+
+
+class _NoRedis:
+    """Fails the test that asks it for anything but to register Dramatiq's scripts."""
+
+    def register_script(self, script):
+        return script

@@ -1,0 +1,60 @@
+"""The settings."""
+
+import dataclasses
+
+import pytest
+
+from jobs_service.config import Settings, variable
+from jobs_service.errors import SettingsError
+
+REQUIRED = {"DATABASE_URL": "postgresql://user:secret@db:5432/jobs_db", "REDIS_URL": "redis://:hidden@redis:6379"}
+
+
+def test_the_required_settings_are_enough():
+    settings = Settings.from_env(REQUIRED)
+
+    assert 3000 == settings.api_port
+    assert REQUIRED["DATABASE_URL"] == settings.database_url
+
+
+def test_an_empty_variable_counts_as_unset():
+    assert 3000 == Settings.from_env(REQUIRED | {"API_PORT": " "}).api_port
+
+
+def test_every_problem_is_reported_at_once_by_name():
+    wrong = {"DATABASE_URL": "mysql://x", "API_PORT": "70000", "MAIL_TLS": "maybe", "LEASE_SECONDS": "-1"}
+
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(wrong)
+
+    names = [problem.split()[0] for problem in caught.value.problems]
+    assert ["DATABASE_URL", "REDIS_URL", "API_PORT", "MAIL_TLS", "LEASE_SECONDS"] == names
+    assert "REDIS_URL is not set: expected redis://user:password@host:port/name" in caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"HEARTBEAT_SECONDS": "10", "LEASE_SECONDS": "15"}, ["HEARTBEAT_SECONDS", "LEASE_SECONDS"]),
+        ({"RETRY_BACKOFF_SECONDS": "9", "RETRY_BACKOFF_MAX_SECONDS": "8"}, ["RETRY_BACKOFF_MAX_SECONDS"]),
+        ({"MAIL_USERNAME": "x"}, ["MAIL_PASSWORD"]),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_named(variables, named):
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(REQUIRED | variables)
+
+    assert all(name in str(caught.value) for name in named)
+
+
+def test_passwords_stay_out_of_repr():
+    shown = repr(Settings.from_env(REQUIRED | {"MAIL_USERNAME": "u", "MAIL_PASSWORD": "also-secret"}))
+
+    assert "secret" not in shown
+    assert "hidden" not in shown
+
+
+def test_every_field_is_read_from_the_variable_of_its_name():
+    assert {"API_PORT", "DATABASE_URL", "REDIS_URL", "MAIL_HOST"} <= {
+        variable(field) for field in dataclasses.fields(Settings)
+    }
