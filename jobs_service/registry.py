@@ -37,6 +37,8 @@ class JobType:
     name: str
     payload: Any
     function: JobFunction
+    #: Refuses, by raising `InvalidRequest`, what the payload's type cannot say.
+    check: Callable[[Any], None] | None = None
     queue: str = DEFAULT_QUEUE
     max_attempts: int | None = None
     time_limit_seconds: int | None = None
@@ -44,16 +46,21 @@ class JobType:
     def parse(self, payload: object) -> Any:  # noqa: ANN401 - each type has a payload class of its own
         """Return the typed payload. Raises `InvalidRequest`, pointing below `/payload`."""
         try:
-            return msgspec.convert(payload, self.payload)
+            return self._checked(msgspec.convert(payload, self.payload))
         except msgspec.ValidationError as error:
             raise _invalid_payload(str(error)) from None
 
     def decode(self, payload: str) -> Any:  # noqa: ANN401
         """Return the typed payload from stored JSON. Raises `InvalidRequest` when this code no longer accepts it."""
         try:
-            return msgspec.json.decode(payload, type=self.payload)
+            return self._checked(msgspec.json.decode(payload, type=self.payload))
         except msgspec.ValidationError as error:
             raise _invalid_payload(str(error)) from None
+
+    def _checked(self, payload: Any) -> Any:  # noqa: ANN401
+        if self.check is not None:
+            self.check(payload)
+        return payload
 
 
 @dataclass(slots=True)
@@ -113,5 +120,3 @@ def _invalid_payload(message: str) -> InvalidRequest:
         message = message[: found.start()]
         pointer += "".join(f"/{step['name'] or step['index']}" for step in _STEP.finditer(found["path"]))
     return InvalidRequest(message, pointer=pointer)
-
-

@@ -1,6 +1,25 @@
 """Where jobs put the files they make: the contract, and the local directory."""
 
+import contextlib
+import math
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
+
+#: A plain file name, short enough that the temporary name made from it is one too.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+
+#: Whatever has the name already, a symbolic link too, is never written through.
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MODE = 0o644
+
+#: Far longer than any write takes, so what is older has lost its writer.
+STALE_AFTER_SECONDS = 3_600.0
 
 
 class OutputStore(Protocol):
@@ -8,3 +27,85 @@ class OutputStore(Protocol):
 
     def write(self, name: str, content: bytes) -> str:
         """Store `content` under `name`, replacing an earlier file, and return its reference ("output/<name>")."""
+
+
+class LocalOutputs:
+    """Files in one directory, made when the first is written.
+
+    1. The content goes to a temporary file in the same directory and is synced to the disk.
+    2. The file is renamed over its final name, which is one step for every reader.
+    3. The directory is synced, so the name survives a power cut.
+
+    An error, a full disk for one, leaves the final name as it was and no temporary file; a kill leaves at most
+    a temporary file, which `reap` removes. Two attempts of one job never share a temporary file.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def write(self, name: str, content: bytes) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"not a plain file name: {name[:64]!r}")
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with _opened(self._directory) as directory:
+            _replace_file(directory, name, content)
+        return f"output/{name}"
+
+    def reap(self, *, older_than_seconds: float = STALE_AFTER_SECONDS) -> int:
+        """Remove temporary files whose writers were killed; return how many."""
+        try:
+            with _opened(self._directory) as directory:
+                return sum(_remove(directory, name) for name in _stale(directory, older_than_seconds))
+        except FileNotFoundError:
+            return 0
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Hold the directory itself, so that no step can end up in another one put in its place."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def _replace_file(directory: int, name: str, content: bytes) -> None:
+    temporary = f".{name}.{secrets.token_hex(8)}.tmp"
+    try:
+        _write_synced(directory, temporary, content)
+        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:  # a time limit's interrupt too must leave nothing behind
+        _remove(directory, temporary)
+        raise
+    os.fsync(directory)
+
+
+def _write_synced(directory: int, name: str, content: bytes) -> None:
+    with os.fdopen(os.open(name, _NEW_FILE, _MODE, dir_fd=directory), "wb") as file:
+        os.fchmod(file.fileno(), _MODE)  # the umask had its say at open; whoever serves the files must read them
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _stale(directory: int, older_than_seconds: float) -> list[str]:
+    latest = time.time() - older_than_seconds
+    temporary = [name for name in os.listdir(directory) if _TEMPORARY_NAME.fullmatch(name)]
+    return [name for name in temporary if _modified_at(directory, name) <= latest]
+
+
+def _modified_at(directory: int, name: str) -> float:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
+    except FileNotFoundError:  # renamed or removed just now
+        return math.inf
+
+
+def _remove(directory: int, name: str) -> bool:
+    """Return whether the file was there. Another process may be reaping too."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    return True
