@@ -1,0 +1,141 @@
+"""EMAIL_SEND: one mail over SMTP, with the same Message-ID at every attempt."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email import message_from_bytes, policy
+from email.errors import MessageError
+from email.headerregistry import Address
+from email.message import EmailMessage
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from jobs_service.addresses import MAX_ADDRESS_BYTES, problem_with
+from jobs_service.errors import InvalidRequest, Rejected
+from jobs_service.registry import Attempt, job
+
+MAX_LISTED = 50
+#: To, Cc and Bcc together: what RFC 5321 section 4.5.3.1.8 has every server take.
+MAX_RECIPIENTS = 100
+MAX_SUBJECT_CHARACTERS = 998
+MAX_TEXT_CHARACTERS = 1_048_576
+
+Recipient = Annotated[str, Meta(max_length=MAX_ADDRESS_BYTES)]
+Recipients = Recipient | Annotated[tuple[Recipient, ...], Meta(max_length=MAX_LISTED)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARACTERS)]
+
+#: No eight-bit bodies, which a server may refuse.
+_POLICY = policy.SMTP.clone(cte_type="7bit")
+#: Controls, the line and the paragraph separator, lone surrogates.
+_LINE_BREAKERS = frozenset({"Cc", "Zl", "Zp", "Cs"})
+_ENCODED_WORD = re.compile(r"=\?.*\?=")
+
+
+class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The payload. An instance that exists can be sent: no field of it can add a header or a recipient."""
+
+    to: Recipient | Annotated[tuple[Recipient, ...], Meta(min_length=1, max_length=MAX_LISTED)]
+    subject: Annotated[str, Meta(max_length=MAX_SUBJECT_CHARACTERS)]
+    body: Text
+    html: Text | None = None
+    cc: Recipients = ()
+    bcc: Recipients = ()
+    reply_to: Recipient | None = None
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot say. Raises `InvalidRequest`, pointing at the field."""
+        for pointer, address in self._addresses():
+            if problem := problem_with(address):
+                raise InvalidRequest(problem, pointer=pointer)
+        if problem := _problem_with_subject(self.subject):
+            raise InvalidRequest(problem, pointer="/payload/subject")
+        if len(self.recipients) > MAX_RECIPIENTS:
+            raise InvalidRequest(f"to, cc and bcc have more than {MAX_RECIPIENTS} addresses", pointer="/payload")
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Everybody who is to get the mail, each mailbox once."""
+        unique: dict[str, str] = {}
+        for address in (*_listed(self.to), *_listed(self.cc), *_listed(self.bcc)):
+            unique.setdefault(_mailbox(address), address)
+        return tuple(unique.values())
+
+    def _addresses(self) -> Iterator[tuple[str, str]]:
+        """Give each address with the JSON pointer that names it."""
+        for field in ("to", "cc", "bcc", "reply_to"):
+            value = getattr(self, field)
+            if isinstance(value, str):
+                yield f"/payload/{field}", value
+            else:
+                yield from ((f"/payload/{field}/{index}", address) for index, address in enumerate(value or ()))
+
+
+@job("EMAIL_SEND", payload=Mail)
+def send_email(mail: Mail, attempt: Attempt) -> str:
+    """Send the mail and return its message id."""
+    message = compose(mail, attempt.job_id, attempt.mailer.sender)
+    refuse_added_headers(message)
+    attempt.mailer.send(message, recipients=mail.recipients)
+    return str(message["Message-ID"])
+
+
+def compose(mail: Mail, job_id: UUID, sender: Address) -> EmailMessage:
+    """Build the message. It names nobody of `bcc`."""
+    message = EmailMessage(policy=_POLICY.clone(utf8=not "".join(mail.recipients).isascii()))
+    message["Message-ID"] = f"<{job_id}@{sender.domain}>"
+    message["X-Job-ID"] = str(job_id)
+    message["Date"] = datetime.now(UTC)
+    message["From"] = sender
+    for header, addresses in (("To", mail.to), ("Cc", mail.cc), ("Reply-To", mail.reply_to or ())):
+        if addresses:
+            message[header] = [_address(address) for address in _listed(addresses)]
+    message["Subject"] = mail.subject
+    _set_text(message, mail)
+    return message
+
+
+def refuse_added_headers(message: EmailMessage) -> None:
+    """Read the message as its recipients will, and compare. Raises `Rejected` when a header was added or lost.
+
+    Nothing that `Mail` accepts is known to get this far; this is for the next mistake in the standard library.
+    """
+    try:
+        received = message_from_bytes(message.as_bytes())
+    except MessageError as error:
+        raise Rejected(f"the mail cannot be written: {type(error).__name__}") from None
+    if received.keys() != message.keys():
+        raise Rejected("the mail's headers, read again, are not those that were set")
+
+
+def _set_text(message: EmailMessage, mail: Mail) -> None:
+    message.set_content(mail.body)
+    if mail.html is not None:
+        message.add_alternative(mail.html, subtype="html")
+
+
+def _listed(addresses: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (addresses,) if isinstance(addresses, str) else addresses
+
+
+def _mailbox(address: str) -> str:
+    """Return the form in which two spellings of one mailbox are equal: domains have no case, local parts may."""
+    local, _, domain = address.rpartition("@")
+    return f"{local}@{domain.lower()}"
+
+
+def _address(address: str) -> Address:
+    """Split by hand: given whole, `Address` refuses a local part beyond ASCII."""
+    local, _, domain = address.rpartition("@")
+    return Address(username=local, domain=domain)
+
+
+def _problem_with_subject(subject: str) -> str | None:
+    if any(unicodedata.category(character) in _LINE_BREAKERS for character in subject):
+        return "expected a subject without line breaks or other control characters"
+    if _ENCODED_WORD.search(subject):  # Python before 3.11.10 decodes it into headers (CVE-2024-6923)
+        return 'expected a subject without encoded words ("=?…?=")'
+    return None

@@ -1,0 +1,150 @@
+"""One conversation with a mail server, every step of it under one deadline."""
+
+import contextlib
+import smtplib
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+
+#: What a server may say in one conversation. A greeting and the answers for 100 recipients need a tenth of it.
+_REPLY_BYTES = 262_144
+_RECEIVE_BYTES = 4_096
+#: Small enough that a server which reads slowly meets the deadline between two pieces, through TLS too.
+_SEND_BYTES = 16_384
+#: How long to wait for the answer to QUIT. The mail's fate is settled by then.
+_FAREWELL_SECONDS = 1.0
+_END_OF_DATA = b"\r\n.\r\n"
+
+
+class AnswerLost(OSError):
+    """The whole mail was sent, but not the server's answer to it received."""
+
+
+class Deadline:
+    """The time left for everything together, to be given to each step as its timeout."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    def remaining(self) -> float:
+        if (seconds := self._at - time.monotonic()) <= 0:
+            raise TimeoutError(f"not done within {self._seconds:g} s")
+        return seconds
+
+    def shorten(self, seconds: float) -> None:
+        self._at = min(self._at, time.monotonic() + seconds)
+
+
+class Conversation(smtplib.SMTP):
+    """smtplib's client, which by itself bounds each wait for a byte but neither their sum nor their number.
+
+    A tarpit that answers one byte every five seconds would hold its caller for hours.
+    """
+
+    def __init__(self, host: str, port: int, *, deadline: Deadline, tls: ssl.SSLContext | None = None) -> None:
+        """Connect and read the greeting. With `tls` the connection is encrypted from the first byte."""
+        self._deadline = deadline
+        self._tls = tls
+        self._handed_over = False
+        super().__init__(host, port, local_hostname=_own_name(), timeout=deadline.remaining())
+
+    def deliver(self, content: bytes, sender: str, recipients: Sequence[str], *, utf8: bool) -> int:
+        """Send the mail. Return how many of the recipients were refused for good, others having been accepted."""
+        try:
+            return len(self.sendmail(sender, recipients, content, ["SMTPUTF8"] if utf8 else []))
+        except smtplib.SMTPServerDisconnected as error:
+            if self._handed_over:
+                raise AnswerLost(str(error)) from None
+            raise
+
+    def leave(self) -> None:
+        self._deadline.shorten(_FAREWELL_SECONDS)
+        with contextlib.suppress(OSError):
+            self.docmd("QUIT")
+
+    def rcpt(self, recip: str, options: Sequence[str] = ()) -> tuple[int, bytes]:
+        """Give up the whole mail when a recipient is refused for now: the next attempt is to double nobody's."""
+        code, reply = super().rcpt(recip, options)
+        if 400 <= code < 500:  # noqa: PLR2004 - RFC 5321's "transient negative completion"
+            raise smtplib.SMTPResponseException(code, reply)
+        return code, reply
+
+    def send(self, s: bytes | str) -> None:  # type: ignore[override] # typeshed lets any buffer in, smtplib sends these
+        data = s.encode(self.command_encoding) if isinstance(s, str) else s
+        for start in range(0, len(data), _SEND_BYTES):
+            self._send_piece(data[start : start + _SEND_BYTES])
+        self._handed_over = self._handed_over or data.endswith(_END_OF_DATA)
+
+    def _send_piece(self, piece: bytes) -> None:
+        if self.sock is None:
+            raise smtplib.SMTPServerDisconnected("not connected")
+        try:
+            self.sock.settimeout(self._deadline.remaining())
+            self.sock.sendall(piece)
+        except OSError as error:
+            self.close()
+            raise smtplib.SMTPServerDisconnected(f"connection lost while sending: {error}") from error
+
+    def getreply(self) -> tuple[int, bytes]:
+        if self.file is None and self.sock is not None:
+            self.file = _Replies(self.sock, self._deadline)
+        return super().getreply()
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002 - smtplib's signature
+        """Replace smtplib's way of connecting, as its own SMTP_SSL does."""
+        connected = _connect(host, port, self._deadline)
+        return self._tls.wrap_socket(connected, server_hostname=host) if self._tls else connected
+
+
+class _Replies:
+    """The server's lines. A file's own `readline` would start its timeout anew with every byte."""
+
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self._sock, self._deadline = sock, deadline
+        self._unread = b""
+        self._bytes_left = _REPLY_BYTES
+
+    def readline(self, limit: int) -> bytes:
+        while b"\n" not in self._unread and len(self._unread) < limit and (received := self._receive()):
+            self._unread += received
+        end = min(self._unread.find(b"\n") + 1 or len(self._unread), limit)
+        line, self._unread = self._unread[:end], self._unread[end:]
+        return line
+
+    def close(self) -> None:
+        """Nothing to close: the socket is the conversation's."""
+
+    def _receive(self) -> bytes:
+        self._sock.settimeout(self._deadline.remaining())
+        received = self._sock.recv(_RECEIVE_BYTES)
+        self._sock.settimeout(self._deadline.remaining())  # a TLS handshake may follow, and takes what it finds here
+        self._bytes_left -= len(received)
+        if self._bytes_left < 0:
+            raise OSError("the server talks without end")
+        return received
+
+
+def _connect(host: str, port: int, deadline: Deadline) -> socket.socket:
+    """Try the host's addresses in turn. None may use up the time of those behind it."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for left, (*_, address) in zip(range(len(found), 0, -1), found, strict=True):
+        try:
+            return _connected((str(address[0]), port), deadline.remaining() / left, deadline)
+        except OSError:
+            if left == 1:
+                raise
+    raise OSError(f"{host} has no address")
+
+
+def _connected(address: tuple[str, int], timeout_seconds: float, deadline: Deadline) -> socket.socket:
+    connected = socket.create_connection(address, timeout_seconds)
+    connected.settimeout(deadline.remaining())
+    return connected
+
+
+def _own_name() -> str:
+    """Return what to say in EHLO, without the slow DNS look-ups that smtplib would make for each mail."""
+    name = socket.gethostname()
+    return name if "." in name else "[127.0.0.1]"
