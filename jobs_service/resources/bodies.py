@@ -8,6 +8,7 @@ import falcon
 import msgspec
 
 from jobs_service.errors import InvalidRequest, MalformedBody
+from jobs_service.typed import invalid
 
 #: How deep arrays and objects may be nested.
 MAX_DEPTH = 32
@@ -19,16 +20,11 @@ T = TypeVar("T")
 
 def read(req: falcon.Request, form: type[T], *, max_bytes: int) -> T:
     """Return the body as `form`. Raises `InvalidRequest` with a pointer, or Falcon's 411, 413 and 415."""
-    return convert(parse(_bytes(req, max_bytes)), form)
-
-
-def convert(value: object, form: type[T]) -> T:
-    """Return parsed JSON as `form`. Raises `InvalidRequest`."""
+    value = parse(_bytes(req, max_bytes))
     try:
-        return msgspec.convert(value, form, strict=True)
+        return msgspec.convert(value, form)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        raise InvalidRequest(message, pointer=path.rstrip("`").replace(".", "/")) from None
+        raise invalid(error) from None
 
 
 def parse(raw: bytes) -> object:

@@ -35,7 +35,7 @@ class JobCollection:
         resp.data = b'{"job_id":"%b","status":"pending"}' % str(job.id).encode()
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        _refuse_unknown_parameters(req)
+        _check_parameters(req)
         limit = _limit(req)
         found = models.newest_jobs(status=_status(req), job_type=self._type(req), before=_cursor(req), limit=limit + 1)
         page = found[:limit]
@@ -76,9 +76,12 @@ def _not_found(job_id: str) -> falcon.HTTPNotFound:
     return falcon.HTTPNotFound(title="job_not_found", description=f"There is no job {job_id[:64]}.")
 
 
-def _refuse_unknown_parameters(req: falcon.Request) -> None:
+def _check_parameters(req: falcon.Request) -> None:
     for name in req.params.keys() - _FILTERS:
         raise InvalidRequest(f"unknown parameter; known: {', '.join(sorted(_FILTERS))}", pointer=name[:64])
+    for name, value in req.params.items():
+        if isinstance(value, list):
+            raise InvalidRequest("given more than once", pointer=name)
 
 
 def _status(req: falcon.Request) -> Status | None:

@@ -1,0 +1,73 @@
+"""Collaborators on real servers, built as the service builds them."""
+
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from jobs_service import lifecycle
+from jobs_service.broker import JobBroker, redis_client
+from jobs_service.database import open_database
+from jobs_service.dead_letters import DeadLetterList
+from jobs_service.ids import new_id
+from jobs_service.lifecycle import NewJob
+
+
+@pytest.fixture
+def database(settings):
+    database = open_database(settings)
+    yield database
+    database.discard()
+
+
+@pytest.fixture
+def broker(settings):
+    broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
+    broker.declare_queue("default")
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def dead_letters(broker):
+    return DeadLetterList(broker.client)
+
+
+@pytest.fixture
+def worker_id(database):
+    """A worker whose heartbeat is fresh."""
+    worker_id = uuid4()
+    add_worker(database, worker_id)
+    return worker_id
+
+
+@pytest.fixture
+def submit(database):
+    """Write a pending job and return its id."""
+
+    def submit(*, publish_grace_seconds=0, payload=None, **fields):
+        defaults = {"type": "csv-generation", "queue": "default", "priority": 5, "max_attempts": 3}
+        job = NewJob(id=new_id(), payload=msgspec.json.encode(payload or {}).decode(), **(defaults | fields))
+        lifecycle.submit(database, job, publish_grace_seconds=publish_grace_seconds)
+        return job.id
+
+    return submit
+
+
+@pytest.fixture
+def row(database):
+    """Return the named columns of a job."""
+
+    def row(job_id, *columns):
+        found = database.row(f"SELECT {', '.join(columns)} FROM jobs WHERE id = %s", (job_id,))
+        return found[0] if found and len(columns) == 1 else found
+
+    return row
+
+
+def add_worker(database, worker_id, *, silent_seconds=0):
+    database.rows(
+        """INSERT INTO workers (id, hostname, pid, queues, threads, heartbeat_at)
+        VALUES (%s, 'test', 1, '{default}', 8, now() - %s * interval '1 second')""",
+        (worker_id, silent_seconds),
+    )

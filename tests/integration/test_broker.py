@@ -1,0 +1,129 @@
+"""The doorbell on a real Valkey."""
+
+import threading
+
+import pytest
+from dramatiq.broker import MessageProxy
+
+from jobs_service.broker import UNDECODABLE, message_for
+from jobs_service.ids import new_id
+
+
+@pytest.fixture
+def bell(broker):
+    bell = broker.consume("default", prefetch=4, timeout=200)
+    yield bell
+    bell.close()
+
+
+def ring(broker, *, priority=5, queue="default"):
+    message = message_for(new_id(), "csv-generation", queue, priority)
+    broker.enqueue(message)
+    return message
+
+
+def test_ringing_twice_leaves_one_message(broker):
+    message = ring(broker)
+    broker.enqueue(message)
+
+    assert 1 == broker.waiting("default")
+
+
+def test_the_most_urgent_is_popped_first_then_the_oldest(broker, bell):
+    low, first, second = ring(broker, priority=0), ring(broker, priority=9), ring(broker, priority=9)
+    expected = [message.message_id for message in (*sorted((first, second), key=lambda m: m.message_timestamp), low)]
+
+    assert sorted(expected) == sorted(popped := [next(bell).message_id for _ in range(3)])
+    assert low.message_id == popped[-1]
+
+
+def test_an_empty_queue_gives_none_after_the_timeout(bell):
+    assert next(bell) is None
+
+
+def test_a_waiting_consumer_is_woken_by_the_ring(broker, bell):
+    got = []
+    bell.timeout_seconds = 10
+    bell.client = type(bell.client)(connection_pool=_patient(bell.client))
+    thread = threading.Thread(target=lambda: got.append(next(bell)))
+    thread.start()
+
+    message = ring(broker)
+    thread.join(5)
+
+    assert [message.message_id] == [proxy.message_id for proxy in got]
+
+
+def test_no_more_is_popped_than_may_be_in_hand(broker, bell):
+    for _ in range(6):
+        ring(broker)
+
+    in_hand = [next(bell) for _ in range(4)]
+
+    assert next(bell) is None
+    assert 2 == broker.waiting("default")
+    bell.ack(in_hand[0])
+    assert next(bell) is not None
+
+
+def test_popped_messages_go_back_to_the_front(broker, bell):
+    ring(broker)
+    popped = next(bell)
+
+    bell.requeue([popped])
+
+    assert popped.message_id == next(bell).message_id
+
+
+def test_a_draining_process_hands_out_nothing_and_gives_back_what_it_has(broker, bell):
+    for _ in range(3):
+        ring(broker)
+    next(bell)
+
+    broker.draining = True
+
+    assert next(bell) is None
+    assert 2 == broker.waiting("default")
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        b"\xff\x00 not json",
+        b"[]",
+        b"{}",
+        b'{"queue_name":"default","actor_name":"x","args":[],"kwargs":{},"options":{},"message_id":"1","message_timestamp":1}',
+        b'{"queue_name":"q","actor_name":"x","args":["1"],"kwargs":{},"options":{},"message_id":"1","message_timestamp":1}',
+        b"[" * 50_000,
+    ],
+)
+def test_an_undecodable_message_is_set_aside_and_its_neighbours_are_not_harmed(broker, bell, poison):
+    broker.client.zadd(broker.key("default"), {poison: 0})
+    healthy = ring(broker)
+
+    assert healthy.message_id == next(bell).message_id
+    assert 1 == broker.client.llen(UNDECODABLE)
+
+
+def test_a_foreign_value_in_the_queues_place_is_set_aside(broker, bell):
+    broker.client.rpush(broker.key("default"), "x")
+
+    assert next(bell) is None
+
+    message = ring(broker)
+    assert message.message_id == next(bell).message_id
+
+
+def test_a_message_is_handed_out_as_of_the_queue_it_was_popped_from(broker, bell):
+    broker.ring("default", [message_for(new_id(), "csv-generation", "elsewhere", 5)])
+
+    proxy = next(bell)
+
+    assert isinstance(proxy, MessageProxy)
+    assert "default" == proxy.queue_name
+
+
+def _patient(client):
+    pool = client.connection_pool
+    pool.connection_kwargs["socket_timeout"] = 20
+    return pool

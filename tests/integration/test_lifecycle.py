@@ -1,0 +1,183 @@
+"""The verbs against PostgreSQL: each moves a row once, and only along its transition."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from jobs_service import lifecycle
+from jobs_service.ids import new_id
+from jobs_service.lifecycle import DeadReason, Failure, Status
+
+FAILURE = Failure(error="RuntimeError", message="no", traceback="Traceback …", seconds=0.25)
+
+
+@pytest.fixture
+def claim(database, submit, worker_id):
+    return lifecycle.claim(database, submit(payload={"a": 1}), worker_id)
+
+
+def test_a_submitted_job_is_pending_and_due(submit, row):
+    job_id = submit()
+
+    assert ("pending", 0, True, True) == row(job_id, "status", "attempts", "run_at <= now()", "publish_at <= now()")
+
+
+def test_a_job_whose_message_follows_is_left_to_it_for_a_while(submit, row):
+    job_id = submit(publish_grace_seconds=20)
+
+    assert row(job_id, "publish_at > now() + interval '15 seconds'")
+
+
+def test_a_delay_and_a_date_put_off_both_run_and_publication(submit, row):
+    later = datetime.now(UTC) + timedelta(hours=1)
+
+    for job_id in (submit(delay_seconds=3600), submit(run_at=later)):
+        assert row(job_id, "run_at > now() + interval '59 minutes' AND publish_at >= run_at")
+
+
+def test_a_date_in_the_past_means_now(submit, row):
+    job_id = submit(run_at=datetime(2001, 1, 1, tzinfo=UTC))
+
+    assert row(job_id, "run_at > now() - interval '1 minute'")
+
+
+def test_the_two_columns_of_the_brief_hold_utc(database, submit, row):
+    database.rows("SET timezone = 'Asia/Kolkata'")
+
+    job_id = submit()
+
+    assert row(job_id, "abs(extract(epoch FROM timezone('utc', now()) - created_at)) < 60")
+
+
+def test_a_claim_counts_the_attempt_and_returns_the_payload(database, submit, worker_id, row):
+    job_id = submit(payload={"name": "Alice"})
+
+    claim = lifecycle.claim(database, job_id, worker_id)
+
+    assert {"name": "Alice"} == msgspec.json.decode(claim.payload)
+    assert (1, 3) == (claim.attempts, claim.max_attempts)
+    assert ("processing", 1, claim.token) == row(job_id, "status", "attempts", "lease_token")
+
+
+def test_a_second_claim_finds_nothing(database, claim):
+    assert lifecycle.claim(database, claim.job_id, uuid4()) is None
+
+
+def test_a_claim_whose_answer_was_lost_is_found_by_its_token(database, claim):
+    again = lifecycle.claim(database, claim.job_id, claim.worker_id, claim.token)
+
+    assert (claim.token, 1) == (again.token, again.attempts)
+
+
+def test_a_job_that_is_not_due_or_not_there_cannot_be_claimed(database, submit, worker_id):
+    assert lifecycle.claim(database, submit(delay_seconds=60), worker_id) is None
+    assert lifecycle.claim(database, new_id(), worker_id) is None
+
+
+def test_completing_keeps_the_result_and_ends_the_lease(database, claim, row):
+    assert lifecycle.complete(database, claim, '"output/x.csv"')
+
+    expected = ("completed", '"output/x.csv"', None, True)
+    assert expected == row(claim.job_id, "status", "result", "lease_token", "finished_at IS NOT NULL")
+
+
+def test_a_verdict_that_is_sent_twice_holds_once(database, claim, row):
+    assert lifecycle.complete(database, claim, "1")
+    assert lifecycle.complete(database, claim, "1")
+
+    assert ("completed", 1) == row(claim.job_id, "status", "attempts")
+
+
+def test_a_retry_puts_the_job_off_and_writes_history(database, claim, row):
+    assert lifecycle.retry(database, claim, FAILURE, delay_seconds=30)
+
+    status, error, off, history = row(
+        claim.job_id, "status", "error", "run_at > now() + interval '25 seconds' AND publish_at = run_at", "history"
+    )
+    assert ("pending", "no", True) == (status, error, off)
+    [entry] = msgspec.json.decode(history)
+    assert (1, "RuntimeError", 0.25) == (entry["attempt"], entry["error"], entry["seconds"])
+    assert str(claim.worker_id) == entry["worker_id"]
+
+
+def test_burying_makes_a_dead_letter_with_its_reason(database, claim, row):
+    assert lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
+
+    assert ("failed", "rejected", "no") == row(claim.job_id, "status", "dead_reason", "error")
+
+
+def test_releasing_gives_the_attempt_back(database, claim, row):
+    assert lifecycle.release(database, claim)
+
+    assert ("pending", 0, None) == row(claim.job_id, "status", "attempts", "lease_token")
+
+
+def test_a_late_writer_is_refused(database, claim, worker_id, row):
+    """Paused for longer than its lease, it wakes up while its successor is at work."""
+    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour', worker_id = %s", (uuid4(),))
+    [rescued] = lifecycle.rescue(database, lease_seconds=15)
+    successor = lifecycle.claim(database, claim.job_id, worker_id)
+
+    assert claim.job_id == rescued.job_id
+    assert not lifecycle.complete(database, claim, '"late"')
+    assert not lifecycle.retry(database, claim, FAILURE, delay_seconds=0)
+    assert not lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
+    assert not lifecycle.release(database, claim)
+    assert ("processing", 2) == row(claim.job_id, "status", "attempts")
+    assert lifecycle.complete(database, successor, '"right"')
+
+
+@pytest.mark.usefixtures("claim")
+def test_the_living_keep_their_jobs(database):
+    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+
+    assert [] == lifecycle.rescue(database, lease_seconds=15)
+
+
+def test_a_fresh_claim_is_left_alone_even_without_a_worker_row(database, submit):
+    lifecycle.claim(database, submit(), uuid4())
+
+    assert [] == lifecycle.rescue(database, lease_seconds=15)
+
+
+def test_the_last_attempt_of_a_lost_worker_is_buried(database, submit, row):
+    job_id = submit(max_attempts=1)
+    lifecycle.claim(database, job_id, uuid4())
+    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+
+    [rescued] = lifecycle.rescue(database, lease_seconds=15)
+
+    assert Status.FAILED is rescued.status
+    assert ("failed", "attempts_exhausted") == row(job_id, "status", "dead_reason")
+    [entry] = msgspec.json.decode(row(job_id, "history"))
+    assert "WorkerLost" == entry["error"]
+
+
+def test_an_unknown_type_is_buried_only_after_its_grace(database, submit, row):
+    job_id = submit(type="from-the-future")
+
+    assert not lifecycle.bury_unknown(database, job_id, grace_seconds=600)
+    assert lifecycle.bury_unknown(database, job_id, grace_seconds=0)
+    assert ("failed", "unknown_type") == row(job_id, "status", "dead_reason")
+
+
+def test_publishing_is_noted_without_touching_an_index(database, submit):
+    job_id = submit()
+    database.rows("SELECT pg_stat_force_next_flush()")
+
+    lifecycle.published(database, [job_id], republish_seconds=20)
+
+    database.rows("SELECT pg_stat_force_next_flush()")
+    hot = "SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'jobs'"
+    assert (1,) == database.row(hot)
+
+
+def test_a_row_inserted_by_hand_is_a_whole_job(database, worker_id):
+    job_id = new_id()
+    database.rows(
+        "INSERT INTO jobs (id, type, status, payload) VALUES (%s, 'csv-generation', 'pending', '{}')", (job_id,)
+    )
+
+    assert lifecycle.claim(database, job_id, worker_id)

@@ -1,0 +1,158 @@
+"""Relay, rescuer and dead letters: called directly, on real servers."""
+
+from uuid import uuid4
+
+import pytest
+from conftest import add_worker
+
+from jobs_service import lifecycle
+from jobs_service.broker import message_for
+from jobs_service.dead_letters import KEY
+from jobs_service.ids import new_id
+from jobs_service.lifecycle import DeadReason, Failure
+from jobs_service.maintenance.dead_letters import DeadLetters
+from jobs_service.maintenance.leader import Maintenance
+from jobs_service.maintenance.relay import Relay
+from jobs_service.maintenance.rescuer import Rescuer
+
+
+@pytest.fixture
+def relay(database, broker, dead_letters):
+    dead_letters.set_epoch("1")
+    return Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
+
+
+@pytest.fixture
+def bury(database, submit, worker_id):
+    def bury():
+        claim = lifecycle.claim(database, submit(), worker_id)
+        assert lifecycle.bury(database, claim, Failure("E", "m", "t", 0), reason=DeadReason.REJECTED)
+        return claim.job_id
+
+    return bury
+
+
+def test_what_is_due_is_published_once(relay, broker, submit):
+    submit()
+    submit(delay_seconds=60)
+
+    assert {"published": 1} == relay.run_once()
+    assert {"published": 0} == relay.run_once()
+    assert 1 == broker.waiting("default")
+
+
+def test_a_message_that_was_lost_is_published_again_when_its_time_comes(relay, broker, submit, database):
+    submit()
+    relay.run_once()
+    broker.flush("default")
+
+    database.rows("UPDATE jobs SET publish_at = now()")
+
+    assert {"published": 1} == relay.run_once()
+
+
+def test_what_redis_lost_is_published_again_at_once(relay, broker, submit):
+    for _ in range(3):
+        submit()
+    relay.run_once()
+
+    broker.client.flushall()
+
+    assert {"published": 3} == relay.run_once()
+
+
+def test_the_window_is_never_exceeded_and_the_urgent_come_first(relay, broker, submit):
+    broker.window = 3
+    for priority in (1, 9, 5, 9, 1):
+        submit(priority=priority)
+
+    assert {"published": 3} == relay.run_once()
+    assert {"published": 0} == relay.run_once()
+
+    bell = broker.consume("default", prefetch=9, timeout=100)
+    assert [9, 9, 5] == [next(bell).options["priority"] for _ in range(3)]
+
+
+def test_nothing_is_noted_as_published_while_redis_is_away(relay, broker, submit, row, monkeypatch):
+    from jobs_service.errors import BrokerUnavailable
+
+    job_id = submit()
+    monkeypatch.setattr(broker, "ring", _raise(BrokerUnavailable("away")))
+
+    with pytest.raises(BrokerUnavailable):
+        relay.run_once()
+
+    assert row(job_id, "publish_at <= now()")
+
+
+def test_the_rescuer_takes_jobs_back_from_the_silent_and_clears_their_rows(database, dead_letters, submit, row):
+    silent = uuid4()
+    add_worker(database, silent, silent_seconds=3600)
+    job_id = submit()
+    lifecycle.claim(database, job_id, silent)
+    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+    rescuer = Rescuer(database, dead_letters, interval_seconds=5, lease_seconds=15, heartbeat_seconds=5)
+
+    assert {"rescued": 1} == rescuer.run_once()
+    assert "pending" == row(job_id, "status")
+    assert (0,) == database.row("SELECT count(*) FROM workers")
+
+
+def test_the_list_is_rebuilt_when_it_differs_from_the_failed_rows(database, dead_letters, broker, bury):
+    service = DeadLetters(database, dead_letters, interval_seconds=10)
+    ids = [str(bury()) for _ in range(3)]
+
+    assert {"rebuilt": 3} == service.run_once()
+    assert {"rebuilt": 0} == service.run_once()
+    assert sorted(ids) == sorted(item.decode() for item in broker.client.lrange(KEY, 0, -1))
+
+    broker.client.flushall()
+
+    assert {"rebuilt": 3} == service.run_once()
+
+
+def test_the_list_is_emptied_with_the_last_failed_row(database, dead_letters, broker):
+    dead_letters.push(new_id())
+
+    DeadLetters(database, dead_letters, interval_seconds=10).run_once()
+
+    assert 0 == broker.client.exists(KEY)
+
+
+def test_an_id_is_pushed_once(dead_letters):
+    job_id = new_id()
+
+    dead_letters.push(job_id)
+    dead_letters.push(job_id)
+
+    assert 1 == dead_letters.length()
+
+
+def test_one_of_two_is_elected_and_the_other_follows_when_it_goes(settings):
+    from jobs_service.database import open_database
+
+    first, second = (Maintenance(open_database(settings), []) for _ in range(2))
+
+    assert first._is_leader()
+    assert first._is_leader()
+    assert not second._is_leader()
+
+    first.database.discard()
+
+    assert second._is_leader()
+
+
+def test_a_republished_message_is_the_one_that_was_sent(relay, broker, submit):
+    job_id = submit(priority=7)
+    broker.enqueue(message_for(job_id, "csv-generation", "default", 7))
+
+    relay.run_once()
+
+    assert 1 == broker.waiting("default")
+
+
+def _raise(error):
+    def fail(*_):
+        raise error
+
+    return fail
