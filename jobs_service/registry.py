@@ -1,6 +1,5 @@
 """The job types: name, payload class, function and options, declared with `@job` and bound to Dramatiq late."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,9 +7,10 @@ from uuid import UUID
 
 import msgspec
 
-from jobs_service.errors import InvalidRequest, UnknownJobType
+from jobs_service.errors import UnknownJobType
 from jobs_service.mailer import Mailer
 from jobs_service.storage import OutputStore
+from jobs_service.typed import invalid
 
 DEFAULT_QUEUE = "default"
 
@@ -48,14 +48,14 @@ class JobType:
         try:
             return self._checked(msgspec.convert(payload, self.payload))
         except msgspec.ValidationError as error:
-            raise _invalid_payload(str(error)) from None
+            raise invalid(error, below="/payload") from None
 
     def decode(self, payload: str) -> Any:  # noqa: ANN401
         """Return the typed payload from stored JSON. Raises `InvalidRequest` when this code no longer accepts it."""
         try:
             return self._checked(msgspec.json.decode(payload, type=self.payload))
         except msgspec.ValidationError as error:
-            raise _invalid_payload(str(error)) from None
+            raise invalid(error, below="/payload") from None
 
     def _checked(self, payload: Any) -> Any:  # noqa: ANN401
         if self.check is not None:
@@ -108,15 +108,3 @@ def job(name: str, *, payload: Any, **options: Any) -> Callable[[JobFunction], J
 def spelling(name: str) -> str:
     """Return the form under which the spellings of one type meet."""
     return name.lower().replace("_", "-")
-
-
-_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
-_STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
-
-
-def _invalid_payload(message: str) -> InvalidRequest:
-    pointer = "/payload"
-    if found := _PATH.search(message):
-        message = message[: found.start()]
-        pointer += "".join(f"/{step['name'] or step['index']}" for step in _STEP.finditer(found["path"]))
-    return InvalidRequest(message, pointer=pointer)
