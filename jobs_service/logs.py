@@ -44,21 +44,26 @@ def configure(*, form: str, level: str, service: str, stream: TextIO | None = No
 
 def log_event(event: Event, facts: dict[str, object]) -> None:
     """Write an event as a line. Subscribed to `events`."""
-    getattr(_events, LEVELS.get(event, "info"))(event.value, **facts)
+    getattr(structlog.get_logger(), LEVELS.get(event, "info"))(event.value, **facts)
 
 
-_events = structlog.get_logger()
+#: Frames without their local values: those are payloads, addresses and passwords.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
 def _rendering(stream: TextIO, *, console: bool, service: str) -> list[Any]:
     if console:
-        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=28)]
+        return [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), pad_event_to=28, exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
 
     def name_service(_: object, __: str, fields: dict[str, Any]) -> dict[str, Any]:
         fields["service"] = service
         return fields
 
-    return [name_service, structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    return [name_service, _TRACEBACKS, structlog.processors.JSONRenderer()]
 
 
 class _ToStructlog(logging.Handler):
