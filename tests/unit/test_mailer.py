@@ -1,0 +1,359 @@
+"""The SMTP mailer, against a real server that misbehaves in every way we know."""
+
+import socket
+import ssl
+import time
+from email import policy
+from email.message import EmailMessage
+
+import pytest
+import structlog
+import trustme
+
+from jobs_service.config import Settings
+from jobs_service.errors import Rejected, SettingsError
+from jobs_service.mailer import DeliveryUnknown, MailUnavailable, MemoryMailer, SmtpMailer
+from tests.smtp_server import DEAF, FLOOD, HANG_UP, SILENCE, TARPIT, SmtpServer
+
+ANN, BEN = "ann@example.net", "ben@example.net"
+#: Long enough for a busy machine to get through a whole conversation.
+PLENTY = 20.0
+#: Short, and counted: nothing may hold a thread much longer.
+SHORT = 0.4
+#: What a thread may take beyond its deadline on a machine that is busy with other things.
+GRACE = 4.0
+
+
+def mailer_for(server: SmtpServer, **options) -> SmtpMailer:
+    return SmtpMailer(
+        **{"host": "127.0.0.1", "port": server.port, "sender": "Jobs <jobs@example.com>", "timeout_seconds": PLENTY}
+        | options
+    )
+
+
+def a_message(body: str = "hello") -> EmailMessage:
+    message = EmailMessage(policy=policy.SMTP)
+    message["From"] = "Jobs <jobs@example.com>"
+    message["To"] = ANN
+    message["Subject"] = "A test"
+    message.set_content(body)
+    return message
+
+
+def send(replies: dict[str, str], *recipients: str, body: str = "hello", **options) -> SmtpServer:
+    """Send one mail to a server that gives these replies, and return the server as it is afterwards."""
+    with SmtpServer(replies) as server:
+        mailer_for(server, **options).send(a_message(body), recipients=recipients or (ANN,))
+    return server
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+def server_tls(authority):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def client_tls(authority):
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def test_a_mail_arrives_as_it_was_written():
+    server = send({}, body="one\n.\n..two\n")
+
+    (mail,) = server.mails
+    assert "jobs@example.com" == mail.sender
+    assert [ANN] == mail.recipients
+    assert mail.content.endswith(b"\r\n\r\none\r\n.\r\n..two\r\n")
+
+
+def test_the_envelope_is_the_recipients_whatever_the_headers_say():
+    server = send({}, BEN, "cyd@example.net")
+
+    assert [BEN, "cyd@example.net"] == server.mails[0].recipients
+    assert b"To: ann@example.net\r\n" in server.mails[0].content
+
+
+def test_a_mail_larger_than_one_piece_arrives_whole():
+    body = "".join(f"line {number}\n" for number in range(50_000))
+
+    server = send({}, body=body)
+
+    assert server.mails[0].content.endswith(body.replace("\n", "\r\n").encode())
+
+
+def test_a_server_that_only_knows_helo_will_do():
+    server = send({"EHLO": "502 what?"})
+
+    assert [ANN] == server.mails[0].recipients
+
+
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "CONTENT"])
+@pytest.mark.parametrize("reply", ["550 no", "552 too big", "554 spam"])
+def test_a_refusal_for_good_is_final(verb, reply):
+    with pytest.raises(Rejected, match=reply):
+        send({verb: reply})
+
+
+@pytest.mark.parametrize("verb", ["CONNECT", "MAIL", "RCPT", "DATA", "CONTENT"])
+@pytest.mark.parametrize("reply", ["421 going down", "450 busy", "451 error here", "452 full", "nonsense"])
+def test_a_refusal_for_now_is_tried_again(verb, reply):
+    with pytest.raises(MailUnavailable) as raised:
+        send({verb: reply})
+
+    assert not isinstance(raised.value, DeliveryUnknown)
+
+
+def test_a_refused_connection_is_tried_again_even_if_the_refusal_is_for_good():
+    """It says nothing about the mail."""
+    with pytest.raises(MailUnavailable, match="554 we do not know you"):
+        send({"CONNECT": "554 we do not know you"})
+
+
+@pytest.mark.parametrize("code", [530, 534, 535, 538])
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
+def test_a_demand_to_log_in_is_the_operators_matter_and_tried_again(verb, code):
+    with pytest.raises(MailUnavailable, match=str(code)):
+        send({verb: f"{code} 5.7.0 authentication required"})
+
+
+def test_a_recipient_refused_for_now_keeps_the_mail_from_everybody():
+    """Otherwise the next attempt would send it again to those who have it."""
+    with SmtpServer({f"RCPT {BEN}": "450 greylisted"}) as server, pytest.raises(MailUnavailable, match="450"):
+        mailer_for(server).send(a_message(), recipients=(ANN, BEN))
+
+    assert [] == server.mails
+    assert "data" not in server.commands
+
+
+def test_a_recipient_refused_for_good_does_not_keep_the_mail_from_the_others():
+    with structlog.testing.capture_logs() as lines:
+        server = send({f"RCPT {BEN}": "550 unknown"}, ANN, BEN, "cyd@example.net")
+
+    assert [ANN, "cyd@example.net"] == server.mails[0].recipients
+    assert [
+        {"event": "mail refused for some recipients", "log_level": "warning", "refused": 1, "recipients": 3}
+    ] == lines
+
+
+@pytest.mark.parametrize("verb", ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"])
+def test_a_connection_lost_before_the_mail_was_sent_is_tried_again(verb):
+    with pytest.raises(MailUnavailable) as raised:
+        send({verb: HANG_UP})
+
+    assert not isinstance(raised.value, DeliveryUnknown)
+
+
+@pytest.mark.parametrize("misbehaviour", [HANG_UP, SILENCE, TARPIT])
+def test_an_answer_lost_after_the_mail_was_sent_leaves_its_fate_unknown(misbehaviour):
+    with pytest.raises(DeliveryUnknown):
+        send({"CONTENT": misbehaviour}, timeout_seconds=SHORT if misbehaviour != HANG_UP else PLENTY)
+
+
+@pytest.mark.parametrize("misbehaviour", [SILENCE, TARPIT])
+@pytest.mark.parametrize("verb", ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"])
+def test_no_slow_server_holds_a_thread_longer_than_the_deadline(verb, misbehaviour):
+    started = time.monotonic()
+
+    with pytest.raises(MailUnavailable):
+        send({verb: misbehaviour}, timeout_seconds=SHORT)
+
+    assert time.monotonic() - started < SHORT + GRACE
+
+
+@pytest.mark.parametrize("tls", ["none", "tls"])
+def test_no_server_that_stops_reading_holds_a_thread_longer_than_the_deadline(server_tls, client_tls, tls):
+    message = a_message(("x" * 75 + "\n") * 200_000)
+    started = time.monotonic()
+
+    with SmtpServer({"DATA": DEAF}, server_tls, tls_from_the_start=tls == "tls") as server:
+        mailer = mailer_for(server, tls=tls, tls_context=client_tls, timeout_seconds=SHORT)
+        with pytest.raises(MailUnavailable, match="while sending"):
+            mailer.send(message, recipients=(ANN,))
+
+    assert time.monotonic() - started < SHORT + GRACE
+
+
+def test_no_reply_without_end_fills_the_memory():
+    with pytest.raises(MailUnavailable, match="without end"):
+        send({"EHLO": FLOOD})
+
+
+def test_a_server_that_never_accepts_is_given_up():
+    started = time.monotonic()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        mailer = SmtpMailer(
+            host="127.0.0.1", port=listener.getsockname()[1], sender="a@example.com", timeout_seconds=SHORT
+        )
+        with pytest.raises(MailUnavailable):
+            mailer.send(a_message(), recipients=(ANN,))
+
+    assert time.monotonic() - started < SHORT + GRACE
+
+
+def test_a_port_with_nobody_behind_it_is_tried_again():
+    with SmtpServer() as server:
+        pass
+
+    with pytest.raises(MailUnavailable, match="refused"):
+        mailer_for(server).send(a_message(), recipients=(ANN,))
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70])
+def test_a_host_without_an_address_is_tried_again(host):
+    with SmtpServer() as server, pytest.raises(MailUnavailable):
+        mailer_for(server, host=host).send(a_message(), recipients=(ANN,))
+
+
+def test_a_sent_mail_does_not_wait_for_a_farewell():
+    started = time.monotonic()
+
+    server = send({"QUIT": SILENCE}, timeout_seconds=60.0)
+
+    assert 1 == len(server.mails)
+    assert time.monotonic() - started < 1.0 + GRACE
+
+
+def test_a_login_is_sent_when_there_is_a_username():
+    server = send({"EHLO": "250-test\r\n250 AUTH PLAIN", "AUTH": "235 welcome"}, username="joe", password="secret")
+
+    assert "AUTH PLAIN AGpvZQBzZWNyZXQ=" in server.commands
+    assert 1 == len(server.mails)
+
+
+def test_a_wrong_password_is_the_operators_matter_and_tried_again():
+    with pytest.raises(MailUnavailable, match="MAIL_USERNAME and MAIL_PASSWORD: 535 no") as raised:
+        send({"EHLO": "250-test\r\n250 AUTH PLAIN", "AUTH": "535 no"}, username="joe", password="secret")
+
+    assert "secret" not in str(raised.value)
+
+
+def test_a_server_without_login_is_the_operators_matter_and_tried_again():
+    with pytest.raises(MailUnavailable, match="AUTH"):
+        send({}, username="joe", password="secret")
+
+
+def test_starttls_encrypts_before_the_login(server_tls, client_tls):
+    with SmtpServer({"EHLO": "250-test\r\n250-STARTTLS\r\n250 AUTH PLAIN", "AUTH": "235 ok"}, server_tls) as server:
+        mailer = mailer_for(server, tls="starttls", tls_context=client_tls, username="joe", password="secret")
+        mailer.send(a_message(), recipients=(ANN,))
+
+    verbs = [command.split()[0].upper() for command in server.commands]
+    assert ["EHLO", "STARTTLS", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "QUIT"] == verbs
+    assert 1 == len(server.mails)
+
+
+def test_tls_encrypts_from_the_start(server_tls, client_tls):
+    with SmtpServer({}, server_tls, tls_from_the_start=True) as server:
+        mailer_for(server, tls="tls", tls_context=client_tls).send(a_message("x\n" * 100_000), recipients=(ANN,))
+
+    assert 1 == len(server.mails)
+
+
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+def test_a_certificate_that_nobody_vouches_for_is_not_trusted(server_tls, tls):
+    replies = {"EHLO": "250-test\r\n250 STARTTLS"}
+    with (
+        SmtpServer(replies, server_tls, tls_from_the_start=tls == "tls") as server,
+        pytest.raises(MailUnavailable, match="certificate verify failed"),
+    ):
+        mailer_for(server, tls=tls).send(a_message(), recipients=(ANN,))
+
+    assert [] == server.mails
+
+
+def test_no_mail_goes_unencrypted_to_a_server_without_starttls():
+    with SmtpServer() as server, pytest.raises(MailUnavailable, match="STARTTLS"):
+        mailer_for(server, tls="starttls").send(a_message(), recipients=(ANN,))
+
+    assert [] == server.mails
+
+
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+def test_no_server_that_stalls_the_handshake_holds_a_thread_longer_than_the_deadline(tls):
+    replies = {"EHLO": "250-test\r\n250 STARTTLS", "CONNECT": SILENCE if tls == "tls" else "220 hello"}
+    started = time.monotonic()
+
+    with SmtpServer(replies) as server, pytest.raises(MailUnavailable):
+        mailer_for(server, tls=tls, timeout_seconds=SHORT).send(a_message(), recipients=(ANN,))
+
+    assert time.monotonic() - started < SHORT + GRACE
+
+
+def test_an_address_beyond_ascii_needs_a_server_that_takes_it():
+    message = EmailMessage(policy=policy.SMTPUTF8)
+    message.set_content("hello")
+    with SmtpServer({"EHLO": "250 test"}) as server, pytest.raises(Rejected, match="SMTPUTF8"):
+        mailer_for(server).send(message, recipients=("jürg@example.net",))
+    with SmtpServer() as server:
+        mailer_for(server).send(message, recipients=("jürg@example.net",))
+
+    assert ["jürg@example.net"] == server.mails[0].recipients
+
+
+def test_a_reply_is_kept_short_printable_and_without_addresses():
+    with pytest.raises(Rejected) as raised:
+        send({"RCPT": f"550-5.1.1 <{ANN}>:\x1b[31m unknown\r\n550 " + "x" * 5_000})
+
+    assert str(raised.value).startswith(
+        "the mail server refused all 1 recipients, the first with: 550 5.1.1 <<address>"
+    )
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 400
+    assert raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "address"),
+    [
+        ("jobs@example.com", "", "jobs@example.com"),
+        ("Jobs <jobs@example.com>", "Jobs", "jobs@example.com"),
+        ('"Jobs, Inc." <jobs@example.com>', "Jobs, Inc.", "jobs@example.com"),
+    ],
+)
+def test_mail_from_may_have_a_name(text, name, address):
+    sender = SmtpMailer(host="localhost", port=25, sender=text).sender
+
+    assert (name, address) == (sender.display_name, sender.addr_spec)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "jobs", "jobs@", "a@b.example, c@d.example", "jürg@b.example", "x\r\n <a@b.example>"]
+)
+def test_a_wrong_mail_from_is_reported_by_name(text):
+    with pytest.raises(SettingsError, match="MAIL_FROM"):
+        SmtpMailer(host="localhost", port=25, sender=text)
+
+
+def test_a_password_that_smtplib_cannot_send_is_reported_by_name():
+    with pytest.raises(SettingsError, match="MAIL_PASSWORD") as raised:
+        SmtpMailer(host="localhost", port=25, sender="a@example.com", username="joe", password="pässwort")
+
+    assert "pässwort" not in str(raised.value)
+
+
+def test_the_settings_make_a_mailer():
+    with SmtpServer() as server:
+        settings = Settings(
+            database_url="postgresql://", redis_url="redis://", mail_host="127.0.0.1", mail_port=server.port
+        )
+        SmtpMailer.from_settings(settings).send(a_message(), recipients=(ANN,))
+
+    assert settings.mail_from == server.mails[0].sender
+
+
+def test_the_memory_mailer_keeps_what_it_is_given():
+    mailer, message = MemoryMailer(), a_message()
+
+    mailer.send(message, recipients=[ANN])
+
+    assert [(message, (ANN,))] == mailer.sent
