@@ -1,11 +1,12 @@
 """The life of a job: the states, the transitions, and a verb for each. Nothing else writes `jobs.status`.
 
-Each verb is one guarded statement in its own transaction. No row changed is an answer, not an error: somebody else
+Each verb is one guarded statement in its own transaction; the three that every job needs take many jobs, so that those
+that meet share the statement and its commit. No row changed is an answer, not an error: somebody else
 was faster, or this attempt's lease is gone. All times are the database's; a worker's clock decides nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -48,7 +49,7 @@ class DeadReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job that was parsed and is to be written. Times None mean now; `publish` tells whether a message follows."""
+    """A job that was parsed and is to be written. Without a date or a delay it is due at once."""
 
     id: UUID
     type: str
@@ -58,6 +59,17 @@ class NewJob:
     max_attempts: int
     run_at: datetime | None = None
     delay_seconds: float = 0
+    #: The relay publishes the job this long after it is due, unless it was claimed by then. 0: no message follows.
+    publish_grace_seconds: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A worker's wish to claim a job, under a token of its own."""
+
+    job_id: UUID
+    worker_id: UUID
+    token: UUID = field(default_factory=uuid4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,36 +113,24 @@ class Rescued:
 
 
 _SUBMIT = """
-WITH due AS (
-  SELECT GREATEST(now(), COALESCE(%(run_at)s, now() + %(delay_seconds)s * interval '1 second')) AS run_at
-)
 INSERT INTO jobs (id, type, status, payload, queue, priority, max_attempts, run_at, publish_at)
-SELECT %(id)s, %(type)s, 'pending', %(payload)s, %(queue)s, %(priority)s, %(max_attempts)s,
-       run_at, run_at + %(grace)s * interval '1 second'
-FROM due
+SELECT id, type, 'pending', payload::jsonb, queue, priority, max_attempts,
+       due, due + publish_grace_seconds * interval '1 second'
+FROM unnest(
+  %(id)s::uuid[], %(type)s::text[], %(payload)s::text[], %(queue)s::text[], %(priority)s::smallint[],
+  %(max_attempts)s::integer[], %(run_at)s::timestamptz[], %(delay_seconds)s::float8[],
+  %(publish_grace_seconds)s::float8[]
+) AS new (id, type, payload, queue, priority, max_attempts, wish, delay_seconds, publish_grace_seconds)
+CROSS JOIN LATERAL (
+  SELECT GREATEST(now(), COALESCE(wish, now() + delay_seconds * interval '1 second'))
+) AS dates (due)
 ON CONFLICT (id) DO NOTHING"""
 
 
-def submit(database: Database, job: NewJob, *, publish_grace_seconds: float) -> None:
-    """Write the accepted job as pending; when this returns it is committed.
-
-    The relay publishes it `publish_grace_seconds` after it is due, unless it was claimed by then: 0 when no message
-    follows this call.
-    """
-    database.rows(
-        _SUBMIT,
-        {
-            "id": job.id,
-            "type": job.type,
-            "payload": job.payload,
-            "queue": job.queue,
-            "priority": job.priority,
-            "max_attempts": job.max_attempts,
-            "run_at": job.run_at,
-            "delay_seconds": job.delay_seconds,
-            "grace": publish_grace_seconds,
-        },
-    )
+def submit(database: Database, jobs: Sequence[NewJob]) -> list[None]:
+    """Write accepted jobs as pending; when this returns they are committed, all of them."""
+    database.rows(_SUBMIT, {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__})
+    return [None] * len(jobs)
 
 
 def publish_soon(database: Database, job_id: UUID) -> None:
@@ -151,42 +151,64 @@ def published(database: Database, job_ids: Sequence[UUID], *, republish_seconds:
 
 _CLAIM = """
 UPDATE jobs
-SET status = 'processing', attempts = attempts + 1, lease_token = %(token)s, worker_id = %(worker_id)s,
+SET status = 'processing', attempts = attempts + 1, lease_token = ask.token, worker_id = ask.worker_id,
     started_at = now(), updated_at = timezone('utc', now())
-WHERE id = %(job_id)s AND status = 'pending' AND run_at <= now()
-RETURNING type, queue, payload, attempts, max_attempts,
+FROM unnest(%(job_ids)s::uuid[], %(worker_ids)s::uuid[], %(tokens)s::uuid[]) AS ask (job_id, worker_id, token)
+WHERE id = ask.job_id AND status = 'pending' AND run_at <= now()
+RETURNING id, lease_token, jobs.worker_id, type, queue, payload, attempts, max_attempts,
           extract(epoch FROM now() - run_at)::float8,
           extract(epoch FROM timezone('utc', now()) - created_at)::float8"""
 
 _CLAIMED = """
-SELECT type, queue, payload, attempts, max_attempts,
+SELECT id, lease_token, worker_id, type, queue, payload, attempts, max_attempts,
        extract(epoch FROM now() - run_at)::float8,
        extract(epoch FROM timezone('utc', now()) - created_at)::float8
-FROM jobs WHERE id = %(job_id)s AND lease_token = %(token)s"""
+FROM jobs WHERE id = ANY(%(job_ids)s) AND lease_token = ANY(%(tokens)s)"""
 
 
-def claim(database: Database, job_id: UUID, worker_id: UUID, token: UUID | None = None) -> Claim | None:
-    """Begin the next attempt of a job that is due, and count it. None: finished, running, not due or unknown.
+def claim(database: Database, asks: Sequence[Ask]) -> list[Claim | None]:
+    """Begin the next attempt of jobs that are due, and count it. None: finished, running, not due or unknown.
 
-    Pass the `token` of a claim that ended in `DatabaseUnavailable` to learn whether it had gone through after all.
+    Ask again with the same token after `DatabaseUnavailable`, to learn whether the claim had gone through after all.
     """
-    names = {"job_id": job_id, "worker_id": worker_id, "token": token or uuid4()}
-    # `rows` may send the claim twice, and then only the first one finds the row: so look for our own token too.
-    row = database.row(_CLAIM, names) or database.row(_CLAIMED, names)
-    return Claim(job_id, names["token"], worker_id, *row) if row else None
+    # Rows are locked in the order of their ids, here as everywhere: two batches never wait for each other.
+    found = _claims(database, _CLAIM, sorted(asks, key=lambda ask: ask.job_id))
+    if missing := [ask for ask in asks if ask.token not in found]:
+        # `rows` may have sent the claim twice, and then only the first one found the row: look for our own token.
+        found |= _claims(database, _CLAIMED, missing)
+    return [found.get(ask.token) for ask in asks]
+
+
+def _claims(database: Database, sql: str, asks: Sequence[Ask]) -> dict[UUID, Claim]:
+    columns = {
+        "job_ids": [ask.job_id for ask in asks],
+        "worker_ids": [ask.worker_id for ask in asks],
+        "tokens": [ask.token for ask in asks],
+    }
+    return {claim.token: claim for claim in (Claim(*row) for row in database.rows(sql, columns))}
 
 
 _COMPLETE = """
 UPDATE jobs
-SET status = 'completed', result = %(result)s, error = NULL, lease_token = NULL,
+SET status = 'completed', result = done.result::jsonb, error = NULL, lease_token = NULL,
     finished_at = now(), updated_at = timezone('utc', now())
-WHERE id = %(job_id)s AND status = 'processing' AND lease_token = %(token)s
+FROM unnest(%(job_ids)s::uuid[], %(tokens)s::uuid[], %(results)s::text[]) AS done (job_id, token, result)
+WHERE id = done.job_id AND status = 'processing' AND lease_token = done.token
 RETURNING id"""
 
 
-def complete(database: Database, claim: Claim, result: str) -> bool:
-    """Finish the attempt with its result (JSON text). False: the lease is gone and this verdict with it."""
-    return _settle(database, claim, Status.COMPLETED, _COMPLETE, {"result": result})
+def complete(database: Database, done: Sequence[tuple[Claim, str]]) -> list[bool]:
+    """Finish attempts with their results (JSON text). False: the lease is gone and this verdict with it."""
+    ordered = sorted(done, key=lambda item: item[0].job_id)
+    columns = {
+        "job_ids": [claim.job_id for claim, _ in ordered],
+        "tokens": [claim.token for claim, _ in ordered],
+        "results": [result for _, result in ordered],
+    }
+    completed = {job_id for (job_id,) in database.rows(_COMPLETE, columns)}
+    return [
+        claim.job_id in completed or _settled(database, claim, Status.COMPLETED, claim.attempts) for claim, _ in done
+    ]
 
 
 _RETRY = """
@@ -284,16 +306,19 @@ def rescue(database: Database, *, lease_seconds: float, limit: int = 500) -> lis
     ]
 
 
+def _settle(database: Database, claim: Claim, status: Status, sql: str, names: dict[str, Any]) -> bool:
+    attempts = claim.attempts - (sql is _RELEASE)
+    names = {"job_id": claim.job_id, "token": claim.token, **names}
+    return database.row(sql, names) is not None or _settled(database, claim, status, attempts)
+
+
 _SETTLED = """
 SELECT 1 FROM jobs
 WHERE id = %s AND status = %s AND attempts = %s AND worker_id = %s AND lease_token IS NULL"""
 
 
-def _settle(database: Database, claim: Claim, status: Status, sql: str, names: dict[str, Any]) -> bool:
-    if database.row(sql, {"job_id": claim.job_id, "token": claim.token, **names}):
-        return True
-    # `rows` may have sent the verdict twice, and the first one stands: this attempt's number with its outcome is it.
-    attempts = claim.attempts - (sql is _RELEASE)
+def _settled(database: Database, claim: Claim, status: Status, attempts: int) -> bool:
+    """Tell whether this very verdict stands: `rows` may have sent it twice, and the first one counted."""
     return database.row(_SETTLED, (claim.job_id, status, attempts, claim.worker_id)) is not None
 
 

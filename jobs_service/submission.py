@@ -1,12 +1,12 @@
 """Accepting a job: from a parsed body to a committed row and, if Redis listens, a message."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import msgspec
 
 from jobs_service import events, lifecycle
+from jobs_service.batch import Batch
 from jobs_service.config import Settings
 from jobs_service.database import Database
 from jobs_service.errors import DatabaseUnavailable, InvalidRequest
@@ -36,14 +36,15 @@ class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = DEFAULT_PRIORITY
 
 
-@dataclass(frozen=True, slots=True)
 class Submitter:
-    """Accepts jobs. `publisher` and `database` are shared by all threads."""
+    """Accepts jobs. All threads share one: those that commit at the same time share the commit."""
 
-    database: Database
-    publisher: Publisher
-    registry: Registry
-    settings: Settings
+    def __init__(self, database: Database, publisher: Publisher, registry: Registry, settings: Settings) -> None:
+        self.database = database
+        self.publisher = publisher
+        self.registry = registry
+        self.settings = settings
+        self._write = Batch[NewJob, None](lambda jobs: lifecycle.submit(database, jobs))
 
     def submit(self, submission: Submission) -> NewJob:
         """Commit the job, then ring for it.
@@ -52,16 +53,15 @@ class Submitter:
         no error: the relay rings later.
         """
         job_type = self.registry.get(submission.type)
-        job = self._new_job(submission, job_type)
-        publish = _is_due(submission) and self.publisher.is_open(job.queue)
-        grace = self.settings.republish_seconds if publish else 0
-        lifecycle.submit(self.database, job, publish_grace_seconds=grace)
+        publish = _is_due(submission) and self.publisher.is_open(job_type.queue)
+        job = self._new_job(submission, job_type, publish=publish)
+        self._write(job)
         if publish and not self.publisher.publish(job):
             self._leave_to_the_relay(job)
         events.emit(Event.ACCEPTED, job_id=str(job.id), type=job.type, queue=job.queue)
         return job
 
-    def _new_job(self, submission: Submission, job_type: JobType) -> NewJob:
+    def _new_job(self, submission: Submission, job_type: JobType, *, publish: bool) -> NewJob:
         job_type.parse(submission.payload)
         _check_times(submission)
         return NewJob(
@@ -73,6 +73,7 @@ class Submitter:
             max_attempts=submission.max_attempts or job_type.max_attempts or self.settings.max_attempts,
             run_at=submission.run_at,
             delay_seconds=submission.delay_seconds or 0,
+            publish_grace_seconds=self.settings.republish_seconds if publish else 0,
         )
 
     def _leave_to_the_relay(self, job: NewJob) -> None:

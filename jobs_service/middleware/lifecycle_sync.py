@@ -5,19 +5,20 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
 
 from jobs_service import attempt, events, lifecycle
 from jobs_service.attempt import Running
+from jobs_service.batch import Batch
 from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.errors import DatabaseUnavailable, InvalidRequest, Rejected
 from jobs_service.events import Event
-from jobs_service.lifecycle import Claim, DeadReason, Failure
+from jobs_service.lifecycle import Ask, Claim, DeadReason, Failure
 from jobs_service.logs import get_logger
 
 log = get_logger(__name__)
@@ -86,6 +87,9 @@ class LifecycleSync(Middleware):
         self.broker = broker
         self.dead_letters = dead_letters
         self.worker_id = worker_id
+        # The threads of a process that claim or complete at the same time share a statement and its commit.
+        self._claim_row = Batch[Ask, Claim | None](lambda asks: lifecycle.claim(database, asks))
+        self._complete = Batch[tuple[Claim, str], bool](lambda done: lifecycle.complete(database, done))
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         events.emit(Event.RECEIVED, job_id=message.message_id, type=message.actor_name)
@@ -126,10 +130,8 @@ class LifecycleSync(Middleware):
             events.emit(Event.FAILED, **facts, reason=DeadReason.UNKNOWN_TYPE, attempt=0, seconds=0.0)
 
     def _claim(self, job_id: UUID) -> Claim | None:
-        token = uuid4()
-        return self._until_the_database_answers(
-            lambda: lifecycle.claim(self.database, job_id, self.worker_id, token), give_up_when_draining=True
-        )
+        ask = Ask(job_id, self.worker_id)
+        return self._until_the_database_answers(lambda: self._claim_row(ask), give_up_when_draining=True)
 
     def _begin(self, claim: Claim, message: MessageProxy) -> None:
         # The row counts attempts and says how many there may be; Retries reads both from the message.
@@ -141,7 +143,7 @@ class LifecycleSync(Middleware):
     def _write(self, claim: Claim, verdict: Verdict) -> bool:
         match verdict:
             case Complete(result):
-                return lifecycle.complete(self.database, claim, result)
+                return self._complete((claim, result))
             case Retry(failure, delay_seconds):
                 return lifecycle.retry(self.database, claim, failure, delay_seconds=delay_seconds)
             case Bury(failure, reason):

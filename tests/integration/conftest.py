@@ -10,7 +10,7 @@ from jobs_service.broker import JobBroker, redis_client
 from jobs_service.database import open_database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import NewJob
+from jobs_service.lifecycle import Ask, NewJob
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ def worker_id(database):
 def submit(database):
     """Write a pending job and return its id."""
 
-    def submit(*, publish_grace_seconds=0, payload=None, **fields):
+    def submit(*, payload=None, **fields):
         defaults = {"type": "csv-generation", "queue": "default", "priority": 5, "max_attempts": 3}
         job = NewJob(id=new_id(), payload=msgspec.json.encode(payload or {}).decode(), **(defaults | fields))
-        lifecycle.submit(database, job, publish_grace_seconds=publish_grace_seconds)
+        lifecycle.submit(database, [job])
         return job.id
 
     return submit
@@ -63,6 +63,16 @@ def row(database):
         return found[0] if found and len(columns) == 1 else found
 
     return row
+
+
+def claim_one(database, job_id, worker_id, **token):
+    [claim] = lifecycle.claim(database, [Ask(job_id, worker_id, **token)])
+    return claim
+
+
+def complete_one(database, claim, result):
+    [completed] = lifecycle.complete(database, [(claim, result)])
+    return completed
 
 
 def add_worker(database, worker_id, *, silent_seconds=0):

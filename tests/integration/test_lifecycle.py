@@ -5,17 +5,18 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from conftest import claim_one, complete_one
 
 from jobs_service import lifecycle
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import DeadReason, Failure, Status
+from jobs_service.lifecycle import Ask, DeadReason, Failure, NewJob, Status
 
 FAILURE = Failure(error="RuntimeError", message="no", traceback="Traceback …", seconds=0.25)
 
 
 @pytest.fixture
 def claim(database, submit, worker_id):
-    return lifecycle.claim(database, submit(payload={"a": 1}), worker_id)
+    return claim_one(database, submit(payload={"a": 1}), worker_id)
 
 
 def test_a_submitted_job_is_pending_and_due(submit, row):
@@ -54,7 +55,7 @@ def test_the_two_columns_of_the_brief_hold_utc(database, submit, row):
 def test_a_claim_counts_the_attempt_and_returns_the_payload(database, submit, worker_id, row):
     job_id = submit(payload={"name": "Alice"})
 
-    claim = lifecycle.claim(database, job_id, worker_id)
+    claim = claim_one(database, job_id, worker_id)
 
     assert {"name": "Alice"} == msgspec.json.decode(claim.payload)
     assert (1, 3) == (claim.attempts, claim.max_attempts)
@@ -62,30 +63,30 @@ def test_a_claim_counts_the_attempt_and_returns_the_payload(database, submit, wo
 
 
 def test_a_second_claim_finds_nothing(database, claim):
-    assert lifecycle.claim(database, claim.job_id, uuid4()) is None
+    assert claim_one(database, claim.job_id, uuid4()) is None
 
 
 def test_a_claim_whose_answer_was_lost_is_found_by_its_token(database, claim):
-    again = lifecycle.claim(database, claim.job_id, claim.worker_id, claim.token)
+    again = claim_one(database, claim.job_id, claim.worker_id, token=claim.token)
 
     assert (claim.token, 1) == (again.token, again.attempts)
 
 
 def test_a_job_that_is_not_due_or_not_there_cannot_be_claimed(database, submit, worker_id):
-    assert lifecycle.claim(database, submit(delay_seconds=60), worker_id) is None
-    assert lifecycle.claim(database, new_id(), worker_id) is None
+    assert claim_one(database, submit(delay_seconds=60), worker_id) is None
+    assert claim_one(database, new_id(), worker_id) is None
 
 
 def test_completing_keeps_the_result_and_ends_the_lease(database, claim, row):
-    assert lifecycle.complete(database, claim, '"output/x.csv"')
+    assert complete_one(database, claim, '"output/x.csv"')
 
     expected = ("completed", '"output/x.csv"', None, True)
     assert expected == row(claim.job_id, "status", "result", "lease_token", "finished_at IS NOT NULL")
 
 
 def test_a_verdict_that_is_sent_twice_holds_once(database, claim, row):
-    assert lifecycle.complete(database, claim, "1")
-    assert lifecycle.complete(database, claim, "1")
+    assert complete_one(database, claim, "1")
+    assert complete_one(database, claim, "1")
 
     assert ("completed", 1) == row(claim.job_id, "status", "attempts")
 
@@ -118,15 +119,15 @@ def test_a_late_writer_is_refused(database, claim, worker_id, row):
     """Paused for longer than its lease, it wakes up while its successor is at work."""
     database.rows("UPDATE jobs SET started_at = now() - interval '1 hour', worker_id = %s", (uuid4(),))
     [rescued] = lifecycle.rescue(database, lease_seconds=15)
-    successor = lifecycle.claim(database, claim.job_id, worker_id)
+    successor = claim_one(database, claim.job_id, worker_id)
 
     assert claim.job_id == rescued.job_id
-    assert not lifecycle.complete(database, claim, '"late"')
+    assert not complete_one(database, claim, '"late"')
     assert not lifecycle.retry(database, claim, FAILURE, delay_seconds=0)
     assert not lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
     assert not lifecycle.release(database, claim)
     assert ("processing", 2) == row(claim.job_id, "status", "attempts")
-    assert lifecycle.complete(database, successor, '"right"')
+    assert complete_one(database, successor, '"right"')
 
 
 @pytest.mark.usefixtures("claim")
@@ -137,14 +138,14 @@ def test_the_living_keep_their_jobs(database):
 
 
 def test_a_fresh_claim_is_left_alone_even_without_a_worker_row(database, submit):
-    lifecycle.claim(database, submit(), uuid4())
+    claim_one(database, submit(), uuid4())
 
     assert [] == lifecycle.rescue(database, lease_seconds=15)
 
 
 def test_the_last_attempt_of_a_lost_worker_is_buried(database, submit, row):
     job_id = submit(max_attempts=1)
-    lifecycle.claim(database, job_id, uuid4())
+    claim_one(database, job_id, uuid4())
     database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
 
     [rescued] = lifecycle.rescue(database, lease_seconds=15)
@@ -180,4 +181,27 @@ def test_a_row_inserted_by_hand_is_a_whole_job(database, worker_id):
         "INSERT INTO jobs (id, type, status, payload) VALUES (%s, 'csv-generation', 'pending', '{}')", (job_id,)
     )
 
-    assert lifecycle.claim(database, job_id, worker_id)
+    assert claim_one(database, job_id, worker_id)
+
+
+def test_many_jobs_are_written_claimed_and_completed_by_a_statement_each(database, worker_id):
+    jobs = [NewJob(new_id(), "csv-generation", "{}", "default", 5, 3) for _ in range(20)]
+
+    lifecycle.submit(database, jobs)
+    claims = lifecycle.claim(database, [Ask(job.id, worker_id) for job in reversed(jobs)])
+    completed = lifecycle.complete(database, [(claim, f'"{claim.job_id}"') for claim in claims])
+
+    assert [True] * 20 == completed
+    assert [job.id for job in reversed(jobs)] == [claim.job_id for claim in claims]
+    wrong = "SELECT count(*) FROM jobs WHERE result <> to_jsonb(id::text) OR attempts <> 1"
+    assert (0,) == database.row(wrong)
+
+
+def test_of_a_batch_only_what_can_be_claimed_is(database, submit, worker_id):
+    due, later, unknown = submit(), submit(delay_seconds=60), new_id()
+
+    claims = lifecycle.claim(database, [Ask(job_id, worker_id) for job_id in (later, due, unknown, due)])
+
+    assert 1 == len([claim for claim in claims if claim])
+    assert claims[0] is None
+    assert claims[2] is None

@@ -3,7 +3,7 @@
 from uuid import uuid4
 
 import pytest
-from conftest import add_worker
+from conftest import add_worker, claim_one
 
 from jobs_service import lifecycle
 from jobs_service.broker import message_for
@@ -25,7 +25,7 @@ def relay(database, broker, dead_letters):
 @pytest.fixture
 def bury(database, submit, worker_id):
     def bury():
-        claim = lifecycle.claim(database, submit(), worker_id)
+        claim = claim_one(database, submit(), worker_id)
         assert lifecycle.bury(database, claim, Failure("E", "m", "t", 0), reason=DeadReason.REJECTED)
         return claim.job_id
 
@@ -89,7 +89,7 @@ def test_the_rescuer_takes_jobs_back_from_the_silent_and_clears_their_rows(datab
     silent = uuid4()
     add_worker(database, silent, silent_seconds=3600)
     job_id = submit()
-    lifecycle.claim(database, job_id, silent)
+    claim_one(database, job_id, silent)
     database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
     rescuer = Rescuer(database, dead_letters, interval_seconds=5, lease_seconds=15, heartbeat_seconds=5)
 

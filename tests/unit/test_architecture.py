@@ -16,7 +16,7 @@ RANKS = [
     {"errors", "events", "ids", "config", "slots"},
     {"logs", "typed", "database", "smtp", "addresses"},
     {"mailer", "storage", "models", "migrations", "lifecycle", "broker"},
-    {"registry", "dead_letters", "publisher", "presence", "attempt"},
+    {"registry", "dead_letters", "publisher", "presence", "attempt", "batch"},
     {"submission", "binding", "maintenance", "metrics"},
     {"middleware", "resources"},
     {"app", "worker", "gunicorn_config"},
