@@ -4,11 +4,15 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs_service.config import Settings
 from jobs_service.errors import JobsError, MigrationError
+
+if TYPE_CHECKING:
+    from jobs_service.supervisor import Program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,18 +32,13 @@ def api(settings: Settings) -> int:
 
 
 def worker(settings: Settings) -> int:
-    """Run jobs with the dramatiq command."""
+    """Run jobs: WORKER_PROCESSES times the dramatiq command, and the process that serves their metrics."""
+    from jobs_service import logs
+    from jobs_service.supervisor import Supervisor
+
+    logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     _prepare_metrics(settings, "worker")
-    # Pop no more than there are threads: what waits behind a long job here could run elsewhere.
-    os.environ.setdefault("dramatiq_queue_prefetch", str(settings.worker_threads))
-    return _become(
-        "dramatiq",
-        "jobs_service.worker:boot",
-        f"--processes={settings.worker_processes}",
-        f"--threads={settings.worker_threads}",
-        f"--worker-shutdown-timeout={int(settings.worker_shutdown_seconds * 1000)}",
-        "--skip-logging",
-    )
+    return Supervisor(list(_worker_programs(settings))).run()
 
 
 def migrate(settings: Settings) -> int:
@@ -67,6 +66,27 @@ def check(settings: Settings) -> int:
 COMMANDS: dict[str, Callable[[Settings], int]] = {
     command.__name__: command for command in (api, worker, migrate, check)
 }
+
+
+def _worker_programs(settings: Settings) -> "Iterator[Program]":
+    from jobs_service.metrics import multiprocess
+    from jobs_service.supervisor import Program
+
+    # Pop no more than there are threads: what waits behind a long job here could run elsewhere.
+    environ = {"dramatiq_queue_prefetch": str(settings.worker_threads), **os.environ}
+    dramatiq = (
+        "-m",
+        "dramatiq",
+        "jobs_service.worker:boot",
+        "--processes=1",
+        f"--threads={settings.worker_threads}",
+        f"--worker-shutdown-timeout={int(settings.worker_shutdown_seconds * 1000)}",
+        "--skip-logging",
+    )
+    for number in range(1, settings.worker_processes + 1):
+        slot = {multiprocess.SLOT_VARIABLE: f"w{number}"}
+        yield Program(f"dramatiq-{number}", (sys.executable, *dramatiq), environ | slot)
+    yield Program("metrics", (sys.executable, "-m", "jobs_service.metrics.exposition"), environ)
 
 
 def _parser() -> argparse.ArgumentParser:

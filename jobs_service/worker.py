@@ -30,6 +30,7 @@ from jobs_service.middleware.worker_services import WorkerServices
 from jobs_service.presence import Presence
 from jobs_service.registry import registry
 from jobs_service.storage import LocalOutputs
+from jobs_service.supervisor import end_with_parent
 
 #: Seconds between two comparisons of `job_dlq` with the failed rows.
 DEAD_LETTERS_SECONDS = 10.0
@@ -37,6 +38,8 @@ DEAD_LETTERS_SECONDS = 10.0
 
 def boot() -> None:
     """Build this process's broker and make it Dramatiq's. The `dramatiq` command calls it."""
+    # A worker process whose dramatiq command was killed must not stay behind as one too many.
+    end_with_parent()
     settings = Settings.from_env(os.environ)
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     events.subscribe(logs.log_event)

@@ -4,6 +4,7 @@ This module makes no metric: the process would export it a second time, at zero.
 """
 
 import os
+import sys
 import threading
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -35,3 +36,7 @@ def serve() -> int:
     start_http_server(settings.worker_metrics_port, settings.metrics_host, build_registry(collector))
     threading.Event().wait()
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(serve())

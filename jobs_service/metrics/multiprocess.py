@@ -13,6 +13,9 @@ from prometheus_client import values
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
+#: Names the slot of a process whose parent gives it one; `supervisor.py` does.
+SLOT_VARIABLE = "JOBS_METRICS_SLOT"
+
 _slot: dict[int, str] = {}
 
 
@@ -26,7 +29,7 @@ def slot() -> str:
     pid = os.getpid()
     if pid not in _slot:
         number = re.search(r"-(\d+)$", multiprocessing.current_process().name)
-        _slot[pid] = f"w{number[1]}" if number else "main"
+        _slot[pid] = os.environ.get(SLOT_VARIABLE) or (f"w{number[1]}" if number else "main")
     return _slot[pid]
 
 

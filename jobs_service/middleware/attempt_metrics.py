@@ -1,5 +1,6 @@
 """Counts attempts: busy threads from Dramatiq's hooks, everything else from the events of committed transitions."""
 
+import os
 from typing import Any
 
 from dramatiq.broker import Broker, MessageProxy
@@ -8,7 +9,7 @@ from dramatiq.middleware import Middleware
 from jobs_service import events
 from jobs_service.events import Event
 from jobs_service.metrics import definitions as metrics
-from jobs_service.metrics import exposition
+from jobs_service.metrics import exposition, multiprocess
 
 #: What an event says about the attempt, and about the job if that has ended.
 OUTCOMES = {
@@ -28,8 +29,8 @@ class AttemptMetrics(Middleware):
 
     @property
     def forks(self) -> list[Any]:
-        """The process that serves this worker's metrics."""
-        return [exposition.serve]
+        """The process that serves this worker's metrics, unless a supervisor runs one."""
+        return [] if multiprocess.SLOT_VARIABLE in os.environ else [exposition.serve]
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         metrics.THREADS_BUSY.inc()

@@ -19,6 +19,7 @@ RANKS = [
     {"registry", "dead_letters", "publisher", "presence", "attempt", "batch"},
     {"submission", "binding", "maintenance", "metrics"},
     {"middleware", "resources"},
+    {"supervisor"},
     {"app", "worker", "gunicorn_config"},
     {"wsgi", "__main__", "devstack", "__init__"},
 ]

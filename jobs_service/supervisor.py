@@ -1,0 +1,98 @@
+"""Runs the programs of a worker and starts again what ends: each `dramatiq` has one process, so a crash is its own.
+
+The `dramatiq` command with several processes ends all of them when one dies. A job that kills its worker would then
+stop its neighbours too, and take the whole worker with it.
+"""
+
+import ctypes
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import FrameType
+
+from jobs_service.logs import get_logger
+
+log = get_logger(__name__)
+
+#: A program that lived less than this is started again more and more slowly.
+STABLE_SECONDS = 10.0
+BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0)
+
+#: Seconds between two looks at the programs.
+LOOK_SECONDS = 0.2
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Program:
+    """One program, restarted with a growing pause as long as it keeps ending early."""
+
+    def __init__(self, name: str, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+        self.name = name
+        self.arguments = list(arguments)
+        self.environ = dict(environ)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._early_ends = 0
+        self._start_at = 0.0
+
+    def tend(self) -> None:
+        """Start what is to be started, and notice what has ended."""
+        if self.process is not None and self.process.poll() is not None:
+            self._ended(self.process)
+        if self.process is None and time.monotonic() >= self._start_at:
+            self._start()
+
+    def send(self, signum: int) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signum)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def _start(self) -> None:
+        self._started_at = time.monotonic()
+        self.process = subprocess.Popen(self.arguments, env=self.environ, preexec_fn=end_with_parent)  # noqa: PLW1509, S603 - prctl only, before any thread
+
+    def _ended(self, process: "subprocess.Popen[bytes]") -> None:
+        stable = time.monotonic() - self._started_at > STABLE_SECONDS
+        self._early_ends = 0 if stable else self._early_ends + 1
+        pause = BACKOFF_SECONDS[min(self._early_ends, len(BACKOFF_SECONDS) - 1)]
+        self._start_at = time.monotonic() + pause
+        self.process = None
+        log.error("Worker program ended", program=self.name, code=process.returncode, restart_in_seconds=pause)
+
+
+class Supervisor:
+    """Keeps programs running until SIGTERM or SIGINT, which it passes on; a second one ends them at once."""
+
+    def __init__(self, programs: Sequence[Program]) -> None:
+        self.programs = programs
+        self._signals = 0
+
+    def run(self) -> int:
+        """Return 0 once everything has ended after a signal."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._on_signal)
+        while not self._signals:
+            for program in self.programs:
+                program.tend()
+            time.sleep(LOOK_SECONDS)
+        while any(program.is_alive for program in self.programs):
+            time.sleep(LOOK_SECONDS)
+        return 0
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._signals += 1
+        for program in self.programs:
+            # Dramatiq's command takes a second SIGTERM as an order to end now.
+            program.send(signal.SIGTERM if self._signals < 3 else signal.SIGKILL)  # noqa: PLR2004
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when its parent dies, however it dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
