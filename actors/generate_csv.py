@@ -60,14 +60,16 @@ def _columns(table: list[Row]) -> list[str]:
     return list(dict.fromkeys(key for row in table for key in row))
 
 
-_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+#: The line breaks that JSON leaves as they are. Behind one, a formula could begin inside a JSON text.
+_LINE_BREAKS = str.maketrans({"\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"\u2029"})
 
 
 def _cell(value: object) -> str:
     """Return the cell's text. Only strings can be formulas: a number is a number, and a JSON text starts as one."""
     if value is None:
         return ""
-    return neutralise(value) if isinstance(value, str) else _compact(value)
+    return neutralise(value) if isinstance(value, str) else _encode(value).translate(_LINE_BREAKS)
 
 
 def neutralise(text: str) -> str:

@@ -64,6 +64,10 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             unique.setdefault(_mailbox(address), address)
         return tuple(unique.values())
 
+    @property
+    def has_ascii_addresses(self) -> bool:
+        return all(address.isascii() for _, address in self._addresses())
+
     def _addresses(self) -> Iterator[tuple[str, str]]:
         """Give each address with the JSON pointer that names it."""
         for field in ("to", "cc", "bcc", "reply_to"):
@@ -85,7 +89,7 @@ def send_email(mail: Mail, attempt: Attempt) -> str:
 
 def compose(mail: Mail, job_id: UUID, sender: Address) -> EmailMessage:
     """Build the message. It names nobody of `bcc`."""
-    message = EmailMessage(policy=_POLICY.clone(utf8=not "".join(mail.recipients).isascii()))
+    message = EmailMessage(policy=_POLICY.clone(utf8=not mail.has_ascii_addresses))
     message["Message-ID"] = f"<{job_id}@{sender.domain}>"
     message["X-Job-ID"] = str(job_id)
     message["Date"] = datetime.now(UTC)

@@ -1,0 +1,277 @@
+"""EMAIL_SEND: what it takes, what it refuses where, and the mail it makes."""
+
+from email import message_from_bytes, policy
+from email.headerregistry import Address
+from email.message import EmailMessage
+from uuid import UUID
+
+import pytest
+
+from actors.send_email import Mail, compose, refuse_added_headers, send_email
+from jobs_service.errors import InvalidRequest, Rejected
+from jobs_service.mailer import MemoryMailer
+from jobs_service.registry import Attempt, registry
+from jobs_service.storage import LocalOutputs
+
+JOB_ID = UUID("01890000-0000-7000-8000-000000000001")
+SENDER = Address("Jobs", "jobs", "mail.example.com")
+THE_BRIEFS = {
+    "to": "test@example.com",
+    "subject": "Job Notification",
+    "body": "Your job has been processed successfully.",
+}
+
+
+def parse(**changes: object) -> Mail:
+    return registry.get("EMAIL_SEND").parse(THE_BRIEFS | changes)
+
+
+def received(mail: Mail) -> EmailMessage:
+    """Return the mail as a recipient's program reads it."""
+    return message_from_bytes(compose(mail, JOB_ID, SENDER).as_bytes(), policy=policy.default)
+
+
+@pytest.fixture
+def attempt(tmp_path):
+    return Attempt(job_id=JOB_ID, number=1, outputs=LocalOutputs(tmp_path), mailer=MemoryMailer())
+
+
+def test_the_mail_of_the_brief_is_sent_and_its_message_id_returned(attempt):
+    result = send_email(parse(), attempt)
+
+    ((message, recipients),) = attempt.mailer.sent
+    assert f"<{JOB_ID}@example.com>" == result == message["Message-ID"]
+    assert ("test@example.com",) == recipients
+    assert "Your job has been processed successfully.\n" == message.get_content().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("name", ["EMAIL_SEND", "email-send"])
+def test_both_spellings_are_the_type(name):
+    assert send_email is registry.get(name).function
+
+
+def test_every_attempt_has_the_same_message_id():
+    mail = parse()
+
+    assert compose(mail, JOB_ID, SENDER)["Message-ID"] == compose(mail, JOB_ID, SENDER)["Message-ID"]
+
+
+def test_the_headers():
+    mail = received(parse(to=["a@b.example", "c@d.example"], cc="e@f.example", reply_to="g@h.example"))
+
+    assert [
+        "Message-ID", "X-Job-ID", "Date", "From", "To", "Cc", "Reply-To", "Subject",
+        "Content-Type", "Content-Transfer-Encoding", "MIME-Version",
+    ] == mail.keys()  # fmt: skip
+    assert f"<{JOB_ID}@mail.example.com>" == mail["Message-ID"]
+    assert str(JOB_ID) == mail["X-Job-ID"]
+    assert "Jobs <jobs@mail.example.com>" == mail["From"]
+    assert "a@b.example, c@d.example" == mail["To"]
+    assert "e@f.example" == mail["Cc"]
+    assert "g@h.example" == mail["Reply-To"]
+    assert "Job Notification" == mail["Subject"]
+
+
+def test_a_bcc_recipient_gets_the_mail_and_is_not_named_in_it(attempt):
+    send_email(parse(bcc=["secret@example.net"]), attempt)
+
+    ((message, recipients),) = attempt.mailer.sent
+    assert "secret@example.net" in recipients
+    assert b"secret" not in message.as_bytes()
+
+
+def test_nobody_gets_the_mail_twice():
+    mail = parse(to=["a@b.example", "A@b.example"], cc="a@B.EXAMPLE", bcc=["c@d.example", "a@b.example"])
+
+    assert ("a@b.example", "A@b.example", "c@d.example") == mail.recipients
+
+
+def test_html_comes_with_the_text_as_the_richer_choice():
+    mail = received(parse(body="plain", html="<p>rich</p>"))
+
+    assert "multipart/alternative" == mail.get_content_type()
+    assert ["text/plain", "text/html"] == [part.get_content_type() for part in mail.iter_parts()]
+    assert "<p>rich</p>\r\n" == mail.get_body(("html",)).get_content()
+
+
+def test_text_in_any_language_arrives():
+    mail = received(parse(subject="Grüße 😀 " * 40, body="Zoë\n" + "ü" * 5_000))
+
+    assert ("Grüße 😀 " * 40).strip() == mail["Subject"].strip()
+    assert "Zoë\r\n" + "ü" * 5_000 + "\r\n" == mail.get_content()
+
+
+def test_every_server_can_take_the_mail():
+    """No line beyond 998 bytes, no byte beyond ASCII, no bare CR or LF."""
+    content = compose(
+        parse(subject="Grüße " * 100, body="ü" * 5_000 + "\rx\ny\r\nz" + "q" * 5_000), JOB_ID, SENDER
+    ).as_bytes()
+
+    assert content.isascii()
+    assert max(map(len, content.split(b"\r\n"))) <= 998
+    assert not set(b"\r\n") & set(content.replace(b"\r\n", b""))
+
+
+@pytest.mark.parametrize(("field", "header"), [("to", "To"), ("cc", "Cc"), ("reply_to", "Reply-To")])
+def test_a_local_part_beyond_ascii_makes_the_mail_utf8(field, header):
+    message = compose(parse(**{field: "jürg@example.net"}), JOB_ID, SENDER)
+
+    assert message.policy.utf8
+    assert f"{header}: jürg@example.net\r\n".encode() in message.as_bytes()
+
+
+NOT_ONE_ADDRESS = [
+    "",
+    "a",
+    "a@",
+    "@b.example",
+    "a@b.example, c@d.example",
+    "a@b.example,c@d.example",
+    "a@b.example;c@d.example",
+    "a@b.example c@d.example",
+    "a@b@c.example",
+    "Ann <a@b.example>",
+    "<a@b.example>",
+    "a@b.example (comment)",
+    '"a b"@c.example',
+    "group:a@b.example;",
+    "a@[127.0.0.1]",
+    " a@b.example",
+    "a@b.example ",
+    "a@b.example\n",
+    "a@b.example\r\nBcc: c@d.example",
+    "a\n@b.example",
+    "a\0@b.example",
+    "a\u2028@b.example",
+    "a\u200b@b.example",
+    "a\u00a0b@c.example",
+    "a..b@c.example",
+    ".a@c.example",
+    "a.@c.example",
+    "a@.example",
+    "a@b..example",
+    "a@-b.example",
+    "a@b-.example",
+    "a@b_c.example",
+    "a@" + "b" * 64 + ".example",
+    "a@bücher.example",
+    "a@b.example\ud800",
+    "\ud800@b.example",
+    "=?utf-8?q?x?=@b.example",
+    "a" * 65 + "@b.example",
+    "ü" * 33 + "@b.example",
+    "a@" + "b." * 126 + "b",
+]
+
+
+@pytest.mark.parametrize("address", NOT_ONE_ADDRESS)
+@pytest.mark.parametrize("field", ["to", "cc", "bcc", "reply_to"])
+def test_what_is_not_exactly_one_address_is_refused(field, address):
+    with pytest.raises(InvalidRequest) as raised:
+        parse(**{field: address})
+
+    assert f"/payload/{field}" == raised.value.pointer
+
+
+@pytest.mark.parametrize("field", ["to", "cc", "bcc"])
+def test_the_pointer_names_the_address_in_a_list(field):
+    with pytest.raises(InvalidRequest) as raised:
+        parse(**{field: ["a@b.example", "a@b.example, c@d.example"]})
+
+    assert f"/payload/{field}/1" == raised.value.pointer
+    assert "b.example" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "a@b",
+        "a.b+c@d-e.example",
+        "!#$%&'*+/?=^_`{|}~-@b.example",
+        "a@xn--bcher-kva.example",
+        "jürg@example.net",
+        "用户@example.net",
+        "a" * 64 + "@b.example",
+        "a@" + "b." * 125 + "bc",
+    ],
+)
+def test_an_address_is_taken_and_reaches_the_header_as_it_is(address):
+    mail = parse(to=address)
+
+    assert (address,) == mail.recipients
+    assert address in compose(mail, JOB_ID, SENDER).as_bytes().decode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"subject": "a\nBcc: x@y.example"}, "/payload/subject"),
+        ({"subject": "a\rb"}, "/payload/subject"),
+        ({"subject": "a\0b"}, "/payload/subject"),
+        ({"subject": "a\u2028b"}, "/payload/subject"),
+        ({"subject": "a\x85b"}, "/payload/subject"),
+        ({"subject": "=?utf-8?q?hi=0ABcc=3A_evil=40x.example?="}, "/payload/subject"),
+        ({"subject": "x =?a?= y"}, "/payload/subject"),
+        ({"subject": "x" * 999}, "/payload/subject"),
+        ({"subject": None}, "/payload/subject"),
+        ({"body": 5}, "/payload/body"),
+        ({"body": "x" * 1_048_577}, "/payload/body"),
+        ({"html": ["x"]}, "/payload/html"),
+        ({"to": []}, "/payload/to"),
+        ({"to": None}, "/payload/to"),
+        ({"to": [5]}, "/payload/to/0"),
+        ({"to": ["a@b.example"] * 51}, "/payload/to"),
+        ({"cc": ["a@b.example"] * 51}, "/payload/cc"),
+        ({"reply_to": ["a@b.example"]}, "/payload/reply_to"),
+        ({"from": "a@b.example"}, "/payload/from"),
+        ({"headers": {"Bcc": "a@b.example"}}, "/payload/headers"),
+    ],
+)
+def test_anything_else_wrong_is_refused_and_pointed_at(changes, pointer):
+    with pytest.raises(InvalidRequest) as raised:
+        parse(**changes)
+
+    assert pointer == raised.value.pointer
+
+
+def test_a_subject_may_have_question_marks():
+    assert "2+2=? =? why?" == received(parse(subject="2+2=? =? why?"))["Subject"]
+
+
+def test_more_recipients_than_every_server_takes_are_refused():
+    some = [f"a{number}@b.example" for number in range(50)]
+    more = [f"c{number}@b.example" for number in range(50)]
+
+    assert 100 == len(parse(to=some, cc=more).recipients)
+    with pytest.raises(InvalidRequest, match="more than 100"):
+        parse(to=some, cc=more, bcc="z@b.example")
+
+
+def test_a_stored_payload_is_checked_again():
+    with pytest.raises(InvalidRequest) as raised:
+        registry.get("EMAIL_SEND").decode('{"to":["a@b.example","x"],"subject":"","body":""}')
+
+    assert "/payload/to/1" == raised.value.pointer
+
+
+def test_a_mail_whose_headers_do_not_read_back_is_never_sent():
+    """As Python 3.11.7 writes an encoded subject with a line break in it: as one header more (CVE-2024-6923)."""
+
+    class Vulnerable(EmailMessage):
+        def as_bytes(self, *_: object, **__: object) -> bytes:
+            return b"Subject: hi\r\nBcc: evil@x.example\r\n\r\nhello\r\n"
+
+    message = Vulnerable()
+    message["Subject"] = "hi"
+
+    with pytest.raises(Rejected):
+        refuse_added_headers(message)
+
+
+def test_a_subject_that_this_python_would_write_as_two_headers_is_never_sent():
+    message = EmailMessage(policy=policy.SMTP)
+    message["Subject"] = "=?utf-8?q?hi=0ABcc=3A_evil=40x.example?="
+    message.set_content("hello")
+
+    with pytest.raises(Rejected):
+        refuse_added_headers(message)

@@ -1,0 +1,212 @@
+"""Outputs: whole under their final name, or not there at all, whatever happens in between."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs_service.storage import LocalOutputs
+
+PROJECT = Path(__file__).parents[2]
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    return LocalOutputs(tmp_path / "out")
+
+
+def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+
+
+def test_a_file_is_found_under_its_name(outputs, tmp_path):
+    reference = outputs.write("a.csv", b"hello")
+
+    assert "output/a.csv" == reference
+    assert b"hello" == (tmp_path / "out" / "a.csv").read_bytes()
+
+
+def test_a_second_file_of_the_name_replaces_the_first(outputs, tmp_path):
+    outputs.write("a.csv", b"a longer first one")
+    outputs.write("a.csv", b"second")
+
+    assert b"second" == (tmp_path / "out" / "a.csv").read_bytes()
+    assert ["a.csv"] == names_in(tmp_path / "out")
+
+
+def test_everybody_may_read_whatever_the_umask(outputs, tmp_path):
+    before = os.umask(0o077)
+    try:
+        outputs.write("a.csv", b"hello")
+    finally:
+        os.umask(before)
+
+    assert 0o644 == (tmp_path / "out" / "a.csv").stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../a",
+        "/etc/a",
+        "a/b",
+        ".hidden",
+        "-rf",
+        "a\0b",
+        "a\nb",
+        "a\n",
+        "ä.csv",
+        "a b",
+        "a\\b",
+        "a" * 201,
+    ],
+)
+def test_only_a_plain_name_is_taken(outputs, tmp_path, name):
+    with pytest.raises(ValueError, match="plain file name"):
+        outputs.write(name, b"hello")
+
+    assert [] == names_in(tmp_path)
+
+
+def test_a_link_in_the_way_is_replaced_not_followed(outputs, tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"untouched")
+    outputs.write("b.csv", b"makes the directory")
+    (tmp_path / "out" / "a.csv").symlink_to(outside)
+
+    outputs.write("a.csv", b"hello")
+
+    assert b"untouched" == outside.read_bytes()
+    assert not (tmp_path / "out" / "a.csv").is_symlink()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("step", ["fsync", "replace", "fchmod"])
+def test_an_error_leaves_the_earlier_file_and_nothing_else(outputs, tmp_path, monkeypatch, step, code):
+    outputs.write("a.csv", b"earlier")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, step, fail)
+        with pytest.raises(OSError, match=os.strerror(code)):
+            outputs.write("a.csv", b"later")
+
+    assert ["a.csv"] == names_in(tmp_path / "out")
+    assert b"earlier" == (tmp_path / "out" / "a.csv").read_bytes()
+
+
+def test_an_interrupt_leaves_nothing(outputs, tmp_path, monkeypatch):
+    """Dramatiq's time limit raises one, which is no Exception."""
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            outputs.write("a.csv", b"hello")
+
+    assert [] == names_in(tmp_path / "out")
+
+
+def test_the_content_is_synced_before_it_gets_its_name_and_the_name_after(outputs, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (steps.append("sync"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *names, **fds: (steps.append("rename"), replace(*names, **fds)))
+
+    outputs.write("a.csv", b"hello")
+
+    assert ["sync", "rename", "sync"] == steps
+
+
+WRITE_BEYOND_THE_LIMIT = """
+import resource, signal, sys
+from pathlib import Path
+from jobs_service.storage import LocalOutputs
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, 4_096))
+LocalOutputs(Path(sys.argv[1])).write("a.csv", b"x" * 100_000)
+"""
+
+
+def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path):
+    finished = run(WRITE_BEYOND_THE_LIMIT, tmp_path)
+
+    assert "OSError: [Errno 27] File too large" in finished.stderr
+    assert [] == names_in(tmp_path)
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A disk of 64 kB with a file of 40 kB on it."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=False).returncode:
+        pytest.skip("only root may mount a small disk, and not everywhere")
+    LocalOutputs(tmp_path).write("a.csv", b"x" * 40_000)
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_full_disk_is_an_error_and_keeps_the_earlier_file(full_disk):
+    with pytest.raises(OSError, match="No space left"):
+        LocalOutputs(full_disk).write("a.csv", b"y" * 40_000)
+
+    assert ["a.csv"] == names_in(full_disk)
+    assert b"x" * 40_000 == (full_disk / "a.csv").read_bytes()
+
+
+DIE_AT = """
+import os, signal, sys
+from pathlib import Path
+from jobs_service.storage import LocalOutputs
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(os, sys.argv[2], die)
+LocalOutputs(Path(sys.argv[1])).write("a.csv", b"hello")
+"""
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_kill_before_the_rename_leaves_only_a_temporary_file(tmp_path, step):
+    finished = run(DIE_AT, tmp_path, step)
+
+    assert -signal.SIGKILL == finished.returncode
+    (left,) = names_in(tmp_path)
+    assert left.startswith(".a.csv.")
+    assert 1 == LocalOutputs(tmp_path).reap(older_than_seconds=0)
+    assert [] == names_in(tmp_path)
+
+
+def test_only_old_temporary_files_are_reaped(outputs, tmp_path):
+    outputs.write("a.csv", b"hello")
+    old = [tmp_path / "out" / name for name in (".a.csv.0123456789abcdef.tmp", ".gitkeep", "b.tmp")]
+    new = tmp_path / "out" / ".a.csv.fedcba9876543210.tmp"
+    for path in (*old, new):
+        path.touch()
+    for path in old:
+        os.utime(path, (time.time() - 3_601,) * 2)
+
+    assert 1 == outputs.reap()
+    assert sorted([".gitkeep", "b.tmp", new.name, "a.csv"]) == names_in(tmp_path / "out")
+
+
+def test_there_is_nothing_to_reap_before_the_first_file(outputs):
+    assert 0 == outputs.reap()
