@@ -80,6 +80,7 @@ def assert_as_intended(mail: Mail, sender: Address) -> None:
     content = message.as_bytes()
     received = message_from_bytes(content)
     assert intended_headers(mail) == sorted(name.lower() for name, _ in received.items())
+    assert f"<{JOB_ID}@{sender.domain}>" == received["Message-ID"].strip()
     assert listed(mail.to) == addresses_in(content, "To")
     assert listed(mail.cc) == addresses_in(content, "Cc")
     assert listed(mail.reply_to) == addresses_in(content, "Reply-To")

@@ -1,5 +1,6 @@
 """EMAIL_SEND: what it takes, what it refuses where, and the mail it makes."""
 
+import contextlib
 from email import message_from_bytes, policy
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -268,10 +269,12 @@ def test_a_mail_whose_headers_do_not_read_back_is_never_sent():
         refuse_added_headers(message)
 
 
-def test_a_subject_that_this_python_would_write_as_two_headers_is_never_sent():
+def test_an_encoded_line_break_never_becomes_a_header():
+    """Whether this Python writes it as two headers or not."""
     message = EmailMessage(policy=policy.SMTP)
     message["Subject"] = "=?utf-8?q?hi=0ABcc=3A_evil=40x.example?="
     message.set_content("hello")
 
-    with pytest.raises(Rejected):
+    with contextlib.suppress(Rejected):
         refuse_added_headers(message)
+        assert "Bcc" not in message_from_bytes(message.as_bytes())
