@@ -1,5 +1,6 @@
 """The attempt that the current worker thread is making: set by `LifecycleSync`, read by the actor around it."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from threading import local
@@ -14,6 +15,8 @@ class Running:
     claim: Claim
     #: The result as JSON text, once the job's function has returned.
     result: str = "null"
+    #: After so many seconds the time limit must have ended the attempt; if it has not, the thread hangs.
+    limit_seconds: float = math.inf
     #: By the monotonic clock.
     started: float = field(default_factory=time.monotonic)
 

@@ -19,8 +19,8 @@ from jobs_service.storage import OutputStore
 MAX_RESULT_BYTES = 65_536
 
 
-class ResultTooLarge(JobsError):
-    """A job returned more than a small result."""
+class ResultNotStorable(JobsError):
+    """A job returned something other than a small JSON value."""
 
 
 def declare(broker: JobBroker, registry: Registry, settings: Settings, outputs: OutputStore, mailer: Mailer) -> None:
@@ -49,8 +49,10 @@ def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callabl
 
 def _encode(result: object) -> str:
     encoded = msgspec.json.encode(result).decode()
+    if "\\u0000" in encoded:
+        raise ResultNotStorable("the result holds a NUL character, which PostgreSQL cannot store")
     if len(encoded) > MAX_RESULT_BYTES:
-        raise ResultTooLarge(f"the result has {len(encoded)} bytes of JSON; at most {MAX_RESULT_BYTES} are kept")
+        raise ResultNotStorable(f"the result has {len(encoded)} bytes of JSON; at most {MAX_RESULT_BYTES} are kept")
     return encoded
 
 

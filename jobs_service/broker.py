@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 import redis
+from dramatiq.actor import Actor
 from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.errors import DecodeError
@@ -30,6 +31,7 @@ from jobs_service.config import Settings
 from jobs_service.errors import BrokerUnavailable
 from jobs_service.ids import milliseconds_of
 from jobs_service.logs import get_logger
+from jobs_service.registry import spelling
 
 log = get_logger(__name__)
 
@@ -56,6 +58,7 @@ class JobBroker(RedisBroker):
         self.window = window
         #: Set when the process is to end: consumers hand out nothing more.
         self.draining = False
+        self._spellings: dict[str, str] = {}
 
     def declare_queue(self, queue_name: str) -> None:
         """Declare a queue, without Dramatiq's second queue for delayed messages."""
@@ -63,6 +66,19 @@ class JobBroker(RedisBroker):
             self.emit_before("declare_queue", queue_name)
             self.queues.add(queue_name)
             self.emit_after("declare_queue", queue_name)
+
+    def get_actor(self, actor_name: str) -> Actor[Any, Any]:
+        """Return the actor of a job type in any of its spellings. Raises `ActorNotFound`."""
+        return super().get_actor(
+            actor_name if actor_name in self.actors else self._spellings.get(spelling(actor_name), "")
+        )
+
+    def declare_actor(self, actor: Actor[Any, Any]) -> None:
+        super().declare_actor(actor)
+        self._spellings[spelling(actor.actor_name)] = actor.actor_name
+
+    def knows(self, job_type: str) -> bool:
+        return spelling(job_type) in self._spellings
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """Send a message now. With a delay (ms), send nothing: note the delay on the message.

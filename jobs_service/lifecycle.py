@@ -44,7 +44,12 @@ class DeadReason(StrEnum):
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     REJECTED = "rejected"
     INVALID_PAYLOAD = "invalid_payload"
+    POISON = "poison"
     UNKNOWN_TYPE = "unknown_type"
+
+
+#: So many workers may be lost with a job before it is taken for their killer.
+POISON_CRASHES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,8 @@ class Claim:
     payload: str
     attempts: int
     max_attempts: int
+    #: Workers lost with this job so far.
+    crashes: int
     #: Seconds from when the job could have run to now: the time it stood in line.
     waited_seconds: float
     #: Seconds since it was accepted.
@@ -109,6 +116,7 @@ class Rescued:
     queue: str
     attempts: int
     status: Status
+    dead_reason: DeadReason | None
     worker_id: UUID | None
 
 
@@ -155,12 +163,12 @@ SET status = 'processing', attempts = attempts + 1, lease_token = ask.token, wor
     started_at = now(), updated_at = timezone('utc', now())
 FROM unnest(%(job_ids)s::uuid[], %(worker_ids)s::uuid[], %(tokens)s::uuid[]) AS ask (job_id, worker_id, token)
 WHERE id = ask.job_id AND status = 'pending' AND run_at <= now()
-RETURNING id, lease_token, jobs.worker_id, type, queue, payload, attempts, max_attempts,
+RETURNING id, lease_token, jobs.worker_id, type, queue, payload, attempts, max_attempts, crashes,
           extract(epoch FROM now() - run_at)::float8,
           extract(epoch FROM timezone('utc', now()) - created_at)::float8"""
 
 _CLAIMED = """
-SELECT id, lease_token, worker_id, type, queue, payload, attempts, max_attempts,
+SELECT id, lease_token, worker_id, type, queue, payload, attempts, max_attempts, crashes,
        extract(epoch FROM now() - run_at)::float8,
        extract(epoch FROM timezone('utc', now()) - created_at)::float8
 FROM jobs WHERE id = ANY(%(job_ids)s) AND lease_token = ANY(%(tokens)s)"""
@@ -269,7 +277,10 @@ def bury_unknown(database: Database, job_id: UUID, *, grace_seconds: float) -> b
 
 _RESCUE = """
 WITH lost AS (
-  SELECT id, worker_id FROM jobs
+  SELECT id, worker_id,
+         CASE WHEN crashes + 1 >= %(poison)s THEN 'poison'
+              WHEN attempts >= max_attempts THEN 'attempts_exhausted' END AS reason
+  FROM jobs
   WHERE status = 'processing' AND started_at < now() - %(lease)s * interval '1 second'
     AND NOT EXISTS (
       SELECT FROM workers
@@ -279,17 +290,17 @@ WITH lost AS (
   FOR UPDATE SKIP LOCKED
 )
 UPDATE jobs
-SET status = CASE WHEN attempts < max_attempts THEN 'pending' ELSE 'failed' END,
-    dead_reason = CASE WHEN attempts < max_attempts THEN NULL ELSE %(reason)s END,
-    finished_at = CASE WHEN attempts < max_attempts THEN NULL ELSE now() END,
-    error = %(message)s, lease_token = NULL, worker_id = NULL, run_at = now(), publish_at = now(),
+SET status = CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
+    dead_reason = reason, finished_at = CASE WHEN reason IS NOT NULL THEN now() END,
+    error = %(message)s, crashes = crashes + 1, lease_token = NULL, worker_id = NULL,
+    run_at = now(), publish_at = now(),
     history = history || jsonb_build_array(jsonb_build_object(
       'attempt', attempts, 'worker_id', lost.worker_id, 'started_at', started_at,
       'seconds', round(extract(epoch FROM now() - started_at)::numeric, 3),
       'error', 'WorkerLost', 'message', %(message)s::text)),
     updated_at = timezone('utc', now())
 FROM lost WHERE jobs.id = lost.id
-RETURNING jobs.id, type, queue, attempts, status, lost.worker_id"""
+RETURNING jobs.id, type, queue, attempts, status, dead_reason, lost.worker_id"""
 
 
 def rescue(database: Database, *, lease_seconds: float, limit: int = 500) -> list[Rescued]:
@@ -297,12 +308,12 @@ def rescue(database: Database, *, lease_seconds: float, limit: int = 500) -> lis
     names = {
         "lease": lease_seconds,
         "limit": limit,
-        "reason": DeadReason.ATTEMPTS_EXHAUSTED,
+        "poison": POISON_CRASHES,
         "message": "the worker was lost: killed, frozen or cut off",
     }
     return [
-        Rescued(job_id, kind, queue, attempts, Status(status), worker_id)
-        for job_id, kind, queue, attempts, status, worker_id in database.rows(_RESCUE, names)
+        Rescued(job_id, kind, queue, attempts, Status(status), reason and DeadReason(reason), worker_id)
+        for job_id, kind, queue, attempts, status, reason, worker_id in database.rows(_RESCUE, names)
     ]
 
 

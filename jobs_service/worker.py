@@ -31,6 +31,7 @@ from jobs_service.presence import Presence
 from jobs_service.registry import registry
 from jobs_service.storage import LocalOutputs
 from jobs_service.supervisor import end_with_parent
+from jobs_service.watchdog import Watchdog
 
 #: Seconds between two comparisons of `job_dlq` with the failed rows.
 DEAD_LETTERS_SECONDS = 10.0
@@ -63,16 +64,18 @@ def _middleware(
     settings: Settings, database: Database, broker: JobBroker, dead_letters: DeadLetterList, worker_id: UUID
 ) -> Iterator[Middleware]:
     """Yield the middleware in order: `before_*` hooks run down the list, `after_*` hooks up it."""
+    lifecycle_sync = LifecycleSync(database, broker, dead_letters, worker_id)
     # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
     yield WorkerServices(
         broker,
         Presence(database, worker_id, threads=settings.worker_threads, heartbeat_seconds=settings.heartbeat_seconds),
         Maintenance(database, list(_services(settings, database, broker, dead_letters))),
+        Watchdog(lifecycle_sync),
     )
     # Before the others, so its after-hook is the last: what it counts up it counts down, whoever skips the message.
     yield AttemptMetrics()
     # Before Retries, so its after-hook runs once Retries has decided whether and when there is another attempt.
-    yield LifecycleSync(database, broker, dead_letters, worker_id)
+    yield lifecycle_sync
     yield Retries()
     # Last: its clock starts just before the actor and stops before any other hook runs, so it interrupts no hook.
     yield StrictTimeLimit(time_limit=settings.time_limit_seconds * 1000)

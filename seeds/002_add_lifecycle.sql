@@ -21,6 +21,8 @@ ALTER TABLE jobs
   -- Fresh at each claim; every later write of that attempt must name it.
   ADD COLUMN lease_token UUID,
   ADD COLUMN worker_id UUID,
+  -- How many workers were lost while they ran this job. Three make it poison.
+  ADD COLUMN crashes SMALLINT NOT NULL DEFAULT 0,
   ADD COLUMN dead_reason VARCHAR(40),
   -- One object for each failed attempt, oldest first.
   ADD COLUMN history JSONB NOT NULL DEFAULT '[]',

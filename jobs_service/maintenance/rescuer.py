@@ -4,7 +4,7 @@ from jobs_service import events, lifecycle
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
-from jobs_service.lifecycle import DeadReason, Rescued, Status
+from jobs_service.lifecycle import Rescued, Status
 from jobs_service.maintenance.service import Service
 
 _CLEAR = "DELETE FROM workers WHERE heartbeat_at < now() - 10 * %s * interval '1 second'"
@@ -43,5 +43,4 @@ class Rescuer(Service):
         events.emit(Event.RESCUED, **facts, worker_id=str(job.worker_id))
         if job.status is Status.FAILED:
             self.dead_letters.push(job.job_id)
-            reason = DeadReason.ATTEMPTS_EXHAUSTED
-            events.emit(Event.FAILED, **facts, error="WorkerLost", reason=reason, seconds=0.0)
+            events.emit(Event.FAILED, **facts, error="WorkerLost", reason=job.dead_reason, seconds=0.0)

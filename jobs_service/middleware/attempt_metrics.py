@@ -47,8 +47,7 @@ class AttemptMetrics(Middleware):
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         metrics.THREADS_BUSY.dec()
-        if message.actor_name in broker.actors:
-            metrics.ATTEMPTS.labels(message.queue_name, message.actor_name, "skipped").inc()
+        metrics.ATTEMPTS.labels(message.queue_name, broker.get_actor(message.actor_name).actor_name, "skipped").inc()
 
     def on_event(self, event: Event, facts: dict[str, Any]) -> None:
         if event is Event.PROCESSING:

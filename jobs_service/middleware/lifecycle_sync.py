@@ -1,22 +1,25 @@
 """The custom middleware of the brief: attempts and dead letters go to PostgreSQL, whatever Dramatiq decides."""
 
+import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
 from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
+from dramatiq.worker import Worker
 
 from jobs_service import attempt, events, lifecycle
 from jobs_service.attempt import Running
 from jobs_service.batch import Batch
-from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker
+from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, message_of
+from jobs_service.company import Company
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
-from jobs_service.errors import DatabaseUnavailable, InvalidRequest, Rejected
+from jobs_service.errors import DatabaseUnavailable, InvalidRequest, JobsError, Rejected
 from jobs_service.events import Event
 from jobs_service.lifecycle import Ask, Claim, DeadReason, Failure
 from jobs_service.logs import get_logger
@@ -75,6 +78,10 @@ def decide(running: Running, message: MessageProxy, exception: BaseException | N
     return Retry(failure, message.options.get(RETRY_DELAY_OPTION, 0) / 1000)
 
 
+class NotClaimable(JobsError):
+    """There is nothing to do for this message."""
+
+
 class LifecycleSync(Middleware):
     """Claims the row before the actor runs and writes the verdict after `Retries` has decided.
 
@@ -87,21 +94,21 @@ class LifecycleSync(Middleware):
         self.broker = broker
         self.dead_letters = dead_letters
         self.worker_id = worker_id
+        self.company = Company()
+        #: The attempts of this process, by lease token.
+        self.running: dict[UUID, Running] = {}
         # The threads of a process that claim or complete at the same time share a statement and its commit.
         self._claim_row = Batch[Ask, Claim | None](lambda asks: lifecycle.claim(database, asks))
         self._complete = Batch[tuple[Claim, str], bool](lambda done: lifecycle.complete(database, done))
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         events.emit(Event.RECEIVED, job_id=message.message_id, type=message.actor_name)
+        self.company.join()
         try:
-            claim = self._claim(UUID(message.args[0]))
-        except Exception as error:
-            log.exception("Claim failed; the relay will ring again", job_id=message.message_id)
-            raise SkipMessage("claim failed") from error
-        if claim is None:
-            events.emit(Event.NOT_CLAIMED, job_id=message.message_id, type=message.actor_name)
-            raise SkipMessage("not pending, or not due")
-        self._begin(claim, message)
+            self._begin(self._claim(message), message)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the actor must not run without a claim
+            self._give_up(message, error)
+            raise SkipMessage("not claimed") from None
 
     def after_process_message(
         self,
@@ -112,15 +119,13 @@ class LifecycleSync(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         if running := attempt.end():
-            verdict = decide(running, message, exception)
-            if self._until_the_database_answers(lambda: self._write(running.claim, verdict)):
-                self._tell(running, verdict)
-            else:
-                events.emit(Event.REFUSED, **_facts(running))
+            self.company.leave()
+            self._settle(running, decide(running, message, exception))
+            self.running.pop(running.claim.token, None)
 
     def after_nack(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         """Handle what never ran: a message for an actor that this worker does not have."""
-        if message.actor_name in self.broker.actors:
+        if self.broker.knows(message.actor_name):
             return
         job_id = UUID(message.args[0])
         log.warning("No actor for this job type", job_id=message.message_id, type=message.actor_name)
@@ -129,16 +134,57 @@ class LifecycleSync(Middleware):
             facts = {"job_id": str(job_id), "type": message.actor_name, "queue": message.queue_name}
             events.emit(Event.FAILED, **facts, reason=DeadReason.UNKNOWN_TYPE, attempt=0, seconds=0.0)
 
-    def _claim(self, job_id: UUID) -> Claim | None:
-        ask = Ask(job_id, self.worker_id)
-        return self._until_the_database_answers(lambda: self._claim_row(ask), give_up_when_draining=True)
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        """Give back what is still running when the time to stop is over: the process ends now, the job did not."""
+        self.release_running()
+
+    def release_running(self, *, hung: Collection[UUID] = ()) -> None:
+        """Give back the attempts of this process, but for the `hung` ones: those count as its crash."""
+        for token, running in list(self.running.items()):
+            if token not in hung and lifecycle.release(self.database, running.claim):
+                events.emit(Event.RELEASED, **_facts(running), seconds=round(running.seconds, 4))
+
+    def _claim(self, message: MessageProxy) -> Claim:
+        if self.broker.draining:
+            # It waited for a suspect's end, and this process is to end as well.
+            self.broker.enqueue(message_of(message))
+            raise NotClaimable("this process is stopping")
+        ask = Ask(UUID(message.args[0]), self.worker_id)
+        claim = self._until_the_database_answers(lambda: self._claim_row(ask), give_up_when_draining=True)
+        if claim is None:
+            raise NotClaimable("not pending, or not due")
+        return claim
 
     def _begin(self, claim: Claim, message: MessageProxy) -> None:
+        running = self.running[claim.token] = attempt.begin(claim)
+        actor = self.broker.get_actor(claim.type)
+        if actor is not self.broker.get_actor(message.actor_name):
+            raise ValueError(f"the message names {message.actor_name!r}, its job is of type {claim.type!r}")
+        running.limit_seconds = actor.options.get("time_limit", math.inf) / 1000
         # The row counts attempts and says how many there may be; Retries reads both from the message.
         message.options["retries"] = claim.attempts - 1
         message.options["max_retries"] = claim.max_attempts - 1
-        running = attempt.begin(claim)
+        if claim.crashes:
+            # It may be what killed its worker: if it does so again, nobody else shall be there.
+            self.company.be_alone()
         events.emit(Event.PROCESSING, **_facts(running), waited_seconds=round(claim.waited_seconds, 4))
+
+    def _give_up(self, message: MessageProxy, error: Exception) -> None:
+        """End what did not begin. A claim that went through is given back."""
+        self.company.leave()
+        if isinstance(error, NotClaimable):
+            events.emit(Event.NOT_CLAIMED, job_id=message.message_id, type=message.actor_name)
+        else:
+            log.error("Claim failed; the relay will ring again", job_id=message.message_id, exc_info=error)
+        if running := attempt.end():
+            self._until_the_database_answers(lambda: lifecycle.release(self.database, running.claim))
+            self.running.pop(running.claim.token, None)
+
+    def _settle(self, running: Running, verdict: Verdict) -> None:
+        if self._until_the_database_answers(lambda: self._write(running.claim, verdict)):
+            self._tell(running, verdict)
+        else:
+            events.emit(Event.REFUSED, **_facts(running))
 
     def _write(self, claim: Claim, verdict: Verdict) -> bool:
         match verdict:

@@ -10,21 +10,27 @@ from dramatiq.worker import Worker
 from jobs_service.broker import JobBroker
 from jobs_service.maintenance.leader import Maintenance
 from jobs_service.presence import Presence
+from jobs_service.watchdog import Watchdog
 
 
 class WorkerServices(Middleware):
     """Present before the first claim, until after the last verdict."""
 
-    def __init__(self, broker: JobBroker, presence: Presence, maintenance: Maintenance) -> None:
+    def __init__(self, broker: JobBroker, presence: Presence, maintenance: Maintenance, watchdog: Watchdog) -> None:
         self.broker = broker
         self.presence = presence
         self.maintenance = maintenance
+        self.watchdog = watchdog
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         self.presence.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
         self.maintenance.start()
 
+    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        self.watchdog.start(worker)
+
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        self.watchdog.stop()
         self.broker.draining = True
         self.maintenance.stop()
         self._return_messages(worker)

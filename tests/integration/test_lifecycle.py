@@ -205,3 +205,17 @@ def test_of_a_batch_only_what_can_be_claimed_is(database, submit, worker_id):
     assert 1 == len([claim for claim in claims if claim])
     assert claims[0] is None
     assert claims[2] is None
+
+
+def test_a_job_that_lost_three_workers_is_poison(database, submit, row):
+    job_id = submit(max_attempts=10)
+    statuses = []
+
+    for _ in range(3):
+        claim = claim_one(database, job_id, uuid4())
+        database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+        statuses += [rescued.status for rescued in lifecycle.rescue(database, lease_seconds=15)]
+
+    assert 2 == claim.crashes
+    assert [Status.PENDING, Status.PENDING, Status.FAILED] == statuses
+    assert ("failed", "poison", 3) == row(job_id, "status", "dead_reason", "attempts")

@@ -1,4 +1,4 @@
-"""The messages, and their places in line. What Redis does with them: integration/test_broker.py."""
+"""The messages, and their places in line. What Redis does with them: integration/test_doorbell.py."""
 
 import dramatiq
 import pytest

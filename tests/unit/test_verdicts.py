@@ -20,7 +20,7 @@ def message():
 
 @pytest.fixture
 def running():
-    claim = Claim(new_id(), uuid4(), uuid4(), "t", "default", "{}", 1, 3, 0.0, 0.0)
+    claim = Claim(new_id(), uuid4(), uuid4(), "t", "default", "{}", 1, 3, 0, 0.0, 0.0)
     return Running(claim, result='"output/x.csv"')
 
 

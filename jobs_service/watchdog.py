@@ -1,0 +1,66 @@
+"""Replaces a worker process that looks alive and is not: a thread has died, or hangs where no limit reaches it."""
+
+import os
+import signal
+from threading import Event, Thread
+from uuid import UUID
+
+from dramatiq.worker import Worker
+
+from jobs_service.errors import DatabaseUnavailable
+from jobs_service.logs import get_logger
+from jobs_service.middleware.lifecycle_sync import LifecycleSync
+
+log = get_logger(__name__)
+
+INTERVAL_SECONDS = 2.0
+
+#: How long after its time limit an attempt may still be on its way out before its thread counts as hung.
+HUNG_AFTER_SECONDS = 10.0
+
+EXIT_CODE = 70
+
+
+class Watchdog:
+    """Looks at Dramatiq's threads and at the attempts they make; the supervisor starts a new process."""
+
+    def __init__(self, lifecycle_sync: LifecycleSync) -> None:
+        self.lifecycle_sync = lifecycle_sync
+        self._stopping = Event()
+
+    def start(self, worker: Worker) -> None:
+        Thread(target=self._run, args=(worker,), name="watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _run(self, worker: Worker) -> None:
+        while not self._stopping.wait(INTERVAL_SECONDS):
+            if dead := dead_threads(worker):
+                log.error("Threads have died; this process stops and is replaced", threads=dead)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            if hung := self.hung():
+                self._abandon(hung)
+
+    def hung(self) -> list[UUID]:
+        """Return the lease tokens of attempts that their time limit could not end: blocked outside of Python."""
+        return [
+            token
+            for token, running in list(self.lifecycle_sync.running.items())
+            if running.seconds > running.limit_seconds + HUNG_AFTER_SECONDS
+        ]
+
+    def _abandon(self, hung: list[UUID]) -> None:
+        """End the process at once: a thread blocked in C cannot be ended otherwise. Its neighbours go back in line."""
+        log.error("Attempts hang; this process ends and is replaced", attempts=len(hung))
+        try:
+            self.lifecycle_sync.release_running(hung=hung)
+        except DatabaseUnavailable as error:
+            log.warning("Attempts not given back; the rescuer will take them", error=str(error))
+        os._exit(EXIT_CODE)
+
+
+def dead_threads(worker: Worker) -> list[str]:
+    threads = [*worker.workers, *worker.consumers.values()]
+    return [thread.name for thread in threads if not thread.is_alive()]
