@@ -4,7 +4,6 @@ from typing import Any
 
 import falcon
 
-import actors  # noqa: F401 - importing it registers every job type
 from jobs_service import events
 from jobs_service.broker import JobBroker, redis_client
 from jobs_service.config import Settings
@@ -16,7 +15,7 @@ from jobs_service.metrics.exposition import build_registry
 from jobs_service.middleware.http import RequestMetrics
 from jobs_service.models import database_proxy
 from jobs_service.publisher import Publisher
-from jobs_service.registry import registry
+from jobs_service.registry import load
 from jobs_service.resources import problems
 from jobs_service.resources.health import Liveness, Readiness
 from jobs_service.resources.jobs import JobCollection, JobItem
@@ -26,6 +25,7 @@ from jobs_service.submission import Submitter
 
 def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     """Return the WSGI application. Connects to nothing before the first request."""
+    registry = load(settings.actor_modules)
     database = open_database(settings)
     database_proxy.initialize(database)
     broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)

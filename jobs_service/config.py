@@ -101,6 +101,9 @@ class Settings:
     # Files.
     output_dir: str = _setting("output", _text)
 
+    # Job types beside those in actors/: importable modules, with commas between them.
+    actor_modules: str = _setting("", _text)
+
     # Attempts.
     max_attempts: int = _setting(3, _whole(1, 100))
     retry_backoff_seconds: float = _setting(2.0, _seconds(0, 86_400))

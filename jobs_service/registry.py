@@ -1,5 +1,6 @@
 """The job types: name, payload class, function and options, declared with `@job` and bound to Dramatiq late."""
 
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,6 +94,13 @@ class Registry:
 
 #: What `@job` fills. Importing `actors` is enough to know every type; nothing is bound to a broker by that.
 registry = Registry()
+
+
+def load(actor_modules: str = "") -> Registry:
+    """Import `actors` and, by their names between commas, further modules with job types. Returns the registry."""
+    for module in ("actors", *filter(None, (name.strip() for name in actor_modules.split(",")))):
+        importlib.import_module(module)
+    return registry
 
 
 def job(name: str, *, payload: Any, **options: Any) -> Callable[[JobFunction], JobFunction]:  # noqa: ANN401

@@ -8,7 +8,6 @@ from uuid import UUID
 import dramatiq
 from dramatiq.middleware import Middleware, Retries
 
-import actors  # noqa: F401 - importing it registers every job type
 from jobs_service import events, logs
 from jobs_service.binding import declare
 from jobs_service.broker import JobBroker, redis_client
@@ -28,7 +27,7 @@ from jobs_service.middleware.lifecycle_sync import LifecycleSync
 from jobs_service.middleware.time_limit import StrictTimeLimit
 from jobs_service.middleware.worker_services import WorkerServices
 from jobs_service.presence import Presence
-from jobs_service.registry import registry
+from jobs_service.registry import load
 from jobs_service.storage import LocalOutputs
 from jobs_service.supervisor import end_with_parent
 from jobs_service.watchdog import Watchdog
@@ -44,6 +43,7 @@ def boot() -> None:
     settings = Settings.from_env(os.environ)
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     events.subscribe(logs.log_event)
+    registry = load(settings.actor_modules)
     definitions.zero(registry)
     broker = build_broker(settings, new_id())
     declare(broker, registry, settings, LocalOutputs(Path(settings.output_dir)), SmtpMailer.from_settings(settings))

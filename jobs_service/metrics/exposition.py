@@ -10,13 +10,12 @@ import threading
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
-import actors  # noqa: F401 - importing it registers every job type, and so the queues
 from jobs_service import logs
 from jobs_service.config import Settings
 from jobs_service.database import open_database
 from jobs_service.metrics import multiprocess
 from jobs_service.metrics.collector import DatabaseCollector
-from jobs_service.registry import registry
+from jobs_service.registry import load
 
 
 def build_registry(collector: DatabaseCollector) -> CollectorRegistry:
@@ -32,7 +31,9 @@ def serve() -> int:
     """Serve GET /metrics until this process is ended. Dramatiq forks it beside the workers."""
     settings = Settings.from_env(os.environ)
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
-    collector = DatabaseCollector(open_database(settings), queues=registry.queues, lease_seconds=settings.lease_seconds)
+    collector = DatabaseCollector(
+        open_database(settings), queues=load(settings.actor_modules).queues, lease_seconds=settings.lease_seconds
+    )
     start_http_server(settings.worker_metrics_port, settings.metrics_host, build_registry(collector))
     threading.Event().wait()
     return 0

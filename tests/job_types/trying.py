@@ -1,0 +1,39 @@
+"""Job types that fail on purpose, for tests with real workers: loaded by ACTOR_MODULES=trying."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from jobs_service.errors import Rejected
+from jobs_service.registry import Attempt, job
+
+
+@job("test-fail-times", payload=dict[str, Any])
+def fail_times(payload: dict[str, Any], attempt: Attempt) -> int:
+    """Fail the first `times` attempts; return the number of the one that did not."""
+    if attempt.number <= payload["times"]:
+        raise RuntimeError(f"attempt {attempt.number} fails, as asked")
+    return attempt.number
+
+
+@job("test-reject", payload=dict[str, Any])
+def reject(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+    raise Rejected("no attempt will do")
+
+
+@job("test-wait-for-file", payload=dict[str, Any])
+def wait_for_file(payload: dict[str, Any], attempt: Attempt) -> int:
+    """Append the process id to `started`, then wait until the file `go` exists."""
+    with Path(payload["started"]).open("a") as started:
+        started.write(f"{os.getpid()} {attempt.number}\n")
+    while not Path(payload["go"]).exists():
+        time.sleep(0.02)
+    return attempt.number
+
+
+@job("test-kill-worker", payload=dict[str, Any])
+def kill_worker(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+    """End its own process as the kernel's out-of-memory killer would."""
+    os.kill(os.getpid(), signal.SIGKILL)
