@@ -69,7 +69,9 @@ def _cell(value: object) -> str:
     """Return the cell's text. Only strings can be formulas: a number is a number, and a JSON text starts as one."""
     if value is None:
         return ""
-    return neutralise(value) if isinstance(value, str) else _encode(value).translate(_LINE_BREAKS)
+    if isinstance(value, bool | list | dict):
+        return _encode(value).translate(_LINE_BREAKS)
+    return neutralise(value) if isinstance(value, str) else str(value)
 
 
 def neutralise(text: str) -> str:
@@ -78,6 +80,8 @@ def neutralise(text: str) -> str:
     Looked for at the start and, because some programs split a quoted cell at its line breaks, at the start of each
     line of the text, after any blank or invisible characters. A TAB or CR in front counts by itself.
     """
+    if text[:1].isalnum() and text.isprintable():  # nearly every text: one line that begins with a letter or a digit
+        return text
     guarded = "".join(f"'{line}" if _is_formula(line) else line for line in text.splitlines(keepends=True))
     return f"'{guarded}" if guarded.startswith(("\t", "\r")) else guarded
 
