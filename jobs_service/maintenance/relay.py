@@ -60,7 +60,7 @@ class Relay(Service):
         """Redis is empty: what was published is not there any more, so publish it again at once."""
         self.database.rows(_EVERYTHING_SOON)
         self.dead_letters.set_epoch("1")
-        log.warning("Redis had lost its data, or was new: every waiting job is published again")
+        log.warning("Redis was empty: every waiting job is published again")
 
     def _fill(self, queue: str) -> int:
         """Publish up to the queue's window and return the number of messages sent."""

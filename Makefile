@@ -1,0 +1,57 @@
+# `make` or `make help` lists what there is. Needs Python 3.11 or newer; everything else comes with the environment.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made-from-requirements
+TESTS ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format ci bench compose-test dashboards clean
+
+help: ## list these targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(STAMP) ## start PostgreSQL, Valkey, a mail catcher, the API and the workers; Ctrl-C stops all
+	@exec $(BIN)/python -m jobs_service.devstack
+
+test: $(STAMP) ## run all tests on servers of their own
+	@$(BIN)/python -m pytest $(TESTS)
+
+lint: $(STAMP) ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## put the code into shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+ci: ## what decides whether a change lands: lint, test, and compose-test where there is a Docker engine
+	@echo "== lint"; $(MAKE) --no-print-directory lint
+	@echo "== test"; $(MAKE) --no-print-directory test
+	@echo "== compose-test"; $(MAKE) --no-print-directory compose-test-if-possible
+
+bench: $(STAMP) ## measure jobs per second, CPU and latency beside a straightforward implementation
+	@$(BIN)/python -m bench $(BENCH)
+
+compose-test: $(STAMP) ## bring the Compose stack up, walk through the README, take it down
+	@$(BIN)/python tests/compose/run
+
+.PHONY: compose-test-if-possible
+compose-test-if-possible: $(STAMP)
+	@if $(BIN)/python tests/compose/run --can-run; then $(MAKE) --no-print-directory compose-test; \
+	else echo "left out: no Docker engine with the images of docker-compose.yml answers here"; fi
+
+dashboards: $(STAMP) ## write the Grafana dashboards anew from monitoring/grafana/build.py
+	@$(BIN)/python monitoring/grafana/build.py
+
+clean: ## remove the environment, the local data and caches
+	rm -rf $(VENV) .local .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(STAMP): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is %d.%d. Choose another one: make PYTHON=python3.13 …" % sys.version_info[:2])'
+	@echo "making the environment in $(VENV) (about a minute the first time)"
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "python3 -m venv does not work here; on Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

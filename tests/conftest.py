@@ -1,0 +1,85 @@
+"""Servers of the tests' own, on free ports, started by the first test that asks for them."""
+
+import itertools
+
+import pytest
+
+from jobs_service.config import Settings
+from jobs_service.database import open_database
+from jobs_service.devstack.ports import free_port as any_free_port
+from jobs_service.devstack.servers import MailCatcher, Postgres, Valkey
+from jobs_service.migrations import migrate
+
+TEMPLATE = "jobs_template"
+
+#: Nothing here survives the tests, so nothing has to reach the disk.
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
+
+#: The service's own intervals, a lot shorter.
+QUICK = {
+    "HEARTBEAT_SECONDS": "0.2",
+    "LEASE_SECONDS": "1",
+    "SWEEP_SECONDS": "0.2",
+    "RELAY_SECONDS": "0.1",
+    "REPUBLISH_SECONDS": "1",
+    "RETRY_BACKOFF_SECONDS": "0.1",
+    "RETRY_BACKOFF_MAX_SECONDS": "0.5",
+}
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory):
+    with Postgres(tmp_path_factory.mktemp("postgres"), options=FAST) as server:
+        settings = Settings.from_env({"DATABASE_URL": server.url, "REDIS_URL": "redis://localhost"})
+        database = open_database(settings)
+        migrate(database)
+        database.discard()
+        server.execute(f"ALTER DATABASE {server.DATABASE} RENAME TO {TEMPLATE}")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory):
+    with Valkey(tmp_path_factory.mktemp("valkey"), save=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mail(tmp_path_factory):
+    with MailCatcher(tmp_path_factory.mktemp("mail")) as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(postgres):
+    """A migrated database of the test's own."""
+    name = f"test_{next(_numbers)}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    yield postgres.url_of(name)
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def redis_url(valkey):
+    """An empty Redis."""
+    with valkey.client() as client:
+        client.flushall()
+    return f"{valkey.url}/0"
+
+
+@pytest.fixture
+def environ(database_url, redis_url, tmp_path):
+    """The environment in which the service runs in this test."""
+    return {**QUICK, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "OUTPUT_DIR": str(tmp_path / "output")}
+
+
+@pytest.fixture
+def settings(environ):
+    return Settings.from_env(environ)
+
+
+@pytest.fixture
+def free_port():
+    return any_free_port
