@@ -149,11 +149,24 @@ class LifecycleSync(Middleware):
             # It waited for a suspect's end, and this process is to end as well.
             self.broker.enqueue(message_of(message))
             raise NotClaimable("this process is stopping")
-        ask = Ask(UUID(message.args[0]), self.worker_id)
+        claim = self._claim_job(UUID(message.args[0]))
+        if not claim.crashes:
+            return claim
+        # It may be what killed its worker: if it does so again, nobody else shall be there. And it is not held while
+        # it waits for its turn, or it would be taken for the killer when another suspect is.
+        self._release(claim)
+        self.company.be_alone()
+        return self._claim_job(claim.job_id)
+
+    def _claim_job(self, job_id: UUID) -> Claim:
+        ask = Ask(job_id, self.worker_id)
         claim = self._until_the_database_answers(lambda: self._claim_row(ask), give_up_when_draining=True)
         if claim is None:
             raise NotClaimable("not pending, or not due")
         return claim
+
+    def _release(self, claim: Claim) -> None:
+        self._until_the_database_answers(lambda: lifecycle.release(self.database, claim))
 
     def _begin(self, claim: Claim, message: MessageProxy) -> None:
         running = self.running[claim.token] = attempt.begin(claim)
@@ -164,9 +177,6 @@ class LifecycleSync(Middleware):
         # The row counts attempts and says how many there may be; Retries reads both from the message.
         message.options["retries"] = claim.attempts - 1
         message.options["max_retries"] = claim.max_attempts - 1
-        if claim.crashes:
-            # It may be what killed its worker: if it does so again, nobody else shall be there.
-            self.company.be_alone()
         events.emit(Event.PROCESSING, **_facts(running), waited_seconds=round(claim.waited_seconds, 4))
 
     def _give_up(self, message: MessageProxy, error: Exception) -> None:
@@ -177,7 +187,7 @@ class LifecycleSync(Middleware):
         else:
             log.error("Claim failed; the relay will ring again", job_id=message.message_id, exc_info=error)
         if running := attempt.end():
-            self._until_the_database_answers(lambda: lifecycle.release(self.database, running.claim))
+            self._release(running.claim)
             self.running.pop(running.claim.token, None)
 
     def _settle(self, running: Running, verdict: Verdict) -> None:

@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from service import Service
 
 from jobs_service import lifecycle
 from jobs_service.broker import JobBroker, redis_client
@@ -81,3 +82,11 @@ def add_worker(database, worker_id, *, silent_seconds=0):
         VALUES (%s, 'test', 1, '{default}', 8, now() - %s * interval '1 second')""",
         (worker_id, silent_seconds),
     )
+
+
+@pytest.fixture
+def service(environ, tmp_path):
+    """The service's own processes; started by the test, ended for it."""
+    service = Service(environ, tmp_path)
+    yield service
+    service.stop()

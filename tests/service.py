@@ -1,0 +1,128 @@
+"""The service as it runs in production: real gunicorn and dramatiq processes, started by its own commands."""
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+from eventually import eventually
+
+from jobs_service.devstack.ports import free_port
+from jobs_service.devstack.processes import Child
+
+ROOT = Path(__file__).resolve().parents[1]
+JOB_TYPES = ROOT / "tests" / "job_types"
+
+
+class Service:
+    """An API and workers on the servers of one test. `stop` ends what the test left running."""
+
+    def __init__(self, environ, folder):
+        self.folder = folder
+        self.api_port, self.metrics_port = free_port(), free_port()
+        self.environ = {
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": f"{ROOT}:{JOB_TYPES}",
+            "API_PORT": str(self.api_port),
+            "API_THREADS": "4",
+            "API_PROCESSES": "1",
+            "WORKER_PROCESSES": "1",
+            "WORKER_THREADS": "4",
+            "WORKER_METRICS_PORT": str(self.metrics_port),
+            "WORKER_SHUTDOWN_SECONDS": "10",
+            "ACTOR_MODULES": "trying",
+            "LOG_FORMAT": "json",
+            **environ,
+        }
+        self.children = []
+
+    def start_api(self, **environ):
+        api = self._start("api", environ)
+        eventually(lambda: self._ready(api), what="a ready API")
+        return api
+
+    def start_worker(self, **environ):
+        # Further workers of a test serve their metrics elsewhere.
+        port = str(free_port()) if any(child.log.stem.startswith("worker") for child in self.children) else None
+        return self._start("worker", ({"WORKER_METRICS_PORT": port} if port else {}) | environ)
+
+    def stop(self):
+        for child in self.children:
+            if child.running:
+                child.stop(seconds=15)
+
+    def post(self, job_type, payload, **wishes):
+        """Return the id of an accepted job."""
+        status, body = self.request("POST", "/jobs", {"type": job_type, "payload": payload, **wishes})
+        assert status == 201, body
+        return body["job_id"]
+
+    def get(self, path):
+        return self.request("GET", path)
+
+    def job(self, job_id):
+        return self.get(f"/jobs/{job_id}")[1]
+
+    def when(self, job_id, status):
+        """Wait until the job has this status and return it."""
+
+        def reached():
+            job = self.job(job_id)
+            assert job["status"] == status, job
+            return job
+
+        return eventually(reached, what=f"status {status}")
+
+    def request(self, method, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} if data else {}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.api_port}{path}", data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as reply:
+                return reply.status, _decoded(reply)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, _decoded(error)
+
+    def metrics(self, port=None):
+        """Return the samples of the worker's metrics as {text before the value: value}."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{port or self.metrics_port}/metrics", timeout=10) as reply:
+            lines = reply.read().decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
+
+    def lines(self, child, job_id):
+        """Return the events that a child logged about a job."""
+        lines = []
+        for line in self.log(child).splitlines():
+            with suppress(ValueError):
+                fields = json.loads(line)
+                if fields.get("job_id") == job_id:
+                    lines.append(fields)
+        return lines
+
+    def log(self, child):
+        return child.log.read_text(errors="replace")
+
+    def _start(self, command, environ):
+        log = self.folder / f"{command}-{len(self.children)}.log"
+        metrics = self.folder / f"metrics-{command}-{len(self.children)}"
+        argv = [sys.executable, "-m", "jobs_service", command]
+        env = self.environ | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)} | environ
+        child = Child(argv, log=log, env=env, cwd=ROOT)
+        self.children.append(child)
+        return child
+
+    def _ready(self, api):
+        if not api.running:
+            raise RuntimeError(f"the API ended:\n{self.log(api)}")
+        with suppress(urllib.error.URLError, ConnectionError):
+            return self.get("/readyz")[0] == 200
+        return False
+
+
+def _decoded(reply):
+    content = reply.read()
+    is_json = "json" in (reply.headers.get("Content-Type") or "")
+    return json.loads(content) if is_json else content.decode()
