@@ -96,6 +96,8 @@ class JobBroker(RedisBroker):
     def ring(self, queue_name: str, messages: Iterable[Message[Any]]) -> None:
         """Put messages on a queue; those already there stay where they are. Raises `BrokerUnavailable`."""
         scores = {message.encode(): score(message) for message in messages}
+        if not scores:
+            return
         try:
             self.client.zadd(self.key(queue_name), scores, nx=True)
         except redis.RedisError as error:
