@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+from prometheus_client import multiprocess as prometheus_multiprocess
 from prometheus_client import values
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -42,3 +43,6 @@ def clear(directory: Path) -> None:
 
 if VARIABLE in os.environ:
     values.ValueClass = values.MultiProcessValue(process_identifier=slot)
+    if SLOT_VARIABLE in os.environ:
+        # A process that was killed left its gauges as they were: its successor in the slot starts at zero.
+        prometheus_multiprocess.mark_process_dead(slot())

@@ -126,6 +126,7 @@ def test_a_killed_workers_job_runs_again(service, tmp_path):
     assert 2 == job["attempts"]
     assert ["WorkerLost"] == [entry["error"] for entry in job["history"]]
     assert worker.running
+    eventually(lambda: service.metrics()["jobs_worker_threads_busy"] == 0, what="no busy thread")
 
 
 def test_a_job_that_kills_its_worker_is_poison_and_its_neighbours_are_not(service, broker, tmp_path):
