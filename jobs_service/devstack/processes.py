@@ -102,15 +102,13 @@ class Child:
 
     def kill(self) -> int:
         """End it and all its descendants at once, as a power cut would. Returns its exit code."""
-        pids = []
         if self.running:
             self.send(signal.SIGSTOP)  # or it could start another one while we look
-            pids = self.pids()
-            for pid in pids:
+            for pid in self.pids():
                 _signal(pid, signal.SIGKILL)
         code = self._process.wait(_KILL_SECONDS)
         self.exit_code()
-        wait_until(lambda: not (_group_exists(self.pid) or any(map(is_alive, pids))), _KILL_SECONDS)
+        wait_until(lambda: not _group_exists(self.pid), _KILL_SECONDS)
         return code
 
     def pause(self) -> None:
@@ -163,6 +161,14 @@ def command_line(pid: int) -> str:
         return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
+
+
+def working_folder(pid: int) -> Path | None:
+    """Return where a process works, or None when there is none or it cannot be told."""
+    try:
+        return (Path("/proc") / str(pid) / "cwd").readlink()
+    except OSError:
+        return None
 
 
 def _arranged(

