@@ -1,4 +1,4 @@
-"""`.env.example` and the settings say the same."""
+"""`.env.example` says the same as the settings and as docker-compose.yml."""
 
 import dataclasses
 import re
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from jobs_service.config import Settings, variable
 
-LINES = (Path(__file__).parents[2] / ".env.example").read_text().splitlines()
+ROOT = Path(__file__).parents[2]
+LINES = (ROOT / ".env.example").read_text().splitlines()
 
 #: Name -> (is it active, its value).
 WRITTEN = {
@@ -15,16 +16,39 @@ WRITTEN = {
     if (found := re.fullmatch(r"(?P<off># )?(?P<name>[A-Z_]+)=(?P<value>.*)", line))
 }
 FIELDS = {variable(field): field for field in dataclasses.fields(Settings)}
+#: What docker-compose.yml reads from .env, with its default there.
+COMPOSE = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", (ROOT / "docker-compose.yml").read_text()))
 
 
-def test_every_setting_is_in_the_example_and_nothing_else():
-    assert FIELDS.keys() == WRITTEN.keys()
+def test_every_setting_is_in_the_example():
+    missing = FIELDS.keys() - WRITTEN.keys()
+
+    assert not missing, f".env.example lacks {sorted(missing)}: add each with its default and a comment"
+
+
+def test_every_variable_of_compose_is_in_the_example():
+    missing = COMPOSE.keys() - WRITTEN.keys()
+
+    assert not missing, f".env.example lacks {sorted(missing)}, which docker-compose.yml reads"
+
+
+def test_nothing_else_is_in_the_example():
+    unknown = WRITTEN.keys() - FIELDS.keys() - COMPOSE.keys()
+
+    assert not unknown, f"neither jobs_service/config.py nor docker-compose.yml reads {sorted(unknown)}"
 
 
 def test_what_is_commented_out_is_the_default():
-    defaults = {name: str(FIELDS[name].default) for name, (active, _) in WRITTEN.items() if not active}
+    defaults = {variable: default for variable, default in COMPOSE.items() if variable not in FIELDS}
+    defaults |= {name: str(field.default) for name, field in FIELDS.items()}
 
-    assert defaults == {name: value for name, (active, value) in WRITTEN.items() if not active}
+    off = {name: value for name, (active, value) in WRITTEN.items() if not active}
+    assert {name: defaults[name] for name in off} == off
+
+
+def test_compose_starts_the_same_without_the_example():
+    """Where docker-compose.yml has a default of its own for a setting, it is the example's value."""
+    assert {name: COMPOSE[name] for name in COMPOSE} == {name: WRITTEN[name][1] for name in COMPOSE}
 
 
 def test_the_brief_comes_first_word_for_word():
