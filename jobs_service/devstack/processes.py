@@ -163,14 +163,6 @@ def command_line(pid: int) -> str:
         return ""
 
 
-def working_folder(pid: int) -> Path | None:
-    """Return where a process works, or None when there is none or it cannot be told."""
-    try:
-        return (Path("/proc") / str(pid) / "cwd").readlink()
-    except OSError:
-        return None
-
-
 def _arranged(
     argv: Sequence[str | os.PathLike[str]], death_signal: signal.Signals, privileges: Sequence[str]
 ) -> list[str]:
