@@ -1,5 +1,6 @@
 """PostgreSQL through peewee: one kept connection a thread, replaced when the server has dropped it."""
 
+import select
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 
 import peewee
 import psycopg2
+import psycopg2.extensions
 import psycopg2.extras
 
 from jobs_service.config import Settings
@@ -38,8 +40,12 @@ class Database(peewee.PostgresqlDatabase):
     whether the server had carried out the statement, and it is sent once more on a new one.
     """
 
-    def __init__(self, url: str, **options: Any) -> None:  # noqa: ANN401 - what libpq takes
-        super().__init__(url, **options)
+    def __init__(self, url: str, *, connect_seconds: float, answer_seconds: float, **options: Any) -> None:  # noqa: ANN401
+        """A statement without an answer after `answer_seconds` counts as lost. `options` are what libpq takes."""
+        # Made of the class, because while it connects the connection has nothing else to say how long that may take.
+        factory = type("Connection", (_Connection,), {"patience_seconds": connect_seconds})
+        super().__init__(url, connection_factory=factory, **options)
+        self._answer_seconds = answer_seconds
         # peewee holds this lock while it connects, so one unanswered connect would hold up every thread. Its
         # state is per thread; the server version, the only thing shared, is the same whoever writes it.
         self._lock = _NoLock()
@@ -94,6 +100,7 @@ class Database(peewee.PostgresqlDatabase):
             self._refusal = _first_line(error)
             self._refused_until = time.monotonic() + REFUSE_SECONDS
             raise
+        connection.patience_seconds = self._answer_seconds
         psycopg2.extras.register_uuid(conn_or_curs=connection)
         # JSON is passed on as the text PostgreSQL sends: whoever needs it decoded knows into what.
         psycopg2.extras.register_default_jsonb(connection, loads=str)
@@ -109,6 +116,34 @@ class Database(peewee.PostgresqlDatabase):
             self._state.reset()  # type: ignore[attr-defined] # as above
 
 
+class _Connection(psycopg2.extensions.connection):  # type: ignore[misc] # psycopg2 has no types
+    """A connection that is not waited for without end.
+
+    PostgreSQL's own timeouts do not help where it is frozen or unreachable, and libpq waits for ever.
+    """
+
+    #: Seconds to wait for an answer, None for ever.
+    patience_seconds: float | None = None
+
+
+def _wait(connection: Any) -> None:  # noqa: ANN401 - any connection of this process, ours or not
+    """Wait until libpq is through. Psycopg calls it (PEP 249 has no timeouts of its own)."""
+    patience: float | None = getattr(connection, "patience_seconds", None)
+    deadline = None if patience is None else time.monotonic() + patience
+    while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
+        readiness = select.poll()
+        readiness.register(connection.fileno(), _EVENTS[state])
+        remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        if not readiness.poll(remaining):
+            # Psycopg closes the connection when this raises.
+            raise psycopg2.OperationalError(f"PostgreSQL gave no answer in {patience:g} s")
+
+
+_EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
+
+psycopg2.extensions.set_wait_callback(_wait)
+
+
 class _NoLock:
     def __enter__(self) -> None: ...
 
@@ -120,7 +155,9 @@ def open_database(settings: Settings) -> Database:
     statement_ms = settings.database_statement_timeout_seconds * 1000
     return Database(
         settings.database_url.replace("postgres://", "postgresql://", 1),
-        connect_timeout=settings.database_connect_timeout_seconds,
+        connect_seconds=settings.database_connect_timeout_seconds,
+        # PostgreSQL is to end a slow statement itself, which keeps the connection; this is for when it cannot.
+        answer_seconds=settings.database_statement_timeout_seconds + 1,
         application_name=f"async-job-system {threading.current_thread().name}",
         options=f"-c timezone=UTC -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=30s",
         # A server that vanished without a word is noticed in seconds, not in the kernel's two hours.

@@ -42,6 +42,8 @@ def migrate(database: Database, seeds: Path = SEEDS) -> list[str]:
     """
     migrations = read(seeds)
     with database.atomic():
+        # Another starter may be at work for long, and so may a migration.
+        database.connection().patience_seconds = None
         database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
         database.execute_sql("SET LOCAL statement_timeout = 0")
         database.execute_sql(_CREATE)

@@ -102,13 +102,16 @@ class Child:
 
     def kill(self) -> int:
         """End it and all its descendants at once, as a power cut would. Returns its exit code."""
+        pids: list[int] = []
         if self.running:
             self.send(signal.SIGSTOP)  # or it could start another one while we look
-            for pid in self.pids():
+            pids = self.pids()
+            for pid in pids:
                 _signal(pid, signal.SIGKILL)
         code = self._process.wait(_KILL_SECONDS)
         self.exit_code()
-        wait_until(lambda: not _group_exists(self.pid), _KILL_SECONDS)
+        # PostgreSQL's processes have groups of their own, and hold its shared memory until they are gone.
+        wait_until(lambda: not _group_exists(self.pid) and not any(map(is_alive, pids)), _KILL_SECONDS)
         return code
 
     def pause(self) -> None:

@@ -31,6 +31,8 @@ _AS_NOBODY = (
     "--clear-groups",
     "--inh-caps=+dac_override,+dac_read_search",
     "--ambient-caps=+dac_override,+dac_read_search",
+    # Without this, access(2), by which initdb looks for postgres, ignores the capabilities of who is not root.
+    "--securebits=+no_setuid_fixup",
 )
 
 
@@ -179,20 +181,22 @@ class Postgres(Server):
         return _AS_NOBODY if os.geteuid() == 0 else ()
 
     def _initialise(self) -> None:
-        # An earlier start that was cut off leaves a folder that initdb would refuse.
-        shutil.rmtree(self._data, ignore_errors=True)
-        self._data.mkdir(mode=0o700)
+        # In a folder of its own, renamed when it is whole: a start that is cut off leaves nothing that looks like data.
+        fresh = self.folder / "initdb"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
         password = self.folder / "password"
         password.write_text(self.PASSWORD)
         if os.geteuid() == 0:
-            os.chown(self._data, NOBODY, NOBODY)
+            os.chown(fresh, NOBODY, NOBODY)
         arguments = ("-U", self.USER, "--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--no-locale")
-        command = [str(self.bin_dir / "initdb"), "-D", str(self._data), *arguments]
+        command = [str(self.bin_dir / "initdb"), "-D", str(fresh), *arguments]
         initdb = Child(command, log=self.folder / "initdb.log", cwd=self.folder, privileges=self.privileges())
         if not wait_until(lambda: not initdb.running, START_SECONDS) or initdb.exit_code():
             initdb.kill()
             raise ServerError(f"initdb failed:\n{initdb.tail()}")
         password.unlink()
+        fresh.rename(self._data)
 
 
 class Valkey(Server):

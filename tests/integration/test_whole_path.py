@@ -179,6 +179,23 @@ def test_a_postgresql_that_restarts_ends_nobody(service, postgres):
     assert all(is_alive(pid) for pid in pids)
 
 
+def test_a_postgresql_that_freezes_holds_no_thread_for_long(service, postgres):
+    patience = {"DATABASE_STATEMENT_TIMEOUT_SECONDS": "1", "DATABASE_CONNECT_TIMEOUT_SECONDS": "1"}
+    service.start_api(**patience)
+    service.start_worker(**patience)
+    service.when(service.post("csv-generation", ALICE), "completed")
+
+    postgres.pause()
+    try:
+        for _ in range(3):
+            assert 503 == service.request("POST", "/jobs", {"type": "csv-generation", "payload": ALICE})[0]
+    finally:
+        postgres.resume()
+
+    eventually(lambda: service.get("/readyz")[0] == 200, what="a ready API")
+    service.when(service.post("csv-generation", ALICE), "completed")
+
+
 def test_a_stopped_worker_gives_back_what_it_could_not_finish(service, tmp_path):
     service.start_api()
     worker = service.start_worker(WORKER_SHUTDOWN_SECONDS="1")
