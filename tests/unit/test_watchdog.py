@@ -1,0 +1,36 @@
+"""What the watchdog sees."""
+
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+
+from jobs_service import watchdog
+from jobs_service.attempt import Running
+from jobs_service.ids import new_id
+from jobs_service.lifecycle import Claim
+from jobs_service.watchdog import Watchdog, dead_threads
+
+
+def running(*, seconds, limit_seconds):
+    claim = Claim(new_id(), uuid4(), uuid4(), "t", "default", "{}", 1, 3, 0, 0.0, 0.0)
+    attempt = Running(claim, limit_seconds=limit_seconds)
+    attempt.started -= seconds
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("seconds", "hangs"),
+    [(5, False), (60 + watchdog.HUNG_AFTER_SECONDS - 1, False), (60 + watchdog.HUNG_AFTER_SECONDS + 1, True)],
+)
+def test_an_attempt_hangs_some_time_after_its_limit(seconds, hangs):
+    attempt = running(seconds=seconds, limit_seconds=60)
+    sync = SimpleNamespace(running={attempt.claim.token: attempt})
+
+    assert ([attempt.claim.token] if hangs else []) == Watchdog(sync).hung()
+
+
+def test_a_dead_thread_is_named():
+    alive, dead = (SimpleNamespace(name=name, is_alive=lambda name=name: name == "alive") for name in ("alive", "dead"))
+
+    assert ["dead"] == dead_threads(SimpleNamespace(workers=[alive], consumers={"default": dead}))
