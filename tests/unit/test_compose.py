@@ -96,7 +96,12 @@ def test_our_image_runs_read_only_without_capabilities(name):
 
     assert service["read_only"] is True
     assert ["ALL"] == service["cap_drop"]
-    assert {"/tmp", "/run/metrics"} == {mount.split(":")[0] for mount in service["tmpfs"]}
+    assert ["/tmp"] == [mount.split(":")[0] for mount in service["tmpfs"]]
+
+
+def test_metrics_files_lie_on_the_tmpfs_whose_folder_every_image_has():
+    assert "/tmp/metrics" == SERVICES["worker"]["environment"]["PROMETHEUS_MULTIPROC_DIR"]
+    assert "PROMETHEUS_MULTIPROC_DIR=/tmp/metrics" in DOCKERFILE
 
 
 def test_the_only_root_is_the_one_that_opens_the_output_folder():
