@@ -5,6 +5,7 @@ from typing import Any
 
 import falcon
 import msgspec
+import peewee
 import psycopg2
 
 from jobs_service.errors import DatabaseUnavailable, InvalidRequest, MalformedBody
@@ -22,6 +23,7 @@ def install(app: "falcon.App[Any, Any]") -> None:
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _http_error)
     app.add_error_handler(psycopg2.DataError, _data_error)
+    app.add_error_handler((psycopg2.ProgrammingError, peewee.ProgrammingError), _not_migrated)
     app.add_error_handler(DatabaseUnavailable, _database_unavailable)
     app.add_error_handler(InvalidRequest, _invalid_request)
 
@@ -44,6 +46,16 @@ def _database_unavailable(
     resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
     detail = "The database does not answer. Nothing was accepted; try again."
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_unavailable", detail)
+
+
+def _not_migrated(req: falcon.Request, resp: falcon.Response, error: Exception, params: object) -> None:  # noqa: ARG001
+    """Handle tables that are not what this code expects: fixed statements have no other reason to be refused."""
+    log.error(
+        "The database is not migrated; run: python -m jobs_service migrate", path=req.path, error=str(error).strip()
+    )
+    resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+    detail = "The database is not prepared for this version yet. Nothing was accepted; try again."
+    _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_not_migrated", detail)
 
 
 def _data_error(req: falcon.Request, resp: falcon.Response, error: psycopg2.DataError, params: object) -> None:  # noqa: ARG001

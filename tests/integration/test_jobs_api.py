@@ -215,6 +215,13 @@ def test_without_postgresql_it_is_503_with_retry_after(settings, free_port):
     assert 200 == client.simulate_get("/metrics").status_code
 
 
+def test_before_the_migration_it_is_503_too(client, database):
+    database.rows("ALTER TABLE jobs RENAME TO old_jobs")
+
+    for reply in (post(client, CSV), client.simulate_get("/jobs")):
+        assert (503, "database_not_migrated") == (reply.status_code, reply.json["code"])
+
+
 def test_a_full_window_leaves_the_job_to_the_relay(settings, database):
     narrow = dataclasses.replace(settings, queue_window=10)
     first, second = (falcon.testing.TestClient(create_app(narrow)) for _ in range(2))
