@@ -1,0 +1,105 @@
+"""Looks at the servers from outside: the state of the jobs, and what a job cost them."""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Self
+
+from bench.errors import Failed
+from bench.servers import ROLE, Servers, count_statements
+
+#: How long no job may be finished before the round is given up.
+STALLED_SECONDS = 60
+#: Looking costs PostgreSQL something too: the more jobs are left, the later it is looked again.
+LOOK_AGAIN_SECONDS = 0.005
+LOOK_AGAIN_SECONDS_A_JOB = 0.0003
+LOOK_AGAIN_SECONDS_AT_MOST = 0.3
+
+_STATES = "SELECT json_object_agg(status, jobs)::text FROM (SELECT status, count(*) AS jobs FROM jobs GROUP BY 1) AS s"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Running totals of the servers."""
+
+    statements: int
+    log_position: str
+    redis_commands: int
+    redis_reads: int
+
+
+class Observer:
+    """Watches one database. Made anew for each round, with the database."""
+
+    def __init__(self, servers: Servers, database: str) -> None:
+        self._servers, self._database = servers, database
+        self._redis = servers.redis()
+        self._admin = servers.connect()
+
+    def __enter__(self) -> Self:
+        """Make the database and empty Redis."""
+        self._redis.flushall()
+        self._redis.config_resetstat()
+        self._admin.run(f"CREATE DATABASE {self._database} OWNER {ROLE}")
+        self._jobs = self._servers.connect(self._database)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.closing(self._admin), contextlib.closing(self._redis):
+            if hasattr(self, "_jobs"):
+                self._jobs.close()
+                self._admin.run(f"DROP DATABASE {self._database} WITH (FORCE)")
+
+    def count_statements(self, *, on: bool) -> None:
+        count_statements(self._admin, on=on)
+
+    def checkpoint(self) -> None:
+        """Write out what earlier rounds left, so that it is not done at this one's expense."""
+        self._admin.run("CHECKPOINT")
+
+    def counts(self) -> Counts:
+        statements = self._admin.run(
+            "SELECT COALESCE(sum(calls), 0)::bigint FROM pg_stat_statements JOIN pg_roles ON userid = pg_roles.oid"
+            f" WHERE rolname = '{ROLE}'"
+        )
+        calls = sum(command["calls"] for command in self._redis.info("commandstats").values())
+        return Counts(
+            statements=statements,
+            log_position=self._admin.run("SELECT pg_current_wal_insert_lsn()::text"),
+            redis_commands=calls,
+            redis_reads=self._redis.info("stats")["total_reads_processed"],
+        )
+
+    def commits_between(self, start: Counts, end: Counts) -> int:
+        """Count the commit records in the write-ahead log: transactions that changed something."""
+        return self._admin.run(
+            f"SELECT COALESCE(sum(count), 0)::bigint FROM pg_get_wal_stats('{start.log_position}',"
+            f" '{end.log_position}', per_record => true) WHERE \"resource_manager/record_type\" = 'Transaction/COMMIT'"
+        )
+
+    def status(self, job_id: str) -> str:
+        return self._jobs.run("SELECT status FROM jobs WHERE id = %s", job_id)
+
+    def jobs(self) -> int:
+        return self._jobs.run("SELECT count(*) FROM jobs")
+
+    def wait_until_started(self, jobs: int) -> float:
+        """Return when so many jobs were seen to be no longer pending."""
+        return self._wait("SELECT count(*) FROM jobs WHERE status <> 'pending'", jobs)
+
+    def wait_until_completed(self, jobs: int) -> float:
+        """Return when so many jobs were seen completed. Raises `Failed` when one cannot be."""
+        return self._wait("SELECT count(*) FROM jobs WHERE status = 'completed'", jobs)
+
+    def _wait(self, sql: str, wanted: int) -> float:
+        count, progress_at = 0, time.monotonic()
+        while time.monotonic() - progress_at < STALLED_SECONDS:
+            now = self._jobs.run(sql)
+            if now >= wanted:
+                return time.monotonic()
+            if now > count:
+                count, progress_at = now, time.monotonic()
+            pause = (wanted - now) * LOOK_AGAIN_SECONDS_A_JOB
+            time.sleep(min(max(pause, LOOK_AGAIN_SECONDS), LOOK_AGAIN_SECONDS_AT_MOST))
+        states = self._jobs.run(_STATES)
+        raise Failed(f"no job got further in {STALLED_SECONDS} s; jobs by state: {states}")

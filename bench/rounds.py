@@ -1,0 +1,197 @@
+"""One round: a system is started on a fresh database, put through the phases, and stopped."""
+
+import contextlib
+import json
+import math
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import cpu, load
+from bench.errors import Failed
+from bench.observer import Observer
+from bench.servers import Servers
+from bench.systems import ROOT, Stack, System
+
+#: Lets acknowledgements and other work that trails the last completed row finish, so that its CPU is counted.
+SETTLE_SECONDS = 0.3
+LOOK_AGAIN_SECONDS = 0.001
+PHASES = ("load", "latency", "idle", "drain")
+EXPECTED_FILE = b"key,value\nname,Alice\nscore,95\n"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    jobs: int = 2_000
+    rounds: int = 3
+    concurrency: int = 32
+    samples: int = 10
+    pause_seconds: float = 1.0
+    #: After this long without work a stack counts as idle.
+    quiet_seconds: float = 2.0
+    idle_seconds: float = 10.0
+    phases: frozenset[str] = frozenset(PHASES)
+
+    @property
+    def warm_up_jobs(self) -> int:
+        return max(self.jobs // 5, 2 * self.concurrency)
+
+
+@dataclass
+class Figures:
+    """What one round of one system came to: single values by name, and samples in milliseconds."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    start_ms: list[float] = field(default_factory=list)
+    finish_ms: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Round:
+    """The phases. Each adds to the figures."""
+
+    plan: Plan
+    stack: Stack
+    observer: Observer
+    say: Callable[[str], None]
+    figures: Figures = field(default_factory=Figures)
+    _jobs: int = 0
+
+    def run(self) -> Figures:
+        self.say("warming up")
+        self._post(self.plan.warm_up_jobs)
+        self._all_completed()
+        for phase in PHASES:
+            if phase in self.plan.phases:
+                getattr(self, phase)()
+        self._check_outputs()
+        return self.figures
+
+    def load(self) -> None:
+        """Closed loop, end to end: once with the servers counting, once with the clock running."""
+        self.say(f"{self.plan.warm_up_jobs:,} jobs, counted")
+        self._count_load()
+        self.say(f"{self.plan.jobs:,} jobs, timed")
+        self._time_load()
+
+    def _count_load(self) -> None:
+        jobs = self.plan.warm_up_jobs
+        self.observer.count_statements(on=True)
+        start = self.observer.counts()
+        self._post(jobs)
+        self._all_completed()
+        time.sleep(SETTLE_SECONDS)
+        end = self.observer.counts()
+        self.observer.count_statements(on=False)
+        self.figures.values |= {
+            "statements": (end.statements - start.statements) / jobs,
+            "commits": self.observer.commits_between(start, end) / jobs,
+            "redis commands": (end.redis_commands - start.redis_commands) / jobs,
+            "redis reads": (end.redis_reads - start.redis_reads) / jobs,
+        }
+
+    def _time_load(self) -> None:
+        self.observer.checkpoint()
+        before = cpu.seconds_by_group(self.stack.groups)
+        answers = self._post(self.plan.jobs)
+        seconds = self._all_completed() - answers["began_at"]
+        time.sleep(SETTLE_SECONDS)
+        self._note_cpu("cpu", before, scale=1000 / self.plan.jobs)
+        self.figures.values |= {
+            "rate": self.plan.jobs / seconds,
+            "answer p50": percentile(answers["answer_seconds"], 50) * 1000,
+            "answer p99": percentile(answers["answer_seconds"], 99) * 1000,
+        }
+
+    def _note_cpu(self, name: str, before: Mapping[str, float], *, scale: float) -> None:
+        """Note the CPU used since `before`: of each group, and in all."""
+        after = cpu.seconds_by_group(self.stack.groups)
+        used = {group: (after[group] - before[group]) * scale for group in after}
+        self.figures.values |= {f"{name} {group}": value for group, value in used.items()}
+        self.figures.values[name] = sum(used.values())
+
+    def latency(self) -> None:
+        """Single jobs after a pause, from before the connection is opened until the row is seen to have moved."""
+        self.say(f"{self.plan.samples} jobs after {self.plan.pause_seconds:g} s idle each")
+        pauses = random.Random(0)
+        for _ in range(self.plan.samples):
+            # Not in step with anything that polls at a fixed interval.
+            time.sleep(self.plan.pause_seconds + pauses.uniform(0, 0.25))
+            self._sample()
+
+    def _sample(self) -> None:
+        began_at = time.monotonic()
+        with contextlib.closing(self.stack.connect()) as connection:
+            connection.request("POST", "/jobs", load.BODY, {"Content-Type": "application/json"})
+            job_id = json.load(connection.getresponse())["job_id"]
+            self._jobs += 1
+            self.figures.start_ms.append(self._moved_at(job_id, "pending") - began_at * 1000)
+            self.figures.finish_ms.append(self._moved_at(job_id, "pending", "processing") - began_at * 1000)
+
+    def _moved_at(self, job_id: str, *states: str) -> float:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if self.observer.status(job_id) not in states:
+                return time.monotonic() * 1000
+            time.sleep(LOOK_AGAIN_SECONDS)
+        raise Failed(f"job {job_id} does not get further than {states[-1]}")
+
+    def idle(self) -> None:
+        """CPU and memory of a stack that has nothing to do."""
+        self.say(f"idle for {self.plan.idle_seconds:g} s")
+        time.sleep(self.plan.quiet_seconds)
+        before = cpu.seconds_by_group(self.stack.groups)
+        time.sleep(self.plan.idle_seconds)
+        self._note_cpu("idle", before, scale=100 / self.plan.idle_seconds)
+        self.figures.values["memory"] = cpu.mebibytes([*self.stack.groups["API"], *self.stack.groups["worker"]])
+
+    def drain(self) -> None:
+        """The worker alone: the jobs are posted while there is none."""
+        self.say(f"{self.plan.jobs:,} jobs waiting, drained")
+        self.stack.kill_worker()
+        self._post(self.plan.jobs)
+        self.stack.start_worker()
+        started_at = self.observer.wait_until_started(self._jobs - self.plan.jobs + 1)
+        self.figures.values["drain"] = self.plan.jobs / (self._all_completed() - started_at)
+
+    def _post(self, jobs: int) -> dict[str, Any]:
+        arguments = [str(number) for number in (self.stack.port, jobs, self.plan.concurrency)]
+        ran = subprocess.run(
+            [sys.executable, "-m", "bench.load", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if ran.returncode:
+            raise Failed(ran.stderr)
+        self._jobs += jobs
+        return json.loads(ran.stdout)
+
+    def _all_completed(self) -> float:
+        return self.observer.wait_until_completed(self._jobs)
+
+    def _check_outputs(self) -> None:
+        """Every job has done its work: a file each, all with the same right content."""
+        files = list(self.stack.outputs.iterdir())
+        wrong = [path.name for path in files if path.read_bytes() != EXPECTED_FILE]
+        if wrong or not len(files) == self.observer.jobs() == self._jobs:
+            raise Failed(f"{self._jobs} jobs, {self.observer.jobs()} rows, {len(files)} files, wrong: {wrong[:3]}")
+
+
+def measure(system: System, plan: Plan, servers: Servers, folder: Path, say: Callable[[str], None]) -> Figures:
+    """Run one round of one system in a fresh database, its files below `folder`."""
+    database = "bench"
+    with Observer(servers, database) as observer, Stack(system, servers, database, folder) as stack:
+        try:
+            return Round(plan, stack, observer, say).run()
+        except Failed as error:
+            raise Failed(f"{system.name}: {error}\n{stack.log()}") from error
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the smallest value that at least `percent` of the values do not exceed."""
+    return sorted(values)[max(math.ceil(len(values) * percent / 100) - 1, 0)]

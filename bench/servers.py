@@ -1,0 +1,70 @@
+"""One PostgreSQL and one Valkey for the whole run; each round gets a fresh database and an empty Valkey."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import redis
+
+from jobs_service.devstack.servers import HOST, Postgres, Valkey
+
+#: The role of the measured programs. The benchmark uses another, so its own statements are not counted.
+ROLE = "service"
+
+
+@dataclass(frozen=True)
+class Servers:
+    postgres: Postgres
+    valkey: Valkey
+
+    def url(self, database: str) -> str:
+        """Return the URL for the measured programs."""
+        return f"postgresql://{ROLE}:{ROLE}@{HOST}:{self.postgres.port}/{database}"
+
+    def connect(self, database: str = "postgres") -> "Connection":
+        return Connection(self.postgres.url_of(database))
+
+    def redis(self) -> redis.Redis:
+        return self.valkey.client()
+
+
+class Connection:
+    """The benchmark's own connection to PostgreSQL. Each statement is a transaction."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = psycopg2.connect(url)
+        self._connection.autocommit = True
+
+    def run(self, sql: str, *parameters: object) -> Any:  # noqa: ANN401
+        """Return the first value of the first row, if there is one."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return cursor.fetchone()[0] if cursor.description else None
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Servers]:
+    """Start both, durable as in production but for Redis' file: it is a doorbell. Stop both in the end."""
+    options = ("shared_preload_libraries=pg_stat_statements",)
+    with Postgres(folder / "postgres", options=options) as postgres, Valkey(folder / "valkey", save=False) as valkey:
+        servers = Servers(postgres, valkey)
+        with contextlib.closing(servers.connect()) as admin:
+            admin.run(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLE}'")
+            admin.run("CREATE EXTENSION pg_stat_statements")
+            admin.run("CREATE EXTENSION pg_walinspect")
+            count_statements(admin, on=False)
+        yield servers
+
+
+def count_statements(admin: Connection, *, on: bool) -> None:
+    """Counting costs PostgreSQL a little for each statement, so it is off while time is taken."""
+    admin.run(f"ALTER SYSTEM SET pg_stat_statements.track = {'top' if on else 'none'}")
+    admin.run("SELECT pg_reload_conf()")
+    time.sleep(0.1)  # for every session to read it
