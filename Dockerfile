@@ -31,7 +31,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     LOG_FORMAT=json \
-    GUNICORN_CMD_ARGS=--no-control-socket \
     API_HOST=0.0.0.0 \
     METRICS_HOST=0.0.0.0 \
     PROMETHEUS_MULTIPROC_DIR=/tmp/metrics

@@ -25,6 +25,8 @@ timeout = 30
 graceful_timeout = 25
 max_requests = 0
 loglevel = "warning"
+#: It would lie in the user's home, which a container has not, and which two stacks on one machine would share.
+control_socket_disable = True
 
 
 def pre_fork(server: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn has no types
