@@ -26,7 +26,6 @@ RUN groupadd --gid 10001 jobs \
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 # 0.0.0.0: inside a container loopback reaches nobody; what is published is decided outside.
-# No control socket: gunicorn would make it in the user's home, which there is none of, and nobody here uses it.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
