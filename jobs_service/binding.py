@@ -1,6 +1,7 @@
 """Binds the registered job types to a Dramatiq broker, one actor a type."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,10 @@ from jobs_service.storage import OutputStore
 
 #: A result is a reference or a small fact, not the output itself.
 MAX_RESULT_BYTES = 65_536
+
+
+#: An escaped NUL; not an escaped backslash and the letters after it.
+_NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")
 
 
 class ResultNotStorable(JobsError):
@@ -49,7 +54,7 @@ def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callabl
 
 def _encode(result: object) -> str:
     encoded = msgspec.json.encode(result).decode()
-    if "\\u0000" in encoded:
+    if _NUL.search(encoded):
         raise ResultNotStorable("the result holds a NUL character, which PostgreSQL cannot store")
     if len(encoded) > MAX_RESULT_BYTES:
         raise ResultNotStorable(f"the result has {len(encoded)} bytes of JSON; at most {MAX_RESULT_BYTES} are kept")

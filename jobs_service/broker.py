@@ -221,13 +221,17 @@ class Doorbell(Consumer):
             log.warning("Foreign value not set aside", key=key, error=str(error))
 
     def _decode(self, data: bytes) -> Message[Any] | None:
+        """Return the message made anew: only its job, type and priority are taken from what lies in Redis.
+
+        Options that Dramatiq obeys (an eta, a time limit, …) are none of ours, whoever put them there.
+        """
         try:
-            message = Message.decode(data)
-            UUID(message.args[0])
-        except (DecodeError, TypeError, ValueError, LookupError, AttributeError):
+            found = Message.decode(data)
+            priority = min(max(int(found.options.get("priority", 5)), 0), 9)
+            return message_for(UUID(found.args[0]), found.actor_name + "", self.queue_name, priority)
+        except (DecodeError, TypeError, ValueError, LookupError, AttributeError, OverflowError):
             self._quarantine(data)
             return None
-        return message.copy(queue_name=self.queue_name)
 
     def _quarantine(self, data: bytes) -> None:
         log.error("Undecodable message set aside", queue=self.queue_name, key=UNDECODABLE, bytes=len(data))

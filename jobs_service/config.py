@@ -115,7 +115,7 @@ class Settings:
     worker_threads: int = _setting(8, _whole(1, 256))
     worker_shutdown_seconds: float = _setting(60.0, _seconds(1, 3_600))
 
-    # Liveness, publishing and maintenance. docs/reliability.md says how these add up.
+    # Liveness, publishing and maintenance. docs/architecture.md says how these add up.
     heartbeat_seconds: float = _setting(5.0, _seconds(0.05, 300))
     lease_seconds: float = _setting(15.0, _seconds(0.2, 3_600))
     sweep_seconds: float = _setting(5.0, _seconds(0.05, 300))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import peewee
 import psycopg2
+import psycopg2.errors
 import psycopg2.extensions
 import psycopg2.extras
 
@@ -76,6 +77,9 @@ class Database(peewee.PostgresqlDatabase):
         kept = not self.is_closed() and not self.in_transaction()
         try:
             return statement()
+        except psycopg2.errors.QueryCanceled as error:
+            # Too slow, but the connection is well. Once more would only double the load of a slow server.
+            raise DatabaseUnavailable(_first_line(error)) from error
         except _LOST as error:
             self._drop()
             if not kept:
@@ -159,7 +163,9 @@ def open_database(settings: Settings) -> Database:
         # PostgreSQL is to end a slow statement itself, which keeps the connection; this is for when it cannot.
         answer_seconds=settings.database_statement_timeout_seconds + 1,
         application_name=f"async-job-system {threading.current_thread().name}",
-        options=f"-c timezone=UTC -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=30s",
+        options=f"-c timezone=UTC -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=30s"
+        # For the server's side: the session, and the leader's lock with it, of a machine that vanished.
+        " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
         # A server that vanished without a word is noticed in seconds, not in the kernel's two hours.
         keepalives_idle=5,
         keepalives_interval=2,

@@ -1,6 +1,7 @@
 """What can happen to a job, as a closed list. Logic emits; logs and metrics subscribe."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 
 
@@ -32,4 +33,6 @@ def subscribe(subscriber: Subscriber) -> None:
 
 def emit(event: Event, **facts: object) -> None:
     for subscriber in _subscribers:
-        subscriber(event, facts)
+        # What has happened has happened: a full disk under the log must not undo it.
+        with suppress(Exception):
+            subscriber(event, facts)

@@ -152,7 +152,9 @@ def published(database: Database, job_ids: Sequence[UUID], *, republish_seconds:
     Touches no indexed column, so PostgreSQL updates the rows in place (HOT).
     """
     database.rows(
-        "UPDATE jobs SET publish_at = now() + %s * interval '1 second' WHERE id = ANY(%s) AND status = 'pending'",
+        # Only where the job is still due: one that ran meanwhile and waits for its retry has a date of its own.
+        """UPDATE jobs SET publish_at = now() + %s * interval '1 second'
+        WHERE id = ANY(%s) AND status = 'pending' AND publish_at <= now()""",
         (republish_seconds, list(job_ids)),
     )
 

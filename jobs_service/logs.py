@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -36,7 +37,7 @@ def configure(*, form: str, level: str, service: str, stream: TextIO | None = No
             *_rendering(stream, console=console, service=service),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Unfailing(stream))),
         cache_logger_on_first_use=True,
     )
     _take_in_standard_logging(level)
@@ -64,6 +65,22 @@ def _rendering(stream: TextIO, *, console: bool, service: str) -> list[Any]:
         return fields
 
     return [name_service, _TRACEBACKS, structlog.processors.JSONRenderer()]
+
+
+class _Unfailing:
+    """A stream whose writer never learns that it is full or gone: a job must not fail for its log line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return 0
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 class _ToStructlog(logging.Handler):

@@ -6,7 +6,6 @@ from threading import Event, Thread
 from uuid import UUID
 
 from jobs_service.database import Database
-from jobs_service.errors import DatabaseUnavailable
 from jobs_service.logs import get_logger
 
 log = get_logger(__name__)
@@ -52,9 +51,9 @@ class Presence:
             try:
                 self.beat()
                 answered = True
-            except DatabaseUnavailable as error:
+            except Exception as error:  # noqa: BLE001 - without it every job of this process is taken for lost
                 if answered:
-                    log.warning("Heartbeat not written", error=str(error))
+                    log.warning("Heartbeat not written", error=str(error).strip())
                 answered = False
             if self._stopping.wait(self.heartbeat_seconds if answered else self.heartbeat_seconds / 5):
                 break
@@ -63,7 +62,7 @@ class Presence:
     def _leave_quietly(self) -> None:
         try:
             self.leave()
-        except DatabaseUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - the process ends either way
             log.warning("Worker row left behind; the rescuer clears it", error=str(error))
         finally:
             self.database.discard()

@@ -93,5 +93,5 @@ def _is_due(submission: Submission) -> bool:
 def _check_times(submission: Submission) -> None:
     if submission.run_at is not None and submission.delay_seconds is not None:
         raise InvalidRequest("give run_at or delay_seconds, not both", pointer="/delay_seconds")
-    if submission.run_at is not None and submission.run_at > datetime.now(UTC) + MAX_DELAY:
-        raise InvalidRequest(f"run_at is more than {MAX_DELAY.days} days ahead", pointer="/run_at")
+    if submission.run_at is not None and abs(submission.run_at - datetime.now(UTC)) > MAX_DELAY:
+        raise InvalidRequest(f"expected a date at most {MAX_DELAY.days} days from now", pointer="/run_at")

@@ -69,7 +69,12 @@ def _middleware(
     yield WorkerServices(
         broker,
         Presence(database, worker_id, threads=settings.worker_threads, heartbeat_seconds=settings.heartbeat_seconds),
-        Maintenance(database, list(_services(settings, database, broker, dead_letters))),
+        Maintenance(
+            database,
+            list(_services(settings, database, broker, dead_letters)),
+            # Of all the services the relay speaks most often.
+            silence_seconds=settings.lease_seconds + settings.relay_seconds,
+        ),
         Watchdog(lifecycle_sync),
     )
     # Before the others, so its after-hook is the last: what it counts up it counts down, whoever skips the message.

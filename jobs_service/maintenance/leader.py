@@ -24,11 +24,13 @@ class Maintenance:
     """One thread a process; the one that holds the lock works, the others ask for it now and then.
 
     The lock belongs to the thread's own connection, on which the services' statements run as well: when that
-    connection breaks, leadership ends with it.
+    connection breaks, or stays silent, leadership ends with it.
     """
 
-    def __init__(self, database: Database, services: Sequence[Service]) -> None:
+    def __init__(self, database: Database, services: Sequence[Service], *, silence_seconds: float) -> None:
+        """A leader that has sent nothing for `silence_seconds` loses its lock."""
         self.database = database
+        self.silence_seconds = silence_seconds
         self.services = services
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="maintenance", daemon=True)
@@ -46,7 +48,21 @@ class Maintenance:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._stopping.wait(self._work() if self._is_leader() else _jitter(ELECTION_SECONDS))
+            self._stopping.wait(self._turn())
+        self._resign()
+
+    def _turn(self) -> float:
+        """Return the seconds until the next turn."""
+        try:
+            return self._work() if self._is_leader() else _jitter(ELECTION_SECONDS)
+        except Exception:
+            # A leader that ends without giving up its lock would leave the fleet without maintenance.
+            self._resign()
+            log.exception("Maintenance starts over")
+            return ELECTION_SECONDS
+
+    def _resign(self) -> None:
+        self._elected_on = None
         self.database.discard()
 
     def _is_leader(self) -> bool:
@@ -63,6 +79,8 @@ class Maintenance:
         return bool(elected)
 
     def _take_over(self) -> None:
+        # The kernel answers for a frozen process: only PostgreSQL can notice that its leader says nothing any more.
+        self.database.rows(f"SET idle_session_timeout = '{int(self.silence_seconds * 1000)}ms'")
         self._elected_on = self.database.connection()
         now = time.monotonic()
         self._due = {service.name: now + service.delay_seconds for service in self.services}

@@ -23,5 +23,6 @@ class RequestMetrics:
     ) -> None:
         route = req.uri_template or "_UNMATCHED"
         method = req.method if req.method in falcon.HTTP_METHODS else "_OTHER"
-        seconds = time.perf_counter() - req.context.started
+        # Falcon answers a method it does not know before it asks any middleware.
+        seconds = time.perf_counter() - getattr(req.context, "started", time.perf_counter())
         HTTP_DURATION.labels(method, route, resp.status_code).observe(seconds)

@@ -107,8 +107,10 @@ class LifecycleSync(Middleware):
         try:
             self._begin(self._claim(message), message)
         except Exception as error:  # noqa: BLE001 - whatever it is, the actor must not run without a claim
-            self._give_up(message, error)
-            raise SkipMessage("not claimed") from None
+            try:
+                self._give_up(message, error)
+            finally:
+                raise SkipMessage("not claimed") from None
 
     def after_process_message(
         self,
@@ -182,13 +184,13 @@ class LifecycleSync(Middleware):
     def _give_up(self, message: MessageProxy, error: Exception) -> None:
         """End what did not begin. A claim that went through is given back."""
         self.company.leave()
+        if running := attempt.end():
+            self.running.pop(running.claim.token, None)
+            self._release(running.claim)
         if isinstance(error, NotClaimable):
             events.emit(Event.NOT_CLAIMED, job_id=message.message_id, type=message.actor_name)
         else:
             log.error("Claim failed; the relay will ring again", job_id=message.message_id, exc_info=error)
-        if running := attempt.end():
-            self._release(running.claim)
-            self.running.pop(running.claim.token, None)
 
     def _settle(self, running: Running, verdict: Verdict) -> None:
         if self._until_the_database_answers(lambda: self._write(running.claim, verdict)):
@@ -238,10 +240,17 @@ def failure_of(exception: BaseException, seconds: float) -> Failure:
     """Return what is kept of an exception: bounded, and free of what PostgreSQL's text cannot hold."""
     return Failure(
         error=type(exception).__name__,
-        message=_storable(str(exception) or type(exception).__name__, MESSAGE_KEPT),
+        message=_storable(_text(exception) or type(exception).__name__, MESSAGE_KEPT),
         traceback=_storable("".join(traceback.format_exception(exception, limit=-10)), TRACEBACK_KEPT),
         seconds=seconds,
     )
+
+
+def _text(exception: BaseException) -> str:
+    try:
+        return str(exception)
+    except Exception:  # noqa: BLE001 - job code's own __str__, which may do anything
+        return ""
 
 
 def _storable(text: str, kept: int) -> str:

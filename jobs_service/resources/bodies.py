@@ -6,12 +6,16 @@ from typing import Any, NoReturn, TypeVar
 
 import falcon
 import msgspec
+from gunicorn.http.errors import ParseException
 
 from jobs_service.errors import InvalidRequest, MalformedBody
 from jobs_service.typed import invalid
 
 #: How deep arrays and objects may be nested.
 MAX_DEPTH = 32
+
+#: Seconds to wait for the next bytes of a body.
+READ_SECONDS = 10
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -36,7 +40,9 @@ def parse(raw: bytes) -> object:
     except UnicodeDecodeError:
         raise MalformedBody("the body is not UTF-8") from None
     except ValueError as error:
-        raise MalformedBody(f"the body is not JSON: {error}") from None
+        # Python refuses to read whole numbers of thousands of digits, with advice that is not for clients.
+        fact = "a number has too many digits" if "set_int_max_str_digits" in str(error) else str(error)
+        raise MalformedBody(f"the body is not JSON: {fact}") from None
     _check(value, "", MAX_DEPTH)
     return value
 
@@ -49,9 +55,28 @@ def _bytes(req: falcon.Request, max_bytes: int) -> bytes:
         raise falcon.HTTPLengthRequired(description="Send a body, with its Content-Length.")
     if (req.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
-    body: bytes = req.stream.read(max_bytes + 1 if req.content_length is None else req.content_length)
+    body = _read(req, max_bytes + 1 if req.content_length is None else req.content_length)
     if len(body) > max_bytes:
         raise _too_large(max_bytes)
+    return body
+
+
+def _read(req: falcon.Request, count: int) -> bytes:
+    """Read up to `count` bytes. A client that stops sending must not hold this thread for ever."""
+    connection = req.env.get("gunicorn.socket")
+    try:
+        if connection is not None:
+            connection.settimeout(READ_SECONDS)
+        body: bytes = req.stream.read(count)
+    except TimeoutError:
+        raise falcon.HTTPError(408, description=f"No byte of the body came for {READ_SECONDS} s.") from None
+    except (OSError, ParseException):
+        raise MalformedBody("the body is cut off, or its chunks are malformed") from None
+    finally:
+        if connection is not None:
+            connection.settimeout(None)
+    if req.content_length is not None and len(body) < req.content_length:
+        raise MalformedBody("the body is shorter than its Content-Length")
     return body
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from uuid import UUID
 
 import falcon
@@ -95,10 +96,13 @@ def _status(req: falcon.Request) -> Status | None:
 
 
 def _limit(req: falcon.Request) -> int:
-    try:
-        return req.get_param_as_int("limit", min_value=1, max_value=MAX_LIMIT) or DEFAULT_LIMIT
-    except falcon.HTTPInvalidParam:
-        raise InvalidRequest(f"expected a whole number from 1 to {MAX_LIMIT}", pointer="limit") from None
+    text = req.get_param("limit")
+    if text is None:
+        return DEFAULT_LIMIT
+    # int() takes more than digits: underscores, spaces, other scripts.
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_LIMIT:
+        raise InvalidRequest(f"expected a whole number from 1 to {MAX_LIMIT}", pointer="limit")
+    return int(text)
 
 
 def _cursor(req: falcon.Request) -> UUID | None:

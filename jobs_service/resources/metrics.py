@@ -12,5 +12,8 @@ class Metrics:
         self.registry = registry
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        encode, resp.content_type = choose_encoder(req.accept)
+        try:
+            encode, resp.content_type = choose_encoder(req.accept)
+        except (TypeError, ValueError):  # it takes any version in Accept for a number
+            encode, resp.content_type = choose_encoder("text/plain")
         resp.data = encode(self.registry)

@@ -1,5 +1,6 @@
 """The doorbell on a real Valkey."""
 
+import json
 import threading
 
 import pytest
@@ -7,6 +8,12 @@ from dramatiq.broker import MessageProxy
 
 from jobs_service.broker import UNDECODABLE, message_for
 from jobs_service.ids import new_id
+
+
+def message_like(**wrong):
+    """Return an encoded message that is right but for some fields."""
+    right = message_for(new_id(), "csv-generation", "default", 5).asdict()
+    return json.dumps(right | wrong).encode()
 
 
 @pytest.fixture
@@ -95,6 +102,9 @@ def test_a_draining_process_hands_out_nothing_and_gives_back_what_it_has(broker,
         b'{"queue_name":"default","actor_name":"x","args":[],"kwargs":{},"options":{},"message_id":"1","message_timestamp":1}',
         b'{"queue_name":"q","actor_name":"x","args":["1"],"kwargs":{},"options":{},"message_id":"1","message_timestamp":1}',
         b"[" * 50_000,
+        message_like(actor_name=[1]),
+        message_like(options=None),
+        message_like(options={"priority": "x"}),
     ],
 )
 def test_an_undecodable_message_is_set_aside_and_its_neighbours_are_not_harmed(broker, bell, poison):
@@ -103,6 +113,16 @@ def test_an_undecodable_message_is_set_aside_and_its_neighbours_are_not_harmed(b
 
     assert healthy.message_id == next(bell).message_id
     assert 1 == broker.client.llen(UNDECODABLE)
+
+
+def test_what_dramatiq_would_obey_in_a_message_is_not_taken_over(broker, bell):
+    """An eta would put it into a worker's memory for good, and count against what may be in hand."""
+    message = message_for(new_id(), "csv-generation", "default", 5).copy(
+        options={"eta": 4102444800000, "time_limit": 1}
+    )
+    broker.client.zadd(broker.key("default"), {message.encode(): 0})
+
+    assert {"priority": 5} == next(bell).options
 
 
 def test_a_foreign_value_in_the_queues_place_is_set_aside(broker, bell):

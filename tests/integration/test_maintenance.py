@@ -131,7 +131,7 @@ def test_an_id_is_pushed_once(dead_letters):
 def test_one_of_two_is_elected_and_the_other_follows_when_it_goes(settings):
     from jobs_service.database import open_database
 
-    first, second = (Maintenance(open_database(settings), []) for _ in range(2))
+    first, second = (Maintenance(open_database(settings), [], silence_seconds=60) for _ in range(2))
 
     assert first._is_leader()
     assert first._is_leader()

@@ -129,6 +129,27 @@ def test_a_killed_workers_job_runs_again(service, tmp_path):
     eventually(lambda: service.metrics()["jobs_worker_threads_busy"] == 0, what="no busy thread")
 
 
+def test_a_frozen_worker_is_replaced_as_the_leader_and_its_late_verdict_refused(service, tmp_path):
+    """One worker process, frozen as if its machine slept; its successor does its job and leads maintenance."""
+    service.start_api()
+    frozen = service.start_worker()
+    waiting = {"started": str(tmp_path / "started"), "go": str(tmp_path / "go")}
+    job_id = service.post("test-wait-for-file", waiting)
+    eventually(lambda: "Leading" in service.log(frozen) and _pids(tmp_path / "started"), what="a leader with a job")
+    frozen.pause()
+    service.start_worker()
+
+    eventually(lambda: len(_pids(tmp_path / "started")) == 2, what="a second attempt")
+    (tmp_path / "go").touch()
+    job = service.when(job_id, "completed")
+    service.when(service.post("csv-generation", ALICE, delay_seconds=0.5), "completed")
+    frozen.resume()
+
+    assert 2 == job["attempts"]
+    eventually(lambda: "Late verdict refused" in _events(service, frozen, job_id), what="a refused verdict")
+    assert 2 == service.job(job_id)["attempts"]
+
+
 def test_a_job_that_kills_its_worker_is_poison_and_its_neighbours_are_not(service, broker, tmp_path):
     service.start_api()
     service.start_worker()

@@ -64,5 +64,13 @@ def test_what_is_kept_of_an_exception_can_be_stored_and_is_bounded():
     assert len(failure.traceback) <= 4_001
 
 
+def test_an_exception_that_cannot_be_put_into_words_is_named():
+    class Wordless(Exception):
+        def __str__(self):
+            raise RuntimeError("no words")
+
+    assert "Wordless" == failure_of(Wordless(), 0.0).message
+
+
 def test_an_exception_without_words_is_named():
     assert "KeyboardInterrupt" == failure_of(KeyboardInterrupt(), 0.0).message
