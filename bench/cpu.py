@@ -1,6 +1,7 @@
 """CPU and memory of process trees."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import psutil
 
@@ -28,13 +29,30 @@ def _trees(roots: list[int]) -> Iterator[psutil.Process]:
 def _seconds(process: psutil.Process) -> float:
     try:
         times = process.cpu_times()
+        return _own_seconds(process, times.user + times.system) + times.children_user + times.children_system
     except psutil.NoSuchProcess:  # it ended just now: its time is in its parent's `children_` figures
         return 0
-    return times.user + times.system + times.children_user + times.children_system
+
+
+def _own_seconds(process: psutil.Process, rough: float) -> float:
+    """Return the sum over the threads, which Linux keeps in nanoseconds; else the `rough` figure, in clock ticks.
+
+    Threads that have ended are missed. Those of the measured programs live as long as their process.
+    """
+    nanoseconds = [_first_number(path) for path in Path(f"/proc/{process.pid}/task").glob("*/schedstat")]
+    return sum(nanoseconds) / 1e9 or rough
+
+
+def _first_number(path: Path) -> int:
+    try:
+        return int(path.read_text().split()[0])
+    except OSError:
+        return 0
 
 
 def _proportional_bytes(process: psutil.Process) -> int:
     try:
-        return process.memory_full_info().pss
+        memory = process.memory_full_info()
     except psutil.NoSuchProcess:
         return 0
+    return getattr(memory, "pss", memory.uss)
