@@ -219,3 +219,15 @@ def test_a_job_that_lost_three_workers_is_poison(database, submit, row):
     assert 2 == claim.crashes
     assert [Status.PENDING, Status.PENDING, Status.FAILED] == statuses
     assert ("failed", "poison", 3) == row(job_id, "status", "dead_reason", "attempts")
+
+
+def test_a_claim_looks_its_job_up_by_id_whatever_the_statistics_say(database, submit):
+    database.rows("ANALYZE jobs")
+    lifecycle.submit(database, [NewJob(new_id(), "t", "{}", "default", 5, 3) for _ in range(2_000)])
+    names = {"job_ids": [submit()], "worker_ids": [uuid4()], "tokens": [uuid4()]}
+
+    plan = "\n".join(line for (line,) in database.rows("EXPLAIN " + lifecycle._CLAIM, names))
+
+    assert "jobs_pkey" in plan
+    assert "jobs_not_completed" not in plan
+    assert "jobs_waiting" not in plan
