@@ -290,18 +290,21 @@ class Prometheus(Server):
     def _config(self) -> Path:
         return self.folder / "prometheus.json"
 
-    def prepare(self) -> None:
+    def config(self) -> dict[str, Any]:
+        """Return what the configuration file says."""
         scrapes = [
             {"job_name": name, "static_configs": [{"targets": [f"{HOST}:{port}"]}]}
             for name, port in self.targets.items()
         ]
-        # JSON is YAML, which is what Prometheus reads.
-        config = {
+        return {
             "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
             "rule_files": [f"{self.rules}/*.yml"],
             "scrape_configs": scrapes,
         }
-        self._config.write_text(json.dumps(config))
+
+    def prepare(self) -> None:
+        # JSON is YAML, which is what Prometheus reads.
+        self._config.write_text(json.dumps(self.config()))
 
     def command(self) -> list[str]:
         options = (f"--config.file={self._config}", f"--storage.tsdb.path={self.folder / 'data'}")
