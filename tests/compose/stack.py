@@ -14,7 +14,9 @@ from report import CheckError, eventually, expect, say
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "async-job-system"
-SERVICES = ("app", "db", "grafana", "mailhog", "prometheus", "redis", "worker")
+SERVICES = ("alertmanager", "app", "db", "grafana", "mailhog", "prometheus", "redis", "worker")
+#: The system is whole without it, so it is left out where its image is not to be had.
+OPTIONAL = "alertmanager"
 LABEL = f"label=com.docker.compose.project={PROJECT}"
 
 #: Seconds from `up` to healthy: the slowest image's first start, on a slow disk.
@@ -28,12 +30,15 @@ class StackError(Exception):
 
 
 class Stack:
+    def __init__(self) -> None:
+        self.services = SERVICES
+
     def can_run(self) -> bool:
-        """Tell whether an engine answers that has every image and a Compose that knows optional env files."""
+        """Tell whether an engine answers that has every image needed, and a Compose that knows optional env files."""
         try:
             version = re.search(r"(\d+)\.(\d+)", self.compose("version", "--short"))
             images = {*self.compose("config", "--images").split(), os.environ.get("PYTHON_IMAGE", "python:3.13-slim")}
-            needed = {image for image in images if not image.startswith(PROJECT)}
+            needed = {image for image in images if not image.startswith(PROJECT)} - {self._image(OPTIONAL)}
             self.docker("image", "inspect", "--format", "{{.Id}}", *sorted(needed))
         except (CheckError, OSError):
             return False
@@ -61,6 +66,17 @@ class Stack:
             *self.docker("volume", "ls", "--filter", LABEL, "--format", "{{.Name}}").split(),
         ]
 
+    def leave_out_what_is_not_to_be_had(self) -> None:
+        """Go on without the optional service when its image is neither here nor can be pulled."""
+        try:
+            self.docker("image", "inspect", "--format", "{{.Id}}", self._image(OPTIONAL))
+        except CheckError:
+            try:
+                self.compose("pull", "--quiet", OPTIONAL)
+            except CheckError:
+                say(f"note    without {OPTIONAL}: its image {self._image(OPTIONAL)} is not to be had here")
+                self.services = tuple(name for name in SERVICES if name != OPTIONAL)
+
     def up(self) -> None:
         """`docker compose up -d --build`, and wait until everything is healthy."""
         try:
@@ -69,13 +85,17 @@ class Stack:
             say(f"note    building without BuildKit, because with it: {str(error).splitlines()[-1]}")
             os.environ["DOCKER_BUILDKIT"] = "0"
         try:
-            self.compose("up", "-d", "--build")
+            self.start("--build")
             self.wait_until_healthy()
         except CheckError as error:
             raise StackError(error) from error
 
+    def start(self, *options: str) -> None:
+        """`docker compose up -d`, with the services named only when one is left out."""
+        self.compose("up", "-d", *options, *(() if self.services == SERVICES else self.services))
+
     def wait_until_healthy(self, *services: str) -> None:
-        wanted = services or SERVICES
+        wanted = services or self.services
         eventually(lambda: self._all_healthy(wanted), seconds=HEALTHY_SECONDS, every=1)
 
     def containers(self, *arguments: str) -> list[dict[str, Any]]:
@@ -129,6 +149,9 @@ class Stack:
             self.compose("down", "--volumes", "--remove-orphans")
         except CheckError as error:
             say(f"note    {error}")
+
+    def _image(self, service: str) -> str:
+        return json.loads(self.compose("config", "--format", "json"))["services"][service]["image"]
 
     def _all_healthy(self, services: tuple[str, ...]) -> bool:
         seen = self.containers()

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from report import CheckError, Report, eventually, expect, expect_in
-from stack import PROJECT, ROOT, SERVICES, Stack
+from stack import OPTIONAL, PROJECT, ROOT, Stack
 
 #: Seconds for an ordinary job. Starting takes milliseconds; this is for a machine that is busy with something else.
 JOB_SECONDS = 30
@@ -51,6 +51,7 @@ def check(sentence: str) -> Callable[[Callable[["Walk"], None]], Callable[["Walk
 
 def walk(stack: Stack, report: Report) -> None:
     """Bring the stack up and make every check. Raises `StackError` when there is nothing to check."""
+    stack.leave_out_what_is_not_to_be_had()
     stack.up()
     walker = Walk(stack)
     try:
@@ -143,11 +144,11 @@ def fetch(url: str) -> str:
         return answer.read().decode()
 
 
-@check("docker compose ps shows app, worker, db, redis, mailhog, prometheus and grafana, all healthy")
+@check("docker compose ps shows app, worker, db, redis, mailhog, prometheus, alertmanager and grafana, all healthy")
 def services(walker: Walk) -> None:
     shown = walker.stack.containers()
 
-    expect(dict.fromkeys(SERVICES, "healthy"), {one["Service"]: one["Health"] for one in shown})
+    expect(dict.fromkeys(walker.stack.services, "healthy"), {one["Service"]: one["Health"] for one in shown})
     expect_in("async-job-system-worker-1", str(shown))
     expect_in("async-job-system-db-1", str(shown))
 
@@ -276,7 +277,7 @@ def loopback(walker: Walk) -> None:
 @check("a second `docker compose up -d` starts nothing anew")
 def settled(walker: Walk) -> None:
     before = {one["ID"] for one in walker.stack.containers()}
-    walker.stack.compose("up", "-d")
+    walker.stack.start()
 
     expect(before, {one["ID"] for one in walker.stack.containers()})
 
@@ -305,7 +306,7 @@ def without_redis(walker: Walk) -> None:
 
 @check("docker compose up -d --scale worker=3 runs three, all healthy")
 def scale(walker: Walk) -> None:
-    walker.stack.compose("up", "-d", "--scale", "worker=3")
+    walker.stack.start("--scale", "worker=3")
     walker.stack.wait_until_healthy()
 
     expect(3, sum(one["Service"] == "worker" for one in walker.stack.containers()))
@@ -362,6 +363,20 @@ def expressions() -> list[tuple[str, str]]:
         for panel in json.loads(path.read_text())["panels"]
         for target in panel.get("targets", [])
     ]
+
+
+@check("the Alertmanager has what Prometheus fires: the watchdog, which always does")
+def alertmanager(walker: Walk) -> None:
+    if OPTIONAL not in walker.stack.services:
+        return
+    url = walker.stack.url("alertmanager", 9093)
+
+    def look() -> bool:
+        alerts = json.loads(fetch(f"{url}/api/v2/alerts"))
+        expect_in("JobsWatchdog", str([alert["labels"]["alertname"] for alert in alerts]))
+        return True
+
+    eventually(look, seconds=SCRAPED_SECONDS, every=2)
 
 
 @check("Grafana is well, and shows the dashboard where the image is Grafana's")

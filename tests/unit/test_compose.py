@@ -34,7 +34,7 @@ def seconds(duration: str) -> int:
 
 def test_the_services_of_the_brief_are_there_under_its_project_name():
     assert "async-job-system" == COMPOSE["name"]
-    assert {"app", "worker", "db", "redis", "mailhog", "prometheus", "grafana"} == SERVERS
+    assert {"app", "worker", "db", "redis", "mailhog", "prometheus", "alertmanager", "grafana"} == SERVERS
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -53,6 +53,7 @@ def test_the_images_are_the_ones_decided_on():
         "redis": "redis:8",
         "mailhog": "axllent/mailpit:v1.31.1",
         "prometheus": "prom/prometheus:v3.13.2",
+        "alertmanager": "prom/alertmanager:v0.34.0",
         "grafana": "grafana/grafana:13.2.3",
     } == images
 
@@ -77,7 +78,9 @@ def test_ports_are_published_on_loopback_only(name):
 
 
 def test_neither_database_redis_nor_metrics_are_published():
-    assert {"app", "mailhog", "prometheus", "grafana"} == {name for name in SERVICES if SERVICES[name].get("ports")}
+    published = {name for name in SERVICES if SERVICES[name].get("ports")}
+
+    assert {"app", "mailhog", "prometheus", "alertmanager", "grafana"} == published
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -193,6 +196,11 @@ def test_health_checks_name_the_ports_that_prometheus_scrapes():
         found["names"][0]: found["port"] for job in config["scrape_configs"] for found in job.get("dns_sd_configs", [])
     }
 
-    assert {"app": 3000, "worker": 9191} == scraped
+    assert {"app": 3000, "worker": 9191, "alertmanager": 9093} == scraped
     for name, port in scraped.items():
         assert f"127.0.0.1:{port}/" in SERVICES[name]["healthcheck"]["test"][-1]
+
+
+def test_nothing_waits_for_the_alertmanager():
+    """A stack may run without it: `--scale alertmanager=0`, or where its image is not to be had."""
+    assert not [name for name in SERVICES if "alertmanager" in SERVICES[name].get("depends_on", {})]
