@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import sys
+import urllib.parse
 import urllib.request
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -271,11 +272,22 @@ class Prometheus(Server):
 
     name = "prometheus"
 
-    def __init__(self, folder: Path, port: int | None = None, *, targets: dict[str, int], rules: Path) -> None:
-        """`targets` maps the names of scrape jobs to ports on this machine."""
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        *,
+        targets: dict[str, int],
+        rules: Path,
+        interval: str = "5s",
+        program: str | None = None,
+    ) -> None:
+        """`targets` maps the names of scrape jobs to ports on this machine; `interval` is between scrapes and rules."""
         super().__init__(folder, port)
         self.targets = targets
         self.rules = rules
+        self.interval = interval
+        self.program = program or self.binary() or "prometheus"
 
     @staticmethod
     def binary() -> str | None:
@@ -285,6 +297,12 @@ class Prometheus(Server):
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
+
+    def ask(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 - whatever the API answers
+        """Return the data of an answer of the HTTP API, such as `query`. Raises `HTTPError` for a bad expression."""
+        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=20) as reply:  # noqa: S310 - our own server
+            return json.load(reply)["data"]
 
     @property
     def _config(self) -> Path:
@@ -297,7 +315,7 @@ class Prometheus(Server):
             for name, port in self.targets.items()
         ]
         return {
-            "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
+            "global": {"scrape_interval": self.interval, "evaluation_interval": self.interval},
             "rule_files": [f"{self.rules}/*.yml"],
             "scrape_configs": scrapes,
         }
@@ -308,7 +326,7 @@ class Prometheus(Server):
 
     def command(self) -> list[str]:
         options = (f"--config.file={self._config}", f"--storage.tsdb.path={self.folder / 'data'}")
-        return [self.binary() or "prometheus", *options, f"--web.listen-address={HOST}:{self.port}"]
+        return [self.program, *options, f"--web.listen-address={HOST}:{self.port}"]
 
     def answers(self) -> bool:
         with suppress(OSError):
