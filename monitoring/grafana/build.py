@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a script, run by its path
 """Write the dashboards as the JSON that Grafana loads: `python monitoring/grafana/build.py [folder]`.
 
 The JSON is committed; a test builds it again and compares.

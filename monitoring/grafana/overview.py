@@ -1,12 +1,10 @@
-# ruff: noqa: INP001 - a script's neighbour: build.py is run by its path
 """The dashboard "Jobs overview": is it well, does it flow, how long does it take, what fails, what do clients see."""
 
-from panels import Json, Panel, Query, Row, dashboard, datasource_variable, graph, heatmap, label_variable, stat
+from pages import Row, dashboard, datasource_variable, label_variable
+from panels import Json, Panel, Query, graph, heatmap, stat
+from promql import QUEUES, cells, increase, quantile, rate, truth
 
-#: The queues chosen at the top of the page.
-S = 'queue_name=~"$queue_name"'
-PENDING = f'state="pending",{S}'
-RATE = "$__rate_interval"
+PENDING = f'state="pending",{QUEUES}'
 
 
 def build() -> Json:
@@ -25,28 +23,13 @@ def build() -> Json:
     )
 
 
-def _truth(metric: str, by: str, matchers: str = S) -> str:
-    """Return a gauge that PostgreSQL answers for: every app and worker exports the same, so one of them is taken."""
-    return f"max by ({by}) ({metric}{{{matchers}}})"
-
-
-def _rate(metric: str, by: str, matchers: str = S) -> str:
-    selector = f"{{{matchers}}}" if matchers else ""
-    return f"sum by ({by}) (rate({metric}{selector}[{RATE}]))"
-
-
 def _ended(outcome: str) -> str:
     """Return how many jobs ended in the last hour with this outcome, a regular expression."""
-    return f'sum(increase(jobs_finished_total{{outcome=~"{outcome}",{S}}}[1h]))'
-
-
-def _quantile(quantile: float, metric: str, by: str, matchers: str = S) -> str:
-    buckets = _rate(f"{metric}_bucket", f"le, {by}" if by else "le", matchers)
-    return f"histogram_quantile({quantile}, {buckets})"
+    return f'sum(increase(jobs_finished_total{{outcome=~"{outcome}",{QUEUES}}}[1h]))'
 
 
 def _quantiles(metric: str) -> list[Query]:
-    return [Query(_quantile(q, metric, ""), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99)]
+    return [Query(quantile(q, metric, ""), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99)]
 
 
 def _health() -> list[Panel]:
@@ -78,13 +61,13 @@ def _health() -> list[Panel]:
         stat(
             "Waiting now",
             "Jobs that could start at once and wait for a worker.",
-            f"sum({_truth('jobs_current', 'queue_name', PENDING)})",
+            f"sum({truth('jobs_current', 'queue_name', PENDING)})",
             unit="short",
         ),
         stat(
             "Longest wait",
             "How long the first in line of any queue has been able to start.",
-            f"max(jobs_queue_oldest_eligible_age_seconds{{{S}}})",
+            f"max(jobs_queue_oldest_eligible_age_seconds{{{QUEUES}}})",
             unit="s",
             steps={60: "orange", 300: "red"},
             decimals=1,
@@ -92,7 +75,7 @@ def _health() -> list[Panel]:
         stat(
             "Dead letters",
             "Jobs in state failed: no further attempt will be made unless somebody asks for it.",
-            f"sum({_truth('jobs_dead', 'queue_name')})",
+            f"sum({truth('jobs_dead', 'queue_name')})",
             unit="short",
             steps={1: "orange"},
         ),
@@ -105,36 +88,36 @@ def _flow() -> list[Panel]:
             "In and out",
             "Jobs accepted by the API, and jobs that ended, by outcome. Accepted above the rest: the backlog grows.",
             [
-                Query(f"sum(rate(jobs_enqueued_total{{{S}}}[{RATE}]))", "accepted"),
-                Query(_rate("jobs_finished_total", "outcome"), "{{outcome}}"),
+                Query(rate("jobs_enqueued_total", ""), "accepted"),
+                Query(rate("jobs_finished_total", "outcome"), "{{outcome}}"),
             ],
             unit="ops",
         ),
         graph(
             "Unfinished jobs by state",
             "Pending could start now; scheduled and retrying wait for their time; processing is with a worker.",
-            [Query(f"sum by (state) ({_truth('jobs_current', 'queue_name, state')})", "{{state}}")],
+            [Query(f"sum by (state) ({truth('jobs_current', 'queue_name, state')})", "{{state}}")],
             unit="short",
             stacked=True,
         ),
         graph(
             "Backlog by queue",
             "Jobs that could start now, by queue.",
-            [Query(_truth("jobs_current", "queue_name", PENDING), "{{queue_name}}")],
+            [Query(truth("jobs_current", "queue_name", PENDING), "{{queue_name}}")],
             unit="short",
             width=6,
         ),
         graph(
             "Time to drain",
             "Seconds until nobody waits, if jobs go on finishing as in the last ten minutes. No line: none finishes.",
-            [Query(f"queue_name:jobs_drain_seconds:ratio{{{S}}}", "{{queue_name}}")],
+            [Query(f"queue_name:jobs_drain_seconds:ratio{{{QUEUES}}}", "{{queue_name}}")],
             unit="s",
             width=6,
         ),
         graph(
             "Attempts begun",
             "Attempts begun per second, by queue. More than accepted: retries.",
-            [Query(_rate("jobs_started_total", "queue_name"), "{{queue_name}}")],
+            [Query(rate("jobs_started_total", "queue_name"), "{{queue_name}}")],
             unit="ops",
             width=6,
         ),
@@ -153,7 +136,7 @@ def _latency() -> list[Panel]:
         heatmap(
             "Queue latency, distribution",
             "From when an attempt could start to when it did. Time a job was told to wait does not count.",
-            f"sum by (le) (increase(jobs_queue_latency_seconds_bucket{{{S}}}[{RATE}]))",
+            cells("jobs_queue_latency_seconds"),
             unit="s",
         ),
         graph(
@@ -165,7 +148,7 @@ def _latency() -> list[Panel]:
         graph(
             "Longest wait by queue",
             "How long the first in line has been able to start, as PostgreSQL sees it; 0 when nobody waits.",
-            [Query(_truth("jobs_queue_oldest_eligible_age_seconds", "queue_name"), "{{queue_name}}")],
+            [Query(truth("jobs_queue_oldest_eligible_age_seconds", "queue_name"), "{{queue_name}}")],
             unit="s",
             width=8,
         ),
@@ -179,7 +162,7 @@ def _latency() -> list[Panel]:
         graph(
             "Run duration by job type, p95",
             "The slowest twentieth of the attempts of each job type takes longer than this.",
-            [Query(_quantile(0.95, "jobs_run_duration_seconds", "actor_name"), "{{actor_name}}")],
+            [Query(quantile(0.95, "jobs_run_duration_seconds", "actor_name"), "{{actor_name}}")],
             unit="s",
             width=8,
         ),
@@ -187,13 +170,13 @@ def _latency() -> list[Panel]:
 
 
 def _errors() -> list[Panel]:
-    retried = _rate("jobs_attempts_total", "actor_name", f'outcome="retried",{S}')
-    begun = _rate("jobs_attempts_total", "actor_name", f'outcome=~"completed|retried|failed",{S}')
+    retried = rate("jobs_attempts_total", "actor_name", f'outcome="retried",{QUEUES}')
+    begun = rate("jobs_attempts_total", "actor_name", f'outcome=~"completed|retried|failed",{QUEUES}')
     return [
         graph(
             "Attempts by outcome",
             "Every message a worker handled. Skipped: the job was done or taken; released: handed back at a stop.",
-            [Query(_rate("jobs_attempts_total", "outcome"), "{{outcome}}")],
+            [Query(rate("jobs_attempts_total", "outcome"), "{{outcome}}")],
             unit="ops",
             stacked=True,
         ),
@@ -208,17 +191,14 @@ def _errors() -> list[Panel]:
             "Jobs failed for good, by job type",
             "New dead letters in each interval.",
             [
-                Query(
-                    f'sum by (actor_name) (increase(jobs_finished_total{{outcome="failed",{S}}}[{RATE}]))',
-                    "{{actor_name}}",
-                )
+                Query(increase("jobs_finished_total", "actor_name", f'outcome="failed",{QUEUES}'), "{{actor_name}}"),
             ],
             unit="short",
         ),
         graph(
             "Dead letters by queue",
             "Jobs in state failed. It falls when they are tried again or deleted.",
-            [Query(_truth("jobs_dead", "queue_name"), "{{queue_name}}")],
+            [Query(truth("jobs_dead", "queue_name"), "{{queue_name}}")],
             unit="short",
         ),
     ]
@@ -226,8 +206,8 @@ def _errors() -> list[Panel]:
 
 def _api() -> list[Panel]:
     requests = "http_server_request_duration_seconds"
-    every = _rate(f"{requests}_count", "http_route", "")
-    broken = _rate(f"{requests}_count", "http_route", 'http_response_status_code=~"5.."')
+    every = rate(f"{requests}_count", "http_route", "")
+    broken = rate(f"{requests}_count", "http_route", 'http_response_status_code=~"5.."')
     status = "http_response_status_code"
     return [
         graph(
@@ -248,14 +228,14 @@ def _api() -> list[Panel]:
         graph(
             "Answer time by route, p95",
             "The slowest twentieth of the requests of each route takes longer than this.",
-            [Query(_quantile(0.95, requests, "http_route", ""), "{{http_route}}")],
+            [Query(quantile(0.95, requests, "http_route", ""), "{{http_route}}")],
             unit="s",
             width=8,
         ),
         graph(
             "Answers by status",
             "4xx are the clients' mistakes, 5xx are ours.",
-            [Query(_rate(f"{requests}_count", status, ""), f"{{{{{status}}}}}")],
+            [Query(rate(f"{requests}_count", status, ""), f"{{{{{status}}}}}")],
             unit="reqps",
             stacked=True,
         ),

@@ -1,15 +1,10 @@
-# ruff: noqa: INP001 - a script's neighbour: build.py is run by its path
-"""A small builder for Grafana's classic dashboard JSON: panels, rows, variables, and the grid they are laid out on."""
+"""The kinds of panel the dashboards are made of, as Grafana's classic JSON."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from string import ascii_uppercase
 from types import MappingProxyType
 from typing import Any
-
-#: What Grafana 12.1 to 13 call current. Newer servers migrate it up as they load it.
-SCHEMA_VERSION = 42
-#: Columns of Grafana's grid.
-COLUMNS = 24
 
 #: A dashboard works on any server: which Prometheus it asks is its first variable.
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -25,7 +20,15 @@ COLOURS = {
     "processing": "green",
     "retrying": "orange",
     "scheduled": "purple",
+    "busy": "green",
+    "threads": "text",
+    "p50": "green",
+    "p95": "orange",
+    "p99": "red",
 }
+
+#: Labels whose values COLOURS knows.
+_COLOURED_LABELS = ("{{outcome}}", "{{state}}")
 
 Json = dict[str, Any]
 
@@ -34,10 +37,23 @@ NO_STEPS: Mapping[float, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One PromQL expression of a panel, and the name of its series."""
+    """One PromQL expression of a panel, and the name of its series. A target is drawn dashed, and not filled."""
 
     expr: str
     legend: str = ""
+    target: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table: an instant query, by the table's label. `steps` colours its cells."""
+
+    title: str
+    expr: str
+    unit: str = "short"
+    decimals: int = 0
+    base: str = "text"
+    steps: Mapping[float, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +65,6 @@ class Panel:
     body: Json
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A titled row and the panels below it, which flow from left to right."""
-
-    title: str
-    panels: Sequence[Panel]
-
-
 def stat(
     title: str,
     description: str,
@@ -66,15 +74,17 @@ def stat(
     base: str = "green",
     steps: Mapping[float, str] = NO_STEPS,
     decimals: int = 0,
+    width: int = 4,
+    leads_to: Sequence[Json] = (),
 ) -> Panel:
     """Return one number. `steps` colours it: from each value on, that colour; below the lowest it has the `base`."""
     body = _body("stat", title, description, [Query(query)], instant=True)
-    thresholds = [{"color": base, "value": None}, *({"color": steps[at], "value": at} for at in sorted(steps))]
     defaults = {
         "unit": unit,
         "decimals": decimals,
         "color": {"mode": "thresholds"},
-        "thresholds": {"mode": "absolute", "steps": thresholds},
+        "thresholds": _thresholds(base, steps),
+        "links": list(leads_to),
     }
     body["fieldConfig"] = {"defaults": defaults, "overrides": []}
     body["options"] = {
@@ -85,7 +95,7 @@ def stat(
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "textMode": "auto",
     }
-    return Panel(width=4, height=4, body=body)
+    return Panel(width=width, height=4, body=body)
 
 
 def graph(
@@ -97,8 +107,10 @@ def graph(
     width: int = 12,
     stacked: bool = False,
     maximum: float | None = None,
+    lines: Mapping[float, str] = NO_STEPS,
+    leads_to: Sequence[Json] = (),
 ) -> Panel:
-    """Return lines over time, from zero up."""
+    """Return lines over time, from zero up. `lines` are fixed heights worth knowing, each with its colour."""
     body = _body("timeseries", title, description, queries)
     defaults: Json = {
         "unit": unit,
@@ -111,11 +123,15 @@ def graph(
             "showPoints": "never",
             "spanNulls": False,
             "stacking": {"group": "A", "mode": "normal" if stacked else "none"},
+            "thresholdsStyle": {"mode": "dashed" if lines else "off"},
         },
+        "links": list(leads_to),
     }
+    if lines:
+        defaults["thresholds"] = _thresholds("transparent", lines)
     if maximum is not None:
         defaults["max"] = maximum
-    body["fieldConfig"] = {"defaults": defaults, "overrides": [_coloured(name) for name in COLOURS]}
+    body["fieldConfig"] = {"defaults": defaults, "overrides": _styles(queries)}
     body["options"] = {
         "legend": {"calcs": ["lastNotNull", "max"], "displayMode": "table", "placement": "bottom", "showLegend": True},
         "tooltip": {"mode": "multi", "sort": "desc"},
@@ -140,68 +156,85 @@ def heatmap(title: str, description: str, query: str, *, unit: str, width: int =
     return Panel(width=width, height=8, body=body)
 
 
-def dashboard(*, uid: str, title: str, description: str, variables: Sequence[Json], rows: Sequence[Row]) -> Json:
-    """Return the whole dashboard; every panel gets an id and a place."""
-    return {
-        "annotations": {"list": []},
-        "description": description,
-        "editable": False,
-        "fiscalYearStartMonth": 0,
-        "graphTooltip": 1,
-        "id": None,
-        "links": [],
-        "panels": [{**body, "id": number} for number, body in enumerate(_place(rows), start=1)],
-        "preload": False,
-        "refresh": "30s",
-        "schemaVersion": SCHEMA_VERSION,
-        "tags": ["jobs"],
-        "templating": {"list": list(variables)},
-        "time": {"from": "now-1h", "to": "now"},
-        "timepicker": {},
-        "timezone": "browser",
-        "title": title,
-        "uid": uid,
-        "version": 1,
+def timeline(title: str, description: str, query: Query, *, words: Mapping[int, tuple[str, str]]) -> Panel:
+    """Return a band of states over time for each series. `words` gives each value its word and colour."""
+    body = _body("state-timeline", title, description, [query])
+    options = {str(value): {"text": text, "color": colour} for value, (text, colour) in words.items()}
+    defaults = {
+        "unit": "none",
+        "color": {"mode": "thresholds"},
+        "custom": {"fillOpacity": 70, "lineWidth": 0},
+        "mappings": [{"type": "value", "options": options}],
+        "thresholds": _thresholds("text", NO_STEPS),
     }
-
-
-def datasource_variable() -> Json:
-    return {
-        "type": "datasource",
-        "name": "datasource",
-        "label": "Data source",
-        "query": "prometheus",
-        "current": {},
-        "hide": 0,
-        "includeAll": False,
-        "multi": False,
-        "options": [],
-        "refresh": 1,
-        "regex": "",
+    body["fieldConfig"] = {"defaults": defaults, "overrides": []}
+    body["options"] = {
+        "alignValue": "left",
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        "mergeValues": True,
+        "rowHeight": 0.9,
+        "showValue": "auto",
+        "tooltip": {"mode": "single"},
     }
+    return Panel(width=24, height=5, body=body)
 
 
-def label_variable(name: str, label: str, metric: str) -> Json:
-    """Return a choice of the values that the label `name` has on `metric`; at first all of them."""
-    query = f"label_values({metric}, {name})"
-    return {
-        "type": "query",
-        "name": name,
-        "label": label,
-        "datasource": DATASOURCE,
-        "definition": query,
-        "query": {"query": query, "refId": f"Variable-{name}"},
-        "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
-        "allValue": ".+",
-        "hide": 0,
-        "includeAll": True,
-        "multi": True,
-        "options": [],
-        # On every change of the time range: a queue that was added since the page was opened is there.
-        "refresh": 2,
-        "regex": "",
-        "sort": 1,
+def table(
+    title: str,
+    description: str,
+    by: tuple[str, str],
+    columns: Sequence[Column],
+    *,
+    width: int = 24,
+    height: int = 7,
+    leads_to: Sequence[Json] = (),
+) -> Panel:
+    """Return a row for each value of a label and a column for each query. `by` is the label and its heading."""
+    label, heading = by
+    body = _body("table", title, description, [Query(column.expr) for column in columns], instant=True)
+    for target in body["targets"]:
+        target["format"] = "table"
+    titles = {f"Value #{letter}": column.title for letter, column in zip(ascii_uppercase, columns, strict=False)}
+    if len(columns) == 1:  # Grafana numbers the values only where there are several.
+        titles = {"Value": columns[0].title}
+    order = {name: place for place, name in enumerate([label, *titles])}
+    body["transformations"] = [
+        {"id": "merge", "options": {}},
+        {
+            "id": "organize",
+            "options": {
+                "excludeByName": {"Time": True},
+                "indexByName": order,
+                "renameByName": {label: heading, **titles},
+            },
+        },
+    ]
+    links = [{"id": "links", "value": list(leads_to)}] if leads_to else []
+    overrides = [{"matcher": {"id": "byName", "options": heading}, "properties": links}] if links else []
+    body["fieldConfig"] = {
+        "defaults": {"unit": "short", "custom": {"align": "auto", "filterable": False}},
+        "overrides": [*overrides, *(_column(column) for column in columns)],
     }
+    body["options"] = {"cellHeight": "sm", "showHeader": True, "sortBy": [{"displayName": heading, "desc": False}]}
+    return Panel(width=width, height=height, body=body)
+
+
+def _column(column: Column) -> Json:
+    properties: list[Json] = [
+        {"id": "unit", "value": column.unit},
+        {"id": "decimals", "value": column.decimals},
+    ]
+    if column.steps:
+        properties += [
+            {"id": "thresholds", "value": _thresholds(column.base, column.steps)},
+            {"id": "custom.cellOptions", "value": {"type": "color-text"}},
+        ]
+    return {"matcher": {"id": "byName", "options": column.title}, "properties": properties}
+
+
+def _thresholds(base: str, steps: Mapping[float, str]) -> Json:
+    lowest = {"color": base, "value": None}
+    return {"mode": "absolute", "steps": [lowest, *({"color": steps[at], "value": at} for at in sorted(steps))]}
 
 
 def _body(kind: str, title: str, description: str, queries: Sequence[Query], *, instant: bool = False) -> Json:
@@ -215,33 +248,32 @@ def _body(kind: str, title: str, description: str, queries: Sequence[Query], *, 
             "range": not instant,
             "refId": letter,
         }
-        for letter, query in zip("ABCDEFGH", queries, strict=False)
+        for letter, query in zip(ascii_uppercase, queries, strict=False)
     ]
     return {"type": kind, "title": title, "description": description, "datasource": DATASOURCE, "targets": targets}
 
 
+def _styles(queries: Sequence[Query]) -> list[Json]:
+    legends = {query.legend for query in queries}
+    names = COLOURS if legends & set(_COLOURED_LABELS) else [name for name in COLOURS if name in legends]
+    return [*(_coloured(name) for name in names), *(_dashed(letter) for letter in _targets(queries))]
+
+
+def _targets(queries: Sequence[Query]) -> list[str]:
+    return [letter for letter, query in zip(ascii_uppercase, queries, strict=False) if query.target]
+
+
 def _coloured(name: str) -> Json:
+    colour = {"fixedColor": COLOURS[name], "mode": "fixed"}
+    return {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "color", "value": colour}]}
+
+
+def _dashed(letter: str) -> Json:
     return {
-        "matcher": {"id": "byName", "options": name},
-        "properties": [{"id": "color", "value": {"fixedColor": COLOURS[name], "mode": "fixed"}}],
+        "matcher": {"id": "byFrameRefID", "options": letter},
+        "properties": [
+            {"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [8, 6]}},
+            {"id": "custom.fillOpacity", "value": 0},
+            {"id": "custom.stacking", "value": {"group": "targets", "mode": "none"}},
+        ],
     }
-
-
-def _place(rows: Sequence[Row]) -> Iterator[Json]:
-    y = 0
-    for row in rows:
-        yield {
-            "type": "row",
-            "title": row.title,
-            "collapsed": False,
-            "panels": [],
-            "gridPos": {"h": 1, "w": COLUMNS, "x": 0, "y": y},
-        }
-        y += 1
-        x = line_height = 0
-        for panel in row.panels:
-            if x + panel.width > COLUMNS:
-                y, x, line_height = y + line_height, 0, 0
-            yield {**panel.body, "gridPos": {"h": panel.height, "w": panel.width, "x": x, "y": y}}
-            x, line_height = x + panel.width, max(line_height, panel.height)
-        y += line_height

@@ -1,0 +1,154 @@
+"""A dashboard around its panels: variables, annotations, links, and the grid the panels are laid out on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from panels import DATASOURCE, Json, Panel
+
+#: What Grafana 12.1 to 13 call current. Newer servers migrate it up as they load it.
+SCHEMA_VERSION = 42
+#: Columns of Grafana's grid.
+COLUMNS = 24
+#: The tag by which the dashboards find each other.
+TAG = "jobs"
+
+
+#: What is drawn across every graph: PromQL, the mark's colour and its words.
+_MARKS = (
+    ("Deploys", "blue", "changes(max(jobs_worker_start_time_seconds)[2m:]) > 0", "Workers started", ""),
+    (
+        "Alerts",
+        "red",
+        'ALERTS{alertname=~"Jobs.*",alertstate="firing"}',
+        "{{alertname}}",
+        "{{severity}} {{queue_name}}",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A titled row and the panels below it, which flow from left to right."""
+
+    title: str
+    panels: Sequence[Panel]
+
+
+def dashboard(*, uid: str, title: str, description: str, variables: Sequence[Json], rows: Sequence[Row]) -> Json:
+    """Return the whole dashboard; every panel gets an id and a place."""
+    return {
+        "annotations": {"list": [_annotation(*mark) for mark in _MARKS]},
+        "description": description,
+        "editable": False,
+        "fiscalYearStartMonth": 0,
+        "graphTooltip": 1,
+        "id": None,
+        "links": [_neighbours()],
+        "panels": [{**body, "id": number} for number, body in enumerate(_place(rows), start=1)],
+        "preload": False,
+        "refresh": "30s",
+        "schemaVersion": SCHEMA_VERSION,
+        "tags": [TAG],
+        "templating": {"list": list(variables)},
+        "time": {"from": "now-1h", "to": "now"},
+        "timepicker": {},
+        "timezone": "browser",
+        "title": title,
+        "uid": uid,
+        "version": 1,
+    }
+
+
+def datasource_variable() -> Json:
+    return {
+        "type": "datasource",
+        "name": "datasource",
+        "label": "Data source",
+        "query": "prometheus",
+        "current": {},
+        "hide": 0,
+        "includeAll": False,
+        "multi": False,
+        "options": [],
+        "refresh": 1,
+        "regex": "",
+    }
+
+
+def label_variable(name: str, label: str, metric: str) -> Json:
+    """Return a choice of the values that the label `name` has on `metric`; at first all of them."""
+    query = f"label_values({metric}, {name})"
+    return {
+        "type": "query",
+        "name": name,
+        "label": label,
+        "datasource": DATASOURCE,
+        "definition": query,
+        "query": {"query": query, "refId": f"Variable-{name}"},
+        "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
+        "allValue": ".+",
+        "hide": 0,
+        "includeAll": True,
+        "multi": True,
+        "options": [],
+        # On every change of the time range: a queue that was added since the page was opened is there.
+        "refresh": 2,
+        "regex": "",
+        "sort": 1,
+    }
+
+
+def link(title: str, uid: str, *, label: str = "") -> Json:
+    """Return a panel's link to a dashboard, for the same time and choices, or for the `label` of what was clicked."""
+    chosen = f"${{datasource:queryparam}}&var-{label}=${{__field.labels.{label}}}" if label else "${__all_variables}"
+    return {"title": title, "url": f"/d/{uid}?${{__url_time_range}}&{chosen}"}
+
+
+def _neighbours() -> Json:
+    return {
+        "type": "dashboards",
+        "title": "Jobs",
+        "tags": [TAG],
+        "asDropdown": False,
+        "includeVars": True,
+        "keepTime": True,
+        "targetBlank": False,
+        "icon": "external link",
+        "tooltip": "",
+        "url": "",
+    }
+
+
+def _annotation(name: str, colour: str, expr: str, title: str, text: str) -> Json:
+    return {
+        "name": name,
+        "datasource": DATASOURCE,
+        "enable": True,
+        "expr": expr,
+        "iconColor": colour,
+        "step": "30s",
+        "titleFormat": title,
+        "textFormat": text,
+        "tagKeys": "",
+        "useValueForTime": False,
+    }
+
+
+def _place(rows: Sequence[Row]) -> Iterator[Json]:
+    y = 0
+    for row in rows:
+        yield {
+            "type": "row",
+            "title": row.title,
+            "collapsed": False,
+            "panels": [],
+            "gridPos": {"h": 1, "w": COLUMNS, "x": 0, "y": y},
+        }
+        y += 1
+        x = line_height = 0
+        for panel in row.panels:
+            if x + panel.width > COLUMNS:
+                y, x, line_height = y + line_height, 0, 0
+            yield {**panel.body, "gridPos": {"h": panel.height, "w": panel.width, "x": x, "y": y}}
+            x, line_height = x + panel.width, max(line_height, panel.height)
+        y += line_height
