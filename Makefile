@@ -7,7 +7,7 @@ STAMP := $(VENV)/.made-from-requirements
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format ci bench compose-test dashboards clean
+.PHONY: help run test lint format ci bench compose-test dashboards docs clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ compose-test-if-possible: $(STAMP)
 
 dashboards: $(STAMP) ## write the Grafana dashboards anew from monitoring/grafana/build.py
 	@$(BIN)/python monitoring/grafana/build.py
+
+docs: $(STAMP) ## write docs/metrics.md anew from the metric catalogue
+	@$(BIN)/python -m jobs_service.metrics.page
 
 clean: ## remove the environment, the local data and caches
 	rm -rf $(VENV) .local .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from jobs_service.database import Database
 from jobs_service.errors import DatabaseUnavailable
 from jobs_service.logs import get_logger
+from jobs_service.metrics import definitions
 
 log = get_logger(__name__)
 
@@ -57,9 +58,7 @@ class DatabaseCollector(Collector):
         yield from self._cached
 
     def _measure(self) -> Iterator[GaugeMetricFamily]:
-        success = GaugeMetricFamily(
-            "jobs_collector_success", "Whether the last query of this collector was answered.", labels=["collector"]
-        )
+        success = definitions.COLLECTOR_SUCCESS.family()
         queries = {"jobs": self._jobs, "dead_letters": self._dead_letters, "workers": self._workers}
         for name, query in queries.items():
             families = self._attempt(name, query)
@@ -75,14 +74,8 @@ class DatabaseCollector(Collector):
             return []
 
     def _jobs(self) -> list[GaugeMetricFamily]:
-        current = GaugeMetricFamily(
-            "jobs_current", "Jobs that are not finished, by state.", labels=["queue_name", "state"]
-        )
-        oldest = GaugeMetricFamily(
-            "jobs_queue_oldest_eligible_age_seconds",
-            "How long the first in line has been able to run; 0 when nobody waits.",
-            labels=["queue_name"],
-        )
+        current = definitions.CURRENT.family()
+        oldest = definitions.OLDEST_ELIGIBLE.family()
         counts = {(queue, state): (count, age) for queue, state, count, age in self.database.rows(_CURRENT)}
         for queue in sorted({*self.queues, *(queue for queue, _ in counts)}):
             for state in STATES:
@@ -91,7 +84,7 @@ class DatabaseCollector(Collector):
         return [current, oldest]
 
     def _dead_letters(self) -> list[GaugeMetricFamily]:
-        dead = GaugeMetricFamily("jobs_dead", "Dead letters: jobs in state failed.", labels=["queue_name"])
+        dead = definitions.DEAD.family()
         counts: dict[str, int] = dict(self.database.rows(_DEAD))
         for queue in sorted({*self.queues, *counts}):
             dead.add_metric([queue], counts.get(queue, 0))
@@ -99,4 +92,6 @@ class DatabaseCollector(Collector):
 
     def _workers(self) -> list[GaugeMetricFamily]:
         (count,) = self.database.row(_WORKERS, (self.lease_seconds,)) or (0,)
-        return [GaugeMetricFamily("jobs_workers", "Worker processes whose heartbeat is fresh.", value=count)]
+        workers = definitions.WORKERS.family()
+        workers.add_metric([], count)
+        return [workers]

@@ -1,13 +1,21 @@
-"""Every metric that processes count. What is read from PostgreSQL at scrape time is in `collector.py`.
+"""The metric catalogue: every name that the API and the workers serve, with its type, labels and meaning.
 
-Labels: `queue_name` and `actor_name` are Dramatiq's own, so that panels of both kinds join; an actor is a job type.
+A row makes its metric when it is first used, so a process exports what it counts and nothing else. `docs/metrics.md`
+is written from these rows: `make docs`.
+
+Labels: `queue_name` and `actor_name` are Dramatiq's own, so that panels of both kinds join; an actor is a job type. No
+label ever holds a job's id or an exception's text.
 """
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from jobs_service.metrics import multiprocess  # noqa: F401 - chooses where values live, before there are any
 
 from prometheus_client import Counter, Gauge, Histogram  # isort: skip
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily  # isort: skip
 
 if TYPE_CHECKING:
     from jobs_service.registry import Registry
@@ -17,38 +25,339 @@ FINISHED_OUTCOMES = ("completed", "failed", "cancelled")
 SOURCES = ("api",)
 
 _LATENCY = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 21600)
-_RUN = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
-_HTTP = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+#: Holds every bound of Dramatiq's own histogram, which is made of this one at the scrape.
+_RUN = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 120, 300, 600, 900, 3600)
+_END_TO_END = (0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 1800, 3600, 10800, 43200, 86400)
+_SHORT = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_ATTEMPTS = (1, 2, 3, 5, 8, 13, 20)
+_BYTES = (256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304)
 
-ENQUEUED = Counter("jobs_enqueued", "Jobs accepted, by where they came from.", ("queue_name", "actor_name", "source"))
-STARTED = Counter("jobs_started", "Attempts begun.", ("queue_name",))
-ATTEMPTS = Counter(
-    "jobs_attempts",
-    "Messages handled, by what became of the attempt; skipped: there was nothing to claim.",
-    ("queue_name", "actor_name", "outcome"),
+
+class Origin(StrEnum):
+    """Who exports a metric; the value is its heading in docs/metrics.md."""
+
+    API = "Counted by the API"
+    WORKER = "Counted by the workers"
+    BOTH = "Counted by both"
+    SCRAPE = "Computed at the scrape"
+    DRAMATIQ = "Under Dramatiq's names"
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A row of the catalogue. `name` is as exported, a counter's with its `_total`."""
+
+    kind: str
+    name: str
+    origin: Origin
+    label_names: tuple[str, ...]
+    help: str
+
+
+@dataclass(frozen=True)
+class Counted(Definition):
+    """A metric whose values processes keep, in the files of `multiprocess.py`."""
+
+    buckets: tuple[float, ...] = ()
+    #: What a gauge of several processes comes to, one of prometheus-client's modes.
+    mode: str = ""
+
+    @cached_property
+    def metric(self) -> Any:  # noqa: ANN401 - a counter, a gauge or a histogram: whoever uses the row knows which
+        match self.kind:
+            case "counter":
+                return Counter(self.name, self.help, self.label_names)
+            case "gauge":
+                return Gauge(self.name, self.help, self.label_names, multiprocess_mode=self.mode)  # type: ignore[arg-type]
+            case _:
+                return Histogram(self.name, self.help, self.label_names, buckets=self.buckets)
+
+    def labels(self, *values: object) -> Any:  # noqa: ANN401 - as above
+        return self.metric.labels(*values)
+
+
+@dataclass(frozen=True)
+class Computed(Definition):
+    """A metric whose values are looked up when Prometheus asks."""
+
+    def family(self) -> Any:  # noqa: ANN401 - as above
+        """Return an empty family, for one answer."""
+        families = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
+        return families[self.kind](self.name, self.help, labels=self.label_names)
+
+
+def _counter(name: str, origin: Origin, labels: str, text: str) -> Counted:
+    return Counted("counter", name, origin, tuple(labels.split()), text)
+
+
+def _gauge(name: str, origin: Origin, labels: str, text: str, *, mode: str = "livesum") -> Counted:
+    return Counted("gauge", name, origin, tuple(labels.split()), text, mode=mode)
+
+
+def _histogram(name: str, origin: Origin, labels: str, text: str, buckets: tuple[float, ...]) -> Counted:
+    return Counted("histogram", name, origin, tuple(labels.split()), text, buckets=buckets)
+
+
+def _computed(name: str, labels: str, text: str, *, kind: str = "gauge", origin: Origin = Origin.SCRAPE) -> Computed:
+    return Computed(kind, name, origin, tuple(labels.split()), text)
+
+
+_API, _WORKER, _BOTH = Origin.API, Origin.WORKER, Origin.BOTH
+_JOB = "queue_name actor_name"
+
+# --- The API: what comes in ---
+
+ENQUEUED = _counter("jobs_enqueued_total", _API, f"{_JOB} source", "Jobs accepted, once each; source: api.")
+ENQUEUE_ERRORS = _counter(
+    "jobs_enqueue_errors_total",
+    _API,
+    "reason",
+    "broker_unavailable: a job's message was not sent, the relay rings; database_unavailable: nothing was accepted.",
 )
-FINISHED = Counter("jobs_finished", "Jobs that reached a terminal state.", ("queue_name", "actor_name", "outcome"))
-QUEUE_LATENCY = Histogram(
-    "jobs_queue_latency_seconds",
-    "From when an attempt could start to when it did; time a job was told to wait does not count.",
-    ("queue_name",),
-    buckets=_LATENCY,
+PAYLOAD_BYTES = _histogram("jobs_payload_bytes", _API, "", "Size of accepted payloads, as the JSON kept.", _BYTES)
+REJECTIONS = _counter(
+    "jobs_request_rejections_total", _API, "reason", "Requests answered with a problem, by the problem's code."
 )
-RUN_DURATION = Histogram(
-    "jobs_run_duration_seconds",
-    "From the claim to the verdict of an attempt, whatever its outcome.",
-    ("queue_name", "actor_name"),
-    buckets=_RUN,
-)
-THREADS_BUSY = Gauge(
-    "jobs_worker_threads_busy", "Worker threads that have a message in hand.", multiprocess_mode="livesum"
-)
-HTTP_DURATION = Histogram(
+HTTP_DURATION = _histogram(
     "http_server_request_duration_seconds",
+    _API,
+    "http_request_method http_route http_response_status_code",
     "Time to answer a request, by route template.",
-    ("http_request_method", "http_route", "http_response_status_code"),
-    buckets=_HTTP,
+    _SHORT,
 )
+HTTP_ACTIVE = _gauge("http_server_active_requests", _API, "", "Requests being answered now.")
+
+# --- The workers: attempts and what became of them ---
+
+STARTED = _counter("jobs_started_total", _WORKER, "queue_name", "Attempts begun.")
+STARTED_LATE = _counter(
+    "jobs_started_late_total",
+    _WORKER,
+    "queue_name",
+    "Attempts begun later than their queue's target (jobs_queue_slo_latency_seconds).",
+)
+ATTEMPTS = _counter(
+    "jobs_attempts_total",
+    _WORKER,
+    f"{_JOB} outcome",
+    "Messages handled, by what became of the attempt: completed, retried, failed, released (given back, uncounted), "
+    "refused (the lease was gone), skipped (nothing to claim).",
+)
+ATTEMPT_ERRORS = _counter(
+    "jobs_attempt_errors_total",
+    _WORKER,
+    f"{_JOB} error_type",
+    "Attempts that ended in an exception, by its class; past 50 classes _OTHER.",
+)
+FINISHED = _counter(
+    "jobs_finished_total",
+    _WORKER,
+    f"{_JOB} outcome",
+    "Jobs that reached a terminal state: completed, failed, cancelled.",
+)
+DEAD_LETTERS = _counter(
+    "jobs_dead_letters_total", _WORKER, f"{_JOB} reason", "Jobs that became dead letters, by dead_reason."
+)
+RESCUED = _counter("jobs_rescued_total", _WORKER, _JOB, "Jobs taken back from workers that went silent.")
+QUARANTINED = _counter(
+    "jobs_quarantined_total", _WORKER, "queue_name", "Messages in Redis that could not be decoded and were set aside."
+)
+QUEUE_LATENCY = _histogram(
+    "jobs_queue_latency_seconds",
+    _WORKER,
+    "queue_name",
+    "From when an attempt could start to when it did; time a job was told to wait does not count.",
+    _LATENCY,
+)
+RUN_DURATION = _histogram(
+    "jobs_run_duration_seconds",
+    _WORKER,
+    _JOB,
+    "From the claim to the verdict of an attempt, whatever its outcome.",
+    _RUN,
+)
+END_TO_END = _histogram(
+    "jobs_end_to_end_seconds",
+    _WORKER,
+    "queue_name",
+    "From accepting a job to its terminal state, delays it asked for included.",
+    _END_TO_END,
+)
+ATTEMPTS_PER_JOB = _histogram(
+    "jobs_attempts_per_job", _WORKER, _JOB, "Attempts a job had used when it reached its terminal state.", _ATTEMPTS
+)
+AMBIGUOUS = _counter(
+    "jobs_ambiguous_total",
+    _WORKER,
+    f"{_JOB} policy",
+    "Attempts of which nobody knows whether their effect came about, by what was done: resend or hold.",
+)
+SNOOZED = _counter("jobs_snoozed_total", _WORKER, _JOB, "Attempts put off without being counted.")
+BREAKER_OPEN = _gauge(
+    "jobs_breaker_open", _WORKER, "breaker", "1 while a circuit breaker lets nothing through.", mode="livemax"
+)
+STATE_SYNC_DURATION = _histogram(
+    "jobs_state_sync_duration_seconds",
+    _WORKER,
+    "operation",
+    "Time to write a transition to PostgreSQL, waiting for it included: claim, complete, retry, bury, release.",
+    _SHORT,
+)
+STATE_SYNC_ERRORS = _counter(
+    "jobs_state_sync_errors_total",
+    _WORKER,
+    "operation",
+    "Tries to write a transition that PostgreSQL did not answer; each is repeated until it does.",
+)
+
+# --- The worker processes themselves ---
+
+THREADS = _gauge("jobs_worker_threads", _WORKER, "", "Worker threads.")
+THREADS_BUSY = _gauge("jobs_worker_threads_busy", _WORKER, "", "Worker threads that have a message in hand.")
+RUNNING = _gauge("jobs_worker_running", _WORKER, _JOB, "Attempts running now.")
+OLDEST_RUNNING = _gauge(
+    "jobs_worker_oldest_running_seconds",
+    _WORKER,
+    _JOB,
+    "How long the longest of the running attempts has been running; 0 when none is.",
+    mode="livemax",
+)
+PREFETCHED = _gauge("jobs_worker_prefetched_messages", _WORKER, "", "Messages taken from Redis that wait for a thread.")
+CONSUMERS = _gauge("jobs_worker_consumers", _WORKER, "queue_name", "Threads that take messages from this queue.")
+HEARTBEAT = _gauge(
+    "jobs_worker_heartbeat_timestamp_seconds",
+    _WORKER,
+    "",
+    "When the process last looked at itself. Has a label pid, as have the next three: the process's slot.",
+    mode="liveall",
+)
+START_TIME = _gauge("jobs_worker_start_time_seconds", _WORKER, "", "When the process started.", mode="liveall")
+RESIDENT_MEMORY = _gauge("jobs_worker_resident_memory_bytes", _WORKER, "", "Memory the process holds.", mode="liveall")
+OPEN_FDS = _gauge("jobs_worker_open_fds", _WORKER, "", "Files and sockets the process has open.", mode="liveall")
+CPU = _counter("jobs_worker_cpu_seconds_total", _WORKER, "", "User and system time of the worker processes.")
+
+# --- Maintenance, in the worker process that leads it ---
+
+MAINTENANCE_LEADER = _gauge("jobs_maintenance_leader", _WORKER, "", "Processes that lead maintenance: 1.")
+MAINTENANCE_LAST_RUN = _gauge(
+    "jobs_maintenance_last_run_timestamp_seconds",
+    _WORKER,
+    "service",
+    "When a service last ran without an error; 0 before the first time.",
+    mode="max",
+)
+MAINTENANCE_DURATION = _histogram(
+    "jobs_maintenance_duration_seconds", _WORKER, "service", "Time a run of a service took.", _SHORT
+)
+MAINTENANCE_ERRORS = _counter(
+    "jobs_maintenance_errors_total", _WORKER, "service", "Runs of a service that ended in an error."
+)
+PRUNED = _counter("jobs_pruned_total", _WORKER, "status", "Rows of finished jobs deleted by age.")
+
+# --- Both ---
+
+LOG_RECORDS = _counter(
+    "jobs_log_records_total",
+    _BOTH,
+    "level logger",
+    "Log lines from warning up, by the module that wrote them (libraries: their package); events: a job's events.",
+)
+BUILD_INFO = _gauge(
+    "jobs_build_info", _BOTH, "version python dramatiq", "1, with the versions that run.", mode="livemax"
+)
+
+# --- Computed at the scrape, by the API's and the workers' endpoint alike ---
+
+CURRENT = _computed(
+    "jobs_current",
+    "queue_name state",
+    "Jobs that are not finished: scheduled, pending, retrying (waiting for its backoff), processing.",
+)
+OLDEST_ELIGIBLE = _computed(
+    "jobs_queue_oldest_eligible_age_seconds",
+    "queue_name",
+    "How long the first in line has been able to run; 0 when nobody waits.",
+)
+OVERDUE = _computed(
+    "jobs_scheduled_overdue",
+    "queue_name",
+    "Due jobs at the head of the line for which nobody rang in time: is maintenance running? At most 1,000 a priority.",
+)
+STALE_PROCESSING = _computed(
+    "jobs_stale_processing", "queue_name", "Jobs in state processing whose worker's heartbeat is too old."
+)
+DEAD = _computed("jobs_dead", "queue_name", "Dead letters: jobs in state failed.")
+DEAD_OLDEST = _computed(
+    "jobs_dead_oldest_timestamp_seconds", "queue_name", "When the oldest dead letter failed; absent when there is none."
+)
+WORKERS = _computed("jobs_workers", "", "Worker processes whose heartbeat is fresh.")
+BROKER_MESSAGES = _computed("jobs_broker_messages", "queue_name", "Messages waiting in Redis.")
+DLQ_LENGTH = _computed("jobs_dlq_length", "", "Ids on the Redis list job_dlq; soon after a change equal to jobs_dead.")
+CANARY_LAST_SUCCESS = _computed(
+    "jobs_canary_last_success_timestamp_seconds", "queue_name", "When a canary of this queue last completed."
+)
+CANARY_LATENCY = _computed(
+    "jobs_canary_latency_seconds", "queue_name", "From accepting to completing, of the last canary that completed."
+)
+SLO_LATENCY = _computed(
+    "jobs_queue_slo_latency_seconds", "queue_name", "Setting: the first in line is late after so long."
+)
+SLO_ERROR_BUDGET = _computed(
+    "jobs_queue_slo_error_budget_ratio",
+    "queue_name slo",
+    "Setting: the part that may go wrong; success: of finished jobs, latency: of the time.",
+)
+SLO_DEAD_LIMIT = _computed("jobs_queue_dead_limit", "queue_name", "Setting: so many dead letters are too many.")
+TIME_LIMIT = _computed("jobs_actor_time_limit_seconds", _JOB, "Setting: how long an attempt may run.")
+COLLECTOR_SUCCESS = _computed(
+    "jobs_collector_success", "collector", "Whether the collector's last look was answered. Each fails alone."
+)
+COLLECTOR_DURATION = _computed("jobs_collector_duration_seconds", "collector", "Time its last look took.")
+COLLECTOR_LAST_SUCCESS = _computed(
+    "jobs_collector_last_success_timestamp_seconds", "collector", "When a look was last answered; 0 if never yet."
+)
+PG_UP = _computed("jobs_pg_up", "", "Whether PostgreSQL answered.")
+PG_LIVE_TUPLES = _computed("jobs_pg_live_tuples", "table", "Live rows, PostgreSQL's estimate.")
+PG_DEAD_TUPLES = _computed("jobs_pg_dead_tuples", "table", "Dead rows that vacuum has yet to clear, an estimate.")
+PG_TABLE_BYTES = _computed("jobs_pg_table_bytes", "table", "Size on disk, indexes included.")
+PG_LAST_AUTOVACUUM = _computed(
+    "jobs_pg_last_autovacuum_timestamp_seconds", "table", "When autovacuum last ran; absent if never."
+)
+PG_OLDEST_XACT = _computed(
+    "jobs_pg_oldest_xact_age_seconds", "", "Age of the oldest transaction: vacuum clears nothing younger; 0 if none."
+)
+PG_CONNECTIONS = _computed("jobs_pg_connections", "", "Connections to this database.")
+PG_MAX_CONNECTIONS = _computed("jobs_pg_max_connections", "", "Connections the server takes at most.")
+REDIS_UP = _computed("jobs_redis_up", "", "Whether Redis answered.")
+REDIS_MEMORY = _computed(
+    "jobs_redis_memory_bytes", "kind", "used: memory in use; max: what it may use, 0 when not limited."
+)
+REDIS_EVICTED = _computed(
+    "jobs_redis_evicted_keys_total", "", "Keys Redis dropped for want of memory: messages lost.", kind="counter"
+)
+REDIS_CLIENTS = _computed("jobs_redis_clients", "", "Connections to Redis.")
+
+# --- Dramatiq's own names, made of the above at the scrape: see dramatiq_names.py ---
+
+
+def _dramatiq(name: str, text: str, kind: str = "counter") -> Computed:
+    return _computed(f"dramatiq_{name}", _JOB, text, kind=kind, origin=Origin.DRAMATIQ)
+
+
+DRAMATIQ_MESSAGES = _dramatiq("messages_total", "Attempts that ended.")
+DRAMATIQ_ERRORS = _dramatiq("message_errors_total", "Attempts that ended in an error: retried and failed.")
+DRAMATIQ_RETRIES = _dramatiq("message_retries_total", "Attempts after which another was planned.")
+DRAMATIQ_REJECTS = _dramatiq("message_rejects_total", "Jobs that became dead letters.")
+DRAMATIQ_IN_PROGRESS = _dramatiq("messages_inprogress", "Attempts running now.", "gauge")
+DRAMATIQ_DELAYED = _dramatiq(
+    "delayed_messages_inprogress", "Always 0: delays are kept in PostgreSQL, not in memory.", "gauge"
+)
+DRAMATIQ_DURATION = _dramatiq(
+    "message_duration_milliseconds", "Run time of attempts, in Dramatiq's own buckets.", "histogram"
+)
+
+#: Every row, by name.
+CATALOGUE: dict[str, Definition] = {row.name: row for row in list(vars().values()) if isinstance(row, Definition)}
 
 
 def zero(registry: "Registry") -> None:

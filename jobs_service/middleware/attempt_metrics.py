@@ -33,7 +33,7 @@ class AttemptMetrics(Middleware):
         return [] if multiprocess.SLOT_VARIABLE in os.environ else [exposition.serve]
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
-        metrics.THREADS_BUSY.inc()
+        metrics.THREADS_BUSY.metric.inc()
 
     def after_process_message(
         self,
@@ -43,10 +43,10 @@ class AttemptMetrics(Middleware):
         result: object = None,  # noqa: ARG002
         exception: BaseException | None = None,  # noqa: ARG002
     ) -> None:
-        metrics.THREADS_BUSY.dec()
+        metrics.THREADS_BUSY.metric.dec()
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        metrics.THREADS_BUSY.dec()
+        metrics.THREADS_BUSY.metric.dec()
         metrics.ATTEMPTS.labels(message.queue_name, broker.get_actor(message.actor_name).actor_name, "skipped").inc()
 
     def on_event(self, event: Event, facts: dict[str, Any]) -> None:
