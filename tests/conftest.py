@@ -7,6 +7,7 @@ import itertools
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from jobs_service.config import Settings
@@ -14,6 +15,10 @@ from jobs_service.database import open_database
 from jobs_service.devstack.ports import free_port as any_free_port
 from jobs_service.devstack.servers import MailCatcher, Postgres, Valkey
 from jobs_service.migrations import migrate
+
+# An example may take as long as a busy machine lets it.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 TEMPLATE = "jobs_template"
 
