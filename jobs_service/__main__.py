@@ -73,7 +73,7 @@ def _worker_programs(settings: Settings) -> "Iterator[Program]":
     from jobs_service.supervisor import Program
 
     # Pop no more than there are threads: what waits behind a long job here could run elsewhere.
-    environ = {"dramatiq_queue_prefetch": str(settings.worker_threads), **os.environ}
+    environ = {"dramatiq_queue_prefetch": str(settings.worker_threads), **os.environ, multiprocess.SERVED_VARIABLE: "1"}
     dramatiq = (
         "-m",
         "dramatiq",
@@ -84,8 +84,7 @@ def _worker_programs(settings: Settings) -> "Iterator[Program]":
         "--skip-logging",
     )
     for number in range(1, settings.worker_processes + 1):
-        slot = {multiprocess.SLOT_VARIABLE: f"w{number}"}
-        yield Program(f"dramatiq-{number}", (sys.executable, *dramatiq), environ | slot)
+        yield Program(f"dramatiq-{number}", (sys.executable, *dramatiq), environ)
     yield Program("metrics", (sys.executable, "-m", "jobs_service.metrics.exposition"), environ)
 
 

@@ -1,13 +1,8 @@
 """gunicorn's configuration: `gunicorn --config python:jobs_service.gunicorn_config jobs_service.wsgi:application`."""
 
-import itertools
 import os
-from typing import Any
-
-from prometheus_client import multiprocess as prometheus_multiprocess
 
 from jobs_service.config import Settings
-from jobs_service.metrics import multiprocess
 
 _settings = Settings.from_env(os.environ)
 
@@ -27,18 +22,3 @@ max_requests = 0
 loglevel = "warning"
 #: It would lie in the user's home, which a container has not, and which two stacks on one machine would share.
 control_socket_disable = True
-
-
-def pre_fork(server: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn has no types
-    """Give the new process the lowest slot that no living one has: metrics files stay as few as processes."""
-    taken = {getattr(other, "slot", None) for other in server.WORKERS.values()}
-    worker.slot = next(number for number in itertools.count() if number not in taken)
-
-
-def post_fork(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001
-    multiprocess.set_slot(f"g{worker.slot}")
-
-
-def child_exit(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001
-    """Run in the parent, also after a kill: what a dead process had in flight is not in flight any more."""
-    prometheus_multiprocess.mark_process_dead(f"g{worker.slot}")

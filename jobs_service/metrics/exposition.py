@@ -6,9 +6,13 @@ This module makes no metric: the process would export it a second time, at zero.
 import os
 import sys
 import threading
+from collections.abc import Iterable
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from jobs_service import logs
 from jobs_service.config import Settings
@@ -18,11 +22,27 @@ from jobs_service.metrics.collector import DatabaseCollector
 from jobs_service.registry import load
 
 
+class Processes(Collector):
+    """The values of all processes, without the gauges of dead ones."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: what there will be is not known yet."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        multiprocess.forget_dead(self.directory)
+        found: Iterable[Metric] = MultiProcessCollector(None, str(self.directory)).collect()
+        return found
+
+
 def build_registry(collector: DatabaseCollector) -> CollectorRegistry:
     """Return what is to be served: the values of all processes, and what PostgreSQL knows."""
     served = CollectorRegistry(support_collectors_without_names=True)
     if multiprocess.VARIABLE in os.environ:
-        MultiProcessCollector(served)
+        served.register(Processes(Path(os.environ[multiprocess.VARIABLE])))
     served.register(collector)
     return served
 

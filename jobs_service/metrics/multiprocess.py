@@ -1,48 +1,105 @@
-"""prometheus-client across processes: files named after stable slots, not after process ids.
+"""prometheus-client across processes: files named after slots, not after process ids.
 
-Import this before any metric is made. With slots there are as many files as there are processes at a time, and a
-process that replaces another goes on counting in its files: no growth, no clean-up, and counters survive a kill.
+Import this before any metric is made. A process takes the lowest slot that no living process holds and goes on counting
+in that slot's files. So there are as many files as there have been processes at a time: no growth, no clean-up, and
+counters survive a kill. The kernel gives a slot back however its process ends, and never lets two write to one file.
 """
 
-import multiprocessing
+import fcntl
+import itertools
+import json
 import os
-import re
 from pathlib import Path
+from typing import IO
 
 from prometheus_client import multiprocess as prometheus_multiprocess
 from prometheus_client import values
+from prometheus_client.mmap_dict import MmapedDict
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
-#: Names the slot of a process whose parent gives it one; `supervisor.py` does.
-SLOT_VARIABLE = "JOBS_METRICS_SLOT"
+#: Set where a process beside the workers serves their metrics already; `__main__.py` does.
+SERVED_VARIABLE = "JOBS_METRICS_SERVED"
 
-_slot: dict[int, str] = {}
+_LOCKS = "slot-*.lock"
 
 
-def set_slot(slot: str) -> None:
-    """Name this process's files. For gunicorn, whose workers have no stable names of their own."""
-    _slot[os.getpid()] = slot
+class _Slot:
+    """The slot of this process, once it has one. A forked child is another process and takes its own."""
+
+    name = ""
+    lock: IO[str] | None = None
+    #: False while prometheus-client asks for the first time, before there is any value: who only serves takes none.
+    wanted = False
 
 
 def slot() -> str:
-    """Return this process's slot. Dramatiq's processes are called Process-1 to Process-N, also after a restart."""
-    pid = os.getpid()
-    if pid not in _slot:
-        number = re.search(r"-(\d+)$", multiprocessing.current_process().name)
-        _slot[pid] = os.environ.get(SLOT_VARIABLE) or (f"w{number[1]}" if number else "main")
-    return _slot[pid]
+    """Return this process's slot, a number as text. Called at every increment."""
+    return _Slot.name or (_take() if _Slot.wanted else "")
 
 
 def clear(directory: Path) -> None:
-    """Make the directory and forget an earlier run. Only before any process writes there."""
+    """Make the directory and forget an earlier run. Only before any process of this run writes there."""
     directory.mkdir(parents=True, exist_ok=True)
     for path in directory.glob("*.db"):
         path.unlink()
 
 
+def forget_dead(directory: Path) -> None:
+    """Drop the gauges that dead processes left as they were: what they had in hand is not in hand any more."""
+    for path in directory.glob(_LOCKS):
+        name = _name(path)
+        if any(directory.glob(f"gauge_live*_{name}.db")) and (lock := _locked(path)):
+            _forget_gauges(directory, name)
+            lock.close()
+
+
+def labels_kept(metric_name: str, label: str) -> set[str]:
+    """Return the values of a counter's label in this slot's file: those of the slot's earlier processes too."""
+    path = Path(os.environ.get(VARIABLE, "")) / f"counter_{slot()}.db"
+    if VARIABLE not in os.environ or not path.exists():
+        return set()
+    keys = (json.loads(key) for key, *_ in MmapedDict.read_all_values_from_file(str(path)))
+    return {labels[label] for _, name, labels, _ in keys if name == metric_name}
+
+
+def _take() -> str:
+    directory = Path(os.environ[VARIABLE])
+    for number in itertools.count(1):
+        if lock := _locked(directory / _LOCKS.replace("*", str(number))):
+            _forget_gauges(directory, str(number))
+            _Slot.name, _Slot.lock = str(number), lock
+            break
+    return _Slot.name
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """Return the open file, locked until it is closed, or None when another process holds it."""
+    lock = path.open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return lock
+
+
+def _name(path: Path) -> str:
+    return path.stem.removeprefix("slot-")
+
+
+def _forget_gauges(directory: Path, name: str) -> None:
+    prometheus_multiprocess.mark_process_dead(name, str(directory))
+
+
+def _leave_to_the_parent() -> None:
+    """Drop what a fork copied. The parent's lock lasts until the parent's own file is closed as well."""
+    if _Slot.lock:
+        _Slot.lock.close()
+    _Slot.name, _Slot.lock = "", None
+
+
 if VARIABLE in os.environ:
     values.ValueClass = values.MultiProcessValue(process_identifier=slot)
-    if SLOT_VARIABLE in os.environ:
-        # A process that was killed left its gauges as they were: its successor in the slot starts at zero.
-        prometheus_multiprocess.mark_process_dead(slot())
+    _Slot.wanted = True
+    os.register_at_fork(after_in_child=_leave_to_the_parent)

@@ -30,7 +30,7 @@ class AttemptMetrics(Middleware):
     @property
     def forks(self) -> list[Any]:
         """The process that serves this worker's metrics, unless a supervisor runs one."""
-        return [] if multiprocess.SLOT_VARIABLE in os.environ else [exposition.serve]
+        return [] if multiprocess.SERVED_VARIABLE in os.environ else [exposition.serve]
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         metrics.THREADS_BUSY.metric.inc()
