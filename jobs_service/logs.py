@@ -14,8 +14,6 @@ LEVELS = {
     Event.RETRIED: "warning",
     Event.RESCUED: "warning",
     Event.REFUSED: "warning",
-    Event.AMBIGUOUS: "warning",
-    Event.BREAKER_OPENED: "error",
     Event.FAILED: "error",
     Event.NOT_CLAIMED: "debug",
 }

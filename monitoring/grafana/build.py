@@ -7,10 +7,24 @@ import json
 import sys
 from pathlib import Path
 
+import api
+import itself
+import job_types
 import overview
+import queues
+import storage
+import workers
 from panels import Json
 
-DASHBOARDS = (overview.build,)
+DASHBOARDS = (
+    overview.build,
+    queues.build,
+    job_types.build,
+    workers.build,
+    api.build,
+    storage.build,
+    itself.build,
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,10 +1,17 @@
 """The dashboard "Jobs overview": is it well, does it flow, how long does it take, what fails, what do clients see."""
 
-from pages import Row, dashboard, datasource_variable, label_variable
-from panels import Json, Panel, Query, graph, heatmap, stat
-from promql import QUEUES, cells, increase, quantile, rate, truth
+from pages import Row, cell_link, dashboard, datasource_variable, label_variable, link
+from panels import Column, Json, Panel, Query, graph, heatmap, stat, table
+from promql import QUEUES, cells, increase, quantile, quantiles, rate, truth
 
 PENDING = f'state="pending",{QUEUES}'
+
+TO_QUEUES = link("Queues", "jobs-queue")
+TO_THIS_QUEUE = link("This queue", "jobs-queue", label="queue_name")
+TO_THIS_TYPE = link("This job type", "jobs-type", label="actor_name")
+TO_WORKERS = link("Workers", "jobs-workers")
+TO_API = link("API", "jobs-api")
+TO_MONITORING = link("Alerts and targets", "jobs-monitoring")
 
 
 def build() -> Json:
@@ -14,40 +21,31 @@ def build() -> Json:
         description="Health, flow, latency and errors of the job system, and what its API's clients see.",
         variables=[datasource_variable(), label_variable("queue_name", "Queue", "jobs_current")],
         rows=[
-            Row("Health", _health()),
+            Row("Health", [*_verdicts(), *_amounts()]),
             Row("Flow", _flow()),
             Row("Latency", _latency()),
             Row("Errors", _errors()),
             Row("API", _api()),
+            Row("Queues", [_queues()]),
         ],
     )
 
 
 def _ended(outcome: str) -> str:
     """Return how many jobs ended in the last hour with this outcome, a regular expression."""
-    return f'sum(increase(jobs_finished_total{{outcome=~"{outcome}",{QUEUES}}}[1h]))'
+    return increase("jobs_finished_total", "", f'outcome=~"{outcome}",{QUEUES}', "1h")
 
 
-def _quantiles(metric: str) -> list[Query]:
-    return [Query(quantile(q, metric, ""), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99)]
-
-
-def _health() -> list[Panel]:
+def _verdicts() -> list[Panel]:
     return [
         stat(
-            "Worker processes",
-            "Worker processes whose heartbeat in PostgreSQL is fresh. None: nothing is processed.",
-            "max(jobs_workers)",
-            unit="none",
-            base="red",
-            steps={1: "green"},
-        ),
-        stat(
-            "Targets down",
-            "Instances of the API and the workers that Prometheus knows of and gets no answer from.",
-            'sum(1 - up{job=~"jobs-.*"})',
+            "Alerts",
+            "Alerts of severity critical or warning that fire now.",
+            'count(ALERTS{alertname=~"Jobs.*",alertstate="firing",severity=~"critical|warning"}) or vector(0)',
             unit="none",
             steps={1: "red"},
+            width=3,
+            leads_to=[TO_MONITORING],
         ),
         stat(
             "Success, last hour",
@@ -57,20 +55,58 @@ def _health() -> list[Panel]:
             base="red",
             steps={0.95: "orange", 0.99: "green"},
             decimals=2,
+            width=3,
+        ),
+        stat(
+            "Longest wait",
+            "How long the first in line of any queue has been able to start.",
+            truth("jobs_queue_oldest_eligible_age_seconds", ""),
+            unit="s",
+            steps={60: "orange", 300: "red"},
+            decimals=1,
+            width=3,
+            leads_to=[TO_QUEUES],
+        ),
+        stat(
+            "Worker processes",
+            "Worker processes whose heartbeat in PostgreSQL is fresh. None: nothing is processed.",
+            truth("jobs_workers", "", ""),
+            unit="none",
+            base="red",
+            steps={1: "green"},
+            width=3,
+            leads_to=[TO_WORKERS],
+        ),
+    ]
+
+
+def _amounts() -> list[Panel]:
+    return [
+        stat(
+            "Threads in use",
+            "The part of all worker threads that has a message in hand. At 100 %, jobs wait.",
+            "sum(jobs_worker_threads_busy) / (sum(jobs_worker_threads) > 0)",
+            unit="percentunit",
+            steps={0.8: "orange", 0.95: "red"},
+            width=3,
+            leads_to=[TO_WORKERS],
         ),
         stat(
             "Waiting now",
             "Jobs that could start at once and wait for a worker.",
             f"sum({truth('jobs_current', 'queue_name', PENDING)})",
             unit="short",
+            width=3,
+            leads_to=[TO_QUEUES],
         ),
         stat(
-            "Longest wait",
-            "How long the first in line of any queue has been able to start.",
-            f"max(jobs_queue_oldest_eligible_age_seconds{{{QUEUES}}})",
-            unit="s",
-            steps={60: "orange", 300: "red"},
+            "Completed per second",
+            "Jobs that completed, per second.",
+            rate("jobs_finished_total", "", f'outcome="completed",{QUEUES}'),
+            unit="ops",
             decimals=1,
+            width=3,
+            leads_to=[TO_QUEUES],
         ),
         stat(
             "Dead letters",
@@ -78,6 +114,8 @@ def _health() -> list[Panel]:
             f"sum({truth('jobs_dead', 'queue_name')})",
             unit="short",
             steps={1: "orange"},
+            width=3,
+            leads_to=[TO_QUEUES],
         ),
     ]
 
@@ -105,28 +143,27 @@ def _flow() -> list[Panel]:
             "Jobs that could start now, by queue.",
             [Query(truth("jobs_current", "queue_name", PENDING), "{{queue_name}}")],
             unit="short",
-            width=6,
+            width=8,
+            leads_to=[TO_THIS_QUEUE],
         ),
         graph(
             "Time to drain",
             "Seconds until nobody waits, if jobs go on finishing as in the last ten minutes. No line: none finishes.",
             [Query(f"queue_name:jobs_drain_seconds:ratio{{{QUEUES}}}", "{{queue_name}}")],
             unit="s",
-            width=6,
+            width=8,
+            leads_to=[TO_THIS_QUEUE],
         ),
         graph(
-            "Attempts begun",
-            "Attempts begun per second, by queue. More than accepted: retries.",
-            [Query(rate("jobs_started_total", "queue_name"), "{{queue_name}}")],
-            unit="ops",
-            width=6,
-        ),
-        graph(
-            "Busy worker threads",
-            "Threads with a message in hand, of all workers. At WORKER_PROCESSES x WORKER_THREADS, jobs wait.",
-            [Query("sum(jobs_worker_threads_busy)", "busy")],
+            "Worker threads",
+            "Threads with a message in hand, and all threads. Where the two meet, jobs wait.",
+            [
+                Query("sum(jobs_worker_threads_busy)", "busy"),
+                Query("sum(jobs_worker_threads)", "threads", target=True),
+            ],
             unit="short",
-            width=6,
+            width=8,
+            leads_to=[TO_WORKERS],
         ),
     ]
 
@@ -142,7 +179,7 @@ def _latency() -> list[Panel]:
         graph(
             "Queue latency",
             "The same as quantiles. It sees only attempts that started: a queue at rest shows in the longest wait.",
-            _quantiles("jobs_queue_latency_seconds"),
+            quantiles("jobs_queue_latency_seconds"),
             unit="s",
         ),
         graph(
@@ -151,18 +188,20 @@ def _latency() -> list[Panel]:
             [Query(truth("jobs_queue_oldest_eligible_age_seconds", "queue_name"), "{{queue_name}}")],
             unit="s",
             width=8,
-        ),
-        graph(
-            "Run duration",
-            "From an attempt's claim to its verdict, whatever the outcome.",
-            _quantiles("jobs_run_duration_seconds"),
-            unit="s",
-            width=8,
+            leads_to=[TO_THIS_QUEUE],
         ),
         graph(
             "Run duration by job type, p95",
-            "The slowest twentieth of the attempts of each job type takes longer than this.",
+            "From claim to verdict, whatever the outcome: the slowest twentieth of attempts takes longer.",
             [Query(quantile(0.95, "jobs_run_duration_seconds", "actor_name"), "{{actor_name}}")],
+            unit="s",
+            width=8,
+            leads_to=[TO_THIS_TYPE],
+        ),
+        graph(
+            "End to end",
+            "From accepting a job to its last word, delays and retries included.",
+            quantiles("jobs_end_to_end_seconds"),
             unit="s",
             width=8,
         ),
@@ -178,6 +217,7 @@ def _errors() -> list[Panel]:
             "Every message a worker handled. Skipped: the job was done or taken; released: handed back at a stop.",
             [Query(rate("jobs_attempts_total", "outcome"), "{{outcome}}")],
             unit="ops",
+            width=8,
             stacked=True,
         ),
         graph(
@@ -185,21 +225,17 @@ def _errors() -> list[Panel]:
             "The part of each type's attempts that failed and will be tried again. Near 100 %: what it needs is away.",
             [Query(f"{retried} / ({begun} > 0)", "{{actor_name}}")],
             unit="percentunit",
+            width=8,
             maximum=1,
-        ),
-        graph(
-            "Jobs failed for good, by job type",
-            "New dead letters in each interval.",
-            [
-                Query(increase("jobs_finished_total", "actor_name", f'outcome="failed",{QUEUES}'), "{{actor_name}}"),
-            ],
-            unit="short",
+            leads_to=[TO_THIS_TYPE],
         ),
         graph(
             "Dead letters by queue",
             "Jobs in state failed. It falls when they are tried again or deleted.",
             [Query(truth("jobs_dead", "queue_name"), "{{queue_name}}")],
             unit="short",
+            width=8,
+            leads_to=[TO_THIS_QUEUE],
         ),
     ]
 
@@ -208,7 +244,6 @@ def _api() -> list[Panel]:
     requests = "http_server_request_duration_seconds"
     every = rate(f"{requests}_count", "http_route", "")
     broken = rate(f"{requests}_count", "http_route", 'http_response_status_code=~"5.."')
-    status = "http_response_status_code"
     return [
         graph(
             "Requests by route",
@@ -216,6 +251,7 @@ def _api() -> list[Panel]:
             [Query(every, "{{http_route}}")],
             unit="reqps",
             width=8,
+            leads_to=[TO_API],
         ),
         graph(
             "Server errors by route",
@@ -224,6 +260,7 @@ def _api() -> list[Panel]:
             unit="percentunit",
             width=8,
             maximum=1,
+            leads_to=[TO_API],
         ),
         graph(
             "Answer time by route, p95",
@@ -231,19 +268,30 @@ def _api() -> list[Panel]:
             [Query(quantile(0.95, requests, "http_route", ""), "{{http_route}}")],
             unit="s",
             width=8,
-        ),
-        graph(
-            "Answers by status",
-            "4xx are the clients' mistakes, 5xx are ours.",
-            [Query(rate(f"{requests}_count", status, ""), f"{{{{{status}}}}}")],
-            unit="reqps",
-            stacked=True,
-        ),
-        graph(
-            "PostgreSQL answers the collectors",
-            "Below 1, an app or a worker could not read that group of gauges: the panels above show gaps.",
-            [Query("min by (collector) (jobs_collector_success)", "{{collector}}")],
-            unit="none",
-            maximum=1,
+            leads_to=[TO_API],
         ),
     ]
+
+
+def _queues() -> Panel:
+    latency = quantile(0.95, "jobs_queue_latency_seconds", "queue_name")
+    failed = increase("jobs_finished_total", "queue_name", f'outcome="failed",{QUEUES}', "$__range")
+    ended = increase("jobs_finished_total", "queue_name", f'outcome=~"completed|failed",{QUEUES}', "$__range")
+    return table(
+        "Queues",
+        "Each queue now, and what failed in the time range shown.",
+        {"queue_name": "Queue"},
+        [
+            Column("Waiting", truth("jobs_current", "queue_name", PENDING)),
+            Column("Longest wait", truth("jobs_queue_oldest_eligible_age_seconds", "queue_name"), "s", 1),
+            Column("Target", truth("jobs_queue_slo_latency_seconds", "queue_name"), "s"),
+            Column("Finished per second", rate("jobs_finished_total", "queue_name"), "ops", 1),
+            Column("Latency p95", latency, "s", 2),
+            Column("Failed", f"{failed} / ({ended} > 0)", "percentunit", 2, "text", {0.01: "orange", 0.05: "red"}),
+            Column("Dead letters", truth("jobs_dead", "queue_name"), steps={1: "orange"}),
+            Column(
+                "Consumers", f"sum by (queue_name) (jobs_worker_consumers{{{QUEUES}}})", base="red", steps={1: "green"}
+            ),
+        ],
+        leads_to=[cell_link("This queue", "jobs-queue", "queue_name")],
+    )

@@ -104,6 +104,12 @@ def link(title: str, uid: str, *, label: str = "") -> Json:
     return {"title": title, "url": f"/d/{uid}?${{__url_time_range}}&{chosen}"}
 
 
+def cell_link(title: str, uid: str, label: str) -> Json:
+    """Return the link of a table's cell to a dashboard, for the label's value that stands in it."""
+    chosen = f"${{datasource:queryparam}}&var-{label}=${{__value.text}}"
+    return {"title": title, "url": f"/d/{uid}?${{__url_time_range}}&{chosen}"}
+
+
 def _neighbours() -> Json:
     return {
         "type": "dashboards",

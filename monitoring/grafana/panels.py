@@ -182,41 +182,53 @@ def timeline(title: str, description: str, query: Query, *, words: Mapping[int, 
 def table(
     title: str,
     description: str,
-    by: tuple[str, str],
+    by: Mapping[str, str],
     columns: Sequence[Column],
     *,
     width: int = 24,
     height: int = 7,
     leads_to: Sequence[Json] = (),
 ) -> Panel:
-    """Return a row for each value of a label and a column for each query. `by` is the label and its heading."""
-    label, heading = by
+    """Return a row for each value of the labels and a column for each query. `by` maps labels to their headings."""
     body = _body("table", title, description, [Query(column.expr) for column in columns], instant=True)
     for target in body["targets"]:
         target["format"] = "table"
-    titles = {f"Value #{letter}": column.title for letter, column in zip(ascii_uppercase, columns, strict=False)}
     if len(columns) == 1:  # Grafana numbers the values only where there are several.
         titles = {"Value": columns[0].title}
-    order = {name: place for place, name in enumerate([label, *titles])}
-    body["transformations"] = [
-        {"id": "merge", "options": {}},
-        {
-            "id": "organize",
-            "options": {
-                "excludeByName": {"Time": True},
-                "indexByName": order,
-                "renameByName": {label: heading, **titles},
-            },
-        },
-    ]
-    links = [{"id": "links", "value": list(leads_to)}] if leads_to else []
-    overrides = [{"matcher": {"id": "byName", "options": heading}, "properties": links}] if links else []
+    else:
+        titles = {
+            f"Value #{target['refId']}": column.title for target, column in zip(body["targets"], columns, strict=True)
+        }
+    organize = {
+        "excludeByName": {"Time": True},
+        "indexByName": {name: place for place, name in enumerate([*by, *titles])},
+        "renameByName": {**by, **titles},
+    }
+    body["transformations"] = [{"id": "merge", "options": {}}, {"id": "organize", "options": organize}]
+    linked = [_property(heading, "links", list(leads_to)) for heading in by.values() if leads_to]
     body["fieldConfig"] = {
         "defaults": {"unit": "short", "custom": {"align": "auto", "filterable": False}},
-        "overrides": [*overrides, *(_column(column) for column in columns)],
+        "overrides": [*linked, *(_column(column) for column in columns)],
     }
-    body["options"] = {"cellHeight": "sm", "showHeader": True, "sortBy": [{"displayName": heading, "desc": False}]}
+    body["options"] = {"cellHeight": "sm", "showHeader": True, "sortBy": []}
     return Panel(width=width, height=height, body=body)
+
+
+def text(title: str, markdown: str) -> Panel:
+    """Return words, high enough to be read without scrolling on a wide screen."""
+    body = {
+        "type": "text",
+        "title": title,
+        "description": "",
+        "fieldConfig": {"defaults": {}, "overrides": []},
+        "options": {"mode": "markdown", "content": markdown},
+        "targets": [],
+    }
+    return Panel(width=24, height=2 + markdown.count("\n"), body=body)
+
+
+def _property(name: str, property_id: str, value: object) -> Json:
+    return {"matcher": {"id": "byName", "options": name}, "properties": [{"id": property_id, "value": value}]}
 
 
 def _column(column: Column) -> Json:
@@ -264,8 +276,7 @@ def _targets(queries: Sequence[Query]) -> list[str]:
 
 
 def _coloured(name: str) -> Json:
-    colour = {"fixedColor": COLOURS[name], "mode": "fixed"}
-    return {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "color", "value": colour}]}
+    return _property(name, "color", {"fixedColor": COLOURS[name], "mode": "fixed"})
 
 
 def _dashed(letter: str) -> Json:

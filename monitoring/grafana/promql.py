@@ -1,5 +1,7 @@
 """PromQL that more than one dashboard writes."""
 
+from panels import Query
+
 #: The queues chosen at the top of the page.
 QUEUES = 'queue_name=~"$queue_name"'
 #: The job types chosen at the top of the page.
@@ -28,6 +30,11 @@ def quantile(share: float, histogram: str, by: str, matchers: str = QUEUES) -> s
     """Return the value below which this share of what a histogram saw lies."""
     buckets = rate(f"{histogram}_bucket", f"le, {by}" if by else "le", matchers)
     return f"histogram_quantile({share}, {buckets})"
+
+
+def quantiles(histogram: str, matchers: str = QUEUES) -> list[Query]:
+    """Return what half of what a histogram saw stayed below, and all but a twentieth, and all but a hundredth."""
+    return [Query(quantile(share, histogram, "", matchers), f"p{share * 100:g}") for share in (0.5, 0.95, 0.99)]
 
 
 def cells(histogram: str, matchers: str = QUEUES) -> str:

@@ -1,0 +1,174 @@
+"""The dashboard "Jobs: job type": what a type of job, or each of several, does, how long it takes and why it fails."""
+
+from pages import Row, dashboard, datasource_variable, label_variable
+from panels import Column, Json, Panel, Query, graph, heatmap, table
+from promql import QUEUES, TYPES, WINDOW, cells, increase, quantile, quantiles, rate, truth
+
+CHOSEN = f"{QUEUES},{TYPES}"
+BY_TYPE = "{{actor_name}}"
+
+
+def build() -> Json:
+    return dashboard(
+        uid="jobs-type",
+        title="Jobs: job type",
+        description="One job type or several: how many, how long, how often they fail and with what.",
+        variables=[
+            datasource_variable(),
+            label_variable("queue_name", "Queue", "jobs_current"),
+            label_variable("actor_name", "Job type", 'jobs_attempts_total{queue_name=~"$queue_name"}'),
+        ],
+        rows=[
+            Row("Flow", _flow()),
+            Row("Duration", _duration()),
+            Row("Running", _running()),
+            Row("Errors", _errors()),
+            Row("The end", _ends()),
+        ],
+    )
+
+
+def _flow() -> list[Panel]:
+    ended = rate("jobs_finished_total", "actor_name, outcome", CHOSEN)
+    every = rate("jobs_finished_total", "actor_name", CHOSEN)
+    return [
+        graph(
+            "Accepted",
+            "Jobs accepted by the API per second.",
+            [Query(rate("jobs_enqueued_total", "actor_name", CHOSEN), BY_TYPE)],
+            unit="ops",
+            width=8,
+        ),
+        graph(
+            "Ended",
+            "Jobs that reached their last state per second, by outcome.",
+            [Query(ended, f"{BY_TYPE} {{{{outcome}}}}")],
+            unit="ops",
+            width=8,
+        ),
+        graph(
+            "Outcome",
+            "The part of the jobs that ended which completed, failed or was cancelled.",
+            [Query(f"{ended} / on (actor_name) group_left () ({every} > 0)", f"{BY_TYPE} {{{{outcome}}}}")],
+            unit="percentunit",
+            width=8,
+            maximum=1,
+        ),
+    ]
+
+
+def _duration() -> list[Panel]:
+    return [
+        heatmap(
+            "Run duration, distribution",
+            "From an attempt's claim to its verdict, whatever the outcome.",
+            cells("jobs_run_duration_seconds", CHOSEN),
+            unit="s",
+            width=8,
+        ),
+        graph(
+            "Run duration",
+            "The same as quantiles, of all chosen types together.",
+            quantiles("jobs_run_duration_seconds", CHOSEN),
+            unit="s",
+            width=8,
+        ),
+        graph(
+            "Run duration by type, p95",
+            "The slowest twentieth of the attempts of each type takes longer than this.",
+            [Query(quantile(0.95, "jobs_run_duration_seconds", "actor_name", CHOSEN), BY_TYPE)],
+            unit="s",
+            width=8,
+        ),
+    ]
+
+
+def _running() -> list[Panel]:
+    oldest = f"max by (actor_name) (jobs_worker_oldest_running_seconds{{{CHOSEN}}})"
+    return [
+        graph(
+            "Running now",
+            "Attempts that are with a worker thread.",
+            [Query(f"sum by (actor_name) (jobs_worker_running{{{CHOSEN}}})", BY_TYPE)],
+            unit="short",
+            width=8,
+        ),
+        graph(
+            "Threads used",
+            "Run time per second of time: how many threads the type keeps busy on average. What capacity is made of.",
+            [Query(f"sum by (actor_name) (rate(jobs_run_duration_seconds_sum{{{CHOSEN}}}[{WINDOW}]))", BY_TYPE)],
+            unit="short",
+            width=8,
+        ),
+        graph(
+            "Longest running and time limit",
+            "How long the oldest running attempt has been running, and, dashed, how long it may.",
+            [
+                Query(oldest, BY_TYPE),
+                Query(truth("jobs_actor_time_limit_seconds", "actor_name", CHOSEN), f"limit, {BY_TYPE}", target=True),
+            ],
+            unit="s",
+            width=8,
+        ),
+    ]
+
+
+def _errors() -> list[Panel]:
+    begun = rate("jobs_attempts_total", "actor_name", f'outcome=~"completed|retried|failed",{CHOSEN}')
+    retried = rate("jobs_attempts_total", "actor_name", f'outcome="retried",{CHOSEN}')
+    classes = increase("jobs_attempt_errors_total", "actor_name, error_type", CHOSEN, "$__range")
+    return [
+        graph(
+            "Retried attempts",
+            "The part of the attempts that failed and will be tried again. Near 100 %: what the type needs is away.",
+            [Query(f"{retried} / ({begun} > 0)", BY_TYPE)],
+            unit="percentunit",
+            width=8,
+            maximum=1,
+        ),
+        graph(
+            "Errors by class",
+            "Attempts that ended in an exception, per second, by its class.",
+            [Query(rate("jobs_attempt_errors_total", "error_type", CHOSEN), "{{error_type}}")],
+            unit="ops",
+            width=8,
+        ),
+        table(
+            "Most frequent errors",
+            "Attempts that ended in an exception in the time range shown: the ten most frequent classes.",
+            {"actor_name": "Job type", "error_type": "Error"},
+            [Column("Attempts", f"topk(10, {classes} > 0)")],
+            width=8,
+            height=8,
+        ),
+    ]
+
+
+def _ends() -> list[Panel]:
+    return [
+        heatmap(
+            "Attempts per job",
+            "How many attempts a job had used when it ended.",
+            cells("jobs_attempts_per_job", CHOSEN),
+            unit="none",
+            width=8,
+        ),
+        graph(
+            "New dead letters by reason",
+            "Jobs that failed for good in each interval, by dead_reason.",
+            [Query(increase("jobs_dead_letters_total", "actor_name, reason", CHOSEN), f"{BY_TYPE} {{{{reason}}}}")],
+            unit="short",
+            width=8,
+        ),
+        graph(
+            "Taken back, put off, in doubt",
+            "Jobs rescued from lost workers, attempts put off uncounted, and attempts whose effect nobody knows.",
+            [
+                Query(increase("jobs_rescued_total", "actor_name", CHOSEN), f"rescued, {BY_TYPE}"),
+                Query(increase("jobs_snoozed_total", "actor_name", CHOSEN), f"put off, {BY_TYPE}"),
+                Query(increase("jobs_ambiguous_total", "actor_name", CHOSEN), f"in doubt, {BY_TYPE}"),
+            ],
+            unit="short",
+            width=8,
+        ),
+    ]
