@@ -83,7 +83,7 @@ def send_email(mail: Mail, attempt: Attempt) -> str:
     """Send the mail and return its message id."""
     message = compose(mail, attempt.job_id, attempt.mailer.sender)
     refuse_added_headers(message)
-    attempt.mailer.send(message, recipients=mail.recipients)
+    attempt.mailer.send(message, recipients=mail.recipients, before_data=attempt.begin_effect)
     return str(message["Message-ID"])
 
 

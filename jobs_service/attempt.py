@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import local
 
@@ -17,6 +18,9 @@ class Running:
     result: str = "null"
     #: After so many seconds the time limit must have ended the attempt; if it has not, the thread hangs.
     limit_seconds: float = math.inf
+    #: Confirms the lease and notes that the effect begins. Raises `LeaseLost`.
+    begin_effect: Callable[[], None] = lambda: None
+    effect_begun: bool = False
     #: By the monotonic clock.
     started: float = field(default_factory=time.monotonic)
 

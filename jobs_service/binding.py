@@ -11,7 +11,7 @@ import msgspec
 from jobs_service import attempt
 from jobs_service.broker import JobBroker
 from jobs_service.config import Settings
-from jobs_service.errors import InvalidRequest, JobsError, Rejected
+from jobs_service.errors import InvalidRequest, JobsError, Rejected, Snoozed
 from jobs_service.mailer import Mailer
 from jobs_service.registry import Attempt, JobType, Registry
 from jobs_service.storage import OutputStore
@@ -46,7 +46,9 @@ def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callabl
         running = attempt.current()
         claim = running.claim
         payload = job_type.decode(claim.payload)
-        result = job_type.function(payload, Attempt(claim.job_id, claim.attempts, outputs, mailer))
+        result = job_type.function(
+            payload, Attempt(claim.job_id, claim.attempts, outputs, mailer, begin_effect=running.begin_effect)
+        )
         running.result = _encode(result)
 
     return perform
@@ -66,8 +68,8 @@ def _options(job_type: JobType, settings: Settings) -> dict[str, Any]:
         "min_backoff": _milliseconds(settings.retry_backoff_seconds),
         "max_backoff": _milliseconds(settings.retry_backoff_max_seconds),
         "time_limit": _milliseconds(job_type.time_limit_seconds or settings.time_limit_seconds),
-        # No further attempt can succeed where the code or the payload says no.
-        "throws": (Rejected, InvalidRequest),
+        # No further attempt can succeed where the code or the payload says no; one that is put off is none of Retries'.
+        "throws": (Rejected, InvalidRequest, Snoozed),
     }
 
 

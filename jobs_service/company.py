@@ -24,6 +24,15 @@ class Company:
                 self._changed.wait()
             self._present += 1
 
+    def is_alone_at_once(self) -> bool:
+        """From being one of many, be alone if nobody else is there. False: nothing has changed."""
+        with self._changed:
+            if self._present > 1 or self._wanting:
+                return False
+            self._present -= 1
+            self._taken = self._thread.alone = True
+            return True
+
     def be_alone(self) -> None:
         """From being one of many, wait until the others have left."""
         with self._changed:

@@ -3,7 +3,7 @@
 import dataclasses
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -79,7 +79,7 @@ class Settings:
     database_url: str = _required(_url("postgresql", "postgres"))
     redis_url: str = _required(_url("redis", "rediss", "unix"))
     database_connect_timeout_seconds: int = _setting(3, _whole(1, 60))
-    database_statement_timeout_seconds: int = _setting(10, _whole(1, 600))
+    database_statement_timeout_seconds: int = _setting(5, _whole(1, 600))
     redis_timeout_seconds: float = _setting(1.0, _seconds(0.05, 60))
 
     # The API.
@@ -97,6 +97,8 @@ class Settings:
     mail_tls: str = _setting("none", _choice("none", "starttls", "tls"))
     mail_from: str = _setting("jobs@example.com", _text)
     mail_timeout_seconds: float = _setting(20.0, _seconds(0.1, 300))
+    mail_breaker_failures: int = _setting(5, _whole(1, 1_000))
+    mail_breaker_seconds: float = _setting(30.0, _seconds(0.1, 3_600))
 
     # Files.
     output_dir: str = _setting("output", _text)
@@ -108,12 +110,14 @@ class Settings:
     max_attempts: int = _setting(3, _whole(1, 100))
     retry_backoff_seconds: float = _setting(2.0, _seconds(0, 86_400))
     retry_backoff_max_seconds: float = _setting(3_600.0, _seconds(0, 604_800))
-    time_limit_seconds: float = _setting(300.0, _seconds(1, 86_400))
+    time_limit_seconds: float = _setting(60.0, _seconds(1, 86_400))
+    hang_grace_seconds: float = _setting(10.0, _seconds(0.5, 600))
 
     # Workers.
     worker_processes: int = _setting(2, _whole(1, 64))
     worker_threads: int = _setting(8, _whole(1, 256))
-    worker_shutdown_seconds: float = _setting(60.0, _seconds(1, 3_600))
+    worker_shutdown_seconds: float = _setting(75.0, _seconds(1, 100_000))
+    stop_grace_seconds: int = _setting(90, _whole(1, 100_000))
 
     # Liveness, publishing and maintenance. docs/architecture.md says how these add up.
     heartbeat_seconds: float = _setting(5.0, _seconds(0.05, 300))
@@ -122,6 +126,12 @@ class Settings:
     relay_seconds: float = _setting(1.0, _seconds(0.05, 60))
     republish_seconds: float = _setting(20.0, _seconds(0.1, 3_600))
     queue_window: int = _setting(2_000, _whole(10, 100_000))
+
+    # Retention. 0 keeps jobs for ever.
+    retention_completed_seconds: int = _setting(604_800, _whole(0, 3_153_600_000))
+    retention_failed_seconds: int = _setting(7_776_000, _whole(0, 3_153_600_000))
+    retention_cancelled_seconds: int = _setting(604_800, _whole(0, 3_153_600_000))
+    prune_seconds: float = _setting(10.0, _seconds(0.05, 3_600))
 
     # Metrics and logs.
     metrics_host: str = _setting("127.0.0.1", _host)
@@ -164,7 +174,29 @@ class Settings:
                 "MAIL_USERNAME and MAIL_PASSWORD must be set together",
             ),
         ]
-        return [sentence for holds, sentence in rules if not holds]
+        return [sentence for holds, sentence in rules if not holds] + list(self._collisions())
+
+    def _collisions(self) -> Iterator[str]:
+        """Check the ladder of timeouts: whoever waits for another must be the more patient of the two."""
+        hard_limit = self.time_limit_seconds + self.hang_grace_seconds
+        ladder = [
+            ("redis_timeout_seconds", None, "database_statement_timeout_seconds", "Redis is never worth a longer wait"),
+            (
+                "database_connect_timeout_seconds",
+                None,
+                "database_statement_timeout_seconds",
+                "it comes first",
+            ),
+            ("database_statement_timeout_seconds", None, "time_limit_seconds", "a job must outlive one slow statement"),
+            ("mail_timeout_seconds", None, "time_limit_seconds", "or the limit interrupts a mail, and who has it?"),
+            ("time_limit_seconds", hard_limit, "worker_shutdown_seconds", "a stop is to let running jobs finish"),
+            ("worker_shutdown_seconds", None, "stop_grace_seconds", "or the worker is killed while it gives back jobs"),
+        ]
+        for lower, seconds, upper, reason in ladder:
+            low, high = seconds or getattr(self, lower), getattr(self, upper)
+            if low >= high:
+                plus = f" + HANG_GRACE_SECONDS ({low:g} together)" if seconds else f" ({low:g})"
+                yield f"{lower.upper()}{plus} must be less than {upper.upper()} ({high:g}): {reason}"
 
 
 def variable(field: "dataclasses.Field[Any]") -> str:

@@ -1,6 +1,6 @@
 """`job_dlq`, the Redis list of dead letters: a projection of the failed rows, for whoever watches Redis."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 import redis
@@ -37,10 +37,31 @@ class DeadLetterList:
         except redis.RedisError as error:
             log.warning("Dead letter not listed in Redis yet", job_id=str(job_id), error=str(error))
 
+    def remove(self, job_id: UUID) -> None:
+        """Take an id off the list. A silent Redis is only logged, as above."""
+        try:
+            self.client.lrem(KEY, 0, str(job_id))
+        except redis.RedisError as error:
+            log.warning("Dead letter still listed in Redis", job_id=str(job_id), error=str(error))
+
     def length(self) -> int:
-        """Raises `BrokerUnavailable`."""
+        """Return the number of ids; -1 if what lies there is no list. Raises `BrokerUnavailable`."""
         try:
             return int(self.client.llen(KEY))
+        except redis.ResponseError as error:
+            if "WRONGTYPE" in str(error):
+                return -1
+            raise BrokerUnavailable(str(error)) from error
+        except redis.RedisError as error:
+            raise BrokerUnavailable(str(error)) from error
+
+    def ids(self) -> list[str]:
+        """Return what is on the list; nothing if it is no list. Raises `BrokerUnavailable`."""
+        if self.length() < 0:
+            return []
+        try:
+            listed: Sequence[bytes] = self.client.lrange(KEY, 0, -1)  # type: ignore[assignment] # never decoded here
+            return [item.decode(errors="replace") for item in listed]
         except redis.RedisError as error:
             raise BrokerUnavailable(str(error)) from error
 

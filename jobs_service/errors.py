@@ -49,3 +49,19 @@ class MalformedBody(InvalidRequest):
 
 class Rejected(JobsError):
     """A job's code found that no further attempt can succeed. The job fails at once, without a retry."""
+
+
+class Snoozed(JobsError):
+    """A job's code found that now is not the time. The job is put off, and the attempt does not count."""
+
+    def __init__(self, reason: str, *, delay_seconds: float) -> None:
+        super().__init__(reason)
+        self.delay_seconds = delay_seconds
+
+
+class OutcomeUnknown(JobsError):
+    """Nobody knows whether the attempt had its effect. The job's `on_ambiguous` says what becomes of it."""
+
+
+class LeaseLost(JobsError):
+    """The job is not this attempt's any more: it was cancelled, or taken for lost and given to another worker."""

@@ -16,8 +16,15 @@ class Event(StrEnum):
     RETRIED = "Job retried"
     FAILED = "Job failed"
     RELEASED = "Job released"
+    SNOOZED = "Job snoozed"
     RESCUED = "Job rescued"
     REFUSED = "Late verdict refused"
+    AMBIGUOUS = "Outcome unknown"
+    CANCELLED = "Job cancelled"
+    REDRIVEN = "Job redriven"
+    PRUNED = "Jobs pruned"
+    BREAKER_OPENED = "Breaker opened"
+    BREAKER_CLOSED = "Breaker closed"
 
 
 Subscriber = Callable[[Event, dict[str, object]], None]

@@ -15,6 +15,11 @@ def new_id() -> UUID:
     return UUID(int=milliseconds << 80 | 0x7 << 76 | (random >> 4 & 0xFFF) << 64 | 0b10 << 62 | random >> 18)
 
 
+def earliest_id(unix_seconds: float) -> UUID:
+    """Return an id below every UUIDv7 of this moment or later, and above those of earlier ones."""
+    return UUID(int=max(0, int(unix_seconds * 1000)) << 80)
+
+
 def milliseconds_of(job_id: UUID) -> int:
     """Return the Unix milliseconds in a UUIDv7. Any other UUID gives a number without meaning, but always the same."""
     return job_id.int >> 80

@@ -33,20 +33,43 @@ TRANSITIONS: Mapping[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
     "retry": ((Status.PROCESSING,), (Status.PENDING,)),
     "bury": ((Status.PROCESSING,), (Status.FAILED,)),
     "release": ((Status.PROCESSING,), (Status.PENDING,)),
+    "snooze": ((Status.PROCESSING,), (Status.PENDING,)),
     "rescue": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
     "bury_unknown": ((Status.PENDING,), (Status.FAILED,)),
+    "expire": ((Status.PENDING,), (Status.FAILED,)),
+    "cancel": ((Status.PENDING, Status.PROCESSING), (Status.CANCELLED,)),
+    "redrive": ((Status.COMPLETED, Status.FAILED, Status.CANCELLED), (Status.PENDING,)),
 }
+
+#: A job in one of these stays as it is, until somebody redrives it or its retention is over.
+TERMINAL = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
 
 class DeadReason(StrEnum):
-    """Why a job is a dead letter. The closed list of `jobs.dead_reason`."""
+    """Why a job ended without a result. The closed list of `jobs.dead_reason`."""
 
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     REJECTED = "rejected"
-    INVALID_PAYLOAD = "invalid_payload"
+    UNDECODABLE = "undecodable"
     POISON = "poison"
+    EXPIRED = "expired"
     UNKNOWN_TYPE = "unknown_type"
+    AMBIGUOUS = "ambiguous"
+    #: The one that goes with status cancelled; the others go with failed.
+    CANCELLED_BY_OPERATOR = "cancelled_by_operator"
 
+
+class OnAmbiguous(StrEnum):
+    """What becomes of a job whose effect may or may not have happened."""
+
+    #: Another attempt, which may do it twice.
+    RESEND = "resend"
+    #: No further attempt: a dead letter, for a person to look at.
+    HOLD = "hold"
+
+
+#: Seconds a job of a type that a worker does not know stays pending, for a newer worker to come.
+UNKNOWN_TYPE_GRACE_SECONDS = 600
 
 #: So many workers may be lost with a job before it is taken for their killer.
 POISON_CRASHES = 3
@@ -66,6 +89,9 @@ class NewJob:
     delay_seconds: float = 0
     #: The relay publishes the job this long after it is due, unless it was claimed by then. 0: no message follows.
     publish_grace_seconds: float = 0
+    #: No attempt begins after this.
+    expires_at: datetime | None = None
+    on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +121,7 @@ class Claim:
     waited_seconds: float
     #: Seconds since it was accepted.
     age_seconds: float
+    on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,30 +132,47 @@ class Failure:
     message: str
     traceback: str
     seconds: float
+    #: Nobody knows whether the attempt had its effect.
+    is_ambiguous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Rescued:
-    """A job taken from a worker that went silent."""
+class Moved:
+    """A job that a sweep or a person put into another state."""
 
     job_id: UUID
     type: str
     queue: str
     attempts: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What events say about it."""
+        return {"job_id": str(self.job_id), "type": self.type, "queue": self.queue, "attempt": self.attempts}
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued(Moved):
+    """A job taken from a worker that went silent."""
+
     status: Status
     dead_reason: DeadReason | None
     worker_id: UUID | None
+    #: What the job says about an effect that may have happened; None when none had begun.
+    on_ambiguous: OnAmbiguous | None
 
 
 _SUBMIT = """
-INSERT INTO jobs (id, type, status, payload, queue, priority, max_attempts, run_at, publish_at)
+INSERT INTO jobs (id, type, status, payload, queue, priority, max_attempts, run_at, publish_at,
+                  expires_at, on_ambiguous)
 SELECT id, type, 'pending', payload::jsonb, queue, priority, max_attempts,
-       due, due + publish_grace_seconds * interval '1 second'
+       due, due + publish_grace_seconds * interval '1 second', expires_at, on_ambiguous
 FROM unnest(
   %(id)s::uuid[], %(type)s::text[], %(payload)s::text[], %(queue)s::text[], %(priority)s::smallint[],
   %(max_attempts)s::integer[], %(run_at)s::timestamptz[], %(delay_seconds)s::float8[],
-  %(publish_grace_seconds)s::float8[]
-) AS new (id, type, payload, queue, priority, max_attempts, wish, delay_seconds, publish_grace_seconds)
+  %(publish_grace_seconds)s::float8[], %(expires_at)s::timestamptz[], %(on_ambiguous)s::text[]
+) AS new (id, type, payload, queue, priority, max_attempts, wish, delay_seconds, publish_grace_seconds,
+          expires_at, on_ambiguous)
 CROSS JOIN LATERAL (
   SELECT GREATEST(now(), COALESCE(wish, now() + delay_seconds * interval '1 second'))
 ) AS dates (due)
@@ -164,22 +208,23 @@ def published(database: Database, job_ids: Sequence[UUID], *, republish_seconds:
 _CLAIM = """
 UPDATE jobs
 SET status = 'processing', attempts = attempts + 1, lease_token = ask.token, worker_id = ask.worker_id,
-    started_at = now(), updated_at = timezone('utc', now())
+    started_at = now(), effect_at = NULL, updated_at = timezone('utc', now())
 FROM unnest(%(job_ids)s::uuid[], %(worker_ids)s::uuid[], %(tokens)s::uuid[]) AS ask (job_id, worker_id, token)
 WHERE id = ask.job_id AND (status = 'pending') IS TRUE AND run_at <= now()
+  AND (expires_at IS NULL OR expires_at > now())
 RETURNING id, lease_token, jobs.worker_id, type, queue, payload, attempts, max_attempts, crashes,
           extract(epoch FROM now() - run_at)::float8,
-          extract(epoch FROM timezone('utc', now()) - created_at)::float8"""
+          extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous"""
 
 _CLAIMED = """
 SELECT id, lease_token, worker_id, type, queue, payload, attempts, max_attempts, crashes,
        extract(epoch FROM now() - run_at)::float8,
-       extract(epoch FROM timezone('utc', now()) - created_at)::float8
+       extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous
 FROM jobs WHERE id = ANY(%(job_ids)s) AND lease_token = ANY(%(tokens)s)"""
 
 
 def claim(database: Database, asks: Sequence[Ask]) -> list[Claim | None]:
-    """Begin the next attempt of jobs that are due, and count it. None: finished, running, not due or unknown.
+    """Begin the next attempt of jobs that are due, and count it. None: ended, running, not due, expired or unknown.
 
     Ask again with the same token after `DatabaseUnavailable`, to learn whether the claim had gone through after all.
     """
@@ -198,6 +243,15 @@ def _claims(database: Database, sql: str, asks: Sequence[Ask]) -> dict[UUID, Cla
         "tokens": [ask.token for ask in asks],
     }
     return {claim.token: claim for claim in (Claim(*row) for row in database.rows(sql, columns))}
+
+
+def begin_effect(database: Database, claim: Claim) -> bool:
+    """Note that the attempt is about to do what cannot be taken back. False: the lease is gone, so it must not."""
+    sql = """
+    UPDATE jobs SET effect_at = now()
+    WHERE id = %s AND (status = 'processing') IS TRUE AND lease_token = %s
+    RETURNING id"""
+    return database.row(sql, (claim.job_id, claim.token)) is not None
 
 
 _COMPLETE = """
@@ -265,6 +319,33 @@ def release(database: Database, claim: Claim) -> bool:
     return _settle(database, claim, Status.PENDING, _RELEASE, {})
 
 
+_SNOOZE = """
+UPDATE jobs
+SET status = 'pending', attempts = attempts - 1, error = %(message)s, lease_token = NULL, started_at = NULL,
+    run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
+    updated_at = timezone('utc', now())
+WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s
+RETURNING id"""
+
+
+def snooze(database: Database, claim: Claim, message: str | None, *, delay_seconds: float) -> bool:
+    """Put the job off: the attempt does not count, `message` says why. False: the lease is gone."""
+    return _settle(database, claim, Status.PENDING, _SNOOZE, {"delay": delay_seconds, "message": message})
+
+
+_RELEASE_WORKER = """
+UPDATE jobs
+SET status = 'pending', attempts = attempts - 1, lease_token = NULL, started_at = NULL,
+    run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
+WHERE status = 'processing' AND worker_id = %s AND effect_at IS NULL
+RETURNING id, type, queue, attempts + 1"""
+
+
+def release_worker(database: Database, worker_id: UUID) -> list[Moved]:
+    """Give back what a worker that ends still holds: a claim whose answer it never got."""
+    return [Moved(*row) for row in database.rows(_RELEASE_WORKER, (worker_id,))]
+
+
 def bury_unknown(database: Database, job_id: UUID, *, grace_seconds: float) -> bool:
     """Make a pending job of a type that no worker knows a dead letter, once it has waited `grace_seconds`.
 
@@ -281,8 +362,9 @@ def bury_unknown(database: Database, job_id: UUID, *, grace_seconds: float) -> b
 
 _RESCUE = """
 WITH lost AS (
-  SELECT id, worker_id,
+  SELECT id, worker_id, CASE WHEN effect_at IS NOT NULL THEN on_ambiguous END AS on_ambiguous,
          CASE WHEN crashes + 1 >= %(poison)s THEN 'poison'
+              WHEN effect_at IS NOT NULL AND on_ambiguous = 'hold' THEN 'ambiguous'
               WHEN attempts >= max_attempts THEN 'attempts_exhausted' END AS reason
   FROM jobs
   WHERE status = 'processing' AND started_at < now() - %(lease)s * interval '1 second'
@@ -301,10 +383,11 @@ SET status = CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
     history = history || jsonb_build_array(jsonb_build_object(
       'attempt', attempts, 'worker_id', lost.worker_id, 'started_at', started_at,
       'seconds', round(extract(epoch FROM now() - started_at)::numeric, 3),
-      'error', 'WorkerLost', 'message', %(message)s::text)),
+      'error', 'WorkerLost', 'message', %(message)s::text)
+      || CASE WHEN lost.on_ambiguous IS NULL THEN '{}' ELSE '{"ambiguous": true}'::jsonb END),
     updated_at = timezone('utc', now())
 FROM lost WHERE jobs.id = lost.id
-RETURNING jobs.id, type, queue, attempts, status, dead_reason, lost.worker_id"""
+RETURNING jobs.id, type, queue, attempts, status, dead_reason, lost.worker_id, lost.on_ambiguous"""
 
 
 def rescue(database: Database, *, lease_seconds: float, limit: int = 500) -> list[Rescued]:
@@ -316,13 +399,86 @@ def rescue(database: Database, *, lease_seconds: float, limit: int = 500) -> lis
         "message": "the worker was lost: killed, frozen or cut off",
     }
     return [
-        Rescued(job_id, kind, queue, attempts, Status(status), reason and DeadReason(reason), worker_id)
-        for job_id, kind, queue, attempts, status, reason, worker_id in database.rows(_RESCUE, names)
+        Rescued(
+            job_id,
+            kind,
+            queue,
+            attempts,
+            Status(status),
+            reason and DeadReason(reason),
+            worker_id,
+            policy and OnAmbiguous(policy),
+        )
+        for job_id, kind, queue, attempts, status, reason, worker_id, policy in database.rows(_RESCUE, names)
     ]
 
 
+_EXPIRE = """
+WITH late AS (
+  SELECT id FROM jobs WHERE status = 'pending' AND expires_at <= now()
+  ORDER BY expires_at LIMIT %s
+  FOR UPDATE SKIP LOCKED
+)
+UPDATE jobs
+SET status = 'failed', dead_reason = %s, error = 'not begun before expires_at',
+    finished_at = now(), updated_at = timezone('utc', now())
+FROM late WHERE jobs.id = late.id
+RETURNING jobs.id, type, queue, attempts"""
+
+
+def expire(database: Database, *, limit: int = 500) -> list[Moved]:
+    """Make pending jobs whose `expires_at` has passed dead letters."""
+    return [Moved(*row) for row in database.rows(_EXPIRE, (limit, DeadReason.EXPIRED))]
+
+
+_CANCEL = """
+UPDATE jobs
+SET status = 'cancelled', dead_reason = %s, lease_token = NULL, finished_at = now(), updated_at = timezone('utc', now())
+WHERE id = %s AND (status IN ('pending', 'processing')) IS TRUE
+RETURNING id, type, queue, attempts"""
+
+
+def cancel(database: Database, job_id: UUID) -> Moved | None:
+    """End a job that is not finished. None: it is, or there is no such job.
+
+    A running attempt loses its lease: it cannot begin its effect any more, and its verdict is refused.
+    """
+    row = database.row(_CANCEL, (DeadReason.CANCELLED_BY_OPERATOR, job_id))
+    return Moved(*row) if row else None
+
+
+_REDRIVE = """
+UPDATE jobs
+SET status = 'pending', attempts = 0, crashes = 0, dead_reason = NULL, error = NULL, result = NULL,
+    worker_id = NULL, started_at = NULL, finished_at = NULL, expires_at = NULL,
+    run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
+WHERE id = %s AND (status IN ('completed', 'failed', 'cancelled')) IS TRUE
+RETURNING id, type, queue, attempts"""
+
+
+def redrive(database: Database, job_id: UUID) -> Moved | None:
+    """Run a finished job again: its attempts start afresh, its history stays. None: not finished, or no such job."""
+    row = database.row(_REDRIVE, (job_id,))
+    return Moved(*row) if row else None
+
+
+def move(database: Database, job_ids: Sequence[UUID], *, queue: str) -> None:
+    """Put pending jobs on another queue."""
+    sql = "UPDATE jobs SET queue = %s, publish_at = now() WHERE id = ANY(%s) AND (status = 'pending') IS TRUE"
+    database.rows(sql, (queue, list(job_ids)))
+
+
+def prune(database: Database, job_ids: Sequence[UUID], *, status: Status, retention_seconds: float) -> int:
+    """Delete those of the jobs that have been in this terminal status for so long; return how many."""
+    sql = """
+    DELETE FROM jobs
+    WHERE id = ANY(%s) AND (status = %s) IS TRUE AND finished_at < now() - %s * interval '1 second'
+    RETURNING id"""
+    return len(database.rows(sql, (list(job_ids), status, retention_seconds)))
+
+
 def _settle(database: Database, claim: Claim, status: Status, sql: str, names: dict[str, Any]) -> bool:
-    attempts = claim.attempts - (sql is _RELEASE)
+    attempts = claim.attempts - (sql in {_RELEASE, _SNOOZE})
     names = {"job_id": claim.job_id, "token": claim.token, **names}
     return database.row(sql, names) is not None or _settled(database, claim, status, attempts)
 
@@ -338,7 +494,7 @@ def _settled(database: Database, claim: Claim, status: Status, attempts: int) ->
 
 
 def _record(claim: Claim, failure: Failure) -> dict[str, str]:
-    entry = {
+    entry: dict[str, object] = {
         "attempt": claim.attempts,
         "worker_id": claim.worker_id,
         "seconds": round(failure.seconds, 3),
@@ -346,4 +502,6 @@ def _record(claim: Claim, failure: Failure) -> dict[str, str]:
         "message": failure.message,
         "traceback": failure.traceback,
     }
+    if failure.is_ambiguous:
+        entry["ambiguous"] = True
     return {"message": failure.message, "entry": msgspec.json.encode(entry).decode()}

@@ -14,6 +14,8 @@ LEVELS = {
     Event.RETRIED: "warning",
     Event.RESCUED: "warning",
     Event.REFUSED: "warning",
+    Event.AMBIGUOUS: "warning",
+    Event.BREAKER_OPENED: "error",
     Event.FAILED: "error",
     Event.NOT_CLAIMED: "debug",
 }

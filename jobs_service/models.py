@@ -49,6 +49,8 @@ class Job(Model):
     updated_at = DateTimeField()
     started_at = DateTimeField(null=True)
     finished_at = DateTimeField(null=True)
+    expires_at = DateTimeField(null=True)
+    on_ambiguous = CharField()
     dead_reason = CharField(null=True)
     history = RawJSONField()
 
@@ -73,9 +75,10 @@ _SHOWN = (
     "max_attempts",
     "queue",
     "priority",
+    "on_ambiguous",
     "dead_reason",
 )
-_SHOWN_TIMES = ("run_at", "created_at", "updated_at", "started_at", "finished_at")
+_SHOWN_TIMES = ("run_at", "created_at", "updated_at", "started_at", "finished_at", "expires_at")
 
 
 def find_job(job_id: UUID) -> Job | None:

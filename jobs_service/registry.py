@@ -25,6 +25,9 @@ class Attempt:
     number: int
     outputs: OutputStore
     mailer: Mailer
+    #: To be called just before what cannot be taken back. Raises `LeaseLost` when the job is somebody else's by now.
+    #: From then on an attempt that is killed leaves an unknown outcome, and `on_ambiguous` decides.
+    begin_effect: Callable[[], None] = lambda: None
 
 
 #: Typed payload and attempt in, a small JSON value (the job's `result`) out.

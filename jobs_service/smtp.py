@@ -5,7 +5,7 @@ import smtplib
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 #: What a server may say in one conversation. A greeting and the answers for 100 recipients need a tenth of it.
 _REPLY_BYTES = 262_144
@@ -48,10 +48,23 @@ class Conversation(smtplib.SMTP):
         self._deadline = deadline
         self._tls = tls
         self._handed_over = False
+        self._before_data: Callable[[], None] = lambda: None
         super().__init__(host, port, local_hostname=_own_name(), timeout=deadline.remaining())
 
-    def deliver(self, content: bytes, sender: str, recipients: Sequence[str], *, utf8: bool) -> int:
-        """Send the mail. Return how many of the recipients were refused for good, others having been accepted."""
+    def deliver(
+        self,
+        content: bytes,
+        sender: str,
+        recipients: Sequence[str],
+        *,
+        utf8: bool,
+        before_data: Callable[[], None],
+    ) -> int:
+        """Send the mail. Return how many of the recipients were refused for good, others having been accepted.
+
+        `before_data` is called once recipients were accepted, just before the server is given the mail.
+        """
+        self._before_data = before_data
         try:
             return len(self.sendmail(sender, recipients, content, ["SMTPUTF8"] if utf8 else []))
         except smtplib.SMTPServerDisconnected as error:
@@ -70,6 +83,10 @@ class Conversation(smtplib.SMTP):
         if 400 <= code < 500:  # noqa: PLR2004 - RFC 5321's "transient negative completion"
             raise smtplib.SMTPResponseException(code, reply)
         return code, reply
+
+    def data(self, msg: bytes | str) -> tuple[int, bytes]:  # type: ignore[override] # typeshed lets any buffer in
+        self._before_data()
+        return super().data(msg)
 
     def send(self, s: bytes | str) -> None:  # type: ignore[override] # typeshed lets any buffer in, smtplib sends these
         data = s.encode(self.command_encoding) if isinstance(s, str) else s

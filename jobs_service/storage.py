@@ -6,9 +6,10 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
+from uuid import UUID
 
 #: A plain file name, short enough that the temporary name made from it is one too.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -26,7 +27,16 @@ class OutputStore(Protocol):
     """Keeps whole files under short names. A name that exists is always complete."""
 
     def write(self, name: str, content: bytes) -> str:
-        """Store `content` under `name`, replacing an earlier file, and return its reference ("output/<name>")."""
+        """Store `content` under `name`, replacing an earlier file, and return its reference ("output/<name>").
+
+        A name that begins with the job's id and a dot is deleted with the job.
+        """
+
+    def delete(self, job_ids: Iterable[UUID]) -> int:
+        """Remove the files whose names begin with one of these ids and a dot; return how many."""
+
+    def reap(self) -> int:
+        """Remove what killed writers left behind; return how many files."""
 
 
 class LocalOutputs:
@@ -50,6 +60,17 @@ class LocalOutputs:
         with _opened(self._directory) as directory:
             _replace_file(directory, name, content)
         return f"output/{name}"
+
+    def delete(self, job_ids: Iterable[UUID]) -> int:
+        """Remove the files of these jobs: those whose names begin with the job's id and a dot. Return how many."""
+        wanted = {str(job_id) for job_id in job_ids}
+        if not wanted:
+            return 0
+        try:
+            with _opened(self._directory) as directory:
+                return sum(_remove(directory, name) for name in _names(directory) if name.split(".")[0] in wanted)
+        except FileNotFoundError:
+            return 0
 
     def reap(self, *, older_than_seconds: float = STALE_AFTER_SECONDS) -> int:
         """Remove temporary files whose writers were killed; return how many."""
@@ -89,9 +110,13 @@ def _write_synced(directory: int, name: str, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _names(directory: int) -> list[str]:
+    return os.listdir(directory)
+
+
 def _stale(directory: int, older_than_seconds: float) -> list[str]:
     latest = time.time() - older_than_seconds
-    temporary = [name for name in os.listdir(directory) if _TEMPORARY_NAME.fullmatch(name)]
+    temporary = [name for name in _names(directory) if _TEMPORARY_NAME.fullmatch(name)]
     return [name for name in temporary if _modified_at(directory, name) <= latest]
 
 

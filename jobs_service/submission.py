@@ -12,7 +12,7 @@ from jobs_service.database import Database
 from jobs_service.errors import DatabaseUnavailable, InvalidRequest
 from jobs_service.events import Event
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import NewJob
+from jobs_service.lifecycle import NewJob, OnAmbiguous
 from jobs_service.logs import get_logger
 from jobs_service.publisher import Publisher
 from jobs_service.registry import JobType, Registry
@@ -34,6 +34,8 @@ class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY.total_seconds())] | None = None
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = DEFAULT_PRIORITY
+    expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
 
 
 class Submitter:
@@ -74,6 +76,8 @@ class Submitter:
             run_at=submission.run_at,
             delay_seconds=submission.delay_seconds or 0,
             publish_grace_seconds=self.settings.republish_seconds if publish else 0,
+            expires_at=submission.expires_at,
+            on_ambiguous=submission.on_ambiguous,
         )
 
     def _leave_to_the_relay(self, job: NewJob) -> None:
@@ -95,3 +99,14 @@ def _check_times(submission: Submission) -> None:
         raise InvalidRequest("give run_at or delay_seconds, not both", pointer="/delay_seconds")
     if submission.run_at is not None and abs(submission.run_at - datetime.now(UTC)) > MAX_DELAY:
         raise InvalidRequest(f"expected a date at most {MAX_DELAY.days} days from now", pointer="/run_at")
+    if submission.expires_at is not None:
+        _check_expiry(submission, submission.expires_at)
+
+
+def _check_expiry(submission: Submission, expires_at: datetime) -> None:
+    now = datetime.now(UTC)
+    begin = submission.run_at or now + timedelta(seconds=submission.delay_seconds or 0)
+    if expires_at <= max(begin, now):
+        raise InvalidRequest("expected a date after the job may begin", pointer="/expires_at")
+    if expires_at - now > 2 * MAX_DELAY:
+        raise InvalidRequest(f"expected a date at most {2 * MAX_DELAY.days} days from now", pointer="/expires_at")

@@ -15,17 +15,16 @@ log = get_logger(__name__)
 
 INTERVAL_SECONDS = 2.0
 
-#: How long after its time limit an attempt may still be on its way out before its thread counts as hung.
-HUNG_AFTER_SECONDS = 10.0
-
 EXIT_CODE = 70
 
 
 class Watchdog:
     """Looks at Dramatiq's threads and at the attempts they make; the supervisor starts a new process."""
 
-    def __init__(self, lifecycle_sync: LifecycleSync) -> None:
+    def __init__(self, lifecycle_sync: LifecycleSync, *, hang_grace_seconds: float) -> None:
+        """An attempt may be on its way out for `hang_grace_seconds` after its time limit; then its thread hangs."""
         self.lifecycle_sync = lifecycle_sync
+        self.hang_grace_seconds = hang_grace_seconds
         self._stopping = Event()
 
     def start(self, worker: Worker) -> None:
@@ -48,7 +47,7 @@ class Watchdog:
         return [
             token
             for token, running in list(self.lifecycle_sync.running.items())
-            if running.seconds > running.limit_seconds + HUNG_AFTER_SECONDS
+            if running.seconds > running.limit_seconds + self.hang_grace_seconds
         ]
 
     def _abandon(self, hung: list[UUID]) -> None:

@@ -1,7 +1,7 @@
 """The worker: `dramatiq jobs_service.worker:boot` runs this in each of its processes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -15,22 +15,32 @@ from jobs_service.config import Settings
 from jobs_service.database import Database, open_database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.ids import new_id
+from jobs_service.lifecycle import Status
+from jobs_service.logs import get_logger
 from jobs_service.mailer import SmtpMailer
 from jobs_service.maintenance.dead_letters import DeadLetters
+from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.leader import Maintenance
+from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.rescuer import Rescuer
 from jobs_service.maintenance.service import Service
+from jobs_service.maintenance.strays import Strays
 from jobs_service.metrics import definitions
 from jobs_service.middleware.attempt_metrics import AttemptMetrics
 from jobs_service.middleware.lifecycle_sync import LifecycleSync
 from jobs_service.middleware.time_limit import StrictTimeLimit
 from jobs_service.middleware.worker_services import WorkerServices
 from jobs_service.presence import Presence
-from jobs_service.registry import load
-from jobs_service.storage import LocalOutputs
+from jobs_service.registry import Registry, load
+from jobs_service.storage import LocalOutputs, OutputStore
 from jobs_service.supervisor import end_with_parent
 from jobs_service.watchdog import Watchdog
+
+log = get_logger(__name__)
+
+#: Seconds between two looks for jobs on queues that nobody serves.
+STRAYS_SECONDS = 30.0
 
 #: Seconds between two comparisons of `job_dlq` with the failed rows.
 DEAD_LETTERS_SECONDS = 10.0
@@ -45,23 +55,44 @@ def boot() -> None:
     events.subscribe(logs.log_event)
     registry = load(settings.actor_modules)
     definitions.zero(registry)
-    broker = build_broker(settings, new_id())
-    declare(broker, registry, settings, LocalOutputs(Path(settings.output_dir)), SmtpMailer.from_settings(settings))
+    outputs = LocalOutputs(Path(settings.output_dir))
+    warn_of_long_types(registry, settings)
+    broker = build_broker(settings, new_id(), outputs)
+    declare(broker, registry, settings, outputs, SmtpMailer.from_settings(settings))
     dramatiq.set_broker(broker)
 
 
-def build_broker(settings: Settings, worker_id: UUID) -> JobBroker:
+def warn_of_long_types(registry: Registry, settings: Settings) -> None:
+    """Name the types whose jobs a stop may interrupt: they are given back, and what they had done is done again."""
+    for job_type in registry:
+        longest = (job_type.time_limit_seconds or 0) + settings.hang_grace_seconds
+        if longest >= settings.worker_shutdown_seconds:
+            log.warning(
+                "A stop does not wait for the longest jobs of this type: raise WORKER_SHUTDOWN_SECONDS",
+                type=job_type.name,
+                time_limit_seconds=job_type.time_limit_seconds,
+            )
+
+
+def build_broker(settings: Settings, worker_id: UUID, outputs: OutputStore) -> JobBroker:
     """Return the broker of a worker process. Nothing is connected or started before Dramatiq's worker boots."""
     database = open_database(settings)
     broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
     dead_letters = DeadLetterList(broker.client)
-    for middleware in _middleware(settings, database, broker, dead_letters, worker_id):
+    services = list(_services(settings, database, broker, dead_letters, outputs))
+    for middleware in _middleware(settings, database, broker, dead_letters, worker_id=worker_id, services=services):
         broker.add_middleware(middleware)
     return broker
 
 
 def _middleware(
-    settings: Settings, database: Database, broker: JobBroker, dead_letters: DeadLetterList, worker_id: UUID
+    settings: Settings,
+    database: Database,
+    broker: JobBroker,
+    dead_letters: DeadLetterList,
+    *,
+    worker_id: UUID,
+    services: Sequence[Service],
 ) -> Iterator[Middleware]:
     """Yield the middleware in order: `before_*` hooks run down the list, `after_*` hooks up it."""
     lifecycle_sync = LifecycleSync(database, broker, dead_letters, worker_id)
@@ -71,11 +102,11 @@ def _middleware(
         Presence(database, worker_id, threads=settings.worker_threads, heartbeat_seconds=settings.heartbeat_seconds),
         Maintenance(
             database,
-            list(_services(settings, database, broker, dead_letters)),
+            services,
             # Of all the services the relay speaks most often.
             silence_seconds=settings.lease_seconds + settings.relay_seconds,
         ),
-        Watchdog(lifecycle_sync),
+        Watchdog(lifecycle_sync, hang_grace_seconds=settings.hang_grace_seconds),
     )
     # Before the others, so its after-hook is the last: what it counts up it counts down, whoever skips the message.
     yield AttemptMetrics()
@@ -87,7 +118,7 @@ def _middleware(
 
 
 def _services(
-    settings: Settings, database: Database, broker: JobBroker, dead_letters: DeadLetterList
+    settings: Settings, database: Database, broker: JobBroker, dead_letters: DeadLetterList, outputs: OutputStore
 ) -> Iterator[Service]:
     yield Relay(
         database,
@@ -104,3 +135,15 @@ def _services(
         heartbeat_seconds=settings.heartbeat_seconds,
     )
     yield DeadLetters(database, dead_letters, interval_seconds=min(DEAD_LETTERS_SECONDS, settings.sweep_seconds * 2))
+    yield Expirer(database, dead_letters, interval_seconds=settings.sweep_seconds)
+    yield Strays(database, broker, dead_letters, interval_seconds=STRAYS_SECONDS)
+    yield Pruner(
+        database,
+        outputs,
+        interval_seconds=settings.prune_seconds,
+        retention_seconds={
+            Status.COMPLETED: settings.retention_completed_seconds,
+            Status.FAILED: settings.retention_failed_seconds,
+            Status.CANCELLED: settings.retention_cancelled_seconds,
+        },
+    )

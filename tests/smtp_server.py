@@ -45,6 +45,7 @@ class SmtpServer:
     tls_from_the_start: bool = False
     mails: list[Received] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    connections: int = 0
 
     def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -64,6 +65,7 @@ class SmtpServer:
     def _serve(self) -> None:
         while not self.stopped.is_set():
             connection, _ = self._listener.accept()
+            self.connections += 1
             with contextlib.suppress(OSError, EOFError):
                 _Session(self, connection).run()
 

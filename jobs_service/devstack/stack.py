@@ -194,7 +194,7 @@ class Stack:
 
     @property
     def _stop_seconds(self) -> float:
-        return float(self.environ.get("WORKER_SHUTDOWN_SECONDS") or 60) + STOP_MARGIN_SECONDS
+        return float(self.environ.get("WORKER_SHUTDOWN_SECONDS") or 75) + STOP_MARGIN_SECONDS
 
     def _while_stopping(self) -> None:
         self._print_logs()

@@ -1,5 +1,7 @@
 """Takes jobs back from workers that went silent, and clears away those workers' rows."""
 
+import time
+
 from jobs_service import events, lifecycle
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
@@ -30,17 +32,32 @@ class Rescuer(Service):
         self.lease_seconds = lease_seconds
         # After an outage of PostgreSQL every heartbeat is old: the living get the time to beat first.
         self.delay_seconds = heartbeat_seconds * 1.2
+        self._ran_at = _seconds_awake_or_asleep()
 
     def run_once(self) -> dict[str, int]:
+        if self._has_slept():
+            # So have the workers beside it: their heartbeats are old, and they are well.
+            return {"rescued": 0}
         rescued = lifecycle.rescue(self.database, lease_seconds=self.lease_seconds)
         for job in rescued:
             self._tell(job)
         self.database.rows(_CLEAR, (self.lease_seconds,))
         return {"rescued": len(rescued)}
 
+    def _has_slept(self) -> bool:
+        before, self._ran_at = self._ran_at, _seconds_awake_or_asleep()
+        return self._ran_at - before > self.lease_seconds + self.interval_seconds
+
     def _tell(self, job: Rescued) -> None:
-        facts = {"job_id": str(job.job_id), "type": job.type, "queue": job.queue, "attempt": job.attempts}
+        facts = job.facts
         events.emit(Event.RESCUED, **facts, worker_id=str(job.worker_id))
+        if job.on_ambiguous:
+            events.emit(Event.AMBIGUOUS, **facts, policy=str(job.on_ambiguous))
         if job.status is Status.FAILED:
             self.dead_letters.push(job.job_id)
             events.emit(Event.FAILED, **facts, error="WorkerLost", reason=job.dead_reason, seconds=0.0)
+
+
+def _seconds_awake_or_asleep() -> float:
+    """Return a clock that nobody sets and that goes on while the machine sleeps, where there is one (Linux)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

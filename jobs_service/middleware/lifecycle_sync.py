@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from dramatiq.broker import Broker, MessageProxy
-from dramatiq.middleware import Middleware, SkipMessage
+from dramatiq.middleware import Middleware, Shutdown, SkipMessage
+from dramatiq.middleware.threading import Interrupt
 from dramatiq.worker import Worker
 
 from jobs_service import attempt, events, lifecycle
@@ -19,19 +20,28 @@ from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, message_of
 from jobs_service.company import Company
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
-from jobs_service.errors import DatabaseUnavailable, InvalidRequest, JobsError, Rejected
+from jobs_service.errors import (
+    DatabaseUnavailable,
+    InvalidRequest,
+    JobsError,
+    LeaseLost,
+    OutcomeUnknown,
+    Rejected,
+    Snoozed,
+)
 from jobs_service.events import Event
-from jobs_service.lifecycle import Ask, Claim, DeadReason, Failure
+from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, Ask, Claim, DeadReason, Failure, OnAmbiguous
 from jobs_service.logs import get_logger
 
 log = get_logger(__name__)
 
-#: Seconds a job of a type that this worker does not know stays pending, for a newer worker to come.
-UNKNOWN_TYPE_GRACE_SECONDS = 600
-
 #: Bounds of what a failed attempt leaves on the row, in characters.
 MESSAGE_KEPT = 1_000
 TRACEBACK_KEPT = 4_000
+
+#: A suspect that finds company is put off so often, for so long, before it waits for the others to leave.
+PUT_OFFS = 5
+PUT_OFF_SECONDS = 1.0
 
 DATABASE_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -59,23 +69,46 @@ class Bury:
     reason: DeadReason
 
 
-Verdict = Complete | Retry | Bury
+@dataclass(frozen=True, slots=True)
+class Snooze:
+    """The verdict on an attempt that is put off and does not count."""
+
+    message: str
+    delay_seconds: float
+
+
+Verdict = Complete | Retry | Bury | Snooze
 
 T = TypeVar("T")
 
 
-def decide(running: Running, message: MessageProxy, exception: BaseException | None) -> Verdict:
-    """Say what becomes of an attempt, after `Retries` has left its decision on the message. Pure."""
+def decide(running: Running, exception: BaseException | None, *, retry_seconds: float | None) -> Verdict:
+    """Say what becomes of an attempt. `retry_seconds` is the backoff, or None if this was the last one. Pure."""
     if exception is None:
         return Complete(running.result)
-    failure = failure_of(exception, running.seconds)
+    if isinstance(exception, Snoozed):
+        return Snooze(_storable(str(exception), MESSAGE_KEPT), exception.delay_seconds)
+    failure = failure_of(exception, running.seconds, is_ambiguous=_is_ambiguous(running, exception))
+    if reason := _reason_to_bury(running, exception, failure, is_last=retry_seconds is None):
+        return Bury(failure, reason)
+    return Retry(failure, retry_seconds or 0.0)
+
+
+def _reason_to_bury(
+    running: Running, exception: BaseException, failure: Failure, *, is_last: bool
+) -> DeadReason | None:
+    if failure.is_ambiguous and running.claim.on_ambiguous == OnAmbiguous.HOLD:
+        return DeadReason.AMBIGUOUS
     if isinstance(exception, Rejected):
-        return Bury(failure, DeadReason.REJECTED)
+        return DeadReason.REJECTED
     if isinstance(exception, InvalidRequest):
-        return Bury(failure, DeadReason.INVALID_PAYLOAD)
-    if message.failed:
-        return Bury(failure, DeadReason.ATTEMPTS_EXHAUSTED)
-    return Retry(failure, message.options.get(RETRY_DELAY_OPTION, 0) / 1000)
+        return DeadReason.UNDECODABLE
+    return DeadReason.ATTEMPTS_EXHAUSTED if is_last else None
+
+
+def _is_ambiguous(running: Running, exception: BaseException) -> bool:
+    """Tell whether the effect may have happened: the code says so, or it was interrupted after its effect began."""
+    return isinstance(exception, OutcomeUnknown) or (running.effect_begun and isinstance(exception, Interrupt))
 
 
 class NotClaimable(JobsError):
@@ -95,6 +128,8 @@ class LifecycleSync(Middleware):
         self.dead_letters = dead_letters
         self.worker_id = worker_id
         self.company = Company()
+        #: How often this process has put off a suspect; the few there are leave when they have run.
+        self._put_offs: dict[UUID, int] = {}
         #: The attempts of this process, by lease token.
         self.running: dict[UUID, Running] = {}
         # The threads of a process that claim or complete at the same time share a statement and its commit.
@@ -122,7 +157,8 @@ class LifecycleSync(Middleware):
     ) -> None:
         if running := attempt.end():
             self.company.leave()
-            self._settle(running, decide(running, message, exception))
+            retry_seconds = None if message.failed else message.options.get(RETRY_DELAY_OPTION, 0) / 1000
+            self._settle(running, decide(running, exception, retry_seconds=retry_seconds))
             self.running.pop(running.claim.token, None)
 
     def after_nack(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
@@ -134,17 +170,33 @@ class LifecycleSync(Middleware):
         if lifecycle.bury_unknown(self.database, job_id, grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS):
             self.dead_letters.push(job_id)
             facts = {"job_id": str(job_id), "type": message.actor_name, "queue": message.queue_name}
-            events.emit(Event.FAILED, **facts, reason=DeadReason.UNKNOWN_TYPE, attempt=0, seconds=0.0)
+            events.emit(
+                Event.FAILED, **facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE, attempt=0, seconds=0.0
+            )
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         """Give back what is still running when the time to stop is over: the process ends now, the job did not."""
         self.release_running()
+        # Claims whose answers were lost: nobody else knows of them.
+        for job in lifecycle.release_worker(self.database, self.worker_id):
+            events.emit(Event.RELEASED, **job.facts, seconds=0.0)
 
     def release_running(self, *, hung: Collection[UUID] = ()) -> None:
         """Give back the attempts of this process, but for the `hung` ones: those count as its crash."""
         for token, running in list(self.running.items()):
-            if token not in hung and lifecycle.release(self.database, running.claim):
-                events.emit(Event.RELEASED, **_facts(running), seconds=round(running.seconds, 4))
+            if token not in hung:
+                self._give_back(running)
+
+    def _give_back(self, running: Running) -> None:
+        if running.effect_begun:
+            # What has perhaps been done cannot be taken for not begun.
+            claim = running.claim
+            retry_seconds = 0.0 if claim.attempts < claim.max_attempts else None
+            verdict = decide(running, Shutdown("the worker stopped"), retry_seconds=retry_seconds)
+            if self._write(claim, verdict):
+                self._tell(running, verdict)
+        elif lifecycle.release(self.database, running.claim):
+            events.emit(Event.RELEASED, **_facts(running), seconds=round(running.seconds, 4))
 
     def _claim(self, message: MessageProxy) -> Claim:
         if self.broker.draining:
@@ -154,11 +206,29 @@ class LifecycleSync(Middleware):
         claim = self._claim_job(UUID(message.args[0]))
         if not claim.crashes:
             return claim
-        # It may be what killed its worker: if it does so again, nobody else shall be there. And it is not held while
-        # it waits for its turn, or it would be taken for the killer when another suspect is.
-        self._release(claim)
+        # It may be what killed its worker: if it does so again, nobody else shall be there.
+        if self.company.is_alone_at_once():
+            return claim
+        self._put_off(claim)
+        # It is not held while it waits for its turn, or it would be taken for the killer when another suspect is.
         self.company.be_alone()
         return self._claim_job(claim.job_id)
+
+    def _put_off(self, claim: Claim) -> None:
+        """Let the suspect look for an idle process first: while it waits here, nothing new begins here.
+
+        Raises `NotClaimable` until it has done so often enough; after that it may wait.
+        """
+        tries = self._put_offs.get(claim.job_id, 0)
+        if tries == PUT_OFFS:
+            self._put_offs.pop(claim.job_id, None)
+            self._release(claim)
+            return
+        self._put_offs[claim.job_id] = tries + 1
+        self._until_the_database_answers(
+            lambda: lifecycle.snooze(self.database, claim, None, delay_seconds=PUT_OFF_SECONDS)
+        )
+        raise NotClaimable("a suspect looks for an idle process")
 
     def _claim_job(self, job_id: UUID) -> Claim:
         ask = Ask(job_id, self.worker_id)
@@ -175,11 +245,17 @@ class LifecycleSync(Middleware):
         actor = self.broker.get_actor(claim.type)
         if actor is not self.broker.get_actor(message.actor_name):
             raise ValueError(f"the message names {message.actor_name!r}, its job is of type {claim.type!r}")
+        running.begin_effect = lambda: self._begin_effect(running)
         running.limit_seconds = actor.options.get("time_limit", math.inf) / 1000
         # The row counts attempts and says how many there may be; Retries reads both from the message.
         message.options["retries"] = claim.attempts - 1
         message.options["max_retries"] = claim.max_attempts - 1
         events.emit(Event.PROCESSING, **_facts(running), waited_seconds=round(claim.waited_seconds, 4))
+
+    def _begin_effect(self, running: Running) -> None:
+        if not self._until_the_database_answers(lambda: lifecycle.begin_effect(self.database, running.claim)):
+            raise LeaseLost("the job is not this attempt's any more")
+        running.effect_begun = True
 
     def _give_up(self, message: MessageProxy, error: Exception) -> None:
         """End what did not begin. A claim that went through is given back."""
@@ -206,9 +282,13 @@ class LifecycleSync(Middleware):
                 return lifecycle.retry(self.database, claim, failure, delay_seconds=delay_seconds)
             case Bury(failure, reason):
                 return lifecycle.bury(self.database, claim, failure, reason=reason)
+            case Snooze(message, delay_seconds):
+                return lifecycle.snooze(self.database, claim, message, delay_seconds=delay_seconds)
 
     def _tell(self, running: Running, verdict: Verdict) -> None:
         facts = _facts(running) | {"seconds": round(running.seconds, 4)}
+        if isinstance(verdict, Retry | Bury) and verdict.failure.is_ambiguous:
+            events.emit(Event.AMBIGUOUS, **_facts(running), policy=str(running.claim.on_ambiguous))
         match verdict:
             case Complete():
                 events.emit(Event.COMPLETED, **facts, age_seconds=round(running.claim.age_seconds, 4))
@@ -217,6 +297,8 @@ class LifecycleSync(Middleware):
             case Bury(failure, reason):
                 self.dead_letters.push(running.claim.job_id)
                 events.emit(Event.FAILED, **facts, error=failure.error, reason=reason)
+            case Snooze(delay_seconds=delay_seconds):
+                events.emit(Event.SNOOZED, **facts, delay_seconds=round(delay_seconds, 3))
 
     def _until_the_database_answers(self, write: Callable[[], T], *, give_up_when_draining: bool = False) -> T:
         """Finished work must not be lost because PostgreSQL blinked: ask again until it answers.
@@ -236,13 +318,14 @@ class LifecycleSync(Middleware):
                 tries += 1
 
 
-def failure_of(exception: BaseException, seconds: float) -> Failure:
+def failure_of(exception: BaseException, seconds: float, *, is_ambiguous: bool = False) -> Failure:
     """Return what is kept of an exception: bounded, and free of what PostgreSQL's text cannot hold."""
     return Failure(
         error=type(exception).__name__,
         message=_storable(_text(exception) or type(exception).__name__, MESSAGE_KEPT),
         traceback=_storable("".join(traceback.format_exception(exception, limit=-10)), TRACEBACK_KEPT),
         seconds=seconds,
+        is_ambiguous=is_ambiguous,
     )
 
 

@@ -9,7 +9,7 @@ from conftest import claim_one, complete_one
 
 from jobs_service import lifecycle
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import Ask, DeadReason, Failure, NewJob, Status
+from jobs_service.lifecycle import Ask, DeadReason, Failure, NewJob, OnAmbiguous, Status
 
 FAILURE = Failure(error="RuntimeError", message="no", traceback="Traceback …", seconds=0.25)
 
@@ -231,3 +231,109 @@ def test_a_claim_looks_its_job_up_by_id_whatever_the_statistics_say(database, su
     assert "jobs_pkey" in plan
     assert "jobs_not_completed" not in plan
     assert "jobs_waiting" not in plan
+
+
+def test_a_snooze_puts_the_job_off_and_gives_the_attempt_back(database, claim, row):
+    assert lifecycle.snooze(database, claim, "the server is away", delay_seconds=30)
+    assert lifecycle.snooze(database, claim, "sent twice, as after a lost answer", delay_seconds=30)
+
+    expected = ("pending", 0, "the server is away", True)
+    assert expected == row(claim.job_id, "status", "attempts", "error", "run_at > now() + interval '25 seconds'")
+
+
+def test_an_effect_begins_only_under_the_lease(database, claim, row):
+    assert lifecycle.begin_effect(database, claim)
+    assert row(claim.job_id, "effect_at IS NOT NULL")
+
+    lifecycle.cancel(database, claim.job_id)
+
+    assert not lifecycle.begin_effect(database, claim)
+
+
+@pytest.mark.parametrize(
+    ("on_ambiguous", "expected"),
+    [(OnAmbiguous.RESEND, ("pending", None)), (OnAmbiguous.HOLD, ("failed", "ambiguous"))],
+)
+def test_a_worker_lost_after_its_effect_began_leaves_an_unknown_outcome(database, submit, row, on_ambiguous, expected):
+    claim = claim_one(database, submit(on_ambiguous=on_ambiguous), uuid4())
+    lifecycle.begin_effect(database, claim)
+    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+
+    [rescued] = lifecycle.rescue(database, lease_seconds=15)
+
+    assert on_ambiguous is rescued.on_ambiguous
+    assert expected == row(claim.job_id, "status", "dead_reason")
+    [entry] = msgspec.json.decode(row(claim.job_id, "history"))
+    assert entry["ambiguous"] is True
+
+
+def test_a_worker_lost_before_its_effect_began_leaves_no_doubt(database, submit, row):
+    claim = claim_one(database, submit(on_ambiguous=OnAmbiguous.HOLD), uuid4())
+    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+
+    [rescued] = lifecycle.rescue(database, lease_seconds=15)
+
+    assert rescued.on_ambiguous is None
+    assert ("pending", None) == row(claim.job_id, "status", "dead_reason")
+
+
+def test_an_unknown_outcome_is_marked_in_the_history(database, claim, row):
+    failure = Failure("DeliveryUnknown", "the answer was lost", "t", 0.25, is_ambiguous=True)
+    assert lifecycle.bury(database, claim, failure, reason=DeadReason.AMBIGUOUS)
+
+    [entry] = msgspec.json.decode(row(claim.job_id, "history"))
+    assert entry["ambiguous"] is True
+
+
+def test_an_expired_job_cannot_be_claimed_and_becomes_a_dead_letter(database, submit, worker_id, row):
+    job_id = submit(expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    other = submit(expires_at=datetime.now(UTC) + timedelta(hours=1))
+
+    assert claim_one(database, job_id, worker_id) is None
+    assert [job_id] == [job.job_id for job in lifecycle.expire(database)]
+
+    assert ("failed", "expired") == row(job_id, "status", "dead_reason")
+    assert claim_one(database, other, worker_id) is not None
+
+
+def test_a_cancelled_attempt_is_refused(database, claim, row):
+    assert claim.job_id == lifecycle.cancel(database, claim.job_id).job_id
+
+    assert not complete_one(database, claim, "1")
+    assert ("cancelled", "cancelled_by_operator") == row(claim.job_id, "status", "dead_reason")
+    assert lifecycle.cancel(database, claim.job_id) is None
+
+
+def test_a_redriven_job_starts_afresh_and_keeps_its_history(database, claim, worker_id, row):
+    lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
+
+    assert claim.job_id == lifecycle.redrive(database, claim.job_id).job_id
+
+    assert ("pending", 0, None, None) == row(claim.job_id, "status", "attempts", "dead_reason", "error")
+    assert 1 == row(claim.job_id, "jsonb_array_length(history)")
+    assert 1 == claim_one(database, claim.job_id, worker_id).attempts
+    assert lifecycle.redrive(database, claim.job_id) is None
+
+
+def test_a_worker_that_ends_gives_back_what_it_holds_and_nobody_else_does(database, submit, worker_id, row):
+    mine, begun = claim_one(database, submit(), worker_id), claim_one(database, submit(), worker_id)
+    theirs = claim_one(database, submit(), uuid4())
+    lifecycle.begin_effect(database, begun)
+
+    assert [mine.job_id] == [job.job_id for job in lifecycle.release_worker(database, worker_id)]
+
+    assert ("pending", 0) == row(mine.job_id, "status", "attempts")
+    assert ["processing", "processing"] == [row(claim.job_id, "status") for claim in (begun, theirs)]
+
+
+def test_only_what_has_been_finished_for_long_enough_is_pruned(database, claim, submit, row):
+    complete_one(database, claim, "1")
+    waiting = submit()
+
+    assert 0 == lifecycle.prune(database, [claim.job_id], status=Status.COMPLETED, retention_seconds=60)
+    assert 0 == lifecycle.prune(database, [claim.job_id], status=Status.FAILED, retention_seconds=0)
+    database.rows("UPDATE jobs SET finished_at = now() - interval '2 minutes' WHERE status = 'completed'")
+    assert 1 == lifecycle.prune(database, [claim.job_id, waiting], status=Status.COMPLETED, retention_seconds=60)
+
+    assert row(claim.job_id, "status") is None
+    assert "pending" == row(waiting, "status")

@@ -226,7 +226,7 @@ def test_a_postgresql_that_restarts_ends_nobody(service, postgres):
 
 
 def test_a_postgresql_that_freezes_holds_no_thread_for_long(service, postgres):
-    patience = {"DATABASE_STATEMENT_TIMEOUT_SECONDS": "1", "DATABASE_CONNECT_TIMEOUT_SECONDS": "1"}
+    patience = {"DATABASE_STATEMENT_TIMEOUT_SECONDS": "2", "DATABASE_CONNECT_TIMEOUT_SECONDS": "1"}
     service.start_api(**patience)
     service.start_worker(**patience)
     service.when(service.post("csv-generation", ALICE), "completed")
@@ -244,7 +244,13 @@ def test_a_postgresql_that_freezes_holds_no_thread_for_long(service, postgres):
 
 def test_a_stopped_worker_gives_back_what_it_could_not_finish(service, tmp_path):
     service.start_api()
-    worker = service.start_worker(WORKER_SHUTDOWN_SECONDS="1")
+    worker = service.start_worker(
+        DATABASE_STATEMENT_TIMEOUT_SECONDS="2",
+        MAIL_TIMEOUT_SECONDS="2",
+        TIME_LIMIT_SECONDS="2.5",
+        HANG_GRACE_SECONDS="0.5",
+        WORKER_SHUTDOWN_SECONDS="4",
+    )
     started, go = tmp_path / "started", tmp_path / "go"
     job_id = service.post("test-wait-for-file", {"started": str(started), "go": str(go)})
     eventually(lambda: _pids(started), what="a running job")

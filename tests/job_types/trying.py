@@ -23,7 +23,7 @@ def reject(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
     raise Rejected("no attempt will do")
 
 
-@job("test-wait-for-file", payload=dict[str, Any])
+@job("test-wait-for-file", payload=dict[str, Any], time_limit_seconds=60)
 def wait_for_file(payload: dict[str, Any], attempt: Attempt) -> int:
     """Append the process id to `started`, then wait until the file `go` exists."""
     with Path(payload["started"]).open("a") as started:

@@ -25,6 +25,24 @@ def in_thread(*steps):
     return through
 
 
+def test_one_who_is_there_by_himself_is_alone_at_once(company):
+    company.join()
+
+    assert company.is_alone_at_once()
+    joined = in_thread(company.join)
+    assert not joined.wait(0.05)
+    company.leave()
+    assert joined.wait(5)
+
+
+def test_one_in_company_is_not_alone_at_once(company):
+    in_thread(company.join).wait(5)
+    company.join()
+
+    assert not company.is_alone_at_once()
+    assert in_thread(company.join).wait(5)
+
+
 def test_many_are_there_together(company):
     assert all(in_thread(company.join).wait(5) for _ in range(8))
 

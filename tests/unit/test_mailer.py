@@ -10,9 +10,11 @@ import pytest
 import structlog
 import trustme
 
+from jobs_service.breaker import Breaker
 from jobs_service.config import Settings
-from jobs_service.errors import Rejected, SettingsError
+from jobs_service.errors import LeaseLost, OutcomeUnknown, Rejected, SettingsError, Snoozed
 from jobs_service.mailer import DeliveryUnknown, MailUnavailable, MemoryMailer, SmtpMailer
+from tests.eventually import eventually
 from tests.smtp_server import DEAF, FLOOD, HANG_UP, SILENCE, TARPIT, SmtpServer
 
 ANN, BEN = "ann@example.net", "ben@example.net"
@@ -357,3 +359,71 @@ def test_the_memory_mailer_keeps_what_it_is_given():
     mailer.send(message, recipients=[ANN])
 
     assert [(message, (ANN,))] == mailer.sent
+
+
+def test_what_cannot_be_taken_back_is_announced_between_the_recipients_and_the_mail():
+    with SmtpServer({}) as server:
+        seen = []
+        mailer_for(server).send(a_message(), recipients=(ANN,), before_data=lambda: seen.append(len(server.mails)))
+
+    assert [0] == seen
+    assert 1 == len(server.mails)
+
+
+def test_a_mail_that_must_not_be_sent_any_more_is_not():
+    with SmtpServer({}) as server, pytest.raises(LeaseLost):
+        mailer_for(server).send(a_message(), recipients=(ANN,), before_data=_lose_the_lease)
+
+    assert [] == server.mails
+
+
+def _lose_the_lease():
+    raise LeaseLost("gone")
+
+
+def test_a_server_that_is_down_is_left_alone_and_then_asked_again():
+    breaker = Breaker("smtp", failures=2, pause_seconds=0.2)
+    with SmtpServer({"CONNECT": "421 closing"}) as server:
+        mailer = mailer_for(server, breaker=breaker)
+        with pytest.raises(MailUnavailable):
+            mailer.send(a_message(), recipients=(ANN,))
+        with pytest.raises(Snoozed) as opening:
+            mailer.send(a_message(), recipients=(ANN,))
+        asked = server.connections
+        with pytest.raises(Snoozed) as snoozed:
+            mailer.send(a_message(), recipients=(ANN,))
+        assert asked == server.connections
+
+    assert 0.2 <= opening.value.delay_seconds <= 0.3
+    assert 0 < snoozed.value.delay_seconds <= 0.3
+    with SmtpServer({}) as server:
+        mailer = mailer_for(server, breaker=breaker)
+        eventually(lambda: _is_sent(mailer), what="the end of the pause")
+        mailer.send(a_message(), recipients=(ANN,))
+
+    assert 2 == len(server.mails)
+
+
+def _is_sent(mailer):
+    try:
+        mailer.send(a_message(), recipients=(ANN,))
+    except Snoozed:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("reply", ["450 busy", "550 no such user"])
+def test_a_refused_recipient_says_nothing_against_the_server(reply):
+    breaker = Breaker("smtp", failures=1, pause_seconds=60)
+    with SmtpServer({"RCPT": reply}) as server, pytest.raises((MailUnavailable, Rejected)):
+        mailer_for(server, breaker=breaker).send(a_message(), recipients=(ANN,))
+
+    assert not breaker.is_open
+
+
+def test_a_lost_answer_stays_an_unknown_outcome_when_it_opens_the_breaker():
+    breaker = Breaker("smtp", failures=1, pause_seconds=60)
+    with SmtpServer({"CONTENT": HANG_UP}) as server, pytest.raises(OutcomeUnknown):
+        mailer_for(server, breaker=breaker).send(a_message(), recipients=(ANN,))
+
+    assert breaker.is_open

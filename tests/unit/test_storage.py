@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs_service.ids import new_id
 from jobs_service.storage import LocalOutputs
 
 PROJECT = Path(__file__).parents[2]
@@ -138,6 +139,7 @@ def test_the_content_is_synced_before_it_gets_its_name_and_the_name_after(output
 WRITE_BEYOND_THE_LIMIT = """
 import resource, signal, sys
 from pathlib import Path
+from jobs_service.ids import new_id
 from jobs_service.storage import LocalOutputs
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -174,6 +176,7 @@ def test_a_full_disk_is_an_error_and_keeps_the_earlier_file(full_disk):
 DIE_AT = """
 import os, signal, sys
 from pathlib import Path
+from jobs_service.ids import new_id
 from jobs_service.storage import LocalOutputs
 
 def die(*_, **__):
@@ -210,3 +213,18 @@ def test_only_old_temporary_files_are_reaped(outputs, tmp_path):
 
 def test_there_is_nothing_to_reap_before_the_first_file(outputs):
     assert 0 == outputs.reap()
+
+
+def test_the_files_of_a_job_go_with_it_and_no_other(outputs):
+    job_id, other = new_id(), new_id()
+    for name in (f"{job_id}.csv", f"{job_id}.txt", f"{other}.csv"):
+        outputs.write(name, b"x")
+
+    assert 2 == outputs.delete([job_id, new_id()])
+
+    assert [f"{other}.csv"] == names_in(outputs._directory)
+    assert 0 == outputs.delete([job_id])
+
+
+def test_without_a_directory_there_is_nothing_to_delete(outputs):
+    assert 0 == outputs.delete([new_id()])

@@ -3,35 +3,32 @@
 from uuid import uuid4
 
 import pytest
-from dramatiq.broker import MessageProxy
+from dramatiq.middleware import TimeLimitExceeded
 
 from jobs_service.attempt import Running
-from jobs_service.broker import RETRY_DELAY_OPTION, message_for
-from jobs_service.errors import InvalidRequest, Rejected
+from jobs_service.errors import InvalidRequest, OutcomeUnknown, Rejected, Snoozed
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import Claim, DeadReason
-from jobs_service.middleware.lifecycle_sync import Bury, Complete, Retry, decide, failure_of
+from jobs_service.lifecycle import Claim, DeadReason, OnAmbiguous
+from jobs_service.middleware.lifecycle_sync import Bury, Complete, Retry, Snooze, decide, failure_of
 
 
-@pytest.fixture
-def message():
-    return MessageProxy(message_for(new_id(), "t", "default", 5))
+def attempt(**claim):
+    return Running(
+        Claim(new_id(), uuid4(), uuid4(), "t", "default", "{}", 1, 3, 0, 0.0, 0.0, **claim), result='"output/x.csv"'
+    )
 
 
 @pytest.fixture
 def running():
-    claim = Claim(new_id(), uuid4(), uuid4(), "t", "default", "{}", 1, 3, 0, 0.0, 0.0)
-    return Running(claim, result='"output/x.csv"')
+    return attempt()
 
 
-def test_an_attempt_that_returned_completes_with_its_result(running, message):
-    assert Complete('"output/x.csv"') == decide(running, message, None)
+def test_an_attempt_that_returned_completes_with_its_result(running):
+    assert Complete('"output/x.csv"') == decide(running, None, retry_seconds=None)
 
 
-def test_a_failure_that_retries_put_off_is_retried_after_its_delay(running, message):
-    message.options[RETRY_DELAY_OPTION] = 2500
-
-    verdict = decide(running, message, RuntimeError("no"))
+def test_a_failure_that_retries_put_off_is_retried_after_its_delay(running):
+    verdict = decide(running, RuntimeError("no"), retry_seconds=2.5)
 
     assert isinstance(verdict, Retry)
     assert 2.5 == verdict.delay_seconds
@@ -43,16 +40,49 @@ def test_a_failure_that_retries_put_off_is_retried_after_its_delay(running, mess
     [
         (RuntimeError("no"), DeadReason.ATTEMPTS_EXHAUSTED),
         (Rejected("550"), DeadReason.REJECTED),
-        (InvalidRequest("field gone"), DeadReason.INVALID_PAYLOAD),
+        (InvalidRequest("field gone"), DeadReason.UNDECODABLE),
     ],
 )
-def test_a_failure_that_retries_gave_up_is_buried_with_its_reason(running, message, exception, reason):
-    message.fail()
-
-    verdict = decide(running, message, exception)
+def test_a_failure_that_retries_gave_up_is_buried_with_its_reason(running, exception, reason):
+    verdict = decide(running, exception, retry_seconds=None)
 
     assert isinstance(verdict, Bury)
     assert reason is verdict.reason
+
+
+def test_an_attempt_that_is_put_off_counts_for_nothing(running):
+    verdict = decide(running, Snoozed("the server is away", delay_seconds=30), retry_seconds=None)
+
+    assert Snooze("the server is away", 30) == verdict
+
+
+def test_an_unknown_outcome_is_tried_again_and_marked(running):
+    verdict = decide(running, OutcomeUnknown("the answer was lost"), retry_seconds=1.0)
+
+    assert isinstance(verdict, Retry)
+    assert verdict.failure.is_ambiguous
+
+
+def test_an_unknown_outcome_of_a_job_that_holds_is_a_dead_letter_at_once():
+    verdict = decide(attempt(on_ambiguous=OnAmbiguous.HOLD), OutcomeUnknown("lost"), retry_seconds=1.0)
+
+    assert isinstance(verdict, Bury)
+    assert DeadReason.AMBIGUOUS is verdict.reason
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_interrupt_leaves_an_unknown_outcome_only_once_the_effect_has_begun(running, begun):
+    running.effect_begun = begun
+
+    verdict = decide(running, TimeLimitExceeded(), retry_seconds=1.0)
+
+    assert begun is verdict.failure.is_ambiguous
+
+
+def test_an_error_after_the_effect_has_begun_is_an_answer(running):
+    running.effect_begun = True
+
+    assert not decide(running, RuntimeError("451"), retry_seconds=1.0).failure.is_ambiguous
 
 
 def test_what_is_kept_of_an_exception_can_be_stored_and_is_bounded():

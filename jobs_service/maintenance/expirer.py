@@ -1,0 +1,26 @@
+"""Ends jobs that were not begun before their `expires_at`."""
+
+from jobs_service import events, lifecycle
+from jobs_service.database import Database
+from jobs_service.dead_letters import DeadLetterList
+from jobs_service.events import Event
+from jobs_service.lifecycle import DeadReason
+from jobs_service.maintenance.service import Service
+
+
+class Expirer(Service):
+    """A claim refuses an expired job by itself; this gives it its last state."""
+
+    name = "expirer"
+
+    def __init__(self, database: Database, dead_letters: DeadLetterList, *, interval_seconds: float) -> None:
+        self.database = database
+        self.dead_letters = dead_letters
+        self.interval_seconds = interval_seconds
+
+    def run_once(self) -> dict[str, int]:
+        expired = lifecycle.expire(self.database)
+        for job in expired:
+            self.dead_letters.push(job.job_id)
+            events.emit(Event.FAILED, **job.facts, error="Expired", reason=DeadReason.EXPIRED, seconds=0.0)
+        return {"expired": len(expired)}

@@ -1,0 +1,84 @@
+"""Looks after waiting jobs on queues that no worker serves: their type has moved to another queue, or is gone."""
+
+from collections import defaultdict
+from uuid import UUID
+
+from jobs_service import events, lifecycle
+from jobs_service.broker import JobBroker
+from jobs_service.database import Database
+from jobs_service.dead_letters import DeadLetterList
+from jobs_service.events import Event
+from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, DeadReason
+from jobs_service.logs import get_logger
+from jobs_service.maintenance.service import Service
+
+log = get_logger(__name__)
+
+BATCH = 500
+
+#: A queue may be without workers for this long, as in a deployment, before its jobs are moved.
+GRACE_SECONDS = 60
+
+# The queues are found one after the other in the index jobs_waiting, not by reading every waiting row.
+_UNSERVED = """
+WITH RECURSIVE waiting (queue) AS (
+  (SELECT queue FROM jobs WHERE status = 'pending' ORDER BY queue LIMIT 1)
+  UNION ALL
+  SELECT (SELECT queue FROM jobs WHERE status = 'pending' AND jobs.queue > waiting.queue ORDER BY queue LIMIT 1)
+  FROM waiting WHERE queue IS NOT NULL
+)
+SELECT queue FROM waiting
+WHERE queue IS NOT NULL AND NOT EXISTS (
+  SELECT FROM workers WHERE waiting.queue = ANY(queues) AND heartbeat_at > now() - %s * interval '1 second'
+)"""
+
+_STRAYS = """
+SELECT id, type FROM jobs
+WHERE status = 'pending' AND queue = %(queue)s AND run_at < now() - %(grace)s * interval '1 second'
+LIMIT %(limit)s"""
+
+
+class Strays(Service):
+    """A stray of a known type goes to its type's queue; one of an unknown type becomes a dead letter in time."""
+
+    name = "strays"
+
+    def __init__(
+        self, database: Database, broker: JobBroker, dead_letters: DeadLetterList, *, interval_seconds: float
+    ) -> None:
+        self.database = database
+        self.broker = broker
+        self.dead_letters = dead_letters
+        self.interval_seconds = interval_seconds
+
+    def run_once(self) -> dict[str, int]:
+        counts = {"moved": 0, "buried": 0}
+        for (queue,) in self.database.rows(_UNSERVED, (GRACE_SECONDS,)):
+            for job_type, job_ids in self._strays(queue).items():
+                if self.broker.knows(job_type):
+                    counts["moved"] += self._move(job_ids, queue, self.broker.get_actor(job_type).queue_name)
+                else:
+                    counts["buried"] += sum(self._bury(job_id, job_type, queue) for job_id in job_ids)
+        return counts
+
+    def _strays(self, queue: str) -> dict[str, list[UUID]]:
+        by_type: dict[str, list[UUID]] = defaultdict(list)
+        names = {"queue": queue, "grace": GRACE_SECONDS, "limit": BATCH}
+        for job_id, job_type in self.database.rows(_STRAYS, names):
+            by_type[job_type].append(job_id)
+        return by_type
+
+    def _move(self, job_ids: list[UUID], queue: str, to: str) -> int:
+        if queue == to:
+            return 0
+        lifecycle.move(self.database, job_ids, queue=to)
+        log.warning("Jobs moved from a queue that no worker serves", queue=queue, to=to, jobs=len(job_ids))
+        return len(job_ids)
+
+    def _bury(self, job_id: UUID, job_type: str, queue: str) -> bool:
+        buried = lifecycle.bury_unknown(self.database, job_id, grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS)
+        if buried:
+            self.dead_letters.push(job_id)
+            facts = {"job_id": str(job_id), "type": job_type, "queue": queue, "attempt": 0}
+            events.emit(Event.FAILED, **facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE, seconds=0.0)
+        return buried
