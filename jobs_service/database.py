@@ -17,7 +17,7 @@ from jobs_service.errors import DatabaseUnavailable
 
 Row = tuple[Any, ...]
 
-#: After a failed connect, further threads get the same answer at once for this long instead of queueing up to try.
+#: After a failure further threads get the same answer at once for this long, instead of queueing up to try.
 REFUSE_SECONDS = 0.5
 
 #: `InternalError` is here for "cannot execute in a read-only transaction": a connection left on a demoted primary.
@@ -50,8 +50,8 @@ class Database(peewee.PostgresqlDatabase):
         # peewee holds this lock while it connects, so one unanswered connect would hold up every thread. Its
         # state is per thread; the server version, the only thing shared, is the same whoever writes it.
         self._lock = _NoLock()
-        self._refused_until = 0.0
-        self._refusal = ""
+        self._connecting = _Away(connect_seconds)
+        self._answering = _Away(answer_seconds)
 
     def rows(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         """Run one statement in its own transaction and return its rows, or [] for a statement that has none.
@@ -74,9 +74,25 @@ class Database(peewee.PostgresqlDatabase):
         return self._recovering(lambda: super(Database, self).execute_sql(sql, params))
 
     def _recovering(self, statement: Callable[[], T]) -> T:
+        if reason := not self.in_transaction() and self._answering.reason_to_refuse():
+            raise DatabaseUnavailable(reason)
+        try:
+            answer = self._asked_twice(statement)
+        except BaseException:
+            self._answering.may_be_asked_soon()
+            raise
+        self._answering.is_back()
+        return answer
+
+    def _asked_twice(self, statement: Callable[[], T]) -> T:
         kept = not self.is_closed() and not self.in_transaction()
         try:
             return statement()
+        except _Silent as error:
+            # Neither would others be answered, nor this one on a new connection: none of them is to wait for it.
+            self._drop()
+            self._answering.is_away(_first_line(error))
+            raise DatabaseUnavailable(_first_line(error)) from error
         except psycopg2.errors.QueryCanceled as error:
             # Too slow, but the connection is well. Once more would only double the load of a slow server.
             raise DatabaseUnavailable(_first_line(error)) from error
@@ -96,14 +112,14 @@ class Database(peewee.PostgresqlDatabase):
             return cursor.fetchall() if cursor.description else []
 
     def _connect(self) -> Any:  # noqa: ANN401 - psycopg2 has no types
-        if time.monotonic() < self._refused_until:
-            raise psycopg2.OperationalError(self._refusal)
+        if reason := self._connecting.reason_to_refuse():
+            raise psycopg2.OperationalError(reason)
         try:
             connection = super()._connect()  # type: ignore[misc] # the stubs leave out what subclasses override
         except psycopg2.OperationalError as error:
-            self._refusal = _first_line(error)
-            self._refused_until = time.monotonic() + REFUSE_SECONDS
+            self._connecting.is_away(_first_line(error))
             raise
+        self._connecting.is_back()
         connection.patience_seconds = self._answer_seconds
         psycopg2.extras.register_uuid(conn_or_curs=connection)
         # JSON is passed on as the text PostgreSQL sends: whoever needs it decoded knows into what.
@@ -118,6 +134,38 @@ class Database(peewee.PostgresqlDatabase):
             pass  # it was broken: that is why it goes
         finally:
             self._state.reset()  # type: ignore[attr-defined] # as above
+
+
+class _Away:
+    """What is known of a server that does not answer. One thread asks it again, for all; the others do not wait."""
+
+    def __init__(self, patience_seconds: float) -> None:
+        self._patience_seconds = patience_seconds
+        self._reason = ""
+        self._until = 0.0
+
+    def reason_to_refuse(self) -> str:
+        """Return why not to ask now, or nothing: then the caller asks, and says how it went."""
+        if not self._reason:
+            return ""
+        if time.monotonic() < self._until:
+            return self._reason
+        self._until = time.monotonic() + self._patience_seconds
+        return ""
+
+    def is_away(self, reason: str) -> None:
+        self._until = time.monotonic() + REFUSE_SECONDS
+        self._reason = reason
+
+    def may_be_asked_soon(self) -> None:
+        self._until = min(self._until, time.monotonic() + REFUSE_SECONDS)
+
+    def is_back(self) -> None:
+        self._reason = ""
+
+
+class _Silent(psycopg2.OperationalError):  # type: ignore[misc] # psycopg2 has no types
+    """No answer came within the time that an answer may take."""
 
 
 class _Connection(psycopg2.extensions.connection):  # type: ignore[misc] # psycopg2 has no types
@@ -140,7 +188,7 @@ def _wait(connection: Any) -> None:  # noqa: ANN401 - any connection of this pro
         remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
         if not readiness.poll(remaining):
             # Psycopg closes the connection when this raises.
-            raise psycopg2.OperationalError(f"PostgreSQL gave no answer in {patience:g} s")
+            raise _Silent(f"PostgreSQL gave no answer in {patience:g} s")
 
 
 _EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
