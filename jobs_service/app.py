@@ -8,6 +8,7 @@ from jobs_service import events
 from jobs_service.broker import JobBroker, redis_client
 from jobs_service.config import Settings
 from jobs_service.database import open_database
+from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
 from jobs_service.metrics import definitions
 from jobs_service.metrics.collector import DatabaseCollector
@@ -18,7 +19,7 @@ from jobs_service.publisher import Publisher
 from jobs_service.registry import load
 from jobs_service.resources import problems
 from jobs_service.resources.health import Liveness, Readiness
-from jobs_service.resources.jobs import JobCollection, JobItem
+from jobs_service.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
 from jobs_service.resources.metrics import Metrics
 from jobs_service.submission import Submitter
 
@@ -38,6 +39,8 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     problems.install(app)
     app.add_route("/jobs", JobCollection(submitter, registry, max_body_bytes=settings.max_body_bytes))
     app.add_route("/jobs/{job_id}", JobItem())
+    app.add_route("/jobs/{job_id}/cancel", JobCancellation(database))
+    app.add_route("/jobs/{job_id}/retry", JobRetry(database, DeadLetterList(broker.client)))
     app.add_route("/livez", Liveness())
     app.add_route("/readyz", Readiness(database, broker.client))
     app.add_route("/metrics", Metrics(build_registry(collector)))

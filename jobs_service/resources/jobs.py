@@ -1,4 +1,4 @@
-"""/jobs and /jobs/{id}."""
+"""/jobs, /jobs/{id}, and what can be done with one."""
 
 import base64
 import binascii
@@ -8,9 +8,12 @@ from uuid import UUID
 import falcon
 import msgspec
 
-from jobs_service import models
+from jobs_service import events, lifecycle, models
+from jobs_service.database import Database
+from jobs_service.dead_letters import DeadLetterList
 from jobs_service.errors import InvalidRequest
-from jobs_service.lifecycle import Status
+from jobs_service.events import Event
+from jobs_service.lifecycle import Moved, Status
 from jobs_service.registry import Registry
 from jobs_service.resources import bodies
 from jobs_service.submission import Submission, Submitter
@@ -65,12 +68,56 @@ class JobItem:
         resp.data = msgspec.json.encode(job.representation())
 
 
+class JobCancellation:
+    """/jobs/{job_id}/cancel."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
+        """End the job: at once if it waits; if it runs, its attempt has lost its lease."""
+        moved = lifecycle.cancel(self.database, parse_id(job_id))
+        if moved is None:
+            raise _conflict(job_id, "is finished already: there is nothing to cancel")
+        events.emit(Event.CANCELLED, **moved.facts)
+        resp.data = _answer(moved, Status.CANCELLED)
+
+
+class JobRetry:
+    """/jobs/{job_id}/retry."""
+
+    def __init__(self, database: Database, dead_letters: DeadLetterList) -> None:
+        self.database = database
+        self.dead_letters = dead_letters
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
+        """Redrive the job: its attempts start afresh, its history stays. The relay publishes it."""
+        moved = lifecycle.redrive(self.database, parse_id(job_id))
+        if moved is None:
+            raise _conflict(job_id, "is not finished: it runs, or will run, by itself")
+        self.dead_letters.remove(moved.job_id)
+        events.emit(Event.REDRIVEN, **moved.facts)
+        resp.data = _answer(moved, Status.PENDING)
+
+
 def parse_id(text: str) -> UUID:
     """Return the id in a path. What is not a UUID is the id of no job: Falcon's 404."""
     try:
         return UUID(text)
     except ValueError:
         raise _not_found(text) from None
+
+
+def _answer(moved: Moved, status: Status) -> bytes:
+    return msgspec.json.encode({"job_id": str(moved.job_id), "status": status})
+
+
+def _conflict(job_id: str, why: str) -> falcon.HTTPError:
+    """Return the answer for a job whose state does not allow it: 409, or 404 if there is none."""
+    job = models.find_job(parse_id(job_id))
+    if job is None:
+        return _not_found(job_id)
+    return falcon.HTTPConflict(title="wrong_status", description=f"The job has status {job.status}: it {why}.")
 
 
 def _not_found(job_id: str) -> falcon.HTTPNotFound:

@@ -7,6 +7,7 @@ import falcon.testing
 import pytest
 
 from jobs_service.app import create_app
+from jobs_service.maintenance.expirer import Expirer
 from jobs_service.models import Job
 
 CSV = {"type": "csv-generation", "payload": {"name": "Alice", "score": 95}}
@@ -132,6 +133,77 @@ def test_a_body_that_is_none_gets_its_own_4xx(client, request_, status):
 
     assert status == reply.status_code
     assert "application/problem+json" == reply.headers["Content-Type"]
+
+
+def test_what_a_job_says_about_its_own_limits_is_kept_and_shown(client):
+    expires_at = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
+    job_id = post(client, CSV | {"expires_at": expires_at.isoformat(), "on_ambiguous": "hold"}).json["job_id"]
+
+    job = client.simulate_get(f"/jobs/{job_id}").json
+
+    assert "hold" == job["on_ambiguous"]
+    assert expires_at == datetime.fromisoformat(job["expires_at"])
+
+
+@pytest.mark.parametrize(
+    ("wish", "pointer"),
+    [
+        ({"expires_at": "2020-01-01T00:00:00Z"}, "/expires_at"),
+        ({"expires_at": "2999-01-01T00:00:00Z"}, "/expires_at"),
+        ({"expires_at": "2030-01-01T00:00:00"}, "/expires_at"),
+        ({"on_ambiguous": "perhaps"}, "/on_ambiguous"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_named(client, wish, pointer):
+    reply = post(client, CSV | wish)
+
+    assert (422, pointer) == (reply.status_code, reply.json["errors"][0]["pointer"])
+
+
+def test_a_job_cannot_expire_before_it_may_begin(client):
+    begin = datetime.now(UTC) + timedelta(hours=2)
+    wish = {"run_at": begin.isoformat(), "expires_at": (begin - timedelta(hours=1)).isoformat()}
+
+    assert "/expires_at" == post(client, CSV | wish).json["errors"][0]["pointer"]
+
+
+def test_a_waiting_job_is_cancelled_once(client):
+    job_id = post(client, CSV).json["job_id"]
+
+    assert {"job_id": job_id, "status": "cancelled"} == client.simulate_post(f"/jobs/{job_id}/cancel").json
+    again = client.simulate_post(f"/jobs/{job_id}/cancel")
+
+    assert (409, "wrong_status") == (again.status_code, again.json["code"])
+    job = client.simulate_get(f"/jobs/{job_id}").json
+    assert ("cancelled", "cancelled_by_operator") == (job["status"], job["dead_reason"])
+
+
+def test_a_dead_letter_is_retried_and_leaves_the_list(client, database, dead_letters):
+    job_id = post(client, CSV | {"expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}).json["job_id"]
+    database.rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
+    Expirer(database, dead_letters, interval_seconds=1).run_once()
+    assert [job_id] == dead_letters.ids()
+
+    reply = client.simulate_post(f"/jobs/{job_id}/retry")
+
+    assert {"job_id": job_id, "status": "pending"} == reply.json
+    assert [] == dead_letters.ids()
+    job = client.simulate_get(f"/jobs/{job_id}").json
+    assert ("pending", 0, None) == (job["status"], job["attempts"], job["dead_reason"])
+
+
+def test_a_job_that_is_not_finished_cannot_be_retried(client):
+    job_id = post(client, CSV).json["job_id"]
+
+    reply = client.simulate_post(f"/jobs/{job_id}/retry")
+
+    assert (409, "wrong_status") == (reply.status_code, reply.json["code"])
+
+
+@pytest.mark.parametrize("verb", ["cancel", "retry"])
+@pytest.mark.parametrize("job_id", ["0190aaaa-0000-7000-8000-000000000000", "nonsense"])
+def test_a_job_that_is_not_there_can_be_neither(client, verb, job_id):
+    assert 404 == client.simulate_post(f"/jobs/{job_id}/{verb}").status_code
 
 
 def test_a_method_that_is_not_there_is_405_with_allow(client):
