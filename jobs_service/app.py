@@ -13,7 +13,7 @@ from jobs_service.events import Event
 from jobs_service.metrics import definitions
 from jobs_service.metrics.collector import DatabaseCollector
 from jobs_service.metrics.exposition import build_registry
-from jobs_service.middleware.http import RequestMetrics
+from jobs_service.middleware.http import RequestContext, RequestMetrics
 from jobs_service.models import database_proxy
 from jobs_service.publisher import Publisher
 from jobs_service.registry import load
@@ -35,7 +35,7 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     definitions.zero_api(registry)
     events.subscribe(count_accepted)
 
-    app: falcon.App[Any, Any] = falcon.App(middleware=[RequestMetrics()])
+    app: falcon.App[Any, Any] = falcon.App(middleware=[RequestContext(), RequestMetrics()])
     problems.install(app)
     app.add_route("/jobs", JobCollection(submitter, registry, max_body_bytes=settings.max_body_bytes))
     app.add_route("/jobs/{job_id}", JobItem())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import local
 
+from jobs_service import logs
 from jobs_service.lifecycle import Claim
 
 
@@ -37,6 +38,8 @@ _thread = _Thread()
 
 
 def begin(claim: Claim) -> Running:
+    """Make this the thread's attempt. From here on its log lines say which one, and who asked for the job."""
+    logs.bind(type=claim.type, queue=claim.queue, attempt=claim.attempts, **claim.origin.fields)
     _thread.running = Running(claim)
     return _thread.running
 

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from jobs_service.database import Database
+from jobs_service.origin import Origin
 
 
 class Status(StrEnum):
@@ -92,6 +93,8 @@ class NewJob:
     #: No attempt begins after this.
     expires_at: datetime | None = None
     on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
+    request_id: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,12 @@ class Claim:
     #: Seconds since it was accepted.
     age_seconds: float
     on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
+    request_id: str | None = None
+    traceparent: str | None = None
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.request_id, self.traceparent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +173,17 @@ class Rescued(Moved):
 
 _SUBMIT = """
 INSERT INTO jobs (id, type, status, payload, queue, priority, max_attempts, run_at, publish_at,
-                  expires_at, on_ambiguous)
+                  expires_at, on_ambiguous, request_id, traceparent)
 SELECT id, type, 'pending', payload::jsonb, queue, priority, max_attempts,
-       due, due + publish_grace_seconds * interval '1 second', expires_at, on_ambiguous
+       due, due + publish_grace_seconds * interval '1 second', expires_at, on_ambiguous,
+       request_id, traceparent
 FROM unnest(
   %(id)s::uuid[], %(type)s::text[], %(payload)s::text[], %(queue)s::text[], %(priority)s::smallint[],
   %(max_attempts)s::integer[], %(run_at)s::timestamptz[], %(delay_seconds)s::float8[],
-  %(publish_grace_seconds)s::float8[], %(expires_at)s::timestamptz[], %(on_ambiguous)s::text[]
+  %(publish_grace_seconds)s::float8[], %(expires_at)s::timestamptz[], %(on_ambiguous)s::text[],
+  %(request_id)s::text[], %(traceparent)s::text[]
 ) AS new (id, type, payload, queue, priority, max_attempts, wish, delay_seconds, publish_grace_seconds,
-          expires_at, on_ambiguous)
+          expires_at, on_ambiguous, request_id, traceparent)
 CROSS JOIN LATERAL (
   SELECT GREATEST(now(), COALESCE(wish, now() + delay_seconds * interval '1 second'))
 ) AS dates (due)
@@ -214,12 +225,14 @@ WHERE id = ask.job_id AND (status = 'pending') IS TRUE AND run_at <= now()
   AND (expires_at IS NULL OR expires_at > now())
 RETURNING id, lease_token, jobs.worker_id, type, queue, payload, attempts, max_attempts, crashes,
           extract(epoch FROM now() - run_at)::float8,
-          extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous"""
+          extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
+          request_id, traceparent"""
 
 _CLAIMED = """
 SELECT id, lease_token, worker_id, type, queue, payload, attempts, max_attempts, crashes,
        extract(epoch FROM now() - run_at)::float8,
-       extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous
+       extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
+       request_id, traceparent
 FROM jobs WHERE id = ANY(%(job_ids)s) AND lease_token = ANY(%(tokens)s)"""
 
 

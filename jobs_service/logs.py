@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TextIO, cast
 
 import structlog
@@ -45,10 +45,33 @@ def configure(*, form: str, level: str, service: str, stream: TextIO | None = No
     _take_in_standard_logging(level)
 
 
+def bind_anew(**fields: object) -> None:
+    """Have every further line of this thread carry these fields, and none that were bound before."""
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**fields)
+
+
+def bind(**fields: object) -> None:
+    """Have every further line of this thread carry these fields too."""
+    structlog.contextvars.bind_contextvars(**fields)
+
+
+def bound(**fields: object) -> AbstractContextManager[None]:
+    """Have the lines of a `with` block carry these fields too."""
+    return structlog.contextvars.bound_contextvars(**fields)
+
+
+def take_in(module: str) -> None:
+    """Have what a module logs through the standard `logging` obey the level of our own lines, not that of libraries."""
+    logging.getLogger(module).setLevel(_level)
+
+
 def log_event(event: Event, facts: dict[str, object]) -> None:
     """Write an event as a line. Subscribed to `events`."""
     getattr(structlog.get_logger(), LEVELS.get(event, "info"))(event.value, **facts)
 
+
+_level = logging.INFO
 
 #: Frames without their local values: those are payloads, addresses and passwords.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -99,9 +122,11 @@ class _ToStructlog(logging.Handler):
 
 
 def _take_in_standard_logging(level: str) -> None:
+    global _level  # noqa: PLW0603 - the standard module's levels are the process's, and so is this
+    _level = logging.getLevelNamesMapping()[level.upper()]
     root = logging.getLogger()
     root.handlers = [_ToStructlog()]
-    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+    root.setLevel(max(logging.WARNING, _level))
     # It logs every failed attempt with the exception's text, which may quote a payload: our own events do not.
     logging.getLogger("dramatiq.worker.WorkerThread").setLevel(logging.CRITICAL)
     logging.getLogger("dramatiq.middleware.retries.Retries").setLevel(logging.CRITICAL)

@@ -18,6 +18,8 @@ from peewee import (
     UUIDField,
 )
 
+from jobs_service.origin import Origin
+
 #: Bound to a `Database` by `bind`, once a process.
 database_proxy = DatabaseProxy()
 
@@ -53,6 +55,8 @@ class Job(Model):
     on_ambiguous = CharField()
     dead_reason = CharField(null=True)
     history = RawJSONField()
+    request_id = CharField(null=True)
+    traceparent = CharField(null=True)
 
     class Meta:
         database = database_proxy
@@ -62,7 +66,8 @@ class Job(Model):
         """Return the job as the API shows it. Times are RFC 3339 in UTC, with milliseconds."""
         fields = {name: getattr(self, name) for name in _SHOWN}
         times = {name: _rfc3339(getattr(self, name)) for name in _SHOWN_TIMES}
-        return {"job_id": str(self.id), **fields, **times, "history": self.history}
+        trace_id = Origin(None, self.traceparent).trace_id
+        return {"job_id": str(self.id), **fields, "trace_id": trace_id, **times, "history": self.history}
 
 
 _SHOWN = (
@@ -77,6 +82,7 @@ _SHOWN = (
     "priority",
     "on_ambiguous",
     "dead_reason",
+    "request_id",
 )
 _SHOWN_TIMES = ("run_at", "created_at", "updated_at", "started_at", "finished_at", "expires_at")
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from jobs_service import logs
 from jobs_service.errors import UnknownJobType
 from jobs_service.mailer import Mailer
 from jobs_service.storage import OutputStore
@@ -103,6 +104,7 @@ def load(actor_modules: str = "") -> Registry:
     """Import `actors` and, by their names between commas, further modules with job types. Returns the registry."""
     for module in ("actors", *filter(None, (name.strip() for name in actor_modules.split(",")))):
         importlib.import_module(module)
+        logs.take_in(module)
     return registry
 
 

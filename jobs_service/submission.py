@@ -14,6 +14,7 @@ from jobs_service.events import Event
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import NewJob, OnAmbiguous
 from jobs_service.logs import get_logger
+from jobs_service.origin import Origin
 from jobs_service.publisher import Publisher
 from jobs_service.registry import JobType, Registry
 
@@ -48,7 +49,7 @@ class Submitter:
         self.settings = settings
         self._write = Batch[NewJob, None](lambda jobs: lifecycle.submit(database, jobs))
 
-    def submit(self, submission: Submission) -> NewJob:
+    def submit(self, submission: Submission, origin: Origin) -> NewJob:
         """Commit the job, then ring for it.
 
         Raises `InvalidRequest`, and `DatabaseUnavailable` when the promise could not be made. A silent Redis is
@@ -56,14 +57,14 @@ class Submitter:
         """
         job_type = self.registry.get(submission.type)
         publish = _is_due(submission) and self.publisher.is_open(job_type.queue)
-        job = self._new_job(submission, job_type, publish=publish)
+        job = self._new_job(submission, job_type, origin, publish=publish)
         self._write(job)
         if publish and not self.publisher.publish(job):
             self._leave_to_the_relay(job)
         events.emit(Event.ACCEPTED, job_id=str(job.id), type=job.type, queue=job.queue)
         return job
 
-    def _new_job(self, submission: Submission, job_type: JobType, *, publish: bool) -> NewJob:
+    def _new_job(self, submission: Submission, job_type: JobType, origin: Origin, *, publish: bool) -> NewJob:
         job_type.parse(submission.payload)
         _check_times(submission)
         return NewJob(
@@ -78,6 +79,8 @@ class Submitter:
             publish_grace_seconds=self.settings.republish_seconds if publish else 0,
             expires_at=submission.expires_at,
             on_ambiguous=submission.on_ambiguous,
+            request_id=origin.request_id,
+            traceparent=origin.traceparent,
         )
 
     def _leave_to_the_relay(self, job: NewJob) -> None:

@@ -27,6 +27,7 @@ from jobs_service.maintenance.rescuer import Rescuer
 from jobs_service.maintenance.service import Service
 from jobs_service.maintenance.strays import Strays
 from jobs_service.metrics import definitions
+from jobs_service.middleware.attempt_context import AttemptContext
 from jobs_service.middleware.attempt_metrics import AttemptMetrics
 from jobs_service.middleware.lifecycle_sync import LifecycleSync
 from jobs_service.middleware.time_limit import StrictTimeLimit
@@ -108,6 +109,8 @@ def _middleware(
         ),
         Watchdog(lifecycle_sync, hang_grace_seconds=settings.hang_grace_seconds),
     )
+    # Around the rest, so that no log line of an attempt is without its context.
+    yield AttemptContext(worker_id)
     # Before the others, so its after-hook is the last: what it counts up it counts down, whoever skips the message.
     yield AttemptMetrics()
     # Before Retries, so its after-hook runs once Retries has decided whether and when there is another attempt.

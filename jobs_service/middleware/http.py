@@ -1,11 +1,31 @@
-"""Middleware around requests: their duration."""
+"""Middleware around requests: who asks, and how long the answer takes."""
 
 import time
 from typing import Any
 
 import falcon
 
+from jobs_service import logs
 from jobs_service.metrics.definitions import HTTP_DURATION
+from jobs_service.origin import Origin
+
+
+class RequestContext:
+    """Takes over or makes the request id, echoes it, and binds it and the trace id to every log line of the request."""
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        req.context.origin = Origin.of_request(req.get_header("X-Request-ID"), req.get_header("traceparent"))
+        resp.set_header("X-Request-ID", req.context.origin.request_id)
+        logs.bind_anew(**req.context.origin.fields)
+
+    def process_response(
+        self,
+        req: falcon.Request,  # noqa: ARG002
+        resp: falcon.Response,  # noqa: ARG002
+        resource: Any,  # noqa: ANN401, ARG002
+        req_succeeded: bool,  # noqa: ARG002
+    ) -> None:
+        logs.bind_anew()
 
 
 class RequestMetrics:

@@ -13,7 +13,7 @@ from dramatiq.middleware import Middleware, Shutdown, SkipMessage
 from dramatiq.middleware.threading import Interrupt
 from dramatiq.worker import Worker
 
-from jobs_service import attempt, events, lifecycle
+from jobs_service import attempt, events, lifecycle, logs
 from jobs_service.attempt import Running
 from jobs_service.batch import Batch
 from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, message_of
@@ -185,7 +185,9 @@ class LifecycleSync(Middleware):
         """Give back the attempts of this process, but for the `hung` ones: those count as its crash."""
         for token, running in list(self.running.items()):
             if token not in hung:
-                self._give_back(running)
+                # Not in the attempt's own thread, so nothing of it is bound here.
+                with logs.bound(worker_id=str(self.worker_id), **running.claim.origin.fields):
+                    self._give_back(running)
 
     def _give_back(self, running: Running) -> None:
         if running.effect_begun:

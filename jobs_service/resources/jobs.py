@@ -33,7 +33,8 @@ class JobCollection:
         self.max_body_bytes = max_body_bytes
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        job = self.submitter.submit(bodies.read(req, Submission, max_bytes=self.max_body_bytes))
+        submission = bodies.read(req, Submission, max_bytes=self.max_body_bytes)
+        job = self.submitter.submit(submission, req.context.origin)
         resp.status = falcon.HTTP_CREATED
         resp.set_header("Location", f"/jobs/{job.id}")
         resp.data = b'{"job_id":"%b","status":"pending"}' % str(job.id).encode()

@@ -1,10 +1,13 @@
 """Job types that fail on purpose, for tests with real workers: loaded by ACTOR_MODULES=trying."""
 
+import logging
 import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from jobs_service.errors import Rejected
 from jobs_service.registry import Attempt, job
@@ -16,6 +19,15 @@ def fail_times(payload: dict[str, Any], attempt: Attempt) -> int:
     if attempt.number <= payload["times"]:
         raise RuntimeError(f"attempt {attempt.number} fails, as asked")
     return attempt.number
+
+
+@job("test-log", payload=dict[str, Any])
+def log(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+    """Log as job types do, through structlog and through the standard module; fail the first attempt."""
+    structlog.get_logger().info("Said through structlog")
+    logging.getLogger(__name__).info("Said through logging")
+    if attempt.number == 1:
+        raise RuntimeError("attempt 1 fails, as asked")
 
 
 @job("test-reject", payload=dict[str, Any])

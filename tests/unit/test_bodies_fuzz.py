@@ -12,6 +12,7 @@ from hypothesis import example, given
 from jobs_service.config import Settings
 from jobs_service.errors import InvalidRequest, MalformedBody
 from jobs_service.lifecycle import NewJob
+from jobs_service.origin import Origin
 from jobs_service.registry import load
 from jobs_service.resources import bodies
 from jobs_service.submission import Submission, Submitter
@@ -34,7 +35,7 @@ def accepted(raw):
     environ = create_environ(method="POST", body=raw, headers={"Content-Type": "application/json"})
     try:
         submission = bodies.read(falcon.Request(environ), Submission, max_bytes=1_048_576)
-        return SUBMITTER._new_job(submission, SUBMITTER.registry.get(submission.type), publish=False)
+        return SUBMITTER._new_job(submission, SUBMITTER.registry.get(submission.type), Origin(), publish=False)
     except InvalidRequest as refusal:
         return assert_ours(refusal)
     except (falcon.HTTPLengthRequired, falcon.HTTPContentTooLarge):
