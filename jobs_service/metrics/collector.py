@@ -18,15 +18,31 @@ log = get_logger(__name__)
 #: Seconds an answer is served again, so that a storm of scrapes asks PostgreSQL once.
 CACHE_SECONDS = 2.0
 
+#: An answer that took long, as counting a huge backlog does, is kept for so many times as long.
+CACHE_FACTOR = 20
+
 STATES = ("scheduled", "pending", "retrying", "processing")
 
-# The first part, the only one that grows with a backlog, is answered by the index jobs_waiting alone.
+# Each queue for itself: grouped by queue, a backlog of which PostgreSQL has no statistics yet would be sorted first.
+# What is due, the only part that grows with a backlog, is answered by the index jobs_waiting alone.
 _CURRENT = """
-SELECT queue, 'pending', count(*), extract(epoch FROM now() - min(run_at))::float8
-FROM jobs WHERE status = 'pending' AND run_at <= now() GROUP BY queue
-UNION ALL
-SELECT queue, CASE WHEN attempts > 0 THEN 'retrying' ELSE 'scheduled' END AS state, count(*), 0
-FROM jobs WHERE status = 'pending' AND run_at > now() GROUP BY queue, state
+WITH RECURSIVE queues (queue) AS (
+  (SELECT queue FROM jobs WHERE status = 'pending' ORDER BY queue LIMIT 1)
+  UNION ALL
+  SELECT (SELECT jobs.queue FROM jobs WHERE status = 'pending' AND jobs.queue > queues.queue ORDER BY queue LIMIT 1)
+  FROM queues WHERE queue IS NOT NULL
+)
+SELECT queue, state, jobs, age
+FROM queues
+CROSS JOIN LATERAL (
+  SELECT 'pending', count(*), COALESCE(extract(epoch FROM now() - min(run_at)), 0)::float8
+  FROM jobs WHERE status = 'pending' AND jobs.queue = queues.queue AND run_at <= now()
+  UNION ALL
+  SELECT unnest(ARRAY['scheduled', 'retrying']),
+         unnest(ARRAY[count(*) FILTER (WHERE attempts = 0), count(*) FILTER (WHERE attempts > 0)]), 0
+  FROM jobs WHERE status = 'pending' AND jobs.queue = queues.queue AND run_at > now()
+) AS counts (state, jobs, age)
+WHERE queue IS NOT NULL
 UNION ALL
 SELECT queue, 'processing', count(*), 0 FROM jobs WHERE status = 'processing' GROUP BY queue"""
 
@@ -53,8 +69,10 @@ class DatabaseCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         with self._lock:
             if time.monotonic() >= self._cached_until:
+                began_at = time.monotonic()
                 self._cached = list(self._measure())
-                self._cached_until = time.monotonic() + CACHE_SECONDS
+                took = time.monotonic() - began_at
+                self._cached_until = time.monotonic() + max(CACHE_SECONDS, took * CACHE_FACTOR)
         yield from self._cached
 
     def _measure(self) -> Iterator[GaugeMetricFamily]:
