@@ -1,11 +1,15 @@
 """The peewee tables, and what is read from them. Nothing here writes: jobs are written by `lifecycle.py` alone."""
 
+import functools
+import operator
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from peewee import (
+    SQL,
     CharField,
     DatabaseProxy,
     DateTimeField,
@@ -15,9 +19,11 @@ from peewee import (
     ModelSelect,
     SmallIntegerField,
     TextField,
+    Tuple,
     UUIDField,
 )
 
+from jobs_service.lifecycle import Status
 from jobs_service.origin import Origin
 
 #: Bound to a `Database` by `bind`, once a process.
@@ -91,16 +97,38 @@ def find_job(job_id: UUID) -> Job | None:
     return Job.get_or_none(Job.id == job_id)
 
 
-def newest_jobs(*, status: str | None, job_type: str | None, before: UUID | None, limit: int) -> list[Job]:
+def newest_jobs(*, status: Status | None, job_type: str | None, before: UUID | None, limit: int) -> list[Job]:
     """Return up to `limit` jobs, newest first; only those older than the job `before`, if it is given."""
-    query: ModelSelect[Job] = Job.select().order_by(Job.id.desc()).limit(limit)
-    if status is not None:
-        query = query.where(Job.status == status)
     if job_type is not None:
-        query = query.where(Job.type == job_type)
-    if before is not None:
-        query = query.where(Job.id < before)
-    return list(query)
+        return list(_newest_of_type(job_type, [status] if status else list(Status), before or _LAST, limit))
+    if status is not None:
+        return list(_newest_of_status(status, before or _LAST, limit))
+    return list(Job.select().where(Job.id < (before or _LAST)).order_by(Job.id.desc()).limit(limit))
+
+
+#: Before and behind every id there is.
+_FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
+
+# Each of these asks for an order that only the index made for it has. Asked for `id DESC`, PostgreSQL may by its
+# statistics prefer the primary key, and walk over a million newer jobs of another kind.
+
+
+def _newest_of_status(status: Status, before: UUID, limit: int) -> "ModelSelect[Job]":
+    place = Tuple(Job.status, Job.id)
+    selected: ModelSelect[Job] = Job.select().where(place >= Tuple(status, _FIRST), place < Tuple(status, before))
+    return selected.order_by(Job.status.desc(), Job.id.desc()).limit(limit)
+
+
+def _newest_of_type(job_type: str, statuses: Sequence[Status], before: UUID, limit: int) -> "ModelSelect[Job]":
+    """Select of each status the newest, and of these the newest."""
+    of_type: ModelSelect[Job] = Job.select().where(Job.type == job_type, Job.id < before)
+    pages = [
+        of_type.where(Job.status == status).order_by(Job.id.desc(nulls="last")).limit(limit) for status in statuses
+    ]
+    if len(pages) == 1:
+        return pages[0]
+    merged: ModelSelect[Job] = functools.reduce(operator.add, pages).order_by(SQL("id").desc()).limit(limit)
+    return merged
 
 
 def _rfc3339(moment: datetime | None) -> str | None:

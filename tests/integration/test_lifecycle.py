@@ -229,7 +229,7 @@ def test_a_claim_looks_its_job_up_by_id_whatever_the_statistics_say(database, su
     plan = "\n".join(line for (line,) in database.rows("EXPLAIN " + lifecycle._CLAIM, names))
 
     assert "jobs_pkey" in plan
-    assert "jobs_not_completed" not in plan
+    assert "jobs_by_status" not in plan
     assert "jobs_waiting" not in plan
 
 

@@ -1,0 +1,243 @@
+"""No statement reads more as the table grows: the plans of all that the service sends, on a table of 100,000 jobs.
+
+With fresh statistics, and with those of a table that was empty: a burst of jobs is there before the next ANALYZE.
+"""
+
+from itertools import count
+from uuid import UUID, uuid4
+
+import falcon.testing
+import pytest
+from conftest import add_worker, claim_one, complete_one
+from plans import Watch
+
+from jobs_service import lifecycle
+from jobs_service.app import create_app
+from jobs_service.dead_letters import DeadLetterList
+from jobs_service.ids import new_id
+from jobs_service.lifecycle import Ask, DeadReason, Failure, NewJob, Status
+from jobs_service.maintenance.dead_letters import DeadLetters
+from jobs_service.maintenance.relay import Relay
+from jobs_service.maintenance.rescuer import Rescuer
+from jobs_service.metrics.collector import DatabaseCollector
+
+JOBS = 100_000
+#: Rows that a statement about a few jobs may read, and the pages it may look at for them.
+FEW, FEW_PAGES = 100, 200
+
+FAILURE = Failure("E", "m", "t", 0)
+
+# Ids in the order of time. What is looked for lies behind a wall of other jobs, whichever way one looks: the rare type
+# and the rare states at the old end, completed jobs and waiting jobs each behind the other.
+_FILL = """
+INSERT INTO jobs (id, type, status, payload, queue, priority, attempts, run_at, publish_at, started_at, finished_at,
+                  lease_token, worker_id, dead_reason)
+SELECT ('01890000-' || lpad(to_hex(i / 4096), 4, '0') || '-7' || lpad(to_hex(i %% 4096), 3, '0')
+         || '-8000-' || substr(md5(i::text), 1, 12))::uuid,
+       CASE WHEN i <= 100 THEN 'EMAIL_SEND' ELSE 'csv-generation' END,
+       status, '{"name": "Alice", "score": 95}', 'default', i %% 10,
+       CASE WHEN status = 'pending' AND i %% 20 > 0 THEN 0 ELSE 1 END,
+       due, due + CASE WHEN i %% 10 = 9 AND i < 90000 THEN interval '1 hour' ELSE interval '0' END,
+       CASE WHEN status <> 'pending' THEN now() - interval '1 minute' END,
+       CASE WHEN status IN ('completed', 'failed') THEN now() - i * interval '1 ms' END,
+       CASE WHEN status = 'processing' THEN gen_random_uuid() END, %(worker_id)s,
+       CASE WHEN status = 'failed' THEN 'rejected' END
+FROM generate_series(1, %(jobs)s) AS i
+CROSS JOIN LATERAL (SELECT CASE
+  WHEN i %% 5 = 0 AND i <= 100 THEN 'pending' WHEN i %% 5 = 1 AND i <= 100 THEN 'processing'
+  WHEN i %% 5 = 2 AND i <= 100 THEN 'failed'
+  WHEN i BETWEEN 30000 AND 35000 OR i > 85000 THEN 'pending' ELSE 'completed' END) AS states (status)
+CROSS JOIN LATERAL (SELECT CASE WHEN i %% 7 = 0 THEN now() + i * interval '1 s' ELSE now() - i * interval '1 ms' END)
+  AS dates (due)"""
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="module", params=["fresh statistics", "statistics of an empty table"])
+def full_database_url(request, postgres):
+    name = f"test_plans_{next(_numbers)}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE jobs_template")
+    postgres.execute("ALTER TABLE jobs SET (autovacuum_enabled = off)", name)
+    if "empty" in request.param:
+        postgres.execute("ANALYZE", name)
+    fill = _FILL.replace("%(worker_id)s", f"'{uuid4()}'::uuid").replace("%(jobs)s", str(JOBS)).replace("%%", "%")
+    postgres.execute(fill, name)
+    if "fresh" in request.param:
+        postgres.execute("ANALYZE", name)
+    yield postgres.url_of(name)
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database_url(full_database_url):
+    return full_database_url
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    return Watch(monkeypatch)
+
+
+@pytest.fixture
+def client(settings):
+    return falcon.testing.TestClient(create_app(settings))
+
+
+def assert_small(watch, *, rows=FEW, pages=FEW_PAGES, sorted_rows=None):
+    """No statement since the last look read a whole table, or more than so many rows or pages, or sorted more."""
+    assert watch.plans
+    for plan in watch.plans:
+        assert not plan.whole_tables, str(plan)
+        assert plan.rows <= rows, str(plan)
+        assert plan.sorted <= (rows if sorted_rows is None else sorted_rows), str(plan)
+        assert plan.blocks <= pages, f"{plan.blocks} pages: {plan}"
+    watch.clear()
+
+
+def new_job(**fields):
+    return NewJob(**{"id": new_id(), "type": "csv-generation", "payload": "{}", "queue": "default"} | fields)
+
+
+def due(database, limit):
+    return [
+        job_id
+        for (job_id,) in database.rows(
+            "SELECT id FROM jobs WHERE status = 'pending' AND run_at <= now() ORDER BY random() LIMIT %s", (limit,)
+        )
+    ]
+
+
+def test_submissions(watch, database):
+    jobs = [new_job(priority=5, max_attempts=3) for _ in range(8)]
+
+    lifecycle.submit(database, jobs)
+    lifecycle.publish_soon(database, jobs[0].id)
+    lifecycle.published(database, [job.id for job in jobs], republish_seconds=20)
+
+    assert 3 == len(watch.plans)
+    assert_small(watch)
+
+
+def test_claims_and_completions(watch, database, worker_id):
+    asks = [Ask(job_id, worker_id) for job_id in due(database, 8)]
+    watch.clear()
+
+    claims = lifecycle.claim(database, asks)
+    again = lifecycle.claim(database, asks)
+    completed = lifecycle.complete(database, [(claim, '"output/x.csv"') for claim in claims])
+    twice = lifecycle.complete(database, [(claim, '"output/x.csv"') for claim in claims])
+
+    assert None not in claims
+    assert claims == again or [claim.token for claim in claims] == [claim.token for claim in again]
+    assert [True] * 16 == completed + twice
+    assert_small(watch)
+
+
+def test_verdicts(watch, database, worker_id):
+    retried, buried, released, unknown = due(database, 4)
+    claims = [claim_one(database, job_id, worker_id) for job_id in (retried, buried, released)]
+    watch.clear()
+
+    assert lifecycle.retry(database, claims[0], FAILURE, delay_seconds=60)
+    assert lifecycle.bury(database, claims[1], FAILURE, reason=DeadReason.REJECTED)
+    assert lifecycle.release(database, claims[2])
+    assert lifecycle.bury_unknown(database, unknown, grace_seconds=-3600)
+    assert not complete_one(database, claims[0], "null")
+    assert_small(watch)
+
+
+def test_one_job(watch, client, database):
+    [job_id] = due(database, 1)
+    watch.clear()
+
+    assert 200 == client.simulate_get(f"/jobs/{job_id}").status_code
+    assert_small(watch)
+
+
+#: Where a list may begin: at the newest job, and behind the waiting, the completed and the waiting ones.
+CURSORS = [None, 85_000, 35_000, 30_000]
+
+
+@pytest.mark.parametrize("job_type", [None, "csv-generation", "EMAIL_SEND"])
+@pytest.mark.parametrize("status", [None, *Status])
+def test_lists(watch, client, database, status, job_type):
+    for place in CURSORS:
+        filters = {"status": status, "type": job_type, "cursor": place and cursor_at(database, place)}
+        watch.clear()
+
+        reply = client.simulate_get("/jobs", params={name: value for name, value in filters.items() if value})
+
+        assert 200 == reply.status_code
+        # Up to 51 of each status.
+        assert_small(watch, rows=5 * 51 + 51, pages=5 * FEW_PAGES)
+
+
+def cursor_at(database, place):
+    from jobs_service.resources.jobs import _encode_cursor
+
+    (job_id,) = database.row("SELECT id FROM jobs WHERE id > %s ORDER BY id LIMIT 1", (number_as_id(place),))
+    return _encode_cursor(job_id)
+
+
+def number_as_id(place):
+    return UUID(f"01890000-{place // 4096:04x}-7{place % 4096:03x}-8000-000000000000")
+
+
+def test_the_relay(watch, database, broker):
+    dead_letters = DeadLetterList(broker.client)
+    dead_letters.set_epoch("1")
+    broker.window = 700
+    relay = Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
+
+    assert {"published": 700} == relay.run_once()
+
+    # A batch of each of ten priorities, and what is published already, at most a window: here less than 1,000.
+    assert_small(watch, rows=10 * 500 + 1_000, pages=12_000)
+    assert {"published": 0} == relay.run_once()
+
+
+def test_the_relay_after_redis_lost_its_data(watch, database, broker):
+    """Once in a while this looks at every waiting job; never at the whole table."""
+    waiting = database.row("SELECT count(*) FROM jobs WHERE status = 'pending' AND run_at <= now()")[0]
+    watch.clear()
+
+    Relay(database, broker, DeadLetterList(broker.client), interval_seconds=1, republish_seconds=20)._start_over()
+
+    assert_small(watch, rows=2 * waiting, pages=3 * waiting, sorted_rows=0)
+
+
+def test_the_rescuer(watch, database, broker):
+    lost = uuid4()
+    add_worker(database, lost, silent_seconds=3600)
+    for job_id in due(database, 3):
+        claim_one(database, job_id, lost)
+    watch.clear()
+
+    rescuer = Rescuer(
+        database, DeadLetterList(broker.client), interval_seconds=5, lease_seconds=0.001, heartbeat_seconds=1
+    )
+
+    assert rescuer.run_once()["rescued"]
+    assert_small(watch, pages=1_000)
+
+
+def test_the_dead_letters(watch, database, broker):
+    """Counting and listing them reads the failed jobs, and no others."""
+    dead_letters = DeadLetterList(broker.client)
+    for job_id in due(database, 300):
+        lifecycle.bury_unknown(database, job_id, grace_seconds=-3600)
+    watch.clear()
+
+    assert DeadLetters(database, dead_letters, interval_seconds=10).run_once()["rebuilt"] >= 300
+    assert_small(watch, rows=1_000, pages=1_000)
+
+
+def test_the_scrape(watch, database):
+    """Counting reads what waits, runs or has failed; never what is completed, nearly all of a grown table."""
+    unfinished = database.row("SELECT count(*) FROM jobs WHERE status <> 'completed'")[0]
+    watch.clear()
+
+    list(DatabaseCollector(database, queues=["default"], lease_seconds=15).collect())
+
+    # Sorted, by queue, are only the running and the dead: at most 500 here.
+    assert_small(watch, rows=2 * unfinished, pages=unfinished, sorted_rows=500)
