@@ -16,13 +16,13 @@ from jobs_service.storage import OutputStore
 BATCH = 1_000
 BATCHES = 20
 
-# Ids are in the order of acceptance, so the oldest jobs are found by the primary key, or by jobs_by_status: no
-# index has to be kept for this alone. What was looked at is not looked at again before the walk has reached its end.
+# Ids are in the order of acceptance, so the oldest jobs are found by jobs_by_status: no index has to be kept for this
+# alone. What was looked at is not looked at again before the walk has reached its end.
 _EXPIRED = """
 SELECT id, finished_at < now() - %(retention)s * interval '1 second'
 FROM jobs
-WHERE status = %(status)s AND id > %(after)s AND id < %(before)s
-ORDER BY id LIMIT %(limit)s"""
+WHERE (status, id) > (%(status)s, %(after)s) AND (status, id) < (%(status)s, %(before)s)
+ORDER BY status, id LIMIT %(limit)s"""
 
 _FIRST = UUID(int=0)
 

@@ -32,10 +32,11 @@ WHERE queue IS NOT NULL AND NOT EXISTS (
   SELECT FROM workers WHERE waiting.queue = ANY(queues) AND heartbeat_at > now() - %s * interval '1 second'
 )"""
 
+# In the order of jobs_waiting, so that it is read and not the table.
 _STRAYS = """
 SELECT id, type FROM jobs
 WHERE status = 'pending' AND queue = %(queue)s AND run_at < now() - %(grace)s * interval '1 second'
-LIMIT %(limit)s"""
+ORDER BY priority DESC, run_at, id LIMIT %(limit)s"""
 
 
 class Strays(Service):

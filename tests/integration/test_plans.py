@@ -17,9 +17,13 @@ from jobs_service.dead_letters import DeadLetterList
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Ask, DeadReason, Failure, NewJob, Status
 from jobs_service.maintenance.dead_letters import DeadLetters
+from jobs_service.maintenance.expirer import Expirer
+from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.rescuer import Rescuer
+from jobs_service.maintenance.strays import Strays
 from jobs_service.metrics.collector import DatabaseCollector
+from jobs_service.storage import LocalOutputs
 
 JOBS = 100_000
 #: Rows that a statement about a few jobs may read, and the pages it may look at for them.
@@ -134,15 +138,30 @@ def test_claims_and_completions(watch, database, worker_id):
 
 
 def test_verdicts(watch, database, worker_id):
-    retried, buried, released, unknown = due(database, 4)
-    claims = [claim_one(database, job_id, worker_id) for job_id in (retried, buried, released)]
+    *begun, unknown, cancelled = due(database, 6)
+    claims = [claim_one(database, job_id, worker_id) for job_id in begun]
     watch.clear()
+
+    assert lifecycle.begin_effect(database, claims[0])
 
     assert lifecycle.retry(database, claims[0], FAILURE, delay_seconds=60)
     assert lifecycle.bury(database, claims[1], FAILURE, reason=DeadReason.REJECTED)
     assert lifecycle.release(database, claims[2])
+    assert lifecycle.snooze(database, claims[3], "busy", delay_seconds=1)
     assert lifecycle.bury_unknown(database, unknown, grace_seconds=-3600)
     assert not complete_one(database, claims[0], "null")
+    assert lifecycle.cancel(database, cancelled)
+    assert lifecycle.redrive(database, cancelled)
+    lifecycle.move(database, begun, queue="default")
+    assert_small(watch)
+
+
+def test_a_worker_that_ends(watch, database, worker_id):
+    for job_id in due(database, 3):
+        claim_one(database, job_id, worker_id)
+    watch.clear()
+
+    assert 3 == len(lifecycle.release_worker(database, worker_id))
     assert_small(watch)
 
 
@@ -219,6 +238,43 @@ def test_the_rescuer(watch, database, broker):
 
     assert rescuer.run_once()["rescued"]
     assert_small(watch, pages=1_000)
+
+
+def test_the_expirer(watch, database, broker):
+    late = [new_job(priority=5, max_attempts=3) for _ in range(20)]
+    lifecycle.submit(database, late)
+    ids = [job.id for job in late]
+    database.rows("UPDATE jobs SET expires_at = now() - interval '1 s' WHERE id = ANY(%s)", (ids,))
+    watch.clear()
+
+    assert {"expired": 20} == Expirer(database, DeadLetterList(broker.client), interval_seconds=5).run_once()
+    assert_small(watch, pages=1_000)
+
+
+@pytest.mark.usefixtures("worker_id")
+def test_the_strays(watch, database, broker):
+    """A queue without a worker, beside the long one that has one; and the long one when it has none."""
+    lifecycle.submit(database, [new_job(priority=5, max_attempts=3, type="gone", queue="gone") for _ in range(20)])
+    database.rows("UPDATE jobs SET run_at = now() - interval '1 hour' WHERE queue = 'gone'")
+    strays = Strays(database, broker, DeadLetterList(broker.client), interval_seconds=60)
+    watch.clear()
+
+    assert {"moved": 0, "buried": 20} == strays.run_once()
+    assert_small(watch)
+    assert strays._strays("default")
+    assert_small(watch, rows=500, pages=2_000)
+
+
+@pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED])
+def test_the_pruner(watch, database, tmp_path, status):
+    """From the oldest on, a batch at a time."""
+    outputs = LocalOutputs(tmp_path)
+    pruner = Pruner(database, outputs, interval_seconds=60, retention_seconds={status: 86_400})
+
+    pruner._walk(status)
+    pruner._walk(status)
+
+    assert_small(watch, rows=1_000, pages=2_000)
 
 
 def test_the_dead_letters(watch, database, broker):
