@@ -4,14 +4,13 @@ from typing import Any
 
 import falcon
 
-from jobs_service import events
+from jobs_service import events, logs
 from jobs_service.broker import JobBroker, redis_client
 from jobs_service.config import Settings
 from jobs_service.database import open_database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
-from jobs_service.metrics import definitions
-from jobs_service.metrics.collector import DatabaseCollector
+from jobs_service.metrics import definitions, log_records
 from jobs_service.metrics.exposition import build_registry
 from jobs_service.middleware.http import RequestContext, RequestMetrics
 from jobs_service.models import database_proxy
@@ -31,9 +30,9 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     database_proxy.initialize(database)
     broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
     submitter = Submitter(database, Publisher(broker), registry, settings)
-    collector = DatabaseCollector(database, queues=registry.queues, lease_seconds=settings.lease_seconds)
     definitions.zero_api(registry)
-    events.subscribe(count_accepted)
+    events.subscribe(count)
+    logs.observe(log_records.count)
 
     app: falcon.App[Any, Any] = falcon.App(middleware=[RequestContext(), RequestMetrics()])
     problems.install(app)
@@ -43,10 +42,19 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     app.add_route("/jobs/{job_id}/retry", JobRetry(database, DeadLetterList(broker.client)))
     app.add_route("/livez", Liveness())
     app.add_route("/readyz", Readiness(database, broker.client))
-    app.add_route("/metrics", Metrics(build_registry(collector)))
+    served = build_registry(settings, registry)
+    app.add_route("/metrics", Metrics(served, everyone=settings.metrics_access == "everyone"))
     return app
 
 
-def count_accepted(event: Event, facts: dict[str, Any]) -> None:
-    if event is Event.ACCEPTED:
-        definitions.ENQUEUED.labels(facts["queue"], facts["type"], "api").inc()
+def count(event: Event, facts: dict[str, Any]) -> None:
+    """Count what the API's events say."""
+    match event:
+        case Event.ACCEPTED:
+            definitions.ENQUEUED.labels(facts["queue"], facts["type"], "api").inc()
+        case Event.REDRIVEN:
+            definitions.ENQUEUED.labels(facts["queue"], facts["type"], "redrive").inc()
+        case Event.CANCELLED:
+            definitions.FINISHED.labels(facts["queue"], facts["type"], "cancelled").inc()
+        case Event.NOT_PUBLISHED:
+            definitions.ENQUEUE_ERRORS.labels("broker_unavailable").inc()

@@ -27,8 +27,10 @@ from dramatiq.middleware import Middleware
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from jobs_service import events
 from jobs_service.config import Settings
 from jobs_service.errors import BrokerUnavailable
+from jobs_service.events import Event
 from jobs_service.ids import milliseconds_of
 from jobs_service.logs import get_logger
 from jobs_service.registry import spelling
@@ -234,7 +236,7 @@ class Doorbell(Consumer):
             return None
 
     def _quarantine(self, data: bytes) -> None:
-        log.error("Undecodable message set aside", queue=self.queue_name, key=UNDECODABLE, bytes=len(data))
+        events.emit(Event.QUARANTINED, queue=self.queue_name, key=UNDECODABLE, bytes=len(data))
         try:
             self.client.lpush(UNDECODABLE, data[:65_536])
             self.client.ltrim(UNDECODABLE, 0, UNDECODABLE_KEPT - 1)

@@ -42,6 +42,25 @@ def _seconds(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def _ratio(value: str) -> float:
+    if not re.fullmatch(r"0\.\d{1,6}", value) or not 0 < float(value) < 1:
+        raise ValueError("expected a number between 0 and 1, such as 0.99")
+    return float(value)
+
+
+def seconds_by_name(value: str) -> dict[str, float]:
+    """Return {name: seconds} of a text such as mail=300,reports=3600. Raises `ValueError`."""
+    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+    if not all(name.strip() for name, _, _ in pairs):
+        raise ValueError("expected name=seconds, with commas between them")
+    return {name.strip(): _seconds(0.001, 31_536_000)(seconds.strip()) for name, _, seconds in pairs}
+
+
+def _seconds_by_name(value: str) -> str:
+    seconds_by_name(value)
+    return value
+
+
 def _url(*schemes: str) -> Callable[[str], str]:
     example = f"{schemes[0]}://user:password@host:port/name"
 
@@ -137,8 +156,17 @@ class Settings:
     metrics_host: str = _setting("127.0.0.1", _host)
     worker_metrics_port: int = _setting(9191, _whole(1, 65535))
     prometheus_multiproc_dir: str = _setting("", _text)
+    metrics_access: str = _setting("internal", _choice("internal", "everyone"))
+    dramatiq_metrics: str = _setting("on", _choice("on", "off"))
     log_format: str = _setting("auto", _choice("auto", "console", "json"))
     log_level: str = _setting("info", _choice("debug", "info", "warning", "error"))
+
+    # What each queue is to keep to: exported with the metrics, so that alerts are measured against it.
+    slo_latency_seconds: float = _setting(60.0, _seconds(0.001, 31_536_000))
+    slo_queue_latency_seconds: str = _setting("", _seconds_by_name)
+    slo_latency_ratio: float = _setting(0.99, _ratio)
+    slo_success_ratio: float = _setting(0.99, _ratio)
+    slo_dead_letters: int = _setting(100, _whole(0, 1_000_000_000))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:

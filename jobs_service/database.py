@@ -202,14 +202,18 @@ class _NoLock:
     def __exit__(self, *_: object) -> None: ...
 
 
-def open_database(settings: Settings) -> Database:
-    """Return the database of these settings. Connects at the first statement of each thread, not now."""
+def open_database(settings: Settings, *, thread_safe: bool = True) -> Database:
+    """Return the database of these settings. Connects at the first statement of each thread, not now.
+
+    With `thread_safe` False there is one connection, for callers that take turns.
+    """
     statement_ms = settings.database_statement_timeout_seconds * 1000
     return Database(
         settings.database_url.replace("postgres://", "postgresql://", 1),
         connect_seconds=settings.database_connect_timeout_seconds,
         # PostgreSQL is to end a slow statement itself, which keeps the connection; this is for when it cannot.
         answer_seconds=settings.database_statement_timeout_seconds + 1,
+        thread_safe=thread_safe,
         application_name=f"async-job-system {threading.current_thread().name}",
         options=f"-c timezone=UTC -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=30s"
         # For the server's side: the session, and the leader's lock with it, of a machine that vanished.

@@ -25,6 +25,8 @@ class Event(StrEnum):
     PRUNED = "Jobs pruned"
     BREAKER_OPENED = "Breaker opened"
     BREAKER_CLOSED = "Breaker closed"
+    NOT_PUBLISHED = "Message not sent; the relay will ring"
+    QUARANTINED = "Undecodable message set aside"
 
 
 Subscriber = Callable[[Event, dict[str, object]], None]

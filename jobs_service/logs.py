@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager, suppress
 from typing import Any, TextIO, cast
 
@@ -16,7 +17,9 @@ LEVELS = {
     Event.REFUSED: "warning",
     Event.AMBIGUOUS: "warning",
     Event.BREAKER_OPENED: "error",
+    Event.NOT_PUBLISHED: "warning",
     Event.FAILED: "error",
+    Event.QUARANTINED: "error",
     Event.NOT_CLAIMED: "debug",
 }
 
@@ -35,6 +38,7 @@ def configure(*, form: str, level: str, service: str, stream: TextIO | None = No
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            _observed,
             structlog.processors.TimeStamper(fmt="iso", utc=not console),
             *_rendering(stream, console=console, service=service),
         ],
@@ -64,6 +68,24 @@ def bound(**fields: object) -> AbstractContextManager[None]:
 def take_in(module: str) -> None:
     """Have what a module logs through the standard `logging` obey the level of our own lines, not that of libraries."""
     logging.getLogger(module).setLevel(_level)
+
+
+#: Called with the level and the module of each line from warning up.
+_observers: list[Callable[[str, str], None]] = []
+
+
+def observe(observer: Callable[[str, str], None]) -> None:
+    """Have `observer` told of each line from warning up. A job's events have the module "events"."""
+    if observer not in _observers:
+        _observers.append(observer)
+
+
+def _observed(_: object, __: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if fields["level"] in {"warning", "error", "critical"}:
+        for observer in _observers:
+            with suppress(Exception):
+                observer(fields["level"], fields.get("module") or "events")
+    return fields
 
 
 def log_event(event: Event, facts: dict[str, object]) -> None:

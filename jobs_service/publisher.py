@@ -2,12 +2,11 @@
 
 import time
 
+from jobs_service import events
 from jobs_service.broker import JobBroker, message_for
 from jobs_service.errors import BrokerUnavailable
+from jobs_service.events import Event
 from jobs_service.lifecycle import NewJob
-from jobs_service.logs import get_logger
-
-log = get_logger(__name__)
 
 #: Seconds a queue is left to the relay after it was found full, or Redis silent.
 CLOSED_SECONDS = 1.0
@@ -56,4 +55,4 @@ class Publisher:
     def _close(self, queue: str, error: str) -> None:
         self._closed_until[queue] = time.monotonic() + CLOSED_SECONDS
         self._counted_at[queue] = 0
-        log.warning("Redis does not answer; the relay will publish", queue=queue, error=error)
+        events.emit(Event.NOT_PUBLISHED, queue=queue, error=error)

@@ -14,6 +14,7 @@ from jobs_service.events import Event
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import NewJob, OnAmbiguous
 from jobs_service.logs import get_logger
+from jobs_service.metrics.definitions import ENQUEUE_ERRORS
 from jobs_service.origin import Origin
 from jobs_service.publisher import Publisher
 from jobs_service.registry import JobType, Registry
@@ -58,11 +59,18 @@ class Submitter:
         job_type = self.registry.get(submission.type)
         publish = _is_due(submission) and self.publisher.is_open(job_type.queue)
         job = self._new_job(submission, job_type, origin, publish=publish)
-        self._write(job)
+        self._commit(job)
         if publish and not self.publisher.publish(job):
             self._leave_to_the_relay(job)
         events.emit(Event.ACCEPTED, job_id=str(job.id), type=job.type, queue=job.queue)
         return job
+
+    def _commit(self, job: NewJob) -> None:
+        try:
+            self._write(job)
+        except DatabaseUnavailable:
+            ENQUEUE_ERRORS.labels("database_unavailable").inc()
+            raise
 
     def _new_job(self, submission: Submission, job_type: JobType, origin: Origin, *, publish: bool) -> NewJob:
         job_type.parse(submission.payload)

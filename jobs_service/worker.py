@@ -26,7 +26,8 @@ from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.rescuer import Rescuer
 from jobs_service.maintenance.service import Service
 from jobs_service.maintenance.strays import Strays
-from jobs_service.metrics import definitions
+from jobs_service.metrics import definitions, log_records
+from jobs_service.metrics.objectives import Objectives
 from jobs_service.middleware.attempt_context import AttemptContext
 from jobs_service.middleware.attempt_metrics import AttemptMetrics
 from jobs_service.middleware.lifecycle_sync import LifecycleSync
@@ -34,6 +35,7 @@ from jobs_service.middleware.time_limit import StrictTimeLimit
 from jobs_service.middleware.worker_services import WorkerServices
 from jobs_service.presence import Presence
 from jobs_service.registry import Registry, load
+from jobs_service.sampler import Sampler
 from jobs_service.storage import LocalOutputs, OutputStore
 from jobs_service.supervisor import end_with_parent
 from jobs_service.watchdog import Watchdog
@@ -55,7 +57,8 @@ def boot() -> None:
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     events.subscribe(logs.log_event)
     registry = load(settings.actor_modules)
-    definitions.zero(registry)
+    definitions.zero_worker(registry)
+    logs.observe(log_records.count)
     outputs = LocalOutputs(Path(settings.output_dir))
     warn_of_long_types(registry, settings)
     broker = build_broker(settings, new_id(), outputs)
@@ -97,6 +100,7 @@ def _middleware(
 ) -> Iterator[Middleware]:
     """Yield the middleware in order: `before_*` hooks run down the list, `after_*` hooks up it."""
     lifecycle_sync = LifecycleSync(database, broker, dead_letters, worker_id)
+    attempt_metrics = AttemptMetrics(Objectives(settings))
     # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
     yield WorkerServices(
         broker,
@@ -108,11 +112,12 @@ def _middleware(
             silence_seconds=settings.lease_seconds + settings.relay_seconds,
         ),
         Watchdog(lifecycle_sync, hang_grace_seconds=settings.hang_grace_seconds),
+        Sampler(lifecycle_sync, attempt_metrics),
     )
     # Around the rest, so that no log line of an attempt is without its context.
     yield AttemptContext(worker_id)
     # Before the others, so its after-hook is the last: what it counts up it counts down, whoever skips the message.
-    yield AttemptMetrics()
+    yield attempt_metrics
     # Before Retries, so its after-hook runs once Retries has decided whether and when there is another attempt.
     yield lifecycle_sync
     yield Retries()

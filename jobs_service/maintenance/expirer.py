@@ -22,5 +22,5 @@ class Expirer(Service):
         expired = lifecycle.expire(self.database)
         for job in expired:
             self.dead_letters.push(job.job_id)
-            events.emit(Event.FAILED, **job.facts, error="Expired", reason=DeadReason.EXPIRED, seconds=0.0)
+            events.emit(Event.FAILED, **job.facts, error="Expired", reason=DeadReason.EXPIRED)
         return {"expired": len(expired)}

@@ -10,6 +10,7 @@ from jobs_service.database import Database
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
 from jobs_service.logs import get_logger
 from jobs_service.maintenance.service import Service
+from jobs_service.metrics import definitions as metrics
 
 log = get_logger(__name__)
 
@@ -40,6 +41,10 @@ class Maintenance:
         self._failing: set[str] = set()
 
     def start(self) -> None:
+        metrics.MAINTENANCE_LEADER.labels().set(0)
+        for service in self.services:
+            for row in (metrics.MAINTENANCE_LAST_RUN, metrics.MAINTENANCE_DURATION, metrics.MAINTENANCE_ERRORS):
+                row.labels(service.name)
         self._thread.start()
 
     def stop(self) -> None:
@@ -63,6 +68,7 @@ class Maintenance:
 
     def _resign(self) -> None:
         self._elected_on = None
+        metrics.MAINTENANCE_LEADER.labels().set(0)
         self.database.discard()
 
     def _is_leader(self) -> bool:
@@ -70,6 +76,7 @@ class Maintenance:
             if self._elected_on is not None and self._elected_on is self.database.connection():
                 return True
             self._elected_on = None
+            metrics.MAINTENANCE_LEADER.labels().set(0)
             (elected,) = self.database.row("SELECT pg_try_advisory_lock(%s)", (LOCK,)) or (False,)
         except Exception as error:  # noqa: BLE001 - whatever the driver raises, the answer is no, and we ask again
             log.debug("No election", error=str(error))
@@ -82,6 +89,7 @@ class Maintenance:
         # The kernel answers for a frozen process: only PostgreSQL can notice that its leader says nothing any more.
         self.database.rows(f"SET idle_session_timeout = '{int(self.silence_seconds * 1000)}ms'")
         self._elected_on = self.database.connection()
+        metrics.MAINTENANCE_LEADER.labels().set(1)
         now = time.monotonic()
         self._due = {service.name: now + service.delay_seconds for service in self.services}
         log.info("Leading maintenance", services=[service.name for service in self.services])
@@ -98,18 +106,24 @@ class Maintenance:
         started = time.monotonic()
         try:
             counts = service.run_once()
-        except (DatabaseUnavailable, BrokerUnavailable) as error:
-            if service.name not in self._failing:
-                log.warning("Maintenance waits for a server", maintenance=service.name, error=str(error))
-            self._failing.add(service.name)
-        except Exception:
-            # One service's bug must not end the others; it is loud, and it is tried again.
-            log.exception("Maintenance failed", maintenance=service.name)
+        except Exception as error:  # noqa: BLE001 - logged below; the other services go on
+            metrics.MAINTENANCE_ERRORS.labels(service.name).inc()
+            self._failed(service, error)
         else:
             self._failing.discard(service.name)
+            metrics.MAINTENANCE_LAST_RUN.labels(service.name).set(time.time())
             if any(counts.values()):
                 seconds = round(time.monotonic() - started, 4)
                 log.debug("Maintenance done", maintenance=service.name, seconds=seconds, **counts)
+        metrics.MAINTENANCE_DURATION.labels(service.name).observe(time.monotonic() - started)
+
+    def _failed(self, service: Service, error: Exception) -> None:
+        """One service's error must not end the others; a bug is loud, and it is tried again."""
+        if not isinstance(error, DatabaseUnavailable | BrokerUnavailable):
+            log.error("Maintenance failed", maintenance=service.name, exc_info=error)
+        elif service.name not in self._failing:
+            self._failing.add(service.name)
+            log.warning("Maintenance waits for a server", maintenance=service.name, error=str(error))
 
 
 def _jitter(seconds: float) -> float:

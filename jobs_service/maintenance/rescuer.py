@@ -55,7 +55,7 @@ class Rescuer(Service):
             events.emit(Event.AMBIGUOUS, **facts, policy=str(job.on_ambiguous))
         if job.status is Status.FAILED:
             self.dead_letters.push(job.job_id)
-            events.emit(Event.FAILED, **facts, error="WorkerLost", reason=job.dead_reason, seconds=0.0)
+            events.emit(Event.FAILED, **facts, error="WorkerLost", reason=job.dead_reason)
 
 
 def _seconds_awake_or_asleep() -> float:

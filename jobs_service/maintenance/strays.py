@@ -81,5 +81,5 @@ class Strays(Service):
         if buried:
             self.dead_letters.push(job_id)
             facts = {"job_id": str(job_id), "type": job_type, "queue": queue, "attempt": 0}
-            events.emit(Event.FAILED, **facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE, seconds=0.0)
+            events.emit(Event.FAILED, **facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE)
         return buried

@@ -1,115 +1,90 @@
-"""What PostgreSQL knows about the jobs, computed when Prometheus asks."""
+"""What is true now, looked up when Prometheus asks: in PostgreSQL, in Redis and in the settings."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 
-import psycopg2
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from jobs_service.database import Database
-from jobs_service.errors import DatabaseUnavailable
 from jobs_service.logs import get_logger
 from jobs_service.metrics import definitions
 
 log = get_logger(__name__)
 
-#: Seconds an answer is served again, so that a storm of scrapes asks PostgreSQL once.
+#: Seconds an answer is served again, so that a storm of scrapes asks the servers once.
 CACHE_SECONDS = 2.0
 
-#: An answer that took long, as counting a huge backlog does, is kept for so many times as long.
+#: An answer that took long, as counting a huge backlog does, is kept for so many times as long, within limits.
 CACHE_FACTOR = 20
+CACHE_SECONDS_AT_MOST = 60.0
 
-STATES = ("scheduled", "pending", "retrying", "processing")
+#: Seconds after which no further look is begun: a scrape that takes longer than ten is lost as a whole.
+BUDGET_SECONDS = 5.0
 
-# Each queue for itself: grouped by queue, a backlog of which PostgreSQL has no statistics yet would be sorted first.
-# What is due, the only part that grows with a backlog, is answered by the index jobs_waiting alone.
-_CURRENT = """
-WITH RECURSIVE queues (queue) AS (
-  (SELECT queue FROM jobs WHERE status = 'pending' ORDER BY queue LIMIT 1)
-  UNION ALL
-  SELECT (SELECT jobs.queue FROM jobs WHERE status = 'pending' AND jobs.queue > queues.queue ORDER BY queue LIMIT 1)
-  FROM queues WHERE queue IS NOT NULL
-)
-SELECT queue, state, jobs, age
-FROM queues
-CROSS JOIN LATERAL (
-  SELECT 'pending', count(*), COALESCE(extract(epoch FROM now() - min(run_at)), 0)::float8
-  FROM jobs WHERE status = 'pending' AND jobs.queue = queues.queue AND run_at <= now()
-  UNION ALL
-  SELECT unnest(ARRAY['scheduled', 'retrying']),
-         unnest(ARRAY[count(*) FILTER (WHERE attempts = 0), count(*) FILTER (WHERE attempts > 0)]), 0
-  FROM jobs WHERE status = 'pending' AND jobs.queue = queues.queue AND run_at > now()
-) AS counts (state, jobs, age)
-WHERE queue IS NOT NULL
-UNION ALL
-SELECT queue, 'processing', count(*), 0 FROM jobs WHERE status = 'processing' GROUP BY queue"""
-
-_DEAD = "SELECT queue, count(*) FROM jobs WHERE status = 'failed' GROUP BY 1"
-
-_WORKERS = "SELECT count(*) FROM workers WHERE heartbeat_at > now() - %s * interval '1 second'"
+#: Returns the metrics of one source, or raises.
+Look = Callable[[], Iterable[Metric]]
 
 
-class DatabaseCollector(Collector):
-    """Gauges from the rows. Each query fails alone, and says so in `jobs_collector_success`."""
+class Truth(Collector):
+    """Takes several looks at each scrape. Each fails alone, and says so in `jobs_collector_success`."""
 
-    def __init__(self, database: Database, *, queues: Iterable[str], lease_seconds: float) -> None:
-        self.database = database
-        self.queues = sorted(queues)
-        self.lease_seconds = lease_seconds
+    def __init__(self, looks: Mapping[str, Look]) -> None:
+        self.looks = looks
         self._lock = Lock()
-        self._cached: list[GaugeMetricFamily] = []
+        self._cached: list[Metric] = []
         self._cached_until = 0.0
+        self._succeeded_at = dict.fromkeys(looks, 0.0)
+        self._failing: set[str] = set()
 
-    def describe(self) -> list[GaugeMetricFamily]:
-        """Return nothing, or registering would ask the database."""
+    def describe(self) -> list[Metric]:
+        """Return nothing, or registering would ask the servers."""
         return []
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         with self._lock:
             if time.monotonic() >= self._cached_until:
                 began_at = time.monotonic()
-                self._cached = list(self._measure())
-                took = time.monotonic() - began_at
-                self._cached_until = time.monotonic() + max(CACHE_SECONDS, took * CACHE_FACTOR)
-        yield from self._cached
+                self._cached = self._look()
+                self._cached_until = time.monotonic() + self._kept_seconds(time.monotonic() - began_at)
+            return list(self._cached)
 
-    def _measure(self) -> Iterator[GaugeMetricFamily]:
-        success = definitions.COLLECTOR_SUCCESS.family()
-        queries = {"jobs": self._jobs, "dead_letters": self._dead_letters, "workers": self._workers}
-        for name, query in queries.items():
-            families = self._attempt(name, query)
-            success.add_metric([name], 1 if families else 0)
-            yield from families
-        yield success
+    def _kept_seconds(self, took: float) -> float:
+        """Return how long to keep an answer. What waited for a server in vain is soon tried again."""
+        return CACHE_SECONDS if self._failing else min(max(CACHE_SECONDS, took * CACHE_FACTOR), CACHE_SECONDS_AT_MOST)
 
-    def _attempt(self, name: str, query: Callable[[], list[GaugeMetricFamily]]) -> list[GaugeMetricFamily]:
+    def _look(self) -> list[Metric]:
+        found: list[Metric] = []
+        success, duration = definitions.COLLECTOR_SUCCESS.family(), definitions.COLLECTOR_DURATION.family()
+        last = definitions.COLLECTOR_LAST_SUCCESS.family()
+        deadline = time.monotonic() + BUDGET_SECONDS
+        for name, look in self.looks.items():
+            began_at = time.monotonic()
+            seen = self._attempt(name, look) if began_at < deadline else None
+            found += seen or []
+            success.add_metric([name], seen is not None)
+            duration.add_metric([name], time.monotonic() - began_at)
+            last.add_metric([name], self._succeeded_at[name])
+        return [*found, success, duration, last, *self._ups()]
+
+    def _attempt(self, name: str, look: Look) -> list[Metric] | None:
         try:
-            return query()
-        except (DatabaseUnavailable, psycopg2.Error) as error:
-            log.warning("Metrics not collected", collector=name, error=str(error).strip())
-            return []
+            seen = list(look())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others are to be seen
+            if name not in self._failing:
+                log.warning("Metrics not collected", collector=name, error=str(error).strip())
+            self._failing.add(name)
+            return None
+        self._failing.discard(name)
+        self._succeeded_at[name] = time.time()
+        return seen
 
-    def _jobs(self) -> list[GaugeMetricFamily]:
-        current = definitions.CURRENT.family()
-        oldest = definitions.OLDEST_ELIGIBLE.family()
-        counts = {(queue, state): (count, age) for queue, state, count, age in self.database.rows(_CURRENT)}
-        for queue in sorted({*self.queues, *(queue for queue, _ in counts)}):
-            for state in STATES:
-                current.add_metric([queue, state], counts.get((queue, state), (0, 0))[0])
-            oldest.add_metric([queue], max(0.0, counts.get((queue, "pending"), (0, 0.0))[1]))
-        return [current, oldest]
-
-    def _dead_letters(self) -> list[GaugeMetricFamily]:
-        dead = definitions.DEAD.family()
-        counts: dict[str, int] = dict(self.database.rows(_DEAD))
-        for queue in sorted({*self.queues, *counts}):
-            dead.add_metric([queue], counts.get(queue, 0))
-        return [dead]
-
-    def _workers(self) -> list[GaugeMetricFamily]:
-        (count,) = self.database.row(_WORKERS, (self.lease_seconds,)) or (0,)
-        workers = definitions.WORKERS.family()
-        workers.add_metric([], count)
-        return [workers]
+    def _ups(self) -> list[Metric]:
+        """Say of each server whether it answered anything."""
+        ups = []
+        for row, name in ((definitions.PG_UP, "postgresql"), (definitions.REDIS_UP, "redis")):
+            if name in self.looks:
+                up = row.family()
+                up.add_metric([], name not in self._failing)
+                ups.append(up)
+        return ups

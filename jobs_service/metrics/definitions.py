@@ -7,12 +7,17 @@ Labels: `queue_name` and `actor_name` are Dramatiq's own, so that panels of both
 label ever holds a job's id or an exception's text.
 """
 
-from dataclasses import dataclass
+import platform
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from importlib.metadata import version
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from jobs_service.metrics import multiprocess  # noqa: F401 - chooses where values live, before there are any
+import jobs_service
+from jobs_service.lifecycle import TERMINAL, DeadReason, OnAmbiguous, Status
+from jobs_service.metrics import multiprocess  # chooses where values live, before there are any
 
 from prometheus_client import Counter, Gauge, Histogram  # isort: skip
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily  # isort: skip
@@ -22,7 +27,15 @@ if TYPE_CHECKING:
 
 ATTEMPT_OUTCOMES = ("completed", "retried", "failed", "skipped", "released", "refused")
 FINISHED_OUTCOMES = ("completed", "failed", "cancelled")
-SOURCES = ("api",)
+DEAD_REASONS = tuple(reason for reason in DeadReason if reason is not DeadReason.CANCELLED_BY_OPERATOR)
+SOURCES = ("api", "redrive")
+OPERATIONS = ("claim", "begin_effect", "complete", "retry", "bury", "snooze", "release")
+BREAKERS = ("smtp",)
+ENQUEUE_ERROR_REASONS = ("broker_unavailable", "database_unavailable")
+
+#: So many values a label gets that the code does not know in advance; the others are one.
+MAX_VALUES = 50
+OTHER = "_OTHER"
 
 _LATENCY = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 21600)
 #: Holds every bound of Dramatiq's own histogram, which is made of this one at the scrape.
@@ -61,6 +74,7 @@ class Counted(Definition):
     buckets: tuple[float, ...] = ()
     #: What a gauge of several processes comes to, one of prometheus-client's modes.
     mode: str = ""
+    _children: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def metric(self) -> Any:  # noqa: ANN401 - a counter, a gauge or a histogram: whoever uses the row knows which
@@ -73,7 +87,12 @@ class Counted(Definition):
                 return Histogram(self.name, self.help, self.label_names, buckets=self.buckets)
 
     def labels(self, *values: object) -> Any:  # noqa: ANN401 - as above
-        return self.metric.labels(*values)
+        """Return the series of these labels; without any, that of a metric that has none."""
+        # Several times faster than prometheus-client's own look-up, which takes a lock; a job counts a dozen times.
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self.metric.labels(*values) if values else self.metric
+        return child
 
 
 @dataclass(frozen=True)
@@ -107,7 +126,12 @@ _JOB = "queue_name actor_name"
 
 # --- The API: what comes in ---
 
-ENQUEUED = _counter("jobs_enqueued_total", _API, f"{_JOB} source", "Jobs accepted, once each; source: api.")
+ENQUEUED = _counter(
+    "jobs_enqueued_total",
+    _API,
+    f"{_JOB} source",
+    "Jobs accepted; source: api, or redrive: an ended job is to run again.",
+)
 ENQUEUE_ERRORS = _counter(
     "jobs_enqueue_errors_total",
     _API,
@@ -151,9 +175,9 @@ ATTEMPT_ERRORS = _counter(
 )
 FINISHED = _counter(
     "jobs_finished_total",
-    _WORKER,
+    _BOTH,
     f"{_JOB} outcome",
-    "Jobs that reached a terminal state: completed, failed, cancelled.",
+    "Jobs that reached a terminal state: completed, failed, cancelled (by the API).",
 )
 DEAD_LETTERS = _counter(
     "jobs_dead_letters_total", _WORKER, f"{_JOB} reason", "Jobs that became dead letters, by dead_reason."
@@ -180,7 +204,7 @@ END_TO_END = _histogram(
     "jobs_end_to_end_seconds",
     _WORKER,
     "queue_name",
-    "From accepting a job to its terminal state, delays it asked for included.",
+    "From accepting a job to the end of its last attempt, delays it asked for included.",
     _END_TO_END,
 )
 ATTEMPTS_PER_JOB = _histogram(
@@ -200,7 +224,7 @@ STATE_SYNC_DURATION = _histogram(
     "jobs_state_sync_duration_seconds",
     _WORKER,
     "operation",
-    "Time to write a transition to PostgreSQL, waiting for it included: claim, complete, retry, bury, release.",
+    f"Time to write a transition to PostgreSQL, waiting for it included: {', '.join(OPERATIONS)}.",
     _SHORT,
 )
 STATE_SYNC_ERRORS = _counter(
@@ -281,7 +305,7 @@ OLDEST_ELIGIBLE = _computed(
 OVERDUE = _computed(
     "jobs_scheduled_overdue",
     "queue_name",
-    "Due jobs at the head of the line for which nobody rang in time: is maintenance running? At most 1,000 a priority.",
+    "Due jobs at the head of the line for which nobody rang in time: is maintenance running? At most 500 a priority.",
 )
 STALE_PROCESSING = _computed(
     "jobs_stale_processing", "queue_name", "Jobs in state processing whose worker's heartbeat is too old."
@@ -360,21 +384,66 @@ DRAMATIQ_DURATION = _dramatiq(
 CATALOGUE: dict[str, Definition] = {row.name: row for row in list(vars().values()) if isinstance(row, Definition)}
 
 
-def zero(registry: "Registry") -> None:
+class Capped:
+    """A label's values, but for those past the first `MAX_VALUES` of this slot: job code may make names without end."""
+
+    def __init__(self, row: Counted, label: str) -> None:
+        self.row = row
+        self.label = label
+        self._lock = Lock()
+
+    def __call__(self, value: str) -> str:
+        if value in self._known:
+            return value
+        with self._lock:
+            if len(self._known) >= MAX_VALUES:
+                return OTHER
+            self._known.add(value)
+            return value
+
+    @cached_property
+    def _known(self) -> set[str]:
+        return multiprocess.labels_kept(self.row.name, self.label) - {OTHER}
+
+
+def zero_worker(registry: "Registry") -> None:
     """Export every series that is known in advance at 0: rate() and increase() miss a series' first step."""
+    for queue in registry.queues:
+        for row in (STARTED, STARTED_LATE, QUEUE_LATENCY, END_TO_END, QUARANTINED):
+            row.labels(queue)
     for job_type in registry:
-        queue, name = job_type.queue, job_type.name
-        STARTED.labels(queue)
-        QUEUE_LATENCY.labels(queue)
-        RUN_DURATION.labels(queue, name)
-        for outcome in ATTEMPT_OUTCOMES:
-            ATTEMPTS.labels(queue, name, outcome)
-        for outcome in FINISHED_OUTCOMES:
-            FINISHED.labels(queue, name, outcome)
+        job = (job_type.queue, job_type.name)
+        for row in (RUN_DURATION, ATTEMPTS_PER_JOB, RESCUED, SNOOZED):
+            row.labels(*job)
+        _each(ATTEMPTS, job, ATTEMPT_OUTCOMES)
+        _each(FINISHED, job, FINISHED_OUTCOMES)
+        _each(DEAD_LETTERS, job, DEAD_REASONS)
+        _each(AMBIGUOUS, job, tuple(OnAmbiguous))
+    _each(STATE_SYNC_DURATION, (), OPERATIONS)
+    _each(STATE_SYNC_ERRORS, (), OPERATIONS)
+    _each(PRUNED, (), TERMINAL)
+    _each(BREAKER_OPEN, (), BREAKERS)
+    _zero_both()
 
 
 def zero_api(registry: "Registry") -> None:
     """The same for what the API counts."""
     for job_type in registry:
-        for source in SOURCES:
-            ENQUEUED.labels(job_type.queue, job_type.name, source)
+        job = (job_type.queue, job_type.name)
+        _each(ENQUEUED, job, SOURCES)
+        FINISHED.labels(*job, Status.CANCELLED)
+    _each(ENQUEUE_ERRORS, (), ENQUEUE_ERROR_REASONS)
+    PAYLOAD_BYTES.labels()
+    HTTP_ACTIVE.labels()
+    _zero_both()
+
+
+def _zero_both() -> None:
+    for level in ("warning", "error"):
+        LOG_RECORDS.labels(level, "events")
+    BUILD_INFO.labels(jobs_service.__version__, platform.python_version(), version("dramatiq")).set(1)
+
+
+def _each(row: Counted, labels: tuple[str, ...], values: tuple[str, ...]) -> None:
+    for value in values:
+        row.labels(*labels, value)

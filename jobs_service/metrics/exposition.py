@@ -1,8 +1,9 @@
 """The process beside the workers that serves their metrics, and the registry it and the API serve from.
 
-This module makes no metric: the process would export it a second time, at zero.
+This module makes no metric of its own: the process would export it a second time, at zero.
 """
 
+import dataclasses
 import os
 import sys
 import threading
@@ -15,18 +16,26 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from jobs_service import logs
+from jobs_service.broker import JobBroker, redis_client
 from jobs_service.config import Settings
-from jobs_service.database import open_database
-from jobs_service.metrics import multiprocess
-from jobs_service.metrics.collector import DatabaseCollector
-from jobs_service.registry import load
+from jobs_service.database import Database, open_database
+from jobs_service.metrics import dramatiq_names, multiprocess, servers
+from jobs_service.metrics.collector import Truth
+from jobs_service.metrics.objectives import Objectives
+from jobs_service.metrics.rows import JobRows
+from jobs_service.registry import Registry, load
+
+#: Seconds to wait for PostgreSQL at a scrape: to connect, and for one statement.
+CONNECT_SECONDS = 1
+STATEMENT_SECONDS = 4
 
 
 class Processes(Collector):
     """The values of all processes, without the gauges of dead ones."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, with_dramatiq_names: bool) -> None:
         self.directory = directory
+        self.with_dramatiq_names = with_dramatiq_names
 
     def describe(self) -> list[Metric]:
         """Return nothing: what there will be is not known yet."""
@@ -34,27 +43,56 @@ class Processes(Collector):
 
     def collect(self) -> Iterable[Metric]:
         multiprocess.forget_dead(self.directory)
-        found: Iterable[Metric] = MultiProcessCollector(None, str(self.directory)).collect()
-        return found
+        families: list[Metric] = list(MultiProcessCollector(None, str(self.directory)).collect())
+        yield from families
+        if self.with_dramatiq_names:
+            yield from dramatiq_names.made_of(families)
 
 
-def build_registry(collector: DatabaseCollector) -> CollectorRegistry:
-    """Return what is to be served: the values of all processes, and what PostgreSQL knows."""
+def build_registry(settings: Settings, registry: Registry) -> CollectorRegistry:
+    """Return what is to be served: the values of all processes, and what is true now. Connects to nothing yet."""
     served = CollectorRegistry(support_collectors_without_names=True)
     if multiprocess.VARIABLE in os.environ:
-        served.register(Processes(Path(os.environ[multiprocess.VARIABLE])))
-    served.register(collector)
+        directory = Path(os.environ[multiprocess.VARIABLE])
+        served.register(Processes(directory, with_dramatiq_names=settings.dramatiq_metrics == "on"))
+    served.register(build_truth(settings, registry))
     return served
+
+
+def build_truth(settings: Settings, registry: Registry) -> Truth:
+    """Return the collector of what is true now, with connections of its own."""
+    database = _database(settings)
+    rows = JobRows(database, queues=registry.queues, lease_seconds=settings.lease_seconds)
+    broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
+    return Truth(
+        {
+            "settings": lambda: Objectives(settings).families(registry),
+            "redis": lambda: servers.redis(broker, registry.queues),
+            "workers": rows.workers,
+            "jobs": rows.jobs,
+            "overdue": rows.overdue,
+            "dead_letters": rows.dead_letters,
+            "postgresql": lambda: servers.postgresql(database),
+        }
+    )
+
+
+def _database(settings: Settings) -> Database:
+    """Return a database of one connection for whichever thread scrapes: `Truth` lets them in one at a time."""
+    impatient = dataclasses.replace(
+        settings,
+        database_connect_timeout_seconds=CONNECT_SECONDS,
+        database_statement_timeout_seconds=min(STATEMENT_SECONDS, settings.database_statement_timeout_seconds),
+    )
+    return open_database(impatient, thread_safe=False)
 
 
 def serve() -> int:
     """Serve GET /metrics until this process is ended. Dramatiq forks it beside the workers."""
     settings = Settings.from_env(os.environ)
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
-    collector = DatabaseCollector(
-        open_database(settings), queues=load(settings.actor_modules).queues, lease_seconds=settings.lease_seconds
-    )
-    start_http_server(settings.worker_metrics_port, settings.metrics_host, build_registry(collector))
+    registry = build_registry(settings, load(settings.actor_modules))
+    start_http_server(settings.worker_metrics_port, settings.metrics_host, registry)
     threading.Event().wait()
     return 0
 

@@ -1,6 +1,7 @@
 """Counts attempts: busy threads from Dramatiq's hooks, everything else from the events of committed transitions."""
 
 import os
+from threading import get_ident
 from typing import Any
 
 from dramatiq.broker import Broker, MessageProxy
@@ -10,6 +11,7 @@ from jobs_service import events
 from jobs_service.events import Event
 from jobs_service.metrics import definitions as metrics
 from jobs_service.metrics import exposition, multiprocess
+from jobs_service.metrics.objectives import Objectives
 
 #: What an event says about the attempt, and about the job if that has ended.
 OUTCOMES = {
@@ -19,12 +21,17 @@ OUTCOMES = {
     Event.RELEASED: "released",
     Event.REFUSED: "refused",
 }
+TERMINAL = {Event.COMPLETED, Event.FAILED}
 
 
 class AttemptMetrics(Middleware):
-    """Subscribes itself to the events; as the first middleware its after-hooks run last, so the gauge balances."""
+    """Subscribes itself to the events; as the first middleware its after-hooks run last, so busy threads balance."""
 
-    def __init__(self) -> None:
+    def __init__(self, objectives: Objectives) -> None:
+        self.objectives = objectives
+        #: The threads that have a message in hand. The sampler exports their number: a gauge would cost more.
+        self.busy: set[int] = set()
+        self._error_type = metrics.Capped(metrics.ATTEMPT_ERRORS, "error_type")
         events.subscribe(self.on_event)
 
     @property
@@ -33,7 +40,7 @@ class AttemptMetrics(Middleware):
         return [] if multiprocess.SERVED_VARIABLE in os.environ else [exposition.serve]
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
-        metrics.THREADS_BUSY.metric.inc()
+        self.busy.add(get_ident())
 
     def after_process_message(
         self,
@@ -43,23 +50,60 @@ class AttemptMetrics(Middleware):
         result: object = None,  # noqa: ARG002
         exception: BaseException | None = None,  # noqa: ARG002
     ) -> None:
-        metrics.THREADS_BUSY.metric.dec()
+        self.busy.discard(get_ident())
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        metrics.THREADS_BUSY.metric.dec()
+        self.busy.discard(get_ident())
         metrics.ATTEMPTS.labels(message.queue_name, broker.get_actor(message.actor_name).actor_name, "skipped").inc()
 
     def on_event(self, event: Event, facts: dict[str, Any]) -> None:
         if event is Event.PROCESSING:
-            metrics.STARTED.labels(facts["queue"]).inc()
-            metrics.QUEUE_LATENCY.labels(facts["queue"]).observe(max(0.0, facts["waited_seconds"]))
+            self._started(facts["queue"], facts["waited_seconds"])
         elif event in OUTCOMES:
             self._ended(event, facts)
+        else:
+            self._happened(event, facts)
+
+    def _happened(self, event: Event, facts: dict[str, Any]) -> None:
+        match event:
+            case Event.SNOOZED:
+                metrics.SNOOZED.labels(facts["queue"], facts["type"]).inc()
+            case Event.RESCUED:
+                metrics.RESCUED.labels(facts["queue"], facts["type"]).inc()
+            case Event.AMBIGUOUS:
+                metrics.AMBIGUOUS.labels(facts["queue"], facts["type"], facts["policy"]).inc()
+            case Event.QUARANTINED:
+                metrics.QUARANTINED.labels(facts["queue"]).inc()
+            case Event.PRUNED:
+                metrics.PRUNED.labels(facts["status"]).inc(facts["jobs"])
+            case Event.BREAKER_OPENED | Event.BREAKER_CLOSED:
+                metrics.BREAKER_OPEN.labels(facts["breaker"]).set(event is Event.BREAKER_OPENED)
+
+    def _started(self, queue: str, waited_seconds: float) -> None:
+        metrics.STARTED.labels(queue).inc()
+        metrics.QUEUE_LATENCY.labels(queue).observe(max(0.0, waited_seconds))
+        if waited_seconds > self.objectives.latency_seconds(queue):
+            metrics.STARTED_LATE.labels(queue).inc()
 
     def _ended(self, event: Event, facts: dict[str, Any]) -> None:
-        labels = (facts["queue"], facts["type"])
-        metrics.ATTEMPTS.labels(*labels, OUTCOMES[event]).inc()
-        if event in {Event.COMPLETED, Event.FAILED}:
-            metrics.FINISHED.labels(*labels, OUTCOMES[event]).inc()
+        job = (facts["queue"], facts["type"])
+        # A job may fail without an attempt that ends here: its worker was lost, or no worker knows its type.
+        if event is not Event.FAILED or "seconds" in facts:
+            self._attempt_ended(job, OUTCOMES[event], facts)
+        if event in TERMINAL:
+            self._job_ended(job, OUTCOMES[event], facts)
+
+    def _attempt_ended(self, job: tuple[str, str], outcome: str, facts: dict[str, Any]) -> None:
+        metrics.ATTEMPTS.labels(*job, outcome).inc()
         if "seconds" in facts:
-            metrics.RUN_DURATION.labels(*labels).observe(facts["seconds"])
+            metrics.RUN_DURATION.labels(*job).observe(facts["seconds"])
+        if "error" in facts:
+            metrics.ATTEMPT_ERRORS.labels(*job, self._error_type(facts["error"][:64])).inc()
+
+    def _job_ended(self, job: tuple[str, str], outcome: str, facts: dict[str, Any]) -> None:
+        metrics.FINISHED.labels(*job, outcome).inc()
+        metrics.ATTEMPTS_PER_JOB.labels(*job).observe(facts["attempt"])
+        if "reason" in facts:
+            metrics.DEAD_LETTERS.labels(*job, facts["reason"]).inc()
+        if "age_seconds" in facts:
+            metrics.END_TO_END.labels(job[0]).observe(facts["age_seconds"])

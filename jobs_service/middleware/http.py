@@ -1,4 +1,4 @@
-"""Middleware around requests: who asks, and how long the answer takes."""
+"""Middleware around requests: who asks, how many there are, and how long an answer takes."""
 
 import time
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import falcon
 
 from jobs_service import logs
-from jobs_service.metrics.definitions import HTTP_DURATION
+from jobs_service.metrics.definitions import HTTP_ACTIVE, HTTP_DURATION
 from jobs_service.origin import Origin
 
 
@@ -33,6 +33,7 @@ class RequestMetrics:
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
         req.context.started = time.perf_counter()
+        HTTP_ACTIVE.labels().inc()
 
     def process_response(
         self,
@@ -41,8 +42,11 @@ class RequestMetrics:
         resource: Any,  # noqa: ANN401, ARG002
         req_succeeded: bool,  # noqa: ARG002
     ) -> None:
+        # Falcon answers a method it does not know before it asks any middleware.
+        now = time.perf_counter()
+        started = getattr(req.context, "started", None)
+        if started is not None:
+            HTTP_ACTIVE.labels().dec()
         route = req.uri_template or "_UNMATCHED"
         method = req.method if req.method in falcon.HTTP_METHODS else "_OTHER"
-        # Falcon answers a method it does not know before it asks any middleware.
-        seconds = time.perf_counter() - getattr(req.context, "started", time.perf_counter())
-        HTTP_DURATION.labels(method, route, resp.status_code).observe(seconds)
+        HTTP_DURATION.labels(method, route, resp.status_code).observe(now - (started or now))

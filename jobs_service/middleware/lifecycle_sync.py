@@ -32,6 +32,7 @@ from jobs_service.errors import (
 from jobs_service.events import Event
 from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, Ask, Claim, DeadReason, Failure, OnAmbiguous
 from jobs_service.logs import get_logger
+from jobs_service.metrics import definitions as metrics
 
 log = get_logger(__name__)
 
@@ -170,9 +171,7 @@ class LifecycleSync(Middleware):
         if lifecycle.bury_unknown(self.database, job_id, grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS):
             self.dead_letters.push(job_id)
             facts = {"job_id": str(job_id), "type": message.actor_name, "queue": message.queue_name}
-            events.emit(
-                Event.FAILED, **facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE, attempt=0, seconds=0.0
-            )
+            events.emit(Event.FAILED, **facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE, attempt=0)
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         """Give back what is still running when the time to stop is over: the process ends now, the job did not."""
@@ -228,19 +227,19 @@ class LifecycleSync(Middleware):
             return
         self._put_offs[claim.job_id] = tries + 1
         self._until_the_database_answers(
-            lambda: lifecycle.snooze(self.database, claim, None, delay_seconds=PUT_OFF_SECONDS)
+            "snooze", lambda: lifecycle.snooze(self.database, claim, None, delay_seconds=PUT_OFF_SECONDS)
         )
         raise NotClaimable("a suspect looks for an idle process")
 
     def _claim_job(self, job_id: UUID) -> Claim:
         ask = Ask(job_id, self.worker_id)
-        claim = self._until_the_database_answers(lambda: self._claim_row(ask), give_up_when_draining=True)
+        claim = self._until_the_database_answers("claim", lambda: self._claim_row(ask), give_up_when_draining=True)
         if claim is None:
             raise NotClaimable("not pending, or not due")
         return claim
 
     def _release(self, claim: Claim) -> None:
-        self._until_the_database_answers(lambda: lifecycle.release(self.database, claim))
+        self._until_the_database_answers("release", lambda: lifecycle.release(self.database, claim))
 
     def _begin(self, claim: Claim, message: MessageProxy) -> None:
         running = self.running[claim.token] = attempt.begin(claim)
@@ -255,7 +254,9 @@ class LifecycleSync(Middleware):
         events.emit(Event.PROCESSING, **_facts(running), waited_seconds=round(claim.waited_seconds, 4))
 
     def _begin_effect(self, running: Running) -> None:
-        if not self._until_the_database_answers(lambda: lifecycle.begin_effect(self.database, running.claim)):
+        if not self._until_the_database_answers(
+            "begin_effect", lambda: lifecycle.begin_effect(self.database, running.claim)
+        ):
             raise LeaseLost("the job is not this attempt's any more")
         running.effect_begun = True
 
@@ -271,7 +272,8 @@ class LifecycleSync(Middleware):
             log.error("Claim failed; the relay will ring again", job_id=message.message_id, exc_info=error)
 
     def _settle(self, running: Running, verdict: Verdict) -> None:
-        if self._until_the_database_answers(lambda: self._write(running.claim, verdict)):
+        operation = type(verdict).__name__.lower()
+        if self._until_the_database_answers(operation, lambda: self._write(running.claim, verdict)):
             self._tell(running, verdict)
         else:
             events.emit(Event.REFUSED, **_facts(running))
@@ -293,31 +295,43 @@ class LifecycleSync(Middleware):
             events.emit(Event.AMBIGUOUS, **_facts(running), policy=str(running.claim.on_ambiguous))
         match verdict:
             case Complete():
-                events.emit(Event.COMPLETED, **facts, age_seconds=round(running.claim.age_seconds, 4))
+                events.emit(Event.COMPLETED, **facts, age_seconds=_age_seconds(running))
             case Retry(failure, delay_seconds):
                 events.emit(Event.RETRIED, **facts, error=failure.error, delay_seconds=round(delay_seconds, 3))
             case Bury(failure, reason):
                 self.dead_letters.push(running.claim.job_id)
-                events.emit(Event.FAILED, **facts, error=failure.error, reason=reason)
+                age_seconds = _age_seconds(running)
+                events.emit(Event.FAILED, **facts, error=failure.error, reason=reason, age_seconds=age_seconds)
             case Snooze(delay_seconds=delay_seconds):
                 events.emit(Event.SNOOZED, **facts, delay_seconds=round(delay_seconds, 3))
 
-    def _until_the_database_answers(self, write: Callable[[], T], *, give_up_when_draining: bool = False) -> T:
+    def _until_the_database_answers(
+        self, operation: str, write: Callable[[], T], *, give_up_when_draining: bool = False
+    ) -> T:
         """Finished work must not be lost because PostgreSQL blinked: ask again until it answers.
 
         The lease bounds this: once another worker has the job, the answer is that no row changed.
         """
-        tries = 0
+        tries, started = 0, time.perf_counter()
         while True:
             try:
-                return write()
+                answer = write()
             except DatabaseUnavailable as error:
+                metrics.STATE_SYNC_ERRORS.labels(operation).inc()
                 if give_up_when_draining and self.broker.draining:
                     raise
                 if tries == 0:
                     log.warning("PostgreSQL does not answer; waiting for it", error=str(error))
                 time.sleep(DATABASE_RETRY_SECONDS[min(tries, len(DATABASE_RETRY_SECONDS) - 1)])
                 tries += 1
+            else:
+                metrics.STATE_SYNC_DURATION.labels(operation).observe(time.perf_counter() - started)
+                return answer
+
+
+def _age_seconds(running: Running) -> float:
+    """Return the time since the job was accepted; the claim knows how long that was when the attempt began."""
+    return round(running.claim.age_seconds + running.seconds, 4)
 
 
 def failure_of(exception: BaseException, seconds: float, *, is_ambiguous: bool = False) -> Failure:

@@ -10,17 +10,21 @@ from dramatiq.worker import Worker
 from jobs_service.broker import JobBroker
 from jobs_service.maintenance.leader import Maintenance
 from jobs_service.presence import Presence
+from jobs_service.sampler import Sampler
 from jobs_service.watchdog import Watchdog
 
 
 class WorkerServices(Middleware):
     """Present before the first claim, until after the last verdict."""
 
-    def __init__(self, broker: JobBroker, presence: Presence, maintenance: Maintenance, watchdog: Watchdog) -> None:
+    def __init__(
+        self, broker: JobBroker, presence: Presence, maintenance: Maintenance, watchdog: Watchdog, sampler: Sampler
+    ) -> None:
         self.broker = broker
         self.presence = presence
         self.maintenance = maintenance
         self.watchdog = watchdog
+        self.sampler = sampler
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         self.presence.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
@@ -28,6 +32,7 @@ class WorkerServices(Middleware):
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         self.watchdog.start(worker)
+        self.sampler.start(worker)
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         self.watchdog.stop()
@@ -37,6 +42,7 @@ class WorkerServices(Middleware):
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         self.presence.stop()
+        self.sampler.stop()
 
     def _return_messages(self, worker: Worker) -> None:
         """Give back at once what was popped and not begun, instead of after the last running job has ended."""

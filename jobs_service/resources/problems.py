@@ -10,6 +10,7 @@ import psycopg2
 
 from jobs_service.errors import DatabaseUnavailable, InvalidRequest, MalformedBody
 from jobs_service.logs import get_logger
+from jobs_service.metrics.definitions import REJECTIONS
 
 log = get_logger(__name__)
 
@@ -84,6 +85,7 @@ def _answer(
 ) -> None:
     resp.status = f"{status.value} {status.phrase}"
     resp.content_type = MEDIA_TYPE
+    REJECTIONS.labels(code).inc()
     problem = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
     resp.data = msgspec.json.encode({**problem, "instance": req.path, "code": code, **more})
 

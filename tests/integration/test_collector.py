@@ -9,17 +9,19 @@ from prometheus_client import CollectorRegistry, generate_latest
 from jobs_service import lifecycle
 from jobs_service.lifecycle import DeadReason, Failure
 from jobs_service.metrics import collector
-from jobs_service.metrics.collector import DatabaseCollector
+from jobs_service.metrics.exposition import build_truth
+from jobs_service.metrics.rows import STATES
+from jobs_service.registry import JobType, Registry
 
 FAILURE = Failure("E", "m", "t", 0)
 
 
 @pytest.fixture
-def gauges(database, monkeypatch):
+def gauges(settings, monkeypatch):
     """Return {series: value} as a scrape sees it now."""
     monkeypatch.setattr(collector, "CACHE_SECONDS", 0)
     registry = CollectorRegistry()
-    registry.register(DatabaseCollector(database, queues=["default"], lease_seconds=15))
+    registry.register(build_truth(settings, job_types()))
 
     def scrape():
         lines = generate_latest(registry).decode().splitlines()
@@ -28,12 +30,18 @@ def gauges(database, monkeypatch):
     return scrape
 
 
+def job_types():
+    registry = Registry()
+    registry.add(JobType("csv-generation", dict, len))
+    return registry
+
+
 def current(gauges):
-    return {state: gauges()[f'jobs_current{{queue_name="default",state="{state}"}}'] for state in collector.STATES}
+    return {state: gauges()[f'jobs_current{{queue_name="default",state="{state}"}}'] for state in STATES}
 
 
 def test_an_empty_table_gives_zeros(gauges):
-    assert dict.fromkeys(collector.STATES, 0) == current(gauges)
+    assert dict.fromkeys(STATES, 0) == current(gauges)
     assert 0 == gauges()['jobs_queue_oldest_eligible_age_seconds{queue_name="default"}']
     assert 0 == gauges()['jobs_dead{queue_name="default"}']
 

@@ -20,7 +20,7 @@ RANKS = [
     {"broker"},
     {"dead_letters", "publisher", "presence", "attempt", "batch", "company"},
     {"submission", "binding", "maintenance", "metrics"},
-    {"middleware", "resources", "watchdog"},
+    {"middleware", "resources", "sampler", "watchdog"},
     {"supervisor"},
     {"app", "worker", "gunicorn_config"},
     {"wsgi", "__main__", "devstack", "__init__"},

@@ -1,0 +1,112 @@
+"""What PostgreSQL knows about the jobs, as metrics."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from jobs_service.database import Database
+from jobs_service.metrics import definitions
+
+STATES = ("scheduled", "pending", "retrying", "processing")
+
+#: Seconds after which a due job for which nobody rang is overdue. The relay looks every second or so.
+OVERDUE_SECONDS = 15
+
+# Each queue for itself: grouped by queue, a backlog of which PostgreSQL has no statistics yet would be sorted first.
+# What is due, the only part that grows with a backlog, is answered by the index jobs_waiting alone.
+_CURRENT = """
+WITH RECURSIVE queues (queue) AS (
+  (SELECT queue FROM jobs WHERE status = 'pending' ORDER BY queue LIMIT 1)
+  UNION ALL
+  SELECT (SELECT jobs.queue FROM jobs WHERE status = 'pending' AND jobs.queue > queues.queue ORDER BY queue LIMIT 1)
+  FROM queues WHERE queue IS NOT NULL
+)
+SELECT queue, state, jobs, age
+FROM queues
+CROSS JOIN LATERAL (
+  SELECT 'pending', count(*), COALESCE(extract(epoch FROM now() - min(run_at)), 0)::float8
+  FROM jobs WHERE status = 'pending' AND jobs.queue = queues.queue AND run_at <= now()
+  UNION ALL
+  SELECT unnest(ARRAY['scheduled', 'retrying']),
+         unnest(ARRAY[count(*) FILTER (WHERE attempts = 0), count(*) FILTER (WHERE attempts > 0)]), 0
+  FROM jobs WHERE status = 'pending' AND jobs.queue = queues.queue AND run_at > now()
+) AS counts (state, jobs, age)
+WHERE queue IS NOT NULL
+UNION ALL
+SELECT queue, 'processing', count(*), 0 FROM jobs WHERE status = 'processing' GROUP BY queue"""
+
+# As the relay reads: an index range for each priority, and no more of it than it would ring for.
+_OVERDUE = """
+SELECT names.queue, sum(overdue)
+FROM unnest(%(queues)s::text[]) AS names (queue)
+CROSS JOIN generate_series(0, 9) AS level
+CROSS JOIN LATERAL (
+  SELECT count(*) FILTER (WHERE publish_at < now() - %(seconds)s * interval '1 second')
+  FROM (
+    SELECT publish_at FROM jobs
+    WHERE jobs.queue = names.queue AND status = 'pending' AND priority = level AND run_at <= now()
+    ORDER BY run_at, id
+    LIMIT 500
+  ) AS head
+) AS counts (overdue)
+GROUP BY names.queue"""
+
+_STALE = """
+SELECT queue, count(*) FROM jobs
+WHERE status = 'processing' AND NOT EXISTS (
+  SELECT FROM workers WHERE workers.id = jobs.worker_id AND heartbeat_at > now() - %s * interval '1 second'
+)
+GROUP BY queue"""
+
+_DEAD = (
+    "SELECT queue, count(*), extract(epoch FROM min(finished_at))::float8 FROM jobs WHERE status = 'failed' GROUP BY 1"
+)
+
+_WORKERS = "SELECT count(*) FROM workers WHERE heartbeat_at > now() - %s * interval '1 second'"
+
+
+class JobRows:
+    """Looks at the rows. Each look raises `DatabaseUnavailable`, or what psycopg2 raises of a missing table."""
+
+    def __init__(self, database: Database, *, queues: Iterable[str], lease_seconds: float) -> None:
+        self.database = database
+        self.queues = sorted(queues)
+        self.lease_seconds = lease_seconds
+
+    def jobs(self) -> Iterator[Any]:
+        current, oldest = definitions.CURRENT.family(), definitions.OLDEST_ELIGIBLE.family()
+        counts = {(queue, state): (count, age) for queue, state, count, age in self.database.rows(_CURRENT)}
+        for queue in self._with(queue for queue, _ in counts):
+            for state in STATES:
+                current.add_metric([queue, state], counts.get((queue, state), (0, 0))[0])
+            oldest.add_metric([queue], max(0.0, counts.get((queue, "pending"), (0, 0.0))[1]))
+        yield from (current, oldest)
+
+    def overdue(self) -> Iterator[Any]:
+        yield self._by_queue(
+            definitions.OVERDUE, self.database.rows(_OVERDUE, {"queues": self.queues, "seconds": OVERDUE_SECONDS})
+        )
+
+    def dead_letters(self) -> Iterator[Any]:
+        rows = self.database.rows(_DEAD)
+        yield self._by_queue(definitions.DEAD, [(queue, count) for queue, count, _ in rows])
+        oldest = definitions.DEAD_OLDEST.family()
+        for queue, _, failed_at in rows:
+            oldest.add_metric([queue], failed_at)
+        yield oldest
+
+    def workers(self) -> Iterator[Any]:
+        (count,) = self.database.row(_WORKERS, (self.lease_seconds,)) or (0,)
+        workers = definitions.WORKERS.family()
+        workers.add_metric([], count)
+        yield workers
+        yield self._by_queue(definitions.STALE_PROCESSING, self.database.rows(_STALE, (self.lease_seconds,)))
+
+    def _by_queue(self, row: definitions.Computed, counts: Iterable[tuple[Any, ...]]) -> Any:  # noqa: ANN401
+        family, by_queue = row.family(), dict(counts)
+        for queue in self._with(by_queue):
+            family.add_metric([queue], by_queue.get(queue, 0))
+        return family
+
+    def _with(self, queues: Iterable[str]) -> list[str]:
+        """Return the queues that the job types name, and those found in rows as well."""
+        return sorted({*self.queues, *queues})

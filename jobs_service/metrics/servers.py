@@ -1,0 +1,63 @@
+"""How PostgreSQL and Redis themselves are, as metrics."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from jobs_service.broker import JobBroker
+from jobs_service.database import Database
+from jobs_service.dead_letters import DeadLetterList
+from jobs_service.metrics import definitions
+
+_TABLES = """
+SELECT relname, n_live_tup, n_dead_tup, pg_total_relation_size(relid),
+       extract(epoch FROM last_autovacuum)::float8
+FROM pg_stat_user_tables WHERE relname IN ('jobs', 'workers') AND schemaname = current_schema()"""
+
+# Of other users' sessions PostgreSQL tells only whether they are there, unless ours may read all statistics.
+_SESSIONS = """
+SELECT count(*), current_setting('max_connections')::integer,
+       COALESCE(extract(epoch FROM now() - min(xact_start) FILTER (WHERE pid <> pg_backend_pid())), 0)::float8
+FROM pg_stat_activity WHERE datname = current_database()"""
+
+
+def postgresql(database: Database) -> Iterator[Any]:
+    """Look at the tables and sessions. Raises `DatabaseUnavailable`."""
+    yield from _tables(database)
+    count, most, oldest = database.row(_SESSIONS) or (0, 0, 0.0)
+    yield _gauge(definitions.PG_CONNECTIONS, count)
+    yield _gauge(definitions.PG_MAX_CONNECTIONS, most)
+    yield _gauge(definitions.PG_OLDEST_XACT, max(0.0, oldest))
+
+
+def redis(broker: JobBroker, queues: Iterable[str]) -> Iterator[Any]:
+    """Look at the queues, at `job_dlq` and at the server. Raises `BrokerUnavailable` or what redis-py raises."""
+    messages = definitions.BROKER_MESSAGES.family()
+    for queue in queues:
+        messages.add_metric([queue], broker.waiting(queue))
+    yield messages
+    yield _gauge(definitions.DLQ_LENGTH, DeadLetterList(broker.client).length())
+    # The stubs know the reply of a pipeline only.
+    info: Any = broker.client.info()
+    memory, evicted = definitions.REDIS_MEMORY.family(), definitions.REDIS_EVICTED.family()
+    memory.add_metric(["used"], info["used_memory"])
+    memory.add_metric(["max"], info.get("maxmemory", 0))
+    evicted.add_metric([], info["evicted_keys"])
+    yield from (memory, evicted, _gauge(definitions.REDIS_CLIENTS, info["connected_clients"]))
+
+
+def _tables(database: Database) -> Iterator[Any]:
+    live, dead = definitions.PG_LIVE_TUPLES.family(), definitions.PG_DEAD_TUPLES.family()
+    size, vacuumed = definitions.PG_TABLE_BYTES.family(), definitions.PG_LAST_AUTOVACUUM.family()
+    for table, alive, dropped, table_bytes, vacuumed_at in database.rows(_TABLES):
+        live.add_metric([table], alive)
+        dead.add_metric([table], dropped)
+        size.add_metric([table], table_bytes)
+        if vacuumed_at is not None:
+            vacuumed.add_metric([table], vacuumed_at)
+    yield from (live, dead, size, vacuumed)
+
+
+def _gauge(row: definitions.Computed, value: float) -> Any:  # noqa: ANN401 - a family
+    family = row.family()
+    family.add_metric([], value)
+    return family
