@@ -7,7 +7,7 @@ STAMP := $(VENV)/.made-from-requirements
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format ci bench compose-test dashboards docs clean
+.PHONY: help run test lint format ci bench compose-test dashboards picture docs clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ dashboards: $(STAMP) ## write the Grafana dashboards anew from monitoring/grafan
 
 docs: $(STAMP) ## write docs/metrics.md anew from the metric catalogue
 	@$(BIN)/python -m jobs_service.metrics.page
+
+picture: $(STAMP) ## draw docs/images/overview.png anew: a quarter of an hour of mixed work, watched by Prometheus
+	@$(BIN)/python tests/picture/run
 
 clean: ## remove the environment, the local data and caches
 	rm -rf $(VENV) .local .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -279,14 +279,14 @@ def _queues() -> Panel:
     ended = increase("jobs_finished_total", "queue_name", f'outcome=~"completed|failed",{QUEUES}', "$__range")
     return table(
         "Queues",
-        "Each queue now, and what failed in the time range shown.",
+        "Each queue now, and the part of its jobs that failed in the time range shown.",
         {"queue_name": "Queue"},
         [
             Column("Waiting", truth("jobs_current", "queue_name", PENDING)),
-            Column("Longest wait", truth("jobs_queue_oldest_eligible_age_seconds", "queue_name"), "s", 1),
+            Column("Longest wait", truth("jobs_queue_oldest_eligible_age_seconds", "queue_name"), "s"),
             Column("Target", truth("jobs_queue_slo_latency_seconds", "queue_name"), "s"),
-            Column("Finished per second", rate("jobs_finished_total", "queue_name"), "ops", 1),
-            Column("Latency p95", latency, "s", 2),
+            Column("Finished per second", rate("jobs_finished_total", "queue_name"), "ops"),
+            Column("Latency p95", latency, "s"),
             Column("Failed", f"{failed} / ({ended} > 0)", "percentunit", 2, "text", {0.01: "orange", 0.05: "red"}),
             Column("Dead letters", truth("jobs_dead", "queue_name"), steps={1: "orange"}),
             Column(

@@ -51,7 +51,7 @@ class Column:
     title: str
     expr: str
     unit: str = "short"
-    decimals: int = 0
+    decimals: int | None = None
     base: str = "text"
     steps: Mapping[float, str] = field(default_factory=dict)
 
@@ -232,10 +232,9 @@ def _property(name: str, property_id: str, value: object) -> Json:
 
 
 def _column(column: Column) -> Json:
-    properties: list[Json] = [
-        {"id": "unit", "value": column.unit},
-        {"id": "decimals", "value": column.decimals},
-    ]
+    properties: list[Json] = [{"id": "unit", "value": column.unit}]
+    if column.decimals is not None:
+        properties.append({"id": "decimals", "value": column.decimals})
     if column.steps:
         properties += [
             {"id": "thresholds", "value": _thresholds(column.base, column.steps)},
