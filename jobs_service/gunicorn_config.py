@@ -13,8 +13,10 @@ bind = (
 )
 workers = _settings.api_processes
 threads = _settings.api_threads
-worker_class = "gthread"
-#: Idle connections of clients are kept this long; a slow client holds a connection, never a thread's whole life.
+worker_class = "jobs_service.http_worker.HttpWorker"
+#: For each process; below the 1,024 open files that many systems allow one.
+worker_connections = 512
+#: Idle connections of clients are kept this long, unless their number is needed for others.
 keepalive = 75
 timeout = 30
 graceful_timeout = 25

@@ -14,9 +14,6 @@ from jobs_service.typed import invalid
 #: How deep arrays and objects may be nested.
 MAX_DEPTH = 32
 
-#: Seconds to wait for the next bytes of a body.
-READ_SECONDS = 10
-
 _INT64 = range(-(2**63), 2**63)
 
 T = TypeVar("T")
@@ -62,19 +59,11 @@ def _bytes(req: falcon.Request, max_bytes: int) -> bytes:
 
 
 def _read(req: falcon.Request, count: int) -> bytes:
-    """Read up to `count` bytes. A client that stops sending must not hold this thread for ever."""
-    connection = req.env.get("gunicorn.socket")
+    """Read up to `count` bytes."""
     try:
-        if connection is not None:
-            connection.settimeout(READ_SECONDS)
         body: bytes = req.stream.read(count)
-    except TimeoutError:
-        raise falcon.HTTPError(408, description=f"No byte of the body came for {READ_SECONDS} s.") from None
     except (OSError, ParseException):
         raise MalformedBody("the body is cut off, or its chunks are malformed") from None
-    finally:
-        if connection is not None:
-            connection.settimeout(None)
     if req.content_length is not None and len(body) < req.content_length:
         raise MalformedBody("the body is shorter than its Content-Length")
     return body

@@ -13,7 +13,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
 #: A module may import from its own rank and below. Names are the modules' and folders' in jobs_service.
 RANKS = [
-    {"errors", "events", "ids", "config", "slots"},
+    {"errors", "events", "ids", "config", "slots", "incoming"},
     {"logs", "origin", "typed", "database", "smtp", "addresses", "breaker"},
     {"mailer", "storage", "models", "migrations", "lifecycle"},
     {"registry"},
@@ -21,7 +21,7 @@ RANKS = [
     {"dead_letters", "publisher", "presence", "attempt", "batch", "company"},
     {"submission", "binding", "maintenance", "metrics"},
     {"middleware", "resources", "sampler", "watchdog"},
-    {"supervisor"},
+    {"supervisor", "http_worker"},
     {"app", "worker", "gunicorn_config"},
     {"wsgi", "__main__", "devstack", "__init__"},
 ]

@@ -1,0 +1,80 @@
+"""What has come of a client's next request, and whether that is all of it."""
+
+import re
+
+#: More than that is no head of ours: gunicorn's own limits would let it grow to 800 KB.
+MAX_HEAD_BYTES = 65_536
+#: What chunked coding may add to a body.
+_CHUNKING_BYTES = 65_536
+
+_HEAD_ENDS = b"\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked", re.IGNORECASE)
+_EXPECTATION = re.compile(rb"\r\n(expect):[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
+#: The header's name once it was heeded. As long, so that nothing moves.
+_MET = b"x-told"
+
+
+class Incoming:
+    """Collects the bytes of one request, and what may follow it.
+
+    It finds the end and judges nothing. What is malformed or too large counts as whole, so that whoever parses it can
+    say no at once.
+    """
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self.data = bytearray()
+        self._max_body_bytes = max_body_bytes
+        #: Where the body begins; 0 as long as the head has not ended.
+        self._body_at = 0
+        self._length = 0
+        self._is_chunked = False
+        #: Where the next chunk begins.
+        self._chunk_at = 0
+
+    def add(self, piece: bytes) -> None:
+        self.data += piece
+        if not self._body_at and (end := self.data.find(_HEAD_ENDS)) >= 0:
+            self._read_head(end + len(_HEAD_ENDS))
+
+    @property
+    def head_is_too_large(self) -> bool:
+        return not self._body_at and len(self.data) > MAX_HEAD_BYTES
+
+    def is_whole(self) -> bool:
+        if not self._body_at:
+            return False
+        if self._is_chunked:
+            most = self._body_at + self._max_body_bytes + _CHUNKING_BYTES
+            return len(self.data) > most or self._last_chunk_is_here()
+        return self._length > self._max_body_bytes or len(self.data) >= self._body_at + self._length
+
+    def meet_expectation(self) -> bool:
+        """Tell whether the client waits to be told to send its body. Told once, it is not told again."""
+        expectation = _EXPECTATION.search(self.data, 0, self._body_at)
+        if expectation:
+            self.data[slice(*expectation.span(1))] = _MET
+        return expectation is not None
+
+    def _read_head(self, end: int) -> None:
+        self._body_at = self._chunk_at = end
+        head = bytes(self.data[:end])
+        self._is_chunked = bool(_CHUNKED.search(head))
+        if length := _LENGTH.search(head):
+            self._length = int(length[1])
+
+    def _last_chunk_is_here(self) -> bool:
+        while (line_ends := self.data.find(b"\r\n", self._chunk_at)) >= 0:
+            size = _size(self.data[self._chunk_at : line_ends])
+            if size <= 0:
+                return size < 0 or self.data.find(_HEAD_ENDS, line_ends) >= 0
+            self._chunk_at = line_ends + size + 4
+        return False
+
+
+def _size(line: bytearray) -> int:
+    """Return the size that a chunk's first line gives, or -1 when it gives none."""
+    try:
+        return int(line.partition(b";")[0], 16)
+    except ValueError:
+        return -1

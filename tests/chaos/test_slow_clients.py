@@ -1,0 +1,122 @@
+"""Clients that send slowly, or not at all, or do not read, beside a client that wants an answer.
+
+More of each than the API has threads: a client that holds a thread would hold the API.
+"""
+
+import socket
+from contextlib import ExitStack
+
+import pytest
+from service import Service
+
+JOB = b'{"type":"csv-generation","payload":{"a":1}}'
+
+#: The API has four threads.
+MANY = 20
+
+
+@pytest.fixture
+def api(environ, tmp_path):
+    service = Service(environ, tmp_path)
+    service.start_api()
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def connect(api):
+    """Open a connection that is closed after the test, and send its first bytes."""
+    with ExitStack() as connections:
+
+        def connect(data=b""):
+            connection = socket.create_connection(("127.0.0.1", api.api_port), timeout=30)
+            connections.enter_context(connection)
+            connection.sendall(data)
+            return connection
+
+        yield connect
+
+
+def head(*lines, path="/jobs", method="POST"):
+    start = f"{method} {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json"
+    return "\r\n".join([*start, *lines, "", ""]).encode()
+
+
+WITH_LENGTH = head(f"Content-Length: {len(JOB)}")
+CHUNKED = head("Transfer-Encoding: chunked")
+BEGINNINGS = {
+    "nothing": b"",
+    "one byte": b"P",
+    "half a head": WITH_LENGTH[:-20],
+    "a head": WITH_LENGTH,
+    "half a body": WITH_LENGTH + JOB[:10],
+    "half a chunk": CHUNKED + b"2b\r\n" + JOB[:10],
+    "a chunk and no end": CHUNKED + b"2b\r\n" + JOB + b"\r\n",
+    "an expectation": head(f"Content-Length: {len(JOB)}", "Expect: 100-continue"),
+    "a request and the beginning of another": head(path="/livez", method="GET") + WITH_LENGTH[:-20],
+}
+
+
+def test_clients_that_begin_and_do_not_go_on_hold_nobody_up(api, connect):
+    for beginning in BEGINNINGS.values():
+        for _ in range(MANY):
+            connect(beginning)
+
+        assert_answers(api)
+
+
+def test_a_body_at_a_byte_now_and_then_holds_nobody_up(api, connect):
+    slow = [connect(WITH_LENGTH) for _ in range(MANY)]
+    for position in range(5):
+        for connection in slow:
+            connection.sendall(JOB[position : position + 1])
+        assert_answers(api)
+
+    for connection in slow:
+        connection.sendall(JOB[5:])
+    assert {b"201"} == {connection.recv(65_536).split()[1] for connection in slow}
+
+
+def test_clients_that_do_not_close_hold_nobody_up(api, connect):
+    for _ in range(MANY):
+        assert b" 200 " in connect(head("Connection: close", path="/livez", method="GET")).recv(65_536)
+
+    assert_answers(api)
+
+
+def test_more_idle_connections_than_a_process_may_have_hold_nobody_up(api, connect):
+    patient = connect()
+    patient.sendall(head(path="/livez", method="GET"))
+    assert b" 200 " in patient.recv(65_536)
+    for _ in range(600):
+        connect()
+
+    assert_answers(api)
+    # The one that was idle longest had to make room.
+    assert b"" == patient.recv(1)
+
+
+def test_clients_that_do_not_read_their_answers_hold_nobody_up(api, connect):
+    row = "x" * 100_000
+    for _ in range(20):
+        assert 201 == api.request("POST", "/jobs", {"type": "csv-generation", "payload": {"a": row}})[0]
+    # Less than there are threads: an answer that finds no room does hold one, for its time.
+    for _ in range(3):
+        connect(head(path="/jobs?limit=200", method="GET") * 20)
+
+    assert_answers(api)
+
+
+def test_an_api_with_slow_clients_stops_when_it_is_told_to(api, connect):
+    for beginning in BEGINNINGS.values():
+        connect(beginning)
+    assert_answers(api)
+    [child] = api.children
+
+    assert 0 == child.stop(seconds=40)
+
+
+def assert_answers(api):
+    """Have it answer a client that opens a connection for each request. A held-up one gives up after 20 s."""
+    for _ in range(5):
+        assert 201 == api.request("POST", "/jobs", {"type": "csv-generation", "payload": {"a": 1}})[0]
