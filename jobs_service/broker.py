@@ -31,6 +31,7 @@ from jobs_service import events
 from jobs_service.config import Settings
 from jobs_service.errors import BrokerUnavailable
 from jobs_service.events import Event
+from jobs_service.failpoints import failpoint
 from jobs_service.ids import milliseconds_of
 from jobs_service.logs import get_logger
 from jobs_service.registry import spelling
@@ -205,6 +206,7 @@ class Doorbell(Consumer):
         reply: Any = self.client.bzmpop(self.timeout_seconds, 1, [key], min=True, count=count)
         if reply:
             self.popped.extend(member for member, _ in reply[1])
+            failpoint("worker.after_pop")
 
     def _redis_failed(self, error: redis.RedisError) -> None:
         if not self.redis_failed:

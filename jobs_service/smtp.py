@@ -7,6 +7,8 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 
+from jobs_service.failpoints import failpoint
+
 #: What a server may say in one conversation. A greeting and the answers for 100 recipients need a tenth of it.
 _REPLY_BYTES = 262_144
 _RECEIVE_BYTES = 4_096
@@ -86,7 +88,10 @@ class Conversation(smtplib.SMTP):
 
     def data(self, msg: bytes | str) -> tuple[int, bytes]:  # type: ignore[override] # typeshed lets any buffer in
         self._before_data()
-        return super().data(msg)
+        failpoint("mail.before_data")
+        answer = super().data(msg)
+        failpoint("mail.after_data")
+        return answer
 
     def send(self, s: bytes | str) -> None:  # type: ignore[override] # typeshed lets any buffer in, smtplib sends these
         data = s.encode(self.command_encoding) if isinstance(s, str) else s

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
+from jobs_service.failpoints import failpoint
+
 #: A plain file name, short enough that the temporary name made from it is one too.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
@@ -95,7 +97,9 @@ def _replace_file(directory: int, name: str, content: bytes) -> None:
     temporary = f".{name}.{secrets.token_hex(8)}.tmp"
     try:
         _write_synced(directory, temporary, content)
+        failpoint("storage.before_rename")
         os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        failpoint("storage.after_rename")
     except BaseException:  # a time limit's interrupt too must leave nothing behind
         _remove(directory, temporary)
         raise

@@ -11,6 +11,7 @@ from jobs_service.config import Settings
 from jobs_service.database import Database
 from jobs_service.errors import DatabaseUnavailable, InvalidRequest
 from jobs_service.events import Event
+from jobs_service.failpoints import failpoint
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import NewJob, OnAmbiguous
 from jobs_service.logs import get_logger
@@ -59,9 +60,12 @@ class Submitter:
         job_type = self.registry.get(submission.type)
         publish = _is_due(submission) and self.publisher.is_open(job_type.queue)
         job = self._new_job(submission, job_type, origin, publish=publish)
+        failpoint("api.before_commit")
         self._commit(job)
+        failpoint("api.after_commit")
         if publish and not self.publisher.publish(job):
             self._leave_to_the_relay(job)
+        failpoint("api.after_publish")
         events.emit(Event.ACCEPTED, job_id=str(job.id), type=job.type, queue=job.queue)
         return job
 

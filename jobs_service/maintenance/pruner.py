@@ -7,6 +7,7 @@ from uuid import UUID
 from jobs_service import events, lifecycle
 from jobs_service.database import Database
 from jobs_service.events import Event
+from jobs_service.failpoints import failpoint
 from jobs_service.ids import earliest_id
 from jobs_service.lifecycle import Status
 from jobs_service.maintenance.service import Service
@@ -63,6 +64,7 @@ class Pruner(Service):
                 break
         # Files first: what is left after a crash is a row whose file is gone, and the next run takes it.
         self.outputs.delete(expired)
+        failpoint("pruner.after_files")
         return sum(self._delete(status, expired[start : start + BATCH]) for start in range(0, len(expired), BATCH))
 
     def _walk(self, status: Status) -> list[tuple[UUID, bool]]:

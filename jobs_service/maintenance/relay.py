@@ -5,6 +5,7 @@ from jobs_service.broker import JobBroker, message_for
 from jobs_service.database import Database, Row
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.errors import DatabaseUnavailable
+from jobs_service.failpoints import failpoint
 from jobs_service.logs import get_logger
 from jobs_service.maintenance.service import Service
 
@@ -81,5 +82,7 @@ class Relay(Service):
         return self.database.rows(_DUE, {"queue": queue, "limit": limit})
 
     def _publish(self, queue: str, due: list[Row]) -> None:
+        failpoint("relay.before_ring")
         self.broker.ring(queue, [message_for(job_id, kind, queue, priority) for job_id, kind, priority in due])
+        failpoint("relay.after_ring")
         lifecycle.published(self.database, [row[0] for row in due], republish_seconds=self.republish_seconds)

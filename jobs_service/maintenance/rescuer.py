@@ -6,6 +6,7 @@ from jobs_service import events, lifecycle
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
+from jobs_service.failpoints import failpoint
 from jobs_service.lifecycle import Rescued, Status
 from jobs_service.maintenance.service import Service
 
@@ -39,6 +40,7 @@ class Rescuer(Service):
             # So have the workers beside it: their heartbeats are old, and they are well.
             return {"rescued": 0}
         rescued = lifecycle.rescue(self.database, lease_seconds=self.lease_seconds)
+        failpoint("rescuer.after_rescue")
         for job in rescued:
             self._tell(job)
         self.database.rows(_CLEAR, (self.lease_seconds,))

@@ -30,6 +30,7 @@ from jobs_service.errors import (
     Snoozed,
 )
 from jobs_service.events import Event
+from jobs_service.failpoints import failpoint
 from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, Ask, Claim, DeadReason, Failure, OnAmbiguous
 from jobs_service.logs import get_logger
 from jobs_service.metrics import definitions as metrics
@@ -242,6 +243,7 @@ class LifecycleSync(Middleware):
         self._until_the_database_answers("release", lambda: lifecycle.release(self.database, claim))
 
     def _begin(self, claim: Claim, message: MessageProxy) -> None:
+        failpoint("worker.after_claim")
         running = self.running[claim.token] = attempt.begin(claim)
         actor = self.broker.get_actor(claim.type)
         if actor is not self.broker.get_actor(message.actor_name):
@@ -273,7 +275,9 @@ class LifecycleSync(Middleware):
 
     def _settle(self, running: Running, verdict: Verdict) -> None:
         operation = type(verdict).__name__.lower()
+        failpoint("worker.after_effect")
         if self._until_the_database_answers(operation, lambda: self._write(running.claim, verdict)):
+            failpoint("worker.after_verdict")
             self._tell(running, verdict)
         else:
             events.emit(Event.REFUSED, **_facts(running))

@@ -1,0 +1,86 @@
+"""Places where a test can have a process die, hang or fail. Without FAILPOINTS in the environment there are none.
+
+`FAILPOINTS="api.after_commit=kill; worker.after_effect=hang:30 once"` in the environment of a process that starts. Not
+a setting: nobody runs a service with it.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+#: Every place, in the order in which a job passes them.
+NAMES = (
+    "api.before_commit",
+    "api.after_commit",
+    "api.after_publish",
+    "relay.before_ring",
+    "relay.after_ring",
+    "worker.after_pop",
+    "worker.after_claim",
+    "storage.before_rename",
+    "storage.after_rename",
+    "mail.before_data",
+    "mail.after_data",
+    "worker.after_effect",
+    "worker.after_verdict",
+    "rescuer.after_rescue",
+    "pruner.after_files",
+)
+
+
+class Injected(OSError):
+    """What `raise` raises."""
+
+
+def pass_by(name: str) -> None:
+    """Do nothing: what every failpoint is, outside of tests that order something else."""
+
+
+def enabled(orders: str, folder: Path) -> Callable[[str], None]:
+    """Return the function that does what `orders` say. `once` means once for all processes that share `folder`."""
+    actions = dict(_order(text) for text in orders.split(";") if text.strip())
+
+    def act(name: str) -> None:
+        action, *how_often = actions.get(name, [""])
+        if action and ("once" not in how_often or _is_first(folder / name)):
+            _act(action, name)
+
+    return act
+
+
+def _order(text: str) -> tuple[str, list[str]]:
+    name, _, action = text.strip().partition("=")
+    if name not in NAMES or not action:
+        raise ValueError(
+            f"FAILPOINTS: expected name=kill, raise or hang:SECONDS, and perhaps once; not {text.strip()!r}"
+        )
+    return name, action.split()
+
+
+def _is_first(marker: Path) -> bool:
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _act(action: str, name: str) -> None:
+    verb, _, seconds = action.partition(":")
+    if verb == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif verb == "hang":
+        time.sleep(float(seconds))
+    else:
+        raise Injected(f"failpoint {name}")
+
+
+def _chosen(environ: Mapping[str, str]) -> Callable[[str], None]:
+    orders = environ.get("FAILPOINTS", "")
+    return enabled(orders, Path(environ.get("FAILPOINTS_DIR", "."))) if orders else pass_by
+
+
+#: Called at each place with its name.
+failpoint: Callable[[str], None] = _chosen(os.environ)

@@ -1,0 +1,58 @@
+"""The stack of a chaos test. After each test: wait for quiet, check every invariant, leave no process behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+from eventually import eventually
+from invariants import violations
+from report import Report
+from service import Service
+from stack import Stack
+
+from jobs_service.devstack.processes import is_alive
+
+_report = Report()
+
+
+@pytest.fixture
+def stack(environ, tmp_path, request):
+    """An API and workers to be started and broken by the test."""
+    stack = Stack(Service(environ, tmp_path), tmp_path)
+    try:
+        yield stack
+        wrong = _verify(stack)
+        fault = request.node.path.stem.removeprefix("test_").replace("_", " ")
+        _report.add(fault, stack, sum("was accepted" in sentence for sentence in wrong))
+    finally:
+        pids = stack.pids()
+        for child in stack.service.children:
+            child.kill()
+        stack.servers.close()
+    eventually(lambda: not [pid for pid in pids if is_alive(pid)], what="the end of every process")
+    assert [] == wrong
+
+
+def _verify(stack):
+    try:
+        stack.settle()
+    except AssertionError as error:
+        return [f"was accepted and did not end: {error}", *violations(stack)]
+    return violations(stack)
+
+
+@pytest.fixture
+def own_valkey(stack):
+    """A Redis of the test's own, to be killed, frozen and wiped; nothing of it is on the disk."""
+    return stack.start_own_valkey()
+
+
+@pytest.fixture
+def own_postgres(stack):
+    """A PostgreSQL of the test's own, to be killed and frozen."""
+    return stack.start_own_postgres()
+
+
+def pytest_sessionfinish():
+    if page := os.environ.get("CHAOS_REPORT"):
+        _report.write(Path(page))

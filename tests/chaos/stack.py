@@ -1,0 +1,177 @@
+"""The service under a fault: its processes, and a client that keeps what it was promised."""
+
+import urllib.error
+from collections import Counter
+from contextlib import ExitStack
+from itertools import cycle, islice
+from pathlib import Path
+
+import psycopg2
+import psycopg2.extras
+import redis
+from eventually import eventually
+
+from jobs_service.config import Settings
+from jobs_service.database import open_database
+from jobs_service.devstack.ports import free_port
+from jobs_service.devstack.processes import descendants, is_alive
+from jobs_service.devstack.servers import Postgres, Valkey
+from jobs_service.migrations import migrate
+
+#: Unlike the other tests' server it keeps what was committed when it is killed; only a power cut would hurt it.
+DURABLE = ("fsync=off", "full_page_writes=off", "max_connections=200")
+
+TERMINAL = ("completed", "failed", "cancelled")
+
+#: A mixed load: (type, payload, wishes). Most succeed at once, some later, some never.
+LOAD = (
+    ("test-effect", {}, {}),
+    ("test-effect", {"seconds": 0.2}, {}),
+    ("csv-generation", {"name": "Alice", "score": 95}, {}),
+    ("test-effect", {"fail_times": 1}, {}),
+    ("test-effect", {"seconds": 0.1}, {"on_ambiguous": "hold"}),
+    ("test-effect", {}, {"delay_seconds": 0.5}),
+    ("test-effect", {"fail_times": 9}, {"max_attempts": 2}),
+    ("test-effect", {"rejected": True}, {}),
+)
+
+CSV = "key,value\nname,Alice\nscore,95\n"
+
+
+class Stack:
+    """`database_url` and `redis_url` are the servers themselves, whatever stands between them and the service."""
+
+    def __init__(self, service, folder):
+        self.service = service
+        self.folder = folder
+        self.effects_file = folder / "effects"
+        self.outputs = Path(service.environ["OUTPUT_DIR"])
+        self.database_url = service.environ["DATABASE_URL"]
+        self.redis_url = service.environ["REDIS_URL"]
+        service.environ |= {
+            "ACTOR_MODULES": "trying,effects",
+            "EFFECTS_FILE": str(self.effects_file),
+            "FAILPOINTS_DIR": str(folder),
+            "API_THREADS": "8",
+        }
+        #: The test's own servers: they are there until everything has been looked at.
+        self.servers = ExitStack()
+        #: The client's own list: id -> type of every job that was answered with 201.
+        self.accepted = {}
+        #: Jobs that were not finished when the fault struck, and when that was by PostgreSQL's clock.
+        self.in_flight = []
+        self.struck_at = None
+
+    def start(self, *, workers=1, api=None, **environ):
+        """Start an API (with the environment `api`) and a worker of so many processes."""
+        self.service.start_api(**(api or {}))
+        return self.service.start_worker(WORKER_PROCESSES=str(workers), **environ)
+
+    def start_own_valkey(self):
+        """Have the service, which is yet to start, use a Redis of its own."""
+        server = self.servers.enter_context(Valkey(self.folder / "own-valkey", free_port(), save=False))
+        self.redis_url = self.service.environ["REDIS_URL"] = f"{server.url}/0"
+        return server
+
+    def start_own_postgres(self):
+        """Have the service, which is yet to start, use a PostgreSQL of its own, migrated."""
+        server = self.servers.enter_context(Postgres(self.folder / "own-postgres", free_port(), options=DURABLE))
+        self.database_url = self.service.environ["DATABASE_URL"] = server.url
+        database = open_database(Settings.from_env(self.service.environ))
+        migrate(database)
+        database.discard()
+        return server
+
+    def submit(self, job_type="test-effect", payload=None, **wishes):
+        """Return the id of an accepted job, or None when it was not accepted. What the client saw is what counts."""
+        body = {"type": job_type, "payload": payload or {}, **wishes}
+        try:
+            status, answer = self.service.request("POST", "/jobs", body)
+        except (urllib.error.URLError, OSError):
+            return None
+        if status != 201:
+            assert status == 503, answer
+            return None
+        self.accepted[answer["job_id"]] = job_type
+        return answer["job_id"]
+
+    def submit_load(self, count):
+        """Submit a mixed load, and return the ids that were accepted."""
+        ids = [self.submit(*work[:2], **work[2]) for work in islice(cycle(LOAD), count)]
+        return [job_id for job_id in ids if job_id]
+
+    def strike(self):
+        """Note that the fault happens now: recovery counts from here, for the jobs that are not finished."""
+        self.struck_at = self.sql("SELECT clock_timestamp()")[0][0]
+        self.in_flight = [row[0] for row in self.sql("SELECT id::text FROM jobs WHERE finished_at IS NULL")]
+
+    def settle(self, seconds=60):
+        """Wait until every accepted job is in a terminal state."""
+        eventually(self._all_terminal, seconds=seconds, what="the end of every accepted job")
+
+    def job(self, job_id):
+        """Return a job's row, read from PostgreSQL itself."""
+        with (
+            self._connection() as connection,
+            connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor,
+        ):
+            cursor.execute("SELECT * FROM jobs WHERE id = %s", (job_id,))
+            return cursor.fetchone()
+
+    def sql(self, statement, parameters=()):
+        with self._connection() as connection, connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall()
+
+    def redis(self):
+        return redis.Redis.from_url(self.redis_url)
+
+    def effects(self):
+        """Return how often each job had its effect."""
+        lines = self.effects_file.read_text().splitlines() if self.effects_file.exists() else []
+        return Counter(line.split()[0] for line in lines)
+
+    def worker_pids(self, worker):
+        """Return the processes below a worker's supervisor that run jobs, not those that serve metrics."""
+        return [pid for pid in descendants(worker.pid) if is_alive(pid) and "dramatiq" in command_of(pid)]
+
+    def recoveries(self):
+        """Return, for each job that was in flight when the fault struck, the seconds until it was finished."""
+        rows = self.sql(
+            "SELECT extract(epoch FROM finished_at - %s)::float8 FROM jobs WHERE id = ANY(%s::uuid[])",
+            (self.struck_at, self.in_flight),
+        )
+        return sorted(seconds for (seconds,) in rows if seconds is not None)
+
+    def pids(self):
+        """Return every process of the service that runs."""
+        return [pid for child in self.service.children for pid in child.pids()]
+
+    def _all_terminal(self):
+        found = dict(self.sql("SELECT id::text, status FROM jobs WHERE id = ANY(%s::uuid[])", (list(self.accepted),)))
+        open_jobs = {job_id: found.get(job_id) for job_id in self.accepted if found.get(job_id) not in TERMINAL}
+        assert not open_jobs, open_jobs
+        return True
+
+    def _connection(self):
+        connection = psycopg2.connect(self.database_url.replace("postgres://", "postgresql://"), connect_timeout=5)
+        connection.autocommit = True
+        return _Closing(connection)
+
+
+class _Closing:
+    def __init__(self, connection):
+        self.connection = connection
+
+    def __enter__(self):
+        return self.connection
+
+    def __exit__(self, *_):
+        self.connection.close()
+
+
+def command_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""

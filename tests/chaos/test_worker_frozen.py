@@ -1,0 +1,35 @@
+"""Fault 6: a worker is frozen for longer than its lease, and wakes up while its successor is at work, or done."""
+
+from eventually import eventually
+
+
+def test_a_late_verdict_is_refused_and_counted(stack):
+    frozen = stack.start()
+    job_id = stack.submit(payload={"seconds": 0.5})
+    eventually(lambda: stack.effects()[job_id], what="a running job")
+
+    stack.strike()
+    frozen.pause()
+    stack.service.start_worker()
+    stack.settle()
+    frozen.resume()
+
+    job = stack.job(job_id)
+    assert (job["status"], job["attempts"], job["crashes"]) == ("completed", 2, 1)
+    refused = 'jobs_attempts_total{actor_name="test-effect",outcome="refused",queue_name="default"}'
+    eventually(lambda: stack.service.metrics()[refused] == 1, what="a refused verdict, counted")
+    assert stack.job(job_id) == job
+
+
+def test_a_worker_frozen_before_its_effect_does_not_have_it_any_more(stack):
+    """The hang stands for the freeze: between the claim and begin_effect the job was given to somebody else."""
+    stack.start(FAILPOINTS="worker.after_claim=hang:4 once", HEARTBEAT_SECONDS="0.2")
+    job_id = stack.submit()
+    eventually((stack.folder / "worker.after_claim").exists, what="a hanging claim")
+    stack.sql("UPDATE workers SET heartbeat_at = now() - interval '1 hour' RETURNING 1")
+    stack.sql("UPDATE jobs SET worker_id = gen_random_uuid(), started_at = now() - interval '1 hour' RETURNING 1")
+
+    stack.strike()
+    stack.settle()
+
+    assert stack.effects()[job_id] == 1

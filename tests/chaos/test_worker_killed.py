@@ -1,0 +1,113 @@
+"""Faults 4 and 5: worker processes are killed, at every point of a job's way, one at a time, all at once, in a loop."""
+
+import os
+import signal
+
+import pytest
+from eventually import eventually
+
+from jobs_service.devstack.processes import descendants, is_alive
+
+PLACES = ["worker.after_pop", "worker.after_claim", "worker.after_effect", "worker.after_verdict"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_worker_killed_on_a_jobs_way_costs_an_attempt_at_most(stack, place):
+    stack.start(workers=2, FAILPOINTS=f"{place}=kill once")
+
+    stack.submit_load(16)
+    eventually((stack.folder / place).exists, what="a killed worker")
+    stack.strike()
+    stack.settle()
+
+    assert stack.sql("SELECT max(crashes) FROM jobs")[0][0] <= 1
+
+
+@pytest.mark.parametrize("place", ["storage.before_rename", "storage.after_rename"])
+def test_a_worker_killed_while_it_writes_leaves_the_whole_file_or_none(stack, place):
+    stack.start(FAILPOINTS=f"{place}=kill once")
+
+    job_id = stack.submit("csv-generation", {"name": "Alice", "score": 95})
+    stack.settle()
+
+    job = stack.job(job_id)
+    assert (job["status"], job["attempts"]) == ("completed", 2)
+
+
+@pytest.mark.parametrize(("place", "mails"), [("mail.before_data", 1), ("mail.after_data", 2)])
+@pytest.mark.parametrize("on_ambiguous", ["resend", "hold"])
+def test_a_mail_of_a_killed_worker_follows_on_ambiguous(stack, mail, place, mails, on_ambiguous):
+    """Nobody knows whether it was sent, so it is told as unknown in both cases."""
+    stack.start(FAILPOINTS=f"{place}=kill once", MAIL_HOST="127.0.0.1", MAIL_PORT=str(mail.port))
+
+    subject = f"{place} {on_ambiguous} {os.getpid()}"
+    mail_ = {"to": "a@example.com", "subject": subject, "body": "x"}
+    job_id = stack.submit("EMAIL_SEND", mail_, on_ambiguous=on_ambiguous)
+    stack.settle()
+
+    job = stack.job(job_id)
+    assert job["history"][0]["ambiguous"] is True
+    assert (job["status"], job["dead_reason"]) == (
+        ("completed", None) if on_ambiguous == "resend" else ("failed", "ambiguous")
+    )
+    sent = [message for message in mail.messages() if message["subject"] == subject]
+    assert len(sent) == (mails if on_ambiguous == "resend" else mails - 1)
+
+
+@pytest.mark.parametrize("place", ["relay.before_ring", "relay.after_ring", "rescuer.after_rescue"])
+def test_a_leader_killed_at_its_work_is_followed_by_another(stack, place):
+    stack.start(workers=2)
+    worker = stack.service.children[-1]
+    job_id = stack.submit(payload={"seconds": 30})
+    eventually(lambda: stack.effects()[job_id], what="a running job")
+    stack.service.start_worker(FAILPOINTS=f"{place}=kill once", WORKER_PROCESSES="2")
+
+    stack.strike()
+    worker.kill()
+    stack.submit(delay_seconds=0.3)
+    eventually((stack.folder / place).exists, what="a killed leader")
+    stack.submit_load(8)
+    stack.sql("UPDATE jobs SET payload = '{}' WHERE id = %s RETURNING 1", (job_id,))
+    stack.settle()
+
+
+def test_a_supervisor_killed_takes_its_workers_along(stack):
+    worker = stack.start(workers=2)
+    stack.submit_load(16)
+    children = descendants(worker.pid)
+
+    stack.strike()
+    os.kill(worker.pid, signal.SIGKILL)
+
+    eventually(lambda: not any(is_alive(pid) for pid in children), what="no process left behind")
+    stack.service.start_worker(WORKER_PROCESSES="2")
+
+
+def test_all_of_a_worker_killed_at_once_costs_an_attempt_at_most(stack):
+    worker = stack.start(workers=2)
+    stack.submit_load(24)
+    eventually(lambda: len(stack.effects()) > 2, what="work in progress")
+
+    stack.strike()
+    worker.kill()
+    stack.service.start_worker(WORKER_PROCESSES="2")
+
+
+def test_workers_killed_again_and_again_finish_everything(stack):
+    """With lost workers as the only failures, three crashes of one job would be poison: max_attempts says no more."""
+    worker = stack.start(workers=2)
+    stack.submit_load(40)
+
+    stack.strike()
+    for _ in range(4):
+        pid = eventually(lambda: stack.worker_pids(worker), what="a worker process")[0]
+        done = stack.sql("SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL")[0][0]
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda done=done: _finished(stack) > done or _finished(stack) == 40, what="progress")
+    stack.settle()
+
+    assert stack.sql("SELECT count(*) FROM jobs WHERE dead_reason = 'poison'")[0][0] <= 1
+
+
+def _finished(stack):
+    return stack.sql("SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL")[0][0]
