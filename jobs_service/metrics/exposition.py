@@ -68,11 +68,12 @@ def build_truth(settings: Settings, registry: Registry) -> Truth:
         {
             "settings": lambda: Objectives(settings).families(registry),
             "redis": lambda: servers.redis(broker, registry.queues),
+            "postgresql": lambda: servers.postgresql(database),
             "workers": rows.workers,
             "jobs": rows.jobs,
             "overdue": rows.overdue,
             "dead_letters": rows.dead_letters,
-            "postgresql": lambda: servers.postgresql(database),
+            "tables": lambda: servers.tables(database),
         }
     )
 

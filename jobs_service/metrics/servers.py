@@ -21,12 +21,24 @@ FROM pg_stat_activity WHERE datname = current_database()"""
 
 
 def postgresql(database: Database) -> Iterator[Any]:
-    """Look at the tables and sessions. Raises `DatabaseUnavailable`."""
-    yield from _tables(database)
+    """Look at the sessions, which no lock of a table holds up. Raises `DatabaseUnavailable`."""
     count, most, oldest = database.row(_SESSIONS) or (0, 0, 0.0)
     yield _gauge(definitions.PG_CONNECTIONS, count)
     yield _gauge(definitions.PG_MAX_CONNECTIONS, most)
     yield _gauge(definitions.PG_OLDEST_XACT, max(0.0, oldest))
+
+
+def tables(database: Database) -> Iterator[Any]:
+    """Look at the tables. Raises `DatabaseUnavailable`, also when a migration has locked one."""
+    live, dead = definitions.PG_LIVE_TUPLES.family(), definitions.PG_DEAD_TUPLES.family()
+    size, vacuumed = definitions.PG_TABLE_BYTES.family(), definitions.PG_LAST_AUTOVACUUM.family()
+    for table, alive, dropped, table_bytes, vacuumed_at in database.rows(_TABLES):
+        live.add_metric([table], alive)
+        dead.add_metric([table], dropped)
+        size.add_metric([table], table_bytes)
+        if vacuumed_at is not None:
+            vacuumed.add_metric([table], vacuumed_at)
+    yield from (live, dead, size, vacuumed)
 
 
 def redis(broker: JobBroker, queues: Iterable[str]) -> Iterator[Any]:
@@ -43,18 +55,6 @@ def redis(broker: JobBroker, queues: Iterable[str]) -> Iterator[Any]:
     memory.add_metric(["max"], info.get("maxmemory", 0))
     evicted.add_metric([], info["evicted_keys"])
     yield from (memory, evicted, _gauge(definitions.REDIS_CLIENTS, info["connected_clients"]))
-
-
-def _tables(database: Database) -> Iterator[Any]:
-    live, dead = definitions.PG_LIVE_TUPLES.family(), definitions.PG_DEAD_TUPLES.family()
-    size, vacuumed = definitions.PG_TABLE_BYTES.family(), definitions.PG_LAST_AUTOVACUUM.family()
-    for table, alive, dropped, table_bytes, vacuumed_at in database.rows(_TABLES):
-        live.add_metric([table], alive)
-        dead.add_metric([table], dropped)
-        size.add_metric([table], table_bytes)
-        if vacuumed_at is not None:
-            vacuumed.add_metric([table], vacuumed_at)
-    yield from (live, dead, size, vacuumed)
 
 
 def _gauge(row: definitions.Computed, value: float) -> Any:  # noqa: ANN401 - a family

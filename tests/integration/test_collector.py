@@ -1,5 +1,6 @@
 """What PostgreSQL knows about the jobs, as gauges."""
 
+import dataclasses
 from uuid import uuid4
 
 import pytest
@@ -7,6 +8,8 @@ from conftest import add_worker, claim_one
 from prometheus_client import CollectorRegistry, generate_latest
 
 from jobs_service import lifecycle
+from jobs_service.broker import message_for
+from jobs_service.database import open_database
 from jobs_service.lifecycle import DeadReason, Failure
 from jobs_service.metrics import collector
 from jobs_service.metrics.exposition import build_truth
@@ -20,8 +23,10 @@ FAILURE = Failure("E", "m", "t", 0)
 def gauges(settings, monkeypatch):
     """Return {series: value} as a scrape sees it now."""
     monkeypatch.setattr(collector, "CACHE_SECONDS", 0)
+    monkeypatch.setattr(collector, "CACHE_FACTOR", 0)
     registry = CollectorRegistry()
-    registry.register(build_truth(settings, job_types()))
+    impatient = dataclasses.replace(settings, database_statement_timeout_seconds=1)
+    registry.register(build_truth(impatient, job_types()))
 
     def scrape():
         lines = generate_latest(registry).decode().splitlines()
@@ -81,3 +86,50 @@ def test_a_query_that_fails_does_not_blank_the_others(gauges, database, submit):
     assert 0 == seen['jobs_collector_success{collector="workers"}']
     assert 1 == seen['jobs_collector_success{collector="jobs"}']
     assert 1 == seen['jobs_current{queue_name="default",state="pending"}']
+
+
+def test_a_query_that_takes_too_long_is_given_up_and_the_others_are_seen(settings, gauges):
+    blocker = open_database(settings)
+    with blocker.atomic():
+        blocker.execute_sql("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE")
+        seen = gauges()
+
+    assert 0 == seen['jobs_collector_success{collector="workers"}']
+    assert 1 == seen['jobs_collector_success{collector="jobs"}'] == seen["jobs_pg_up"]
+    assert 1 == gauges()['jobs_collector_success{collector="workers"}']
+
+
+def test_due_jobs_for_which_nobody_rings_are_overdue(gauges, submit, database):
+    submit()
+    submit(delay_seconds=60)
+    assert 0 == gauges()['jobs_scheduled_overdue{queue_name="default"}']
+
+    database.rows("UPDATE jobs SET publish_at = now() - interval '1 minute'")
+
+    assert 1 == gauges()['jobs_scheduled_overdue{queue_name="default"}']
+
+
+def test_a_job_whose_worker_is_silent_is_stale(gauges, submit, database, worker_id):
+    claim_one(database, submit(), worker_id)
+    claim_one(database, submit(), uuid4())
+
+    assert 1 == gauges()['jobs_stale_processing{queue_name="default"}']
+
+
+def test_redis_tells_of_its_queues_and_itself(gauges, broker, dead_letters):
+    broker.enqueue(message_for(uuid4(), "csv-generation", "default", 5))
+    dead_letters.push(uuid4())
+
+    seen = gauges()
+    assert (1, 1) == (seen['jobs_broker_messages{queue_name="default"}'], seen["jobs_dlq_length"])
+    assert seen['jobs_redis_memory_bytes{kind="used"}'] > 0
+    assert 0 == seen["jobs_redis_evicted_keys_total"]
+
+
+def test_the_settings_are_series(gauges):
+    seen = gauges()
+
+    assert 0.01 == seen['jobs_queue_slo_error_budget_ratio{queue_name="default",slo="success"}']
+    assert 60 == seen['jobs_queue_slo_latency_seconds{queue_name="default"}']
+    assert 100 == seen['jobs_queue_dead_limit{queue_name="default"}']
+    assert 60 == seen['jobs_actor_time_limit_seconds{actor_name="csv-generation",queue_name="default"}']

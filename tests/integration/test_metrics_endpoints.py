@@ -1,0 +1,223 @@
+"""What Prometheus gets from the real API and workers."""
+
+import os
+import re
+import signal
+import subprocess
+import urllib.request
+
+import pytest
+from eventually import eventually
+from monitoring_tools import PROMTOOL, needs_promtool
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from jobs_service.devstack.processes import descendants
+from jobs_service.metrics.definitions import CATALOGUE, Origin
+
+#: Samples that are there only when there is something to tell.
+ONLY_SOMETIMES = {
+    "jobs_canary_last_success_timestamp_seconds": "no canary has run yet",
+    "jobs_canary_latency_seconds": "no canary has run yet",
+    "jobs_dead_oldest_timestamp_seconds": "there is no dead letter",
+    "jobs_pg_last_autovacuum_timestamp_seconds": "autovacuum has not run yet",
+    "jobs_request_rejections_total": "no request was refused",
+    "jobs_attempt_errors_total": "no attempt has failed",
+    "http_server_request_duration_seconds": "the first scrape comes before its own observation",
+}
+LABELS = 'actor_name="test-fail-times",queue_name="default"'
+
+
+@pytest.fixture
+def stack(service):
+    """An API and a worker whose process has looked at itself."""
+    service.start_api()
+    service.worker = service.start_worker()
+    eventually(lambda: samples(service, "jobs_worker_heartbeat_timestamp_seconds"), what="a first sample")
+    return service
+
+
+def scrape(port, accept=""):
+    """Return the content type and the text of an answer."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=15) as reply:
+        return reply.headers["Content-Type"], reply.read().decode()
+
+
+def samples(service, name, port=None):
+    """Return {labels: value} of one metric."""
+    try:
+        _, text = scrape(port or service.metrics_port)
+    except OSError:
+        return {}
+    found = [sample for family in parse_text(text) for sample in family.samples if sample.name == name]
+    return {tuple(sorted(sample.labels.items())): sample.value for sample in found}
+
+
+def value(service, name, port=None):
+    """Return the sum over all series of one metric."""
+    return sum(samples(service, name, port).values())
+
+
+def served(service):
+    """Return the names of all families with a sample, as exported."""
+    families = [
+        family
+        for port in (service.api_port, service.metrics_port)
+        for family in parse_text(scrape(port)[1])
+        if family.samples
+    ]
+    return {family.name + ("_total" if family.type == "counter" else "") for family in families}
+
+
+def test_a_fresh_stack_exports_the_whole_catalogue_and_nothing_else(stack):
+    names = {name for name in served(stack) if not name.startswith(("python_", "process_"))}
+
+    assert CATALOGUE.keys() - ONLY_SOMETIMES.keys() == names - ONLY_SOMETIMES.keys()
+
+
+def test_what_is_known_in_advance_is_zero_before_anything_happens(stack):
+    _, text = scrape(stack.metrics_port)
+    counters = {
+        (sample.name, sample.value)
+        for family in parse_text(text)
+        if family.type in {"counter", "histogram"} and family.name in _counted_by_jobs()
+        for sample in family.samples
+    }
+
+    assert counters
+    assert {0} == {count for _, count in counters}
+    for outcome in ("completed", "retried", "failed", "skipped", "released", "refused"):
+        assert (
+            f'jobs_attempts_total{{actor_name="test-fail-times",outcome="{outcome}",queue_name="default"}} 0.0' in text
+        )
+
+
+def _counted_by_jobs():
+    rows = [row for row in CATALOGUE.values() if {"actor_name", "queue_name"} & {*row.label_names}]
+    return {row.name.removesuffix("_total") for row in rows if row.origin in {Origin.WORKER, Origin.DRAMATIQ}}
+
+
+@needs_promtool
+def test_promtool_has_nothing_to_object(stack):
+    mixed_load(stack)
+
+    for port in (stack.api_port, stack.metrics_port):
+        checked = subprocess.run(
+            [PROMTOOL, "check", "metrics"], input=scrape(port)[1], capture_output=True, text=True, check=False
+        )
+        # The one name is Dramatiq's.
+        objections = [line for line in checked.stderr.splitlines() if "dramatiq_message_duration_millis" not in line]
+        assert [] == objections
+
+
+def test_every_format_prometheus_may_ask_for_can_be_read(stack):
+    for port in (stack.api_port, stack.metrics_port):
+        kind, text = scrape(port, "application/openmetrics-text; version=1.0.0")
+        assert kind.startswith("application/openmetrics-text; version=1.0.0")
+        assert list(parse_openmetrics(text))
+        kind, text = scrape(port, "text/plain;version=0.0.4")
+        assert kind.startswith("text/plain; version=")
+        assert list(parse_text(text))
+
+
+def test_dramatiqs_names_have_the_right_values(stack):
+    """One job completes, one fails once and completes, one fails twice and is a dead letter."""
+    mixed_load(stack)
+
+    expected = {
+        "dramatiq_messages_total": 5,
+        "dramatiq_message_errors_total": 3,
+        "dramatiq_message_retries_total": 2,
+        "dramatiq_message_rejects_total": 1,
+        "dramatiq_messages_inprogress": 0,
+        "dramatiq_delayed_messages_inprogress": 0,
+        "dramatiq_message_duration_milliseconds_count": 5,
+    }
+    eventually(lambda: expected == {name: value(stack, name) for name in expected}, what="the right values")
+    buckets = samples(stack, "dramatiq_message_duration_milliseconds_bucket")
+    assert 5 == sum(count for labels, count in buckets.items() if ("le", "+Inf") in labels)
+
+
+def mixed_load(service):
+    jobs = [service.post("test-fail-times", {"times": times}, max_attempts=2) for times in (0, 1, 9)]
+    for job_id, status in zip(jobs, ("completed", "completed", "failed"), strict=True):
+        service.when(job_id, status)
+
+
+def test_what_ends_is_counted_by_reason_error_age_and_attempts(stack):
+    mixed_load(stack)
+
+    expected = {
+        f'jobs_dead_letters_total{{{LABELS},reason="attempts_exhausted"}}': 1,
+        'jobs_attempt_errors_total{actor_name="test-fail-times",error_type="RuntimeError",queue_name="default"}': 3,
+        'jobs_end_to_end_seconds_count{queue_name="default"}': 3,
+        f"jobs_attempts_per_job_sum{{{LABELS}}}": 5,
+        'jobs_state_sync_duration_seconds_count{operation="complete"}': 2,
+        'jobs_state_sync_duration_seconds_count{operation="bury"}': 1,
+        'jobs_log_records_total{level="error",logger="events"}': 1,
+        'jobs_dead{queue_name="default"}': 1,
+        "jobs_dlq_length": 1,
+    }
+    eventually(lambda: expected.items() <= stack.metrics().items(), what="the right counts")
+
+
+def test_a_late_start_is_one_beyond_the_queues_own_target(service):
+    service.start_api()
+    job_id = service.post("test-fail-times", {"times": 0})
+    service.start_worker(SLO_LATENCY_SECONDS="3600", SLO_QUEUE_LATENCY_SECONDS="default=0.001")
+
+    service.when(job_id, "completed")
+
+    eventually(lambda: value(service, "jobs_started_late_total") == 1, what="a late start")
+    assert {(("queue_name", "default"),): 0.001} == samples(service, "jobs_queue_slo_latency_seconds")
+
+
+def test_gauges_of_a_killed_process_are_gone_at_the_next_scrape(stack, tmp_path):
+    waiting = {"started": str(tmp_path / "started"), "go": str(tmp_path / "go")}
+    stack.post("test-wait-for-file", waiting)
+    eventually(lambda: value(stack, "jobs_worker_running") == 1, what="a running attempt")
+    assert value(stack, "jobs_worker_oldest_running_seconds") > 0
+    stack.worker.send(signal.SIGSTOP)  # or the supervisor would start a successor, whose gauges are there at once
+
+    commands = [pid for pid in descendants(stack.worker.pid) if descendants(pid)]
+    for pid in {child for command in commands for child in descendants(command)}:
+        os.kill(pid, signal.SIGKILL)
+
+    gone = ("jobs_worker_running", "jobs_worker_threads", "jobs_worker_heartbeat_timestamp_seconds")
+    eventually(lambda: [{}, {}, {}] == [samples(stack, name) for name in gone], what="no gauge of the dead")
+    (tmp_path / "go").touch()
+    stack.worker.send(signal.SIGCONT)
+    eventually(lambda: value(stack, "jobs_worker_threads") == 4, what="the successor's gauges")
+
+
+def test_a_postgresql_that_is_down_blanks_what_it_knows_and_nothing_else(stack, postgres):
+    postgres.stop()
+    try:
+        for port in (stack.api_port, stack.metrics_port):
+
+            def seen(port=port):
+                success = {
+                    dict(key)["collector"]: n for key, n in samples(stack, "jobs_collector_success", port).items()
+                }
+                assert success["jobs"] == success["postgresql"] == 0
+                assert success["redis"] == success["settings"] == 1
+                return True
+
+            eventually(seen, what="failing collectors")
+            assert 0 == value(stack, "jobs_pg_up", port)
+            assert 1 == value(stack, "jobs_redis_up", port)
+    finally:
+        postgres.start()
+
+    eventually(lambda: value(stack, "jobs_pg_up") == 1, what="PostgreSQL's metrics")
+
+
+def test_metrics_are_for_the_internal_network(stack):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{stack.api_port}/metrics", headers={"X-Forwarded-For": "203.0.113.7"}
+    )
+
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request, timeout=10)
+    assert re.search("^jobs_build_info", scrape(stack.api_port)[1], re.MULTILINE)

@@ -1,0 +1,111 @@
+"""Where processes keep their values: slots, files, and labels without end."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from jobs_service.metrics import dramatiq_names
+from jobs_service.metrics.definitions import _RUN
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run Python code in a process that keeps its values in the test's folder, and return what it prints."""
+
+    def run(code):
+        environ = {"PYTHONPATH": str(ROOT), "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        return subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
+
+    return run
+
+
+def counted(folder, name):
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))
+    lines = generate_latest(registry).decode().splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)}
+
+
+@pytest.mark.parametrize(
+    "first", ["prometheus_client", "dramatiq", "falcon", "gunicorn.app.base", "jobs_service.app", "jobs_service.worker"]
+)
+def test_values_are_shared_whatever_is_imported_first(run, first):
+    code = f"""
+    import {first}
+    from jobs_service.metrics.definitions import STARTED
+    print(type(STARTED.labels("default")._value)._multiprocess)
+    """
+
+    assert "True" == run(code).strip()
+
+
+def test_a_successor_goes_on_counting_in_its_predecessors_files(run, tmp_path):
+    code = """
+    import os, signal
+    from jobs_service.metrics import definitions
+    definitions.STARTED.labels("default").inc(3)
+    definitions.THREADS.labels().set(8)
+    os.kill(os.getpid(), signal.SIGKILL)
+    """
+    for _ in range(3):
+        with pytest.raises(subprocess.CalledProcessError):
+            run(code)
+
+    assert {'jobs_started_total{queue_name="default"}': 9} == counted(tmp_path, "jobs_started_total")
+    assert ["counter_1.db", "gauge_livesum_1.db"] == sorted(path.name for path in tmp_path.glob("*.db"))
+
+
+def test_processes_at_a_time_have_slots_of_their_own(run, tmp_path):
+    code = """
+    import os
+    from jobs_service.metrics import definitions, multiprocess
+    definitions.STARTED.labels("default").inc()
+    if (child := os.fork()) == 0:
+        definitions.STARTED.labels("default").inc()
+        print(multiprocess.slot(), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(multiprocess.slot())
+    """
+
+    assert ["2", "1"] == run(code).split()
+    assert {'jobs_started_total{queue_name="default"}': 2} == counted(tmp_path, "jobs_started_total")
+
+
+def test_a_process_that_only_serves_takes_no_slot(run, tmp_path):
+    run("from jobs_service.metrics import exposition")
+
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_thousand_classes_of_exceptions_are_few_series_also_after_a_restart(run, tmp_path):
+    code = """
+    import sys
+    from jobs_service.config import Settings
+    from jobs_service.events import Event
+    from jobs_service.metrics.objectives import Objectives
+    from jobs_service.middleware.attempt_metrics import AttemptMetrics
+    settings = Settings.from_env({{"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://h"}})
+    attempts = AttemptMetrics(Objectives(settings))
+    for number in range(1000):
+        facts = {{"queue": "default", "type": "t", "attempt": 1, "seconds": 0.1, "error": f"{run}{{number}}"}}
+        attempts.on_event(Event.RETRIED, facts)
+    """
+    for number in range(3):
+        run(code.format(run=f"Run{number}Error"))
+
+    series = counted(tmp_path, "jobs_attempt_errors_total")
+    assert 51 == len(series)
+    assert 3000 == sum(series.values())
+
+
+def test_our_buckets_hold_every_bound_of_dramatiqs():
+    assert {bound / 1000 for bound in dramatiq_names.BUCKETS} <= {*_RUN}
