@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from jobs_service.database import Database
+from jobs_service.database import Database, Row
 from jobs_service.origin import Origin
 
 
@@ -153,6 +153,12 @@ class Moved:
     type: str
     queue: str
     attempts: int
+    request_id: str | None
+    traceparent: str | None
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.request_id, self.traceparent)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -351,7 +357,7 @@ UPDATE jobs
 SET status = 'pending', attempts = attempts - 1, lease_token = NULL, started_at = NULL,
     run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
 WHERE status = 'processing' AND worker_id = %s AND effect_at IS NULL
-RETURNING id, type, queue, attempts + 1"""
+RETURNING id, type, queue, attempts + 1, request_id, traceparent"""
 
 
 def release_worker(database: Database, worker_id: UUID) -> list[Moved]:
@@ -400,7 +406,8 @@ SET status = CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
       || CASE WHEN lost.on_ambiguous IS NULL THEN '{}' ELSE '{"ambiguous": true}'::jsonb END),
     updated_at = timezone('utc', now())
 FROM lost WHERE jobs.id = lost.id
-RETURNING jobs.id, type, queue, attempts, status, dead_reason, lost.worker_id, lost.on_ambiguous"""
+RETURNING jobs.id, type, queue, attempts, request_id, traceparent, status, dead_reason,
+          lost.worker_id, lost.on_ambiguous"""
 
 
 def rescue(database: Database, *, lease_seconds: float, limit: int = 500) -> list[Rescued]:
@@ -411,19 +418,12 @@ def rescue(database: Database, *, lease_seconds: float, limit: int = 500) -> lis
         "poison": POISON_CRASHES,
         "message": "the worker was lost: killed, frozen or cut off",
     }
-    return [
-        Rescued(
-            job_id,
-            kind,
-            queue,
-            attempts,
-            Status(status),
-            reason and DeadReason(reason),
-            worker_id,
-            policy and OnAmbiguous(policy),
-        )
-        for job_id, kind, queue, attempts, status, reason, worker_id, policy in database.rows(_RESCUE, names)
-    ]
+    return [_rescued(row) for row in database.rows(_RESCUE, names)]
+
+
+def _rescued(row: Row) -> Rescued:
+    *job, status, reason, worker_id, policy = row
+    return Rescued(*[*job, Status(status), reason and DeadReason(reason), worker_id, policy and OnAmbiguous(policy)])
 
 
 _EXPIRE = """
@@ -436,7 +436,7 @@ UPDATE jobs
 SET status = 'failed', dead_reason = %s, error = 'not begun before expires_at',
     finished_at = now(), updated_at = timezone('utc', now())
 FROM late WHERE jobs.id = late.id
-RETURNING jobs.id, type, queue, attempts"""
+RETURNING jobs.id, type, queue, attempts, request_id, traceparent"""
 
 
 def expire(database: Database, *, limit: int = 500) -> list[Moved]:
@@ -448,7 +448,7 @@ _CANCEL = """
 UPDATE jobs
 SET status = 'cancelled', dead_reason = %s, lease_token = NULL, finished_at = now(), updated_at = timezone('utc', now())
 WHERE id = %s AND (status IN ('pending', 'processing')) IS TRUE
-RETURNING id, type, queue, attempts"""
+RETURNING id, type, queue, attempts, request_id, traceparent"""
 
 
 def cancel(database: Database, job_id: UUID) -> Moved | None:
@@ -466,7 +466,7 @@ SET status = 'pending', attempts = 0, crashes = 0, dead_reason = NULL, error = N
     worker_id = NULL, started_at = NULL, finished_at = NULL, expires_at = NULL,
     run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
 WHERE id = %s AND (status IN ('completed', 'failed', 'cancelled')) IS TRUE
-RETURNING id, type, queue, attempts"""
+RETURNING id, type, queue, attempts, request_id, traceparent"""
 
 
 def redrive(database: Database, job_id: UUID) -> Moved | None:

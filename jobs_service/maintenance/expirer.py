@@ -22,5 +22,6 @@ class Expirer(Service):
         expired = lifecycle.expire(self.database)
         for job in expired:
             self.dead_letters.push(job.job_id)
-            events.emit(Event.FAILED, **job.facts, error="Expired", reason=DeadReason.EXPIRED)
+            facts = job.facts | job.origin.fields
+            events.emit(Event.FAILED, **facts, error="Expired", reason=DeadReason.EXPIRED)
         return {"expired": len(expired)}

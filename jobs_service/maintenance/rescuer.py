@@ -51,7 +51,7 @@ class Rescuer(Service):
         return self._ran_at - before > self.lease_seconds + self.interval_seconds
 
     def _tell(self, job: Rescued) -> None:
-        facts = job.facts
+        facts = job.facts | job.origin.fields
         events.emit(Event.RESCUED, **facts, worker_id=str(job.worker_id))
         if job.on_ambiguous:
             events.emit(Event.AMBIGUOUS, **facts, policy=str(job.on_ambiguous))

@@ -179,7 +179,8 @@ class LifecycleSync(Middleware):
         self.release_running()
         # Claims whose answers were lost: nobody else knows of them.
         for job in lifecycle.release_worker(self.database, self.worker_id):
-            events.emit(Event.RELEASED, **job.facts, seconds=0.0)
+            facts = job.facts | job.origin.fields | {"worker_id": str(self.worker_id)}
+            events.emit(Event.RELEASED, **facts, seconds=0.0)
 
     def release_running(self, *, hung: Collection[UUID] = ()) -> None:
         """Give back the attempts of this process, but for the `hung` ones: those count as its crash."""
