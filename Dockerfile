@@ -6,9 +6,11 @@ FROM ${PYTHON_IMAGE} AS build
 WORKDIR /app
 # The base's own pip fills the environment, so that no pip is left in the final image.
 RUN python -m venv --without-pip /opt/venv
-COPY requirements.txt ./
+# requirements-otel.txt: with what OTEL_ENABLED needs.
+ARG REQUIREMENTS=requirements.txt
+COPY requirements.txt requirements-otel.txt ./
 RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
-      --requirement requirements.txt
+      --requirement ${REQUIREMENTS}
 COPY jobs_service ./jobs_service
 COPY actors ./actors
 COPY seeds ./seeds

@@ -55,7 +55,7 @@ picture: $(STAMP) ## draw docs/images/overview.png anew: a quarter of an hour of
 clean: ## remove the environment, the local data and caches
 	rm -rf $(VENV) .local .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(STAMP): requirements.txt requirements-dev.txt
+$(STAMP): requirements.txt requirements-otel.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is %d.%d. Choose another one: make PYTHON=python3.13 …" % sys.version_info[:2])'
 	@echo "making the environment in $(VENV) (about a minute the first time)"
 	@$(PYTHON) -m venv --clear $(VENV) || { echo "python3 -m venv does not work here; on Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import local
 
-from jobs_service import logs
+from jobs_service import logs, tracing
 from jobs_service.lifecycle import Claim
+from jobs_service.origin import Origin
 
 
 @dataclass(slots=True)
@@ -39,7 +40,9 @@ _thread = _Thread()
 
 def begin(claim: Claim) -> Running:
     """Make this the thread's attempt. From here on its log lines say which one, and who asked for the job."""
-    logs.bind(type=claim.type, queue=claim.queue, attempt=claim.attempts, **claim.origin.fields)
+    tracing.begin_attempt(claim.job_id, claim.type, claim.queue, claim.attempts, claim.traceparent)
+    origin = Origin(claim.request_id, claim.traceparent or tracing.current())
+    logs.bind(type=claim.type, queue=claim.queue, attempt=claim.attempts, **origin.fields)
     _thread.running = Running(claim)
     return _thread.running
 

@@ -160,6 +160,7 @@ class Settings:
     dramatiq_metrics: str = _setting("on", _choice("on", "off"))
     log_format: str = _setting("auto", _choice("auto", "console", "json"))
     log_level: str = _setting("info", _choice("debug", "info", "warning", "error"))
+    otel_enabled: str = _setting("false", _choice("true", "false"))
 
     # What each queue is to keep to: exported with the metrics, so that alerts are measured against it.
     slo_latency_seconds: float = _setting(60.0, _seconds(0.001, 31_536_000))

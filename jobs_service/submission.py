@@ -1,11 +1,12 @@
 """Accepting a job: from a parsed body to a committed row and, if Redis listens, a message."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import msgspec
 
-from jobs_service import events, lifecycle
+from jobs_service import events, lifecycle, tracing
 from jobs_service.batch import Batch
 from jobs_service.config import Settings
 from jobs_service.database import Database
@@ -60,6 +61,11 @@ class Submitter:
         job_type = self.registry.get(submission.type)
         publish = _is_due(submission) and self.publisher.is_open(job_type.queue)
         job = self._new_job(submission, job_type, origin, publish=publish)
+        with tracing.sending(job.id, job.type, job.queue) as traceparent:
+            self._accept(replace(job, traceparent=traceparent) if traceparent else job, publish=publish)
+        return job
+
+    def _accept(self, job: NewJob, *, publish: bool) -> None:
         failpoint("api.before_commit")
         self._commit(job)
         failpoint("api.after_commit")
@@ -67,7 +73,6 @@ class Submitter:
             self._leave_to_the_relay(job)
         failpoint("api.after_publish")
         events.emit(Event.ACCEPTED, job_id=str(job.id), type=job.type, queue=job.queue)
-        return job
 
     def _commit(self, job: NewJob) -> None:
         try:

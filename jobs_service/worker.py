@@ -8,7 +8,7 @@ from uuid import UUID
 import dramatiq
 from dramatiq.middleware import Middleware, Retries
 
-from jobs_service import events, logs
+from jobs_service import events, logs, tracing
 from jobs_service.binding import declare
 from jobs_service.broker import JobBroker, redis_client
 from jobs_service.config import Settings
@@ -56,6 +56,7 @@ def boot() -> None:
     settings = Settings.from_env(os.environ)
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     events.subscribe(logs.log_event)
+    tracing.start(settings, service="worker")
     registry = load(settings.actor_modules)
     definitions.zero_worker(registry)
     logs.observe(log_records.count)

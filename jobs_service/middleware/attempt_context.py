@@ -4,12 +4,16 @@ from uuid import UUID
 
 from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import Middleware
+from dramatiq.worker import Worker
 
-from jobs_service import logs
+from jobs_service import logs, tracing
 
 
 class AttemptContext(Middleware):
-    """Binds what the message tells; `attempt.begin` adds what the row tells. Its after-hook runs behind the verdict."""
+    """Binds what the message tells; `attempt.begin` adds what the row tells, and begins the attempt's span.
+
+    Its after-hook runs behind the verdict, so that the verdict's line and statement are still the attempt's.
+    """
 
     def __init__(self, worker_id: UUID) -> None:
         self.worker_id = worker_id
@@ -30,7 +34,15 @@ class AttemptContext(Middleware):
         result: object = None,  # noqa: ARG002
         exception: BaseException | None = None,  # noqa: ARG002
     ) -> None:
-        logs.bind_anew()
+        self._end()
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
+        self._end()
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        # The processes that Dramatiq forks end without exit handlers.
+        tracing.stop()
+
+    def _end(self) -> None:
+        tracing.end_attempt()
         logs.bind_anew()

@@ -5,7 +5,7 @@ from typing import Any
 
 import falcon
 
-from jobs_service import logs
+from jobs_service import logs, tracing
 from jobs_service.metrics.definitions import HTTP_ACTIVE, HTTP_DURATION
 from jobs_service.origin import Origin
 
@@ -14,7 +14,9 @@ class RequestContext:
     """Takes over or makes the request id, echoes it, and binds it and the trace id to every log line of the request."""
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        req.context.origin = Origin.of_request(req.get_header("X-Request-ID"), req.get_header("traceparent"))
+        # A trace goes on in this request's own span, if there is one.
+        traceparent = tracing.current() or req.get_header("traceparent")
+        req.context.origin = Origin.of_request(req.get_header("X-Request-ID"), traceparent)
         resp.set_header("X-Request-ID", req.context.origin.request_id)
         logs.bind_anew(**req.context.origin.fields)
 
