@@ -15,6 +15,8 @@ class Liveness:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
         resp.data = b'{"status":"ok"}'
 
+    on_head = on_get
+
 
 class Readiness:
     """/readyz: jobs can be accepted. Without Redis they still can, so that is only called degraded."""
@@ -31,6 +33,8 @@ class Readiness:
         else:
             status = "ok" if checks["redis"] == "ok" else "degraded"
         resp.data = msgspec.json.encode({"status": status, "checks": checks})
+
+    on_head = on_get
 
     def _database(self) -> str:
         try:

@@ -51,6 +51,8 @@ class JobCollection:
             resp.append_link(_next_page(req, next_cursor), "next")
         resp.data = msgspec.json.encode({"jobs": [job.representation() for job in page], "next_cursor": next_cursor})
 
+    on_head = on_get
+
     def _type(self, req: falcon.Request) -> str | None:
         name = req.get_param("type")
         if name is None:
@@ -69,6 +71,8 @@ class JobItem:
         if job is None:
             raise _not_found(job_id)
         resp.data = msgspec.json.encode(job.representation())
+
+    on_head = on_get
 
 
 class JobCancellation:

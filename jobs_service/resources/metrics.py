@@ -27,6 +27,8 @@ class Metrics:
             encode, resp.content_type = choose_encoder("text/plain")
         resp.data = encode(self.registry)
 
+    on_head = on_get
+
 
 def is_internal(req: falcon.Request) -> bool:
     """Tell whether a request comes straight from this machine or a private network."""

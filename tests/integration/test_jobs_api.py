@@ -214,6 +214,15 @@ def test_a_method_that_is_not_there_is_405_with_allow(client):
     assert "application/problem+json" == reply.headers["Content-Type"]
 
 
+@pytest.mark.parametrize(("path", "status"), [("/jobs", 200), ("/jobs/nope", 404), ("/livez", 200), ("/metrics", 200)])
+def test_head_answers_like_get_without_a_body(client, path, status):
+    reply = client.simulate_head(path)
+
+    assert status == reply.status_code
+    assert b"" == reply.content
+    assert client.simulate_get(path).headers["Content-Type"] == reply.headers["Content-Type"]
+
+
 @pytest.mark.parametrize("path", ["/jobs/01a20e7c-c682-7586-8ed8-78a477572b4b", "/jobs/nope", "/jobs/%00", "/nowhere"])
 def test_what_is_not_there_is_404(client, path):
     reply = client.simulate_get(path)

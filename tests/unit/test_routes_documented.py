@@ -22,11 +22,22 @@ def app():
     )
 
 
-def test_every_route_is_documented_and_no_other(app):
+@pytest.fixture(scope="module")
+def served(app):
     routes = falcon.inspect.inspect_app(app).routes
-    served = {(m.method, route.path) for route in routes for m in route.methods if not m.internal}
+    return {(m.method, route.path) for route in routes for m in route.methods if not m.internal}
 
-    assert served == set(re.findall(r"^\| `(\w+) (/[^`]*)` \|", PAGE, re.MULTILINE))
+
+def test_head_works_where_get_does(served):
+    heads, gets = ({path for method, path in served if method == wanted} for wanted in ("HEAD", "GET"))
+
+    assert gets == heads
+
+
+def test_every_route_is_documented_and_no_other(served):
+    assert {(method, path) for method, path in served if method != "HEAD"} == set(
+        re.findall(r"^\| `(\w+) (/[^`]*)` \|", PAGE, re.MULTILINE)
+    )
 
 
 def test_every_field_of_a_submission_is_documented_and_no_other():
