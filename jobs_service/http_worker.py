@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from gunicorn import util
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 from jobs_service.config import Settings
@@ -250,3 +251,14 @@ _HEAD_TOO_LARGE = _problem(
 _NO_ROOM = _problem(
     503, "Service Unavailable", "too_many_unfinished_requests", "Too many requests are being sent at once; try again."
 )
+
+
+def _write_refusal(client: socket.socket, status: int, reason: str, detail: str) -> None:
+    """Send what gunicorn refuses by itself, as a problem too."""
+    code = "headers_too_large" if status == _TOO_LARGE else reason.lower().replace(" ", "_")
+    util.write_nonblock(client, _problem(int(status), reason, code, detail or reason))
+
+
+_TOO_LARGE = 431
+# gunicorn words all its refusals there, and has no setting for it.
+util.write_error = _write_refusal

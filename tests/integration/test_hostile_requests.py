@@ -1,5 +1,6 @@
 """What no HTTP library would send, to a real gunicorn: a clear 4xx, and whoever sends slowly is in tests/chaos."""
 
+import json
 import re
 import socket
 
@@ -82,3 +83,32 @@ def test_any_accept_header_gets_metrics(api):
     accept = "Accept: application/openmetrics-text;version=abc"
 
     assert 200 == send(api, head(accept, method="GET", path="/metrics"))
+
+
+def refusal(connection):
+    """Return the status and the problem that a connection is closed with."""
+    with connection:
+        head, _, body = b"".join(iter(lambda: connection.recv(65_536), b"")).partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    problem = json.loads(body)
+    assert problem["status"] == int(head.split()[1])
+    return problem["status"], problem["code"]
+
+
+def test_what_is_not_http_is_refused_with_a_problem(api):
+    bad, long_line = (400, "bad_request"), (414, "uri_too_long")
+    large = (431, "headers_too_large")
+    requests = {
+        b"nonsense\r\n\r\n": bad,
+        b"GET / HTTP/9.9\r\n\r\n": bad,
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nA header: 1\r\n\r\n": bad,
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: a\r\n folded\r\n\r\n": bad,
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n": bad,
+        head(path=f"/jobs?{'x' * 5_000}", method="GET"): long_line,
+        head(f"X: {'x' * 9_000}"): large,
+        head(*["X: x"] * 101): large,
+        head(f"X: {'x' * 90_000}"): large,
+    }
+
+    for request, expected in requests.items():
+        assert expected == refusal(send(api, request, wait=False)), request[:80]
