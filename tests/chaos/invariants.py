@@ -1,6 +1,7 @@
 """What must hold once everything is quiet, whatever happened before: each check returns what is wrong, or nothing."""
 
 import json
+import re
 from collections import Counter
 
 from eventually import eventually
@@ -34,6 +35,11 @@ SQL = {
     "a result only when completed": "result IS NOT NULL AND status <> 'completed'",
 }
 
+#: job_dlq and the queues follow the rows, and may take this long.
+CATCH_UP_SECONDS = 20.0
+
+_TEMPORARY = re.compile(r"\.([0-9a-f-]{36})\.csv\.[0-9a-f]{16}\.tmp")
+
 
 def violations(stack):
     """Return every invariant that does not hold, as sentences."""
@@ -44,6 +50,7 @@ def violations(stack):
         *_effects_wrong(stack.effects(), rows),
         *_dead_letters_wrong(stack, rows),
         *_files_wrong(stack, rows),
+        *_leftovers_wrong(stack, rows),
         *_queues_wrong(stack),
     ]
 
@@ -94,6 +101,18 @@ def _files_wrong(stack, rows):
                 yield f"the file of {job_id} is not whole"
 
 
+def _leftovers_wrong(stack, rows):
+    """Only a killed writer leaves a temporary file, and only until the pruner comes."""
+    killed = {row[0] for row in rows if "WorkerLost" in row[4]}
+    names = [path.name for path in stack.outputs.iterdir()] if stack.outputs.exists() else []
+    for name in names:
+        temporary = _TEMPORARY.fullmatch(name)
+        if temporary and temporary[1] not in killed:
+            yield f"the temporary file {name} was left by a worker that lives"
+        if not temporary and name.removesuffix(".csv") not in {row[0] for row in rows}:
+            yield f"the file {name} belongs to no job"
+
+
 def _queues_wrong(stack):
     def empty():
         with stack.redis() as client:
@@ -106,6 +125,6 @@ def _queues_wrong(stack):
 
 def _in_time(check, what):
     try:
-        eventually(check, seconds=20, what=what)
+        eventually(check, seconds=CATCH_UP_SECONDS, what=what)
     except AssertionError as error:
         yield str(error)

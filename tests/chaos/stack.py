@@ -1,8 +1,9 @@
 """The service under a fault: its processes, and a client that keeps what it was promised."""
 
-import urllib.error
+import http.client
+import uuid
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -35,6 +36,9 @@ LOAD = (
     ("test-effect", {"rejected": True}, {}),
 )
 
+#: In the environment of every process of a stack, whoever its parent is by now.
+MARK = "CHAOS_STACK"
+
 CSV = "key,value\nname,Alice\nscore,95\n"
 
 
@@ -48,7 +52,9 @@ class Stack:
         self.outputs = Path(service.environ["OUTPUT_DIR"])
         self.database_url = service.environ["DATABASE_URL"]
         self.redis_url = service.environ["REDIS_URL"]
+        self.mark = f"{MARK}={uuid.uuid4()}"
         service.environ |= {
+            MARK: self.mark.partition("=")[2],
             "ACTOR_MODULES": "trying,effects",
             "EFFECTS_FILE": str(self.effects_file),
             "FAILPOINTS_DIR": str(folder),
@@ -87,7 +93,7 @@ class Stack:
         body = {"type": job_type, "payload": payload or {}, **wishes}
         try:
             status, answer = self.service.request("POST", "/jobs", body)
-        except (urllib.error.URLError, OSError):
+        except (OSError, http.client.HTTPException):
             return None
         if status != 201:
             assert status == 503, answer
@@ -144,8 +150,8 @@ class Stack:
         return sorted(seconds for (seconds,) in rows if seconds is not None)
 
     def pids(self):
-        """Return every process of the service that runs."""
-        return [pid for child in self.service.children for pid in child.pids()]
+        """Return every process of the service that runs, orphans too."""
+        return [pid for pid in map(int, _numbers()) if self.mark in environment_of(pid) and is_alive(pid)]
 
     def _all_terminal(self):
         found = dict(self.sql("SELECT id::text, status FROM jobs WHERE id = ANY(%s::uuid[])", (list(self.accepted),)))
@@ -168,6 +174,16 @@ class _Closing:
 
     def __exit__(self, *_):
         self.connection.close()
+
+
+def _numbers():
+    return [folder.name for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+
+
+def environment_of(pid):
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    return []
 
 
 def command_of(pid):
