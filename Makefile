@@ -7,7 +7,7 @@ STAMP := $(VENV)/.made-from-requirements
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format ci bench compose-test dashboards picture docs clean
+.PHONY: help run test lint format ci bench bench-metrics compose-test dashboards picture docs clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ ci: ## what decides whether a change lands: lint, test, and compose-test where t
 
 bench: $(STAMP) ## measure jobs per second, CPU and latency beside a straightforward implementation
 	@$(BIN)/python -m bench $(BENCH)
+
+bench-metrics: $(STAMP) ## measure what counting costs: this service beside itself without its metrics
+	@$(BIN)/python -m bench --metrics --phases load,drain --rounds 10 --jobs 1500 $(BENCH)
 
 compose-test: $(STAMP) ## bring the Compose stack up, walk through the README, take it down
 	@$(BIN)/python tests/compose/run

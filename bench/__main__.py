@@ -24,7 +24,8 @@ QUICK = Plan(jobs=60, rounds=1, samples=1, quiet_seconds=0.2, idle_seconds=1.0)
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     plan = _plan(options)
-    compared = [systems.straightforward(), systems.ours(), *options.variant]
+    yardstick = systems.bare() if options.metrics else systems.straightforward()
+    compared = [yardstick, systems.ours(), *options.variant]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, servers.running(Path(folder)) as running:
@@ -56,10 +57,11 @@ def _measure(compared: list[System], plan: Plan, running: servers.Servers, folde
 
 
 def _publish(measured: Mapping[str, report.Rounds], plan: Plan, facts: Mapping[str, str], path: Path | None) -> None:
-    table = report.table(measured, plan.phases, systems.STRAIGHTFORWARD)
+    yardstick = next(iter(measured))
+    table = report.table(measured, plan.phases, yardstick)
     print("\n".join(["", table, "", *(f"{name}: {fact}" for name, fact in facts.items()), f"plan: {_sentence(plan)}"]))
     if path:
-        figures = report.document(measured, plan.phases, systems.STRAIGHTFORWARD)
+        figures = report.document(measured, plan.phases, yardstick)
         plan_facts = {**dataclasses.asdict(plan), "phases": sorted(plan.phases)}
         path.write_text(json.dumps({**facts, "plan": plan_facts, **figures}, indent=1, ensure_ascii=False) + "\n")
 
@@ -88,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--idle-seconds", type=float, help=f"idle time that is measured (default {FULL.idle_seconds})")
     parser.add_argument("--phases", type=_phases, help=f"some of {','.join(PHASES)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="a smoke run of half a minute; its figures mean nothing")
+    parser.add_argument("--metrics", action="store_true", help="compare with this service without its metrics")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
     parser.add_argument(
         "--variant",

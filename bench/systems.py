@@ -20,6 +20,7 @@ PROCESSES, THREADS = "2", "8"
 READY_SECONDS = 30
 STRAIGHTFORWARD = "straightforward"
 OURS = "ours"
+BARE = "bare"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ def ours(name: str = OURS, **changes: str) -> System:
         migrate=["jobs_service", "migrate"],
         environment=sizes | changes,
     )
+
+
+def bare() -> System:
+    """Return this service without its metrics."""
+    return ours(BARE, PYTHONPATH=f"{ROOT / 'bench' / 'bare'}:{ROOT}")
 
 
 class Stack:
