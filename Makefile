@@ -5,9 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-requirements
 TESTS ?= tests
+# `make test` leaves the slow ones out, unless it is told which tests to run.
+SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format ci bench bench-metrics compose-test dashboards picture docs clean
+.PHONY: help run test lint format ci chaos bench bench-metrics compose-test dashboards picture docs clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +18,7 @@ run: $(STAMP) ## start PostgreSQL, Valkey, a mail catcher, the API and the worke
 	@exec $(BIN)/python -m jobs_service.devstack
 
 test: $(STAMP) ## run all tests on servers of their own
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest $(SLOW) $(TESTS)
 
 lint: $(STAMP) ## check style and types
 	@$(BIN)/ruff check .
@@ -31,6 +33,9 @@ ci: ## what decides whether a change lands: lint, test, and compose-test where t
 	@echo "== lint"; $(MAKE) --no-print-directory lint
 	@echo "== test"; $(MAKE) --no-print-directory test
 	@echo "== compose-test"; $(MAKE) --no-print-directory compose-test-if-possible
+
+chaos: $(STAMP) ## break the service on purpose in every way there is a test for, the slow ones too
+	@$(BIN)/python -m pytest tests/chaos
 
 bench: $(STAMP) ## measure jobs per second, CPU and latency beside a straightforward implementation
 	@$(BIN)/python -m bench $(BENCH)

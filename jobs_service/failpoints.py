@@ -25,6 +25,7 @@ NAMES = (
     "mail.after_data",
     "worker.after_effect",
     "worker.after_verdict",
+    "bury.before_push",
     "rescuer.after_rescue",
     "pruner.after_files",
 )

@@ -304,6 +304,7 @@ class LifecycleSync(Middleware):
             case Retry(failure, delay_seconds):
                 events.emit(Event.RETRIED, **facts, error=failure.error, delay_seconds=round(delay_seconds, 3))
             case Bury(failure, reason):
+                failpoint("bury.before_push")
                 self.dead_letters.push(running.claim.job_id)
                 age_seconds = _age_seconds(running)
                 events.emit(Event.FAILED, **facts, error=failure.error, reason=reason, age_seconds=age_seconds)

@@ -12,6 +12,8 @@ from stack import Stack
 
 from jobs_service.devstack.processes import is_alive
 
+ROOT = Path(__file__).parents[2]
+
 _report = Report()
 
 
@@ -22,8 +24,7 @@ def stack(environ, tmp_path, request):
     try:
         yield stack
         wrong = _verify(stack)
-        fault = request.node.path.stem.removeprefix("test_").replace("_", " ")
-        _report.add(fault, stack, sum("was accepted" in sentence for sentence in wrong))
+        _report.add(request.node.path.relative_to(ROOT), stack, sum("was accepted" in sentence for sentence in wrong))
     finally:
         pids = stack.pids()
         for child in stack.service.children:
@@ -55,4 +56,4 @@ def own_postgres(stack):
 
 def pytest_sessionfinish():
     if page := os.environ.get("CHAOS_REPORT"):
-        _report.write(Path(page))
+        _report.write(ROOT / page)

@@ -8,7 +8,7 @@ from eventually import eventually
 
 from jobs_service.devstack.processes import descendants, is_alive
 
-PLACES = ["worker.after_pop", "worker.after_claim", "worker.after_effect", "worker.after_verdict"]
+PLACES = ["worker.after_pop", "worker.after_claim", "worker.after_effect", "worker.after_verdict", "bury.before_push"]
 
 
 @pytest.mark.parametrize("place", PLACES)

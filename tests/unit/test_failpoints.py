@@ -66,3 +66,9 @@ def test_a_fault_is_injected_at_every_place():
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "chaos").glob("test_*.py"))
 
     assert not [name for name in NAMES if name not in tests]
+
+
+def test_the_page_lists_every_place_and_no_other():
+    page = (ROOT / "docs" / "reliability.md").read_text().partition("## Failpoints")[2].partition("\n## ")[0]
+
+    assert set(NAMES) == set(re.findall(r"^\| `([a-z_.]+)` \|", page, re.MULTILINE))
