@@ -8,7 +8,8 @@ from typing import Any
 import dramatiq
 import msgspec
 
-from jobs_service import attempt
+from jobs_service import attempt, isolation
+from jobs_service.attempt import Running
 from jobs_service.broker import JobBroker
 from jobs_service.config import Settings
 from jobs_service.errors import InvalidRequest, JobsError, Rejected, Snoozed
@@ -44,14 +45,19 @@ def declare(broker: JobBroker, registry: Registry, settings: Settings, outputs: 
 def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callable[[str], None]:
     def perform(job_id: str) -> None:  # noqa: ARG001 - Dramatiq's argument; the claim holds it too
         running = attempt.current()
-        claim = running.claim
-        payload = job_type.decode(claim.payload)
-        result = job_type.function(
-            payload, Attempt(claim.job_id, claim.attempts, outputs, mailer, begin_effect=running.begin_effect)
-        )
-        running.result = _encode(result)
+        # It was with a lost worker, and may have been what killed it: it is not to have neighbours again.
+        is_suspect = running.claim.crashes > 0
+        running.result = isolation.run(running) if is_suspect else call(job_type, running, outputs, mailer)
 
     return perform
+
+
+def call(job_type: JobType, running: Running, outputs: OutputStore, mailer: Mailer) -> str:
+    """Call the job's function and return its result as JSON text. Raises what it raises."""
+    claim = running.claim
+    payload = job_type.decode(claim.payload)
+    known = Attempt(claim.job_id, claim.attempts, outputs, mailer, begin_effect=running.begin_effect)
+    return _encode(job_type.function(payload, known))
 
 
 def _encode(result: object) -> str:

@@ -36,6 +36,7 @@ TRANSITIONS: Mapping[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
     "release": ((Status.PROCESSING,), (Status.PENDING,)),
     "snooze": ((Status.PROCESSING,), (Status.PENDING,)),
     "rescue": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
+    "crash": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
     "bury_unknown": ((Status.PENDING,), (Status.FAILED,)),
     "expire": ((Status.PENDING,), (Status.FAILED,)),
     "cancel": ((Status.PENDING, Status.PROCESSING), (Status.CANCELLED,)),
@@ -379,46 +380,65 @@ def bury_unknown(database: Database, job_id: UUID, *, grace_seconds: float) -> b
     return database.row(sql, (DeadReason.UNKNOWN_TYPE, job_id, grace_seconds)) is not None
 
 
-_RESCUE = """
+# The same for jobs whose worker went silent and for one that killed the process it had to itself.
+_TAKE_BACK = """
 WITH lost AS (
   SELECT id, worker_id, CASE WHEN effect_at IS NOT NULL THEN on_ambiguous END AS on_ambiguous,
          CASE WHEN crashes + 1 >= %(poison)s THEN 'poison'
               WHEN effect_at IS NOT NULL AND on_ambiguous = 'hold' THEN 'ambiguous'
               WHEN attempts >= max_attempts THEN 'attempts_exhausted' END AS reason
   FROM jobs
-  WHERE status = 'processing' AND started_at < now() - %(lease)s * interval '1 second'
-    AND NOT EXISTS (
-      SELECT FROM workers
-      WHERE workers.id = jobs.worker_id AND heartbeat_at > now() - %(lease)s * interval '1 second'
-    )
-  ORDER BY id LIMIT %(limit)s
-  FOR UPDATE SKIP LOCKED
+  WHERE <which>
 )
 UPDATE jobs
 SET status = CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
     dead_reason = reason, finished_at = CASE WHEN reason IS NOT NULL THEN now() END,
     error = %(message)s, crashes = crashes + 1, lease_token = NULL, worker_id = NULL,
-    run_at = now(), publish_at = now(),
+    run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
     history = history || jsonb_build_array(jsonb_build_object(
       'attempt', attempts, 'worker_id', lost.worker_id, 'started_at', started_at,
       'seconds', round(extract(epoch FROM now() - started_at)::numeric, 3),
-      'error', 'WorkerLost', 'message', %(message)s::text)
+      'error', %(error)s::text, 'message', %(message)s::text)
       || CASE WHEN lost.on_ambiguous IS NULL THEN '{}' ELSE '{"ambiguous": true}'::jsonb END),
     updated_at = timezone('utc', now())
 FROM lost WHERE jobs.id = lost.id
 RETURNING jobs.id, type, queue, attempts, request_id, traceparent, status, dead_reason,
           lost.worker_id, lost.on_ambiguous"""
 
+_RESCUE = _TAKE_BACK.replace(
+    "<which>",
+    """status = 'processing' AND started_at < now() - %(lease)s * interval '1 second'
+    AND NOT EXISTS (
+      SELECT FROM workers
+      WHERE workers.id = jobs.worker_id AND heartbeat_at > now() - %(lease)s * interval '1 second'
+    )
+  ORDER BY id LIMIT %(limit)s
+  FOR UPDATE SKIP LOCKED""",
+)
+
+_CRASH = _TAKE_BACK.replace(
+    "<which>", "id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s FOR UPDATE"
+)
+
+#: What the history calls an attempt whose process was lost.
+WORKER_LOST = "WorkerLost"
+
 
 def rescue(database: Database, *, lease_seconds: float, limit: int = 500) -> list[Rescued]:
     """Take back jobs whose worker has been silent for `lease_seconds`: for another attempt, or as dead letters."""
-    names = {
-        "lease": lease_seconds,
-        "limit": limit,
-        "poison": POISON_CRASHES,
-        "message": "the worker was lost: killed, frozen or cut off",
-    }
-    return [_rescued(row) for row in database.rows(_RESCUE, names)]
+    names = {"lease": lease_seconds, "limit": limit}
+    return _take_back(database, _RESCUE, "the worker was lost: killed, frozen or cut off", delay_seconds=0, **names)
+
+
+def crash(database: Database, claim: Claim, message: str, *, delay_seconds: float) -> Rescued | None:
+    """Note that the attempt killed the process it had to itself. None: the lease is gone."""
+    names = {"job_id": claim.job_id, "token": claim.token}
+    return next(iter(_take_back(database, _CRASH, message, delay_seconds=delay_seconds, **names)), None)
+
+
+def _take_back(database: Database, sql: str, message: str, *, delay_seconds: float, **names: object) -> list[Rescued]:
+    names |= {"poison": POISON_CRASHES, "error": WORKER_LOST, "message": message, "delay": delay_seconds}
+    return [_rescued(row) for row in database.rows(sql, names)]
 
 
 def _rescued(row: Row) -> Rescued:

@@ -29,7 +29,7 @@ ATTEMPT_OUTCOMES = ("completed", "retried", "failed", "skipped", "released", "re
 FINISHED_OUTCOMES = ("completed", "failed", "cancelled")
 DEAD_REASONS = tuple(reason for reason in DeadReason if reason is not DeadReason.CANCELLED_BY_OPERATOR)
 SOURCES = ("api", "redrive")
-OPERATIONS = ("claim", "begin_effect", "complete", "retry", "bury", "snooze", "release")
+OPERATIONS = ("claim", "begin_effect", "complete", "retry", "bury", "snooze", "release", "crash")
 BREAKERS = ("smtp",)
 ENQUEUE_ERROR_REASONS = ("broker_unavailable", "database_unavailable")
 

@@ -2,7 +2,6 @@
 
 import math
 import time
-import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,8 +15,7 @@ from dramatiq.worker import Worker
 from jobs_service import attempt, events, lifecycle, logs
 from jobs_service.attempt import Running
 from jobs_service.batch import Batch
-from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, message_of
-from jobs_service.company import Company
+from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.errors import (
@@ -31,19 +29,12 @@ from jobs_service.errors import (
 )
 from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
-from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, Ask, Claim, DeadReason, Failure, OnAmbiguous
+from jobs_service.failures import MESSAGE_KEPT, ProcessLost, failure_of, storable
+from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, WORKER_LOST, Ask, Claim, DeadReason, Failure, OnAmbiguous
 from jobs_service.logs import get_logger
 from jobs_service.metrics import definitions as metrics
 
 log = get_logger(__name__)
-
-#: Bounds of what a failed attempt leaves on the row, in characters.
-MESSAGE_KEPT = 1_000
-TRACEBACK_KEPT = 4_000
-
-#: A suspect that finds company is put off so often, for so long, before it waits for the others to leave.
-PUT_OFFS = 5
-PUT_OFF_SECONDS = 1.0
 
 DATABASE_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -79,7 +70,15 @@ class Snooze:
     delay_seconds: float
 
 
-Verdict = Complete | Retry | Bury | Snooze
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """The verdict on an attempt that killed the process it had to itself."""
+
+    message: str
+    delay_seconds: float
+
+
+Verdict = Complete | Retry | Bury | Snooze | Crash
 
 T = TypeVar("T")
 
@@ -89,7 +88,9 @@ def decide(running: Running, exception: BaseException | None, *, retry_seconds: 
     if exception is None:
         return Complete(running.result)
     if isinstance(exception, Snoozed):
-        return Snooze(_storable(str(exception), MESSAGE_KEPT), exception.delay_seconds)
+        return Snooze(storable(str(exception), MESSAGE_KEPT), exception.delay_seconds)
+    if isinstance(exception, ProcessLost):
+        return Crash(str(exception), retry_seconds or 0.0)
     failure = failure_of(exception, running.seconds, is_ambiguous=_is_ambiguous(running, exception))
     if reason := _reason_to_bury(running, exception, failure, is_last=retry_seconds is None):
         return Bury(failure, reason)
@@ -129,9 +130,6 @@ class LifecycleSync(Middleware):
         self.broker = broker
         self.dead_letters = dead_letters
         self.worker_id = worker_id
-        self.company = Company()
-        #: How often this process has put off a suspect; the few there are leave when they have run.
-        self._put_offs: dict[UUID, int] = {}
         #: The attempts of this process, by lease token.
         self.running: dict[UUID, Running] = {}
         # The threads of a process that claim or complete at the same time share a statement and its commit.
@@ -140,9 +138,8 @@ class LifecycleSync(Middleware):
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         events.emit(Event.RECEIVED, job_id=message.message_id, type=message.actor_name)
-        self.company.join()
         try:
-            self._begin(self._claim(message), message)
+            self._begin(self._claim(UUID(message.args[0])), message)
         except Exception as error:  # noqa: BLE001 - whatever it is, the actor must not run without a claim
             try:
                 self._give_up(message, error)
@@ -158,7 +155,6 @@ class LifecycleSync(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         if running := attempt.end():
-            self.company.leave()
             retry_seconds = None if message.failed else message.options.get(RETRY_DELAY_OPTION, 0) / 1000
             self._settle(running, decide(running, exception, retry_seconds=retry_seconds))
             self.running.pop(running.claim.token, None)
@@ -196,44 +192,12 @@ class LifecycleSync(Middleware):
             claim = running.claim
             retry_seconds = 0.0 if claim.attempts < claim.max_attempts else None
             verdict = decide(running, Shutdown("the worker stopped"), retry_seconds=retry_seconds)
-            if self._write(claim, verdict):
+            if not isinstance(verdict, Crash) and self._write(claim, verdict):
                 self._tell(running, verdict)
         elif lifecycle.release(self.database, running.claim):
             events.emit(Event.RELEASED, **_facts(running), seconds=round(running.seconds, 4))
 
-    def _claim(self, message: MessageProxy) -> Claim:
-        if self.broker.draining:
-            # It waited for a suspect's end, and this process is to end as well.
-            self.broker.enqueue(message_of(message))
-            raise NotClaimable("this process is stopping")
-        claim = self._claim_job(UUID(message.args[0]))
-        if not claim.crashes:
-            return claim
-        # It may be what killed its worker: if it does so again, nobody else shall be there.
-        if self.company.is_alone_at_once():
-            return claim
-        self._put_off(claim)
-        # It is not held while it waits for its turn, or it would be taken for the killer when another suspect is.
-        self.company.be_alone()
-        return self._claim_job(claim.job_id)
-
-    def _put_off(self, claim: Claim) -> None:
-        """Let the suspect look for an idle process first: while it waits here, nothing new begins here.
-
-        Raises `NotClaimable` until it has done so often enough; after that it may wait.
-        """
-        tries = self._put_offs.get(claim.job_id, 0)
-        if tries == PUT_OFFS:
-            self._put_offs.pop(claim.job_id, None)
-            self._release(claim)
-            return
-        self._put_offs[claim.job_id] = tries + 1
-        self._until_the_database_answers(
-            "snooze", lambda: lifecycle.snooze(self.database, claim, None, delay_seconds=PUT_OFF_SECONDS)
-        )
-        raise NotClaimable("a suspect looks for an idle process")
-
-    def _claim_job(self, job_id: UUID) -> Claim:
+    def _claim(self, job_id: UUID) -> Claim:
         ask = Ask(job_id, self.worker_id)
         claim = self._until_the_database_answers("claim", lambda: self._claim_row(ask), give_up_when_draining=True)
         if claim is None:
@@ -265,7 +229,6 @@ class LifecycleSync(Middleware):
 
     def _give_up(self, message: MessageProxy, error: Exception) -> None:
         """End what did not begin. A claim that went through is given back."""
-        self.company.leave()
         if running := attempt.end():
             self.running.pop(running.claim.token, None)
             self._release(running.claim)
@@ -277,13 +240,34 @@ class LifecycleSync(Middleware):
     def _settle(self, running: Running, verdict: Verdict) -> None:
         operation = type(verdict).__name__.lower()
         failpoint("worker.after_effect")
-        if self._until_the_database_answers(operation, lambda: self._write(running.claim, verdict)):
+        if isinstance(verdict, Crash):
+            self._crashed(running, verdict)
+        elif self._until_the_database_answers(operation, lambda: self._write(running.claim, verdict)):
             failpoint("worker.after_verdict")
             self._tell(running, verdict)
         else:
             events.emit(Event.REFUSED, **_facts(running))
 
-    def _write(self, claim: Claim, verdict: Verdict) -> bool:
+    def _crashed(self, running: Running, verdict: Crash) -> None:
+        """Count the crash, as the rescuer would: only the row knows whether it was one too many."""
+        claim, seconds = running.claim, round(running.seconds, 4)
+        rescued = self._until_the_database_answers(
+            "crash", lambda: lifecycle.crash(self.database, claim, verdict.message, delay_seconds=verdict.delay_seconds)
+        )
+        if rescued is None:
+            events.emit(Event.REFUSED, **_facts(running))
+            return
+        if rescued.on_ambiguous:
+            events.emit(Event.AMBIGUOUS, **rescued.facts, policy=str(rescued.on_ambiguous))
+        if rescued.dead_reason:
+            self.dead_letters.push(claim.job_id)
+            ended = {"reason": rescued.dead_reason, "age_seconds": _age_seconds(running)}
+            events.emit(Event.FAILED, **rescued.facts, seconds=seconds, error=WORKER_LOST, **ended)
+        else:
+            delay_seconds = round(verdict.delay_seconds, 3)
+            events.emit(Event.RETRIED, **rescued.facts, seconds=seconds, error=WORKER_LOST, delay_seconds=delay_seconds)
+
+    def _write(self, claim: Claim, verdict: Complete | Retry | Bury | Snooze) -> bool:
         match verdict:
             case Complete(result):
                 return self._complete((claim, result))
@@ -294,7 +278,7 @@ class LifecycleSync(Middleware):
             case Snooze(message, delay_seconds):
                 return lifecycle.snooze(self.database, claim, message, delay_seconds=delay_seconds)
 
-    def _tell(self, running: Running, verdict: Verdict) -> None:
+    def _tell(self, running: Running, verdict: Complete | Retry | Bury | Snooze) -> None:
         facts = _facts(running) | {"seconds": round(running.seconds, 4)}
         if isinstance(verdict, Retry | Bury) and verdict.failure.is_ambiguous:
             events.emit(Event.AMBIGUOUS, **_facts(running), policy=str(running.claim.on_ambiguous))
@@ -338,30 +322,6 @@ class LifecycleSync(Middleware):
 def _age_seconds(running: Running) -> float:
     """Return the time since the job was accepted; the claim knows how long that was when the attempt began."""
     return round(running.claim.age_seconds + running.seconds, 4)
-
-
-def failure_of(exception: BaseException, seconds: float, *, is_ambiguous: bool = False) -> Failure:
-    """Return what is kept of an exception: bounded, and free of what PostgreSQL's text cannot hold."""
-    return Failure(
-        error=type(exception).__name__,
-        message=_storable(_text(exception) or type(exception).__name__, MESSAGE_KEPT),
-        traceback=_storable("".join(traceback.format_exception(exception, limit=-10)), TRACEBACK_KEPT),
-        seconds=seconds,
-        is_ambiguous=is_ambiguous,
-    )
-
-
-def _text(exception: BaseException) -> str:
-    try:
-        return str(exception)
-    except Exception:  # noqa: BLE001 - job code's own __str__, which may do anything
-        return ""
-
-
-def _storable(text: str, kept: int) -> str:
-    """Keep the end of a traceback and the whole of most messages; NUL and lone surrogates have no place in UTF-8."""
-    clean = text.replace("\0", "").encode("utf-8", "replace").decode()
-    return clean if len(clean) <= kept else "…" + clean[-kept:]
 
 
 def _facts(running: Running) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from rows import add_worker
 from service import Service
 
 from jobs_service import lifecycle
@@ -11,7 +12,7 @@ from jobs_service.broker import JobBroker, redis_client
 from jobs_service.database import open_database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import Ask, NewJob
+from jobs_service.lifecycle import NewJob
 
 
 @pytest.fixture
@@ -64,24 +65,6 @@ def row(database):
         return found[0] if found and len(columns) == 1 else found
 
     return row
-
-
-def claim_one(database, job_id, worker_id, **token):
-    [claim] = lifecycle.claim(database, [Ask(job_id, worker_id, **token)])
-    return claim
-
-
-def complete_one(database, claim, result):
-    [completed] = lifecycle.complete(database, [(claim, result)])
-    return completed
-
-
-def add_worker(database, worker_id, *, silent_seconds=0):
-    database.rows(
-        """INSERT INTO workers (id, hostname, pid, queues, threads, heartbeat_at)
-        VALUES (%s, 'test', 1, '{default}', 8, now() - %s * interval '1 second')""",
-        (worker_id, silent_seconds),
-    )
 
 
 @pytest.fixture

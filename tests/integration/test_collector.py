@@ -4,8 +4,8 @@ import dataclasses
 from uuid import uuid4
 
 import pytest
-from conftest import add_worker, claim_one
 from prometheus_client import CollectorRegistry, generate_latest
+from rows import add_worker, claim_one
 
 from jobs_service import lifecycle
 from jobs_service.broker import message_for

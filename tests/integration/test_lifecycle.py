@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from conftest import claim_one, complete_one
+from rows import claim_one, complete_one
 
 from jobs_service import lifecycle
 from jobs_service.ids import new_id

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 import hypothesis.strategies as st
-from conftest import claim_one, complete_one
 from dramatiq.message import Message
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from rows import claim_one, complete_one
 
 from jobs_service import lifecycle
 from jobs_service.ids import new_id
@@ -77,6 +77,8 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
 
         @rule(job_id=jobs)
         def submit_again_after_a_lost_answer(self, job_id):
+            if self.models[job_id].status is None:
+                return  # pruned, long after any answer could be missed
             lifecycle.submit(database, [NewJob(job_id, "t", '{"other": 1}', "default", 5, 9)])
 
         @rule(job_id=jobs)
@@ -228,6 +230,7 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
                 assert not lifecycle.release(database, claim)
                 assert not lifecycle.snooze(database, claim, None, delay_seconds=0)
                 assert not lifecycle.begin_effect(database, claim)
+                assert lifecycle.crash(database, claim, "late", delay_seconds=0) is None
 
         @rule()
         def lose_all_workers(self):
@@ -236,6 +239,15 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
             assert held == {rescued.job_id for rescued in lifecycle.rescue(database, lease_seconds=15)}
             for job_id in held:
                 self._crash(self.models[job_id])
+
+        @rule(job_id=jobs)
+        def crash(self, job_id):
+            """Its own process dies, and the worker says so."""
+            model = self.models[job_id]
+            if model.current:
+                rescued = lifecycle.crash(database, model.current, "SIGKILL", delay_seconds=0)
+                self._crash(model)
+                assert (model.status, model.reason) == (rescued.status, rescued.dead_reason)
 
         def _crash(self, model):
             model.lost.add(model.current.token)

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import dramatiq
 import pytest
-from conftest import add_worker, claim_one, complete_one
+from rows import add_worker, claim_one, complete_one
 
 from jobs_service import lifecycle
 from jobs_service.broker import message_for

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 import falcon.testing
 import pytest
-from conftest import add_worker, claim_one, complete_one
 from plans import Watch
+from rows import add_worker, claim_one, complete_one
 
 from jobs_service import lifecycle
 from jobs_service.app import create_app

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from jobs_service.errors import Rejected
+from jobs_service.errors import Rejected, Snoozed
 from jobs_service.registry import Attempt, job
 
 
@@ -35,6 +35,11 @@ def reject(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
     raise Rejected("no attempt will do")
 
 
+@job("test-snooze", payload=dict[str, Any])
+def snooze(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+    raise Snoozed("not now", delay_seconds=payload["seconds"])
+
+
 @job("test-wait-for-file", payload=dict[str, Any], time_limit_seconds=60)
 def wait_for_file(payload: dict[str, Any], attempt: Attempt) -> int:
     """Append the process id to `started`, then wait until the file `go` exists."""
@@ -53,7 +58,9 @@ def kill_worker(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG
 
 @job("test-hang", payload=dict[str, Any], time_limit_seconds=1)
 def hang(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
-    """Block in C, where an exception set for the thread is not seen."""
+    """Block in C, where an exception set for the thread is not seen. Say so first, in the file `started`, if given."""
+    if "started" in payload:
+        Path(payload["started"]).write_text(f"{os.getpid()}\n")
     time.sleep(3_600)
 
 

@@ -16,13 +16,13 @@ RANKS = [
     {"errors", "events", "ids", "config", "slots", "incoming", "failpoints"},
     {"logs", "origin", "telemetry", "tracing", "typed", "database", "smtp", "addresses", "breaker"},
     {"mailer", "storage", "models", "migrations", "lifecycle"},
-    {"registry"},
+    {"registry", "failures"},
     {"broker"},
-    {"dead_letters", "publisher", "presence", "attempt", "batch", "company"},
-    {"submission", "binding", "maintenance", "metrics"},
+    {"dead_letters", "publisher", "presence", "attempt", "batch"},
+    {"submission", "binding", "isolation", "maintenance", "metrics"},
     {"middleware", "resources", "sampler", "watchdog"},
     {"supervisor", "http_worker"},
-    {"app", "worker", "gunicorn_config"},
+    {"app", "worker", "isolated", "gunicorn_config"},
     {"wsgi", "__main__", "devstack", "__init__"},
 ]
 

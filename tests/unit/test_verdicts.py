@@ -7,9 +7,10 @@ from dramatiq.middleware import TimeLimitExceeded
 
 from jobs_service.attempt import Running
 from jobs_service.errors import InvalidRequest, OutcomeUnknown, Rejected, Snoozed
+from jobs_service.failures import ProcessLost, failure_of
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Claim, DeadReason, OnAmbiguous
-from jobs_service.middleware.lifecycle_sync import Bury, Complete, Retry, Snooze, decide, failure_of
+from jobs_service.middleware.lifecycle_sync import Bury, Complete, Crash, Retry, Snooze, decide
 
 
 def attempt(**claim):
@@ -54,6 +55,13 @@ def test_an_attempt_that_is_put_off_counts_for_nothing(running):
     verdict = decide(running, Snoozed("the server is away", delay_seconds=30), retry_seconds=None)
 
     assert Snooze("the server is away", 30) == verdict
+
+
+@pytest.mark.parametrize(("retry_seconds", "delay_seconds"), [(2.5, 2.5), (None, 0.0)])
+def test_a_lost_process_is_a_crash_and_the_row_knows_how_many_there_were(running, retry_seconds, delay_seconds):
+    verdict = decide(running, ProcessLost("SIGKILL"), retry_seconds=retry_seconds)
+
+    assert Crash("SIGKILL", delay_seconds) == verdict
 
 
 def test_an_unknown_outcome_is_tried_again_and_marked(running):

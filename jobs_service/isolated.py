@@ -1,0 +1,73 @@
+"""The process that a suspect has to itself: `isolation.py` starts `python -m jobs_service.isolated PIPE PARENT`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from jobs_service import attempt, events, logs
+from jobs_service.binding import call
+from jobs_service.config import Settings
+from jobs_service.errors import InvalidRequest, LeaseLost, OutcomeUnknown, Rejected, Snoozed
+from jobs_service.failures import MESSAGE_KEPT, failure_of, storable
+from jobs_service.isolation import GO, Told
+from jobs_service.lifecycle import Claim
+from jobs_service.mailer import SmtpMailer
+from jobs_service.registry import load
+from jobs_service.storage import LocalOutputs
+from jobs_service.supervisor import end_with_parent
+
+
+def main(pipe: int, parent: int) -> int:
+    """Read a claim, make the attempt, tell its outcome."""
+    end_with_parent()
+    if os.getppid() != parent:
+        return 1  # it ended before the kernel knew that this one is to end with it
+    with open(pipe, "wb", buffering=0) as telling:
+        _tell(telling, _outcome(Settings.from_env(os.environ), telling))
+    return 0
+
+
+def _outcome(settings: Settings, telling: IO[bytes]) -> Told:
+    try:
+        return Told("completed", result=_run(settings, telling))
+    except Snoozed as error:
+        return Told("snoozed", message=storable(str(error), MESSAGE_KEPT), delay_seconds=error.delay_seconds)
+    except LeaseLost as error:
+        return Told("lease_lost", message=str(error))
+    except BaseException as error:  # noqa: BLE001 - whatever the job's code raised is its outcome
+        return Told(_kind(error), failure=failure_of(error, 0.0))
+
+
+def _run(settings: Settings, telling: IO[bytes]) -> str:
+    logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
+    events.subscribe(logs.log_event)
+    job_type_of = load(settings.actor_modules).get
+    claim = msgspec.json.decode(sys.stdin.buffer.readline(), type=Claim)
+    logs.bind(job_id=str(claim.job_id), worker_id=str(claim.worker_id))
+    running = attempt.begin(claim)
+    running.begin_effect = lambda: _ask(telling)
+    outputs, mailer = LocalOutputs(Path(settings.output_dir)), SmtpMailer.from_settings(settings)
+    return call(job_type_of(claim.type), running, outputs, mailer)
+
+
+def _ask(telling: IO[bytes]) -> None:
+    """Ask the worker, who has the lease, whether the effect may begin. Without its word it may not."""
+    _tell(telling, Told("effect"))
+    if sys.stdin.buffer.readline() != GO:
+        raise LeaseLost("the job is not this attempt's any more")
+
+
+def _tell(telling: IO[bytes], told: Told) -> None:
+    telling.write(msgspec.json.encode(told) + b"\n")
+
+
+def _kind(error: BaseException) -> str:
+    kinds = {Rejected: "rejected", InvalidRequest: "refused", OutcomeUnknown: "ambiguous"}
+    return next((kind for raised, kind in kinds.items() if isinstance(error, raised)), "failed")
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,120 @@
+"""A suspect in a process of its own: what it does there arrives here, and what it breaks there stays there."""
+
+import threading
+from uuid import uuid4
+
+import msgspec
+import pytest
+from dramatiq.middleware import TimeLimitExceeded
+from dramatiq.middleware.threading import raise_thread_exception
+from eventually import eventually
+from service import JOB_TYPES, ROOT
+
+from jobs_service import isolation
+from jobs_service.attempt import Running
+from jobs_service.devstack.processes import is_alive
+from jobs_service.errors import InvalidRequest, LeaseLost, Rejected, Snoozed
+from jobs_service.failures import ProcessLost, failure_of
+from jobs_service.ids import new_id
+from jobs_service.lifecycle import Claim
+
+
+@pytest.fixture(autouse=True)
+def inherited(monkeypatch, environ, tmp_path):
+    """What a worker's environment has, for the process to inherit."""
+    monkeypatch.chdir(ROOT)
+    ours = {
+        "PYTHONPATH": f"{ROOT}:{JOB_TYPES}",
+        "ACTOR_MODULES": "trying,effects",
+        "EFFECTS_FILE": str(tmp_path / "effects"),
+        "LOG_FORMAT": "json",
+    }
+    for name, value in (environ | ours).items():
+        monkeypatch.setenv(name, value)
+
+
+def suspect(job_type, payload=None, **known):
+    text = msgspec.json.encode(payload or {}).decode()
+    claim = Claim(new_id(), uuid4(), uuid4(), job_type, "default", text, 2, 3, 1, 0.0, 0.0)
+    return Running(claim, **known)
+
+
+def test_a_result_arrives_as_the_json_it_is():
+    assert "2" == isolation.run(suspect("test-fail-times", {"times": 1}))
+
+
+def test_a_file_is_written_where_the_worker_would_have_written_it(tmp_path):
+    running = suspect("csv-generation", {"name": "Alice"})
+
+    assert f'"output/{running.claim.job_id}.csv"' == isolation.run(running)
+    assert (tmp_path / "output" / f"{running.claim.job_id}.csv").exists()
+
+
+def test_a_failure_arrives_with_its_class_its_message_and_its_traceback():
+    with pytest.raises(Exception, match="attempt 2 fails, as asked") as caught:
+        isolation.run(suspect("test-fail-times", {"times": 5}))
+
+    failure = failure_of(caught.value, 1.5)
+    assert ("RuntimeError", 1.5) == (failure.error, failure.seconds)
+    assert "in fail_times" in failure.traceback
+
+
+@pytest.mark.parametrize(
+    ("job_type", "payload", "raised"),
+    [
+        ("test-reject", {}, Rejected),
+        ("test-effect", {"fail_times": "many"}, InvalidRequest),
+        ("test-snooze", {"seconds": 5}, Snoozed),
+    ],
+)
+def test_what_decides_about_the_job_is_told_apart(job_type, payload, raised):
+    with pytest.raises(raised):
+        isolation.run(suspect(job_type, payload))
+
+
+def test_a_death_says_how():
+    with pytest.raises(ProcessLost, match="SIGKILL"):
+        isolation.run(suspect("test-kill-worker"))
+
+
+def test_the_effect_begins_under_the_workers_lease(tmp_path):
+    asked = []
+
+    isolation.run(suspect("test-effect", begin_effect=lambda: asked.append(not (tmp_path / "effects").exists())))
+
+    assert [True] == asked
+    assert (tmp_path / "effects").exists()
+
+
+def test_without_the_lease_there_is_no_effect(tmp_path):
+    def refuse():
+        raise LeaseLost("gone")
+
+    with pytest.raises(LeaseLost):
+        isolation.run(suspect("test-effect", begin_effect=refuse))
+
+    assert not (tmp_path / "effects").exists()
+
+
+def test_a_time_limit_ends_it_also_where_it_is_blocked(tmp_path):
+    """The exception is set for the thread that waits, as the middleware does."""
+    raised = []
+
+    def attempt():
+        try:
+            isolation.run(suspect("test-hang", {"started": str(tmp_path / "started")}))
+        except TimeLimitExceeded:
+            raised.append(True)
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    pid = eventually(lambda: _pid(tmp_path / "started"), what="a process that hangs")
+    raise_thread_exception(thread.ident, TimeLimitExceeded)
+    thread.join(20)
+
+    assert [True] == raised
+    assert not is_alive(pid)
+
+
+def _pid(path):
+    return path.exists() and int(path.read_text() or 0)
