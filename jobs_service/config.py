@@ -152,6 +152,10 @@ class Settings:
     retention_cancelled_seconds: int = _setting(604_800, _whole(0, 3_153_600_000))
     prune_seconds: float = _setting(10.0, _seconds(0.05, 3_600))
 
+    # Canaries. 0 sends none; without a URL they are submitted directly.
+    canary_seconds: float = _setting(60.0, _seconds(0, 3_600))
+    canary_url: str = _setting("", _url("http", "https"), secret=True)
+
     # Metrics and logs.
     metrics_host: str = _setting("127.0.0.1", _host)
     worker_metrics_port: int = _setting(9191, _whole(1, 65535))

@@ -97,13 +97,20 @@ def find_job(job_id: UUID) -> Job | None:
     return Job.get_or_none(Job.id == job_id)
 
 
-def newest_jobs(*, status: Status | None, job_type: str | None, before: UUID | None, limit: int) -> list[Job]:
-    """Return up to `limit` jobs, newest first; only those older than the job `before`, if it is given."""
+def newest_jobs(
+    *, status: Status | None, job_type: str | None, before: UUID | None, limit: int, hidden: Sequence[str] = ()
+) -> list[Job]:
+    """Return up to `limit` jobs, newest first; only those older than the job `before`, if it is given.
+
+    Jobs of a `hidden` type are left out, unless it is the type asked for. There must be few of them.
+    """
     if job_type is not None:
         return list(_newest_of_type(job_type, [status] if status else list(Status), before or _LAST, limit))
     if status is not None:
-        return list(_newest_of_status(status, before or _LAST, limit))
-    return list(Job.select().where(Job.id < (before or _LAST)).order_by(Job.id.desc()).limit(limit))
+        selected = _newest_of_status(status, before or _LAST, limit)
+    else:
+        selected = Job.select().where(Job.id < (before or _LAST)).order_by(Job.id.desc()).limit(limit)
+    return list(selected.where(Job.type.not_in(hidden)))
 
 
 #: Before and behind every id there is.

@@ -16,6 +16,11 @@ from jobs_service.typed import invalid
 
 DEFAULT_QUEUE = "default"
 
+#: Characters of a type's name, as the column has them.
+MAX_NAME = 50
+
+CANARY_LIMIT_SECONDS = 30
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -47,6 +52,8 @@ class JobType:
     queue: str = DEFAULT_QUEUE
     max_attempts: int | None = None
     time_limit_seconds: int | None = None
+    #: Sent by maintenance to see whether its queue works; nobody's job, so lists leave it out.
+    is_canary: bool = False
 
     def parse(self, payload: object) -> Any:  # noqa: ANN401 - each type has a payload class of its own
         """Return the typed payload. Raises `InvalidRequest`, pointing below `/payload`."""
@@ -68,6 +75,14 @@ class JobType:
         return payload
 
 
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The payload of a canary."""
+
+
+def sing(payload: Nothing, attempt: Attempt) -> None:
+    """Do nothing: what a canary takes is the system's own doing."""
+
+
 @dataclass(slots=True)
 class Registry:
     """The job types by name. Spelling differs only in case and in `-` or `_`: CSV_GENERATION is csv-generation."""
@@ -85,11 +100,21 @@ class Registry:
         try:
             return self._types[spelling(name)]
         except KeyError:
-            known = ", ".join(sorted(job_type.name for job_type in self))
+            known = ", ".join(sorted(job_type.name for job_type in self if not job_type.is_canary))
             raise UnknownJobType(f"unknown job type {name[:64]!r}; known types: {known}", pointer="/type") from None
 
     def __iter__(self) -> Iterator[JobType]:
         return iter(self._types.values())
+
+    @property
+    def canaries(self) -> list[JobType]:
+        return [job_type for job_type in self if job_type.is_canary]
+
+    def add_canaries(self) -> None:
+        """Add a type that does nothing for each queue that has none yet."""
+        for queue in {*self.queues} - {job_type.queue for job_type in self.canaries}:
+            name = f"canary-{queue}"[:MAX_NAME]
+            self.add(JobType(name, Nothing, sing, queue=queue, time_limit_seconds=CANARY_LIMIT_SECONDS, is_canary=True))
 
     @property
     def queues(self) -> list[str]:
@@ -105,6 +130,7 @@ def load(actor_modules: str = "") -> Registry:
     for module in ("actors", *filter(None, (name.strip() for name in actor_modules.split(",")))):
         importlib.import_module(module)
         logs.take_in(module)
+    registry.add_canaries()
     return registry
 
 

@@ -18,6 +18,7 @@ from jobs_service.ids import new_id
 from jobs_service.lifecycle import Status
 from jobs_service.logs import get_logger
 from jobs_service.mailer import SmtpMailer
+from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.leader import Maintenance
@@ -34,9 +35,11 @@ from jobs_service.middleware.lifecycle_sync import LifecycleSync
 from jobs_service.middleware.time_limit import StrictTimeLimit
 from jobs_service.middleware.worker_services import WorkerServices
 from jobs_service.presence import Presence
+from jobs_service.publisher import Publisher
 from jobs_service.registry import Registry, load
 from jobs_service.sampler import Sampler
 from jobs_service.storage import LocalOutputs, OutputStore
+from jobs_service.submission import Submitter
 from jobs_service.supervisor import end_with_parent
 from jobs_service.watchdog import Watchdog
 
@@ -62,7 +65,7 @@ def boot() -> None:
     logs.observe(log_records.count)
     outputs = LocalOutputs(Path(settings.output_dir))
     warn_of_long_types(registry, settings)
-    broker = build_broker(settings, new_id(), outputs)
+    broker = build_broker(settings, registry, new_id(), outputs)
     declare(broker, registry, settings, outputs, SmtpMailer.from_settings(settings))
     dramatiq.set_broker(broker)
 
@@ -79,12 +82,15 @@ def warn_of_long_types(registry: Registry, settings: Settings) -> None:
             )
 
 
-def build_broker(settings: Settings, worker_id: UUID, outputs: OutputStore) -> JobBroker:
+def build_broker(settings: Settings, registry: Registry, worker_id: UUID, outputs: OutputStore) -> JobBroker:
     """Return the broker of a worker process. Nothing is connected or started before Dramatiq's worker boots."""
     database = open_database(settings)
     broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
     dead_letters = DeadLetterList(broker.client)
-    services = list(_services(settings, database, broker, dead_letters, outputs))
+    services = [
+        *_services(settings, database, broker, dead_letters, outputs),
+        *_canaries(settings, registry, database, broker),
+    ]
     for middleware in _middleware(settings, database, broker, dead_letters, worker_id=worker_id, services=services):
         broker.add_middleware(middleware)
     return broker
@@ -156,3 +162,14 @@ def _services(
             Status.CANCELLED: settings.retention_cancelled_seconds,
         },
     )
+
+
+def _canaries(settings: Settings, registry: Registry, database: Database, broker: JobBroker) -> Iterator[Service]:
+    if settings.canary_seconds:
+        yield Canary(
+            database,
+            Submitter(database, Publisher(broker), registry, settings),
+            registry.canaries,
+            interval_seconds=settings.canary_seconds,
+            api_url=settings.canary_url,
+        )

@@ -44,7 +44,13 @@ class JobCollection:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         _check_parameters(req)
         limit = _limit(req)
-        found = models.newest_jobs(status=_status(req), job_type=self._type(req), before=_cursor(req), limit=limit + 1)
+        found = models.newest_jobs(
+            status=_status(req),
+            job_type=self._type(req),
+            before=_cursor(req),
+            limit=limit + 1,
+            hidden=[job_type.name for job_type in self.registry.canaries],
+        )
         page = found[:limit]
         next_cursor = _encode_cursor(page[-1].id) if len(found) > limit else None
         if next_cursor:

@@ -16,6 +16,7 @@ from jobs_service.app import create_app
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Ask, DeadReason, Failure, NewJob, Status
+from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.pruner import Pruner
@@ -23,6 +24,7 @@ from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.rescuer import Rescuer
 from jobs_service.maintenance.strays import Strays
 from jobs_service.metrics.rows import JobRows
+from jobs_service.registry import JobType
 from jobs_service.storage import LocalOutputs
 
 JOBS = 100_000
@@ -286,6 +288,18 @@ def test_the_dead_letters(watch, database, broker):
 
     assert DeadLetters(database, dead_letters, interval_seconds=10).run_once()["rebuilt"] >= 300
     assert_small(watch, rows=1_000, pages=1_000)
+
+
+def test_the_canary(watch, database):
+    """The last of a type, one rare and one dense."""
+    canaries = [JobType("EMAIL_SEND", dict, len), JobType("csv-generation", dict, len)]
+    watch.clear()
+
+    assert Canary(database, None, canaries, interval_seconds=60, api_url="")._find()
+    list(JobRows(database, queues=["default"], lease_seconds=15).canaries(canaries))
+
+    # Twenty of each type and status; what is sorted are their ids.
+    assert_small(watch, rows=2 * 5 * 20 * 2, pages=1_000)
 
 
 def test_the_scrape(watch, database):
