@@ -28,8 +28,14 @@ _SELECTOR = re.compile(
 _LABEL_LIST = re.compile(r"\b(?:by|on|ignoring|without|group_left|group_right) ?\([^)]*\)")
 
 
+def everything(dashboard: dict) -> list[dict]:
+    """Return the rows and the panels, those in collapsed rows too."""
+    return [panel for top in dashboard["panels"] for panel in (top, *top.get("panels", []))]
+
+
 def panels(dashboard: dict) -> list[dict]:
-    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    """Return the panels that ask for something."""
+    return [panel for panel in everything(dashboard) if panel["type"] not in {"row", "text"}]
 
 
 def annotations() -> list[dict]:

@@ -12,6 +12,8 @@ import itself
 import job_types
 import overview
 import queues
+import runbooks
+import slo
 import storage
 import workers
 from panels import Json
@@ -22,8 +24,10 @@ DASHBOARDS = (
     job_types.build,
     workers.build,
     api.build,
+    slo.build,
     storage.build,
     itself.build,
+    runbooks.build,
 )
 
 

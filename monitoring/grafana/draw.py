@@ -223,7 +223,7 @@ def _cell(column: Json, value: float | None) -> tuple[str, str]:
     if value is None:
         return "", COLOURS["text"]
     colour = _stepped(properties["thresholds"], value) if "thresholds" in properties else COLOURS["text"]
-    return format_value(value, properties["unit"], properties["decimals"]), colour
+    return format_value(value, properties["unit"], properties.get("decimals")), colour
 
 
 _PAINTERS: dict[str, Callable[[Canvas, Json, Source], None]] = {

@@ -81,6 +81,7 @@ def _alerts() -> Panel:
         {"alertname": "Alert", "severity": "Severity", "queue_name": "Queue"},
         [Column("Series", f"count by (alertname, severity, queue_name) ({FIRING})")],
         height=6,
+        leads_to=[link("Runbooks", "jobs-runbooks")],
     )
 
 

@@ -3,6 +3,7 @@
 from pages import Row, cell_link, dashboard, datasource_variable, label_variable, link
 from panels import Column, Json, Panel, Query, graph, heatmap, stat, table
 from promql import QUEUES, cells, increase, quantile, quantiles, rate, truth
+from slo import success_budget_left
 
 PENDING = f'state="pending",{QUEUES}'
 
@@ -11,6 +12,7 @@ TO_THIS_QUEUE = link("This queue", "jobs-queue", label="queue_name")
 TO_THIS_TYPE = link("This job type", "jobs-type", label="actor_name")
 TO_WORKERS = link("Workers", "jobs-workers")
 TO_API = link("API", "jobs-api")
+TO_SLO = link("Service levels", "jobs-slo")
 TO_MONITORING = link("Alerts and targets", "jobs-monitoring")
 
 
@@ -56,6 +58,17 @@ def _verdicts() -> list[Panel]:
             steps={0.95: "orange", 0.99: "green"},
             decimals=2,
             width=3,
+            leads_to=[TO_SLO],
+        ),
+        stat(
+            "Error budget left",
+            "Of the jobs that may fail in 30 days, the part that has not, in the queue that has least of it left.",
+            f"min({success_budget_left()})",
+            unit="percentunit",
+            base="red",
+            steps={0.25: "orange", 0.5: "green"},
+            width=3,
+            leads_to=[TO_SLO],
         ),
         stat(
             "Longest wait",
@@ -96,15 +109,6 @@ def _amounts() -> list[Panel]:
             "Jobs that could start at once and wait for a worker.",
             f"sum({truth('jobs_current', 'queue_name', PENDING)})",
             unit="short",
-            width=3,
-            leads_to=[TO_QUEUES],
-        ),
-        stat(
-            "Completed per second",
-            "Jobs that completed, per second.",
-            rate("jobs_finished_total", "", f'outcome="completed",{QUEUES}'),
-            unit="ops",
-            decimals=1,
             width=3,
             leads_to=[TO_QUEUES],
         ),

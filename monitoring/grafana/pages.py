@@ -1,6 +1,7 @@
 """A dashboard around its panels: variables, annotations, links, and the grid the panels are laid out on."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from panels import DATASOURCE, Json, Panel
@@ -32,6 +33,7 @@ class Row:
 
     title: str
     panels: Sequence[Panel]
+    collapsed: bool = False
 
 
 def dashboard(*, uid: str, title: str, description: str, variables: Sequence[Json], rows: Sequence[Row]) -> Json:
@@ -44,7 +46,7 @@ def dashboard(*, uid: str, title: str, description: str, variables: Sequence[Jso
         "graphTooltip": 1,
         "id": None,
         "links": [_neighbours()],
-        "panels": [{**body, "id": number} for number, body in enumerate(_place(rows), start=1)],
+        "panels": _numbered(_place(rows), itertools.count(1)),
         "preload": False,
         "refresh": "30s",
         "schemaVersion": SCHEMA_VERSION,
@@ -141,20 +143,41 @@ def _annotation(name: str, colour: str, expr: str, title: str, text: str) -> Jso
 
 
 def _place(rows: Sequence[Row]) -> Iterator[Json]:
+    """Yield each row and then its panels, each with its place in the grid; a collapsed row holds its panels."""
     y = 0
     for row in rows:
-        yield {
+        title: Json = {
             "type": "row",
             "title": row.title,
-            "collapsed": False,
+            "collapsed": row.collapsed,
             "panels": [],
             "gridPos": {"h": 1, "w": COLUMNS, "x": 0, "y": y},
         }
-        y += 1
-        x = line_height = 0
-        for panel in row.panels:
-            if x + panel.width > COLUMNS:
-                y, x, line_height = y + line_height, 0, 0
-            yield {**panel.body, "gridPos": {"h": panel.height, "w": panel.width, "x": x, "y": y}}
-            x, line_height = x + panel.width, max(line_height, panel.height)
-        y += line_height
+        panels, y = _flow(row.panels, y + 1)
+        if row.collapsed:
+            title["panels"] = panels
+            y = title["gridPos"]["y"] + 1
+        yield title
+        yield from () if row.collapsed else panels
+
+
+def _flow(panels: Sequence[Panel], y: int) -> tuple[list[Json], int]:
+    """Return the panels placed from left to right and line by line, and the first line below them."""
+    placed: list[Json] = []
+    x = line_height = 0
+    for panel in panels:
+        if x + panel.width > COLUMNS:
+            y, x, line_height = y + line_height, 0, 0
+        placed.append({**panel.body, "gridPos": {"h": panel.height, "w": panel.width, "x": x, "y": y}})
+        x, line_height = x + panel.width, max(line_height, panel.height)
+    return placed, y + line_height
+
+
+def _numbered(panels: Iterable[Json], numbers: Iterator[int]) -> list[Json]:
+    """Return the panels, each with an id of its own, those of collapsed rows too."""
+    numbered = []
+    for panel in panels:
+        number = next(numbers)
+        inside = {"panels": _numbered(panel["panels"], numbers)} if "panels" in panel else {}
+        numbered.append({**panel, **inside, "id": number})
+    return numbered

@@ -215,7 +215,7 @@ def table(
 
 
 def text(title: str, markdown: str) -> Panel:
-    """Return words, high enough to be read without scrolling on a wide screen."""
+    """Return words, in a panel about as high as they are: two lines need a little more than a row of the grid."""
     body = {
         "type": "text",
         "title": title,
@@ -224,7 +224,7 @@ def text(title: str, markdown: str) -> Panel:
         "options": {"mode": "markdown", "content": markdown},
         "targets": [],
     }
-    return Panel(width=24, height=2 + markdown.count("\n"), body=body)
+    return Panel(width=24, height=3 + round(markdown.count("\n") * 0.65), body=body)
 
 
 def _property(name: str, property_id: str, value: object) -> Json:

@@ -1,7 +1,7 @@
 """The dashboard "Jobs: queue": one queue, or several side by side: on time, in step with Redis, draining, failing."""
 
 from pages import Row, dashboard, datasource_variable, label_variable, link
-from panels import Json, Panel, Query, graph, heatmap
+from panels import Json, Panel, Query, graph, heatmap, timeline
 from promql import QUEUES, cells, increase, quantile, quantiles, rate, truth
 
 PENDING = f'state="pending",{QUEUES}'
@@ -15,13 +15,22 @@ def build() -> Json:
         description="One queue or several: whether it is on time, where its jobs are, what became of them.",
         variables=[datasource_variable(), label_variable("queue_name", "Queue", "jobs_current")],
         rows=[
-            Row("On time", _waits()),
+            Row("On time", [_late(), *_waits()]),
             Row("Where its jobs are", _places()),
             Row("Flow", _flow()),
             Row("Latency", _latency()),
             Row("What became of them", _ends()),
             Row("What went wrong on the way", _mishaps()),
         ],
+    )
+
+
+def _late() -> Panel:
+    return timeline(
+        "On time",
+        "Late: the first in line has waited longer than the queue's target. The service level counts this time.",
+        Query(f"queue_name:jobs_late:bool{{{QUEUES}}}", BY_QUEUE),
+        words={0: ("on time", "green"), 1: ("late", "red")},
     )
 
 

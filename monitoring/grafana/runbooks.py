@@ -1,0 +1,37 @@
+"""The dashboard "Jobs: runbooks": docs/runbooks/, where who is woken by an alert looks first."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pages import Row, dashboard, datasource_variable
+from panels import Json, Panel, text
+
+FOLDER = Path(__file__).parents[2] / "docs" / "runbooks"
+
+
+def build() -> Json:
+    return dashboard(
+        uid="jobs-runbooks",
+        title="Jobs: runbooks",
+        description="For each alert: what it means, how to look, how to fix it. The pages of docs/runbooks/.",
+        variables=[datasource_variable()],
+        rows=list(_pages()),
+    )
+
+
+def _pages() -> Iterator[Row]:
+    for path in sorted(FOLDER.glob("*.md")):
+        beginning, *sections = re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        title = beginning.splitlines()[0].removeprefix("# ").removeprefix("Runbook: ")
+        yield Row(title[0].upper() + title[1:], [_section(section) for section in sections], collapsed=True)
+
+
+def _section(section: str) -> Panel:
+    title, _, content = section.partition("\n")
+    return text(title, _without_links(content.strip()))
+
+
+def _without_links(markdown: str) -> str:
+    """Return the text with links to other sections as their names: there are no files beside a dashboard."""
+    return re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]*\)", r"**\1**", markdown)
