@@ -209,27 +209,33 @@ class Settings:
         ]
         return [sentence for holds, sentence in rules if not holds] + list(self._collisions())
 
+    @property
+    def hard_limit_seconds(self) -> float:
+        """Until an attempt that does not obey its time limit costs its process."""
+        return self.time_limit_seconds + self.hang_grace_seconds
+
     def _collisions(self) -> Iterator[str]:
         """Check the ladder of timeouts: whoever waits for another must be the more patient of the two."""
-        hard_limit = self.time_limit_seconds + self.hang_grace_seconds
-        ladder = [
-            ("redis_timeout_seconds", None, "database_statement_timeout_seconds", "Redis is never worth a longer wait"),
-            (
-                "database_connect_timeout_seconds",
-                None,
-                "database_statement_timeout_seconds",
-                "it comes first",
-            ),
-            ("database_statement_timeout_seconds", None, "time_limit_seconds", "a job must outlive one slow statement"),
-            ("mail_timeout_seconds", None, "time_limit_seconds", "or the limit interrupts a mail, and who has it?"),
-            ("time_limit_seconds", hard_limit, "worker_shutdown_seconds", "a stop is to let running jobs finish"),
-            ("worker_shutdown_seconds", None, "stop_grace_seconds", "or the worker is killed while it gives back jobs"),
-        ]
-        for lower, seconds, upper, reason in ladder:
-            low, high = seconds or getattr(self, lower), getattr(self, upper)
+        for lower, upper, reason in LADDER:
+            low, high = getattr(self, lower), getattr(self, upper)
             if low >= high:
-                plus = f" + HANG_GRACE_SECONDS ({low:g} together)" if seconds else f" ({low:g})"
-                yield f"{lower.upper()}{plus} must be less than {upper.upper()} ({high:g}): {reason}"
+                yield f"{rung(lower)} ({low:g}) must be less than {rung(upper)} ({high:g}): {reason}"
+
+
+#: (the shorter timeout, the longer one, why). docs/reliability.md has the same lines.
+LADDER = (
+    ("redis_timeout_seconds", "database_statement_timeout_seconds", "Redis is never worth a longer wait"),
+    ("database_connect_timeout_seconds", "database_statement_timeout_seconds", "it comes first"),
+    ("database_statement_timeout_seconds", "time_limit_seconds", "a job must outlive one slow statement"),
+    ("mail_timeout_seconds", "time_limit_seconds", "or the limit interrupts a mail, and who has it?"),
+    ("hard_limit_seconds", "worker_shutdown_seconds", "a stop is to let running jobs finish"),
+    ("worker_shutdown_seconds", "stop_grace_seconds", "or the worker is killed while it gives back jobs"),
+)
+
+
+def rung(name: str) -> str:
+    """Return the variables that a timeout of the ladder is made of."""
+    return "TIME_LIMIT_SECONDS + HANG_GRACE_SECONDS" if name == "hard_limit_seconds" else name.upper()
 
 
 def variable(field: "dataclasses.Field[Any]") -> str:

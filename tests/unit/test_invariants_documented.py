@@ -1,0 +1,46 @@
+"""docs/invariants.md and docs/reliability.md, the code and the tests say the same."""
+
+import re
+import sys
+from pathlib import Path
+
+from jobs_service.config import LADDER, rung
+from jobs_service.lifecycle import TRANSITIONS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "invariants.md").read_text()
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
+
+sys.path += [str(ROOT / "tests" / "chaos"), str(ROOT / "tests" / "integration")]
+
+from invariants import SQL  # noqa: E402 - the tests' own folders are no packages
+from test_lifecycle_machine import INVARIANTS  # noqa: E402 - as above
+
+
+def test_every_statement_is_in_the_page_and_no_other():
+    written = {_plain(sql) for sql in re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)}
+
+    assert {_plain(sql) for sql in (*SQL.values(), *INVARIANTS.values())} == written
+
+
+def test_every_sentence_of_a_statement_is_in_the_page():
+    sentences = set(re.findall(r"^\*\*(.+)\*\*$", PAGE, re.MULTILINE))
+
+    assert set(INVARIANTS) <= sentences
+    assert sentences <= {*INVARIANTS, *SQL}
+
+
+def test_every_verb_is_an_action():
+    actions = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
+
+    assert set(TRANSITIONS) <= actions
+
+
+def test_the_ladder_of_timeouts_is_in_the_page():
+    written = re.findall(r"^\| `([A-Z_ +]+)` \| `([A-Z_ +]+)` \| (.+) \|$", RELIABILITY, re.MULTILINE)
+
+    assert [(rung(lower), rung(upper), reason) for lower, upper, reason in LADDER] == written
+
+
+def _plain(sql):
+    return " ".join(sql.split())
