@@ -25,6 +25,7 @@ def main(pipe: int, parent: int) -> int:
     end_with_parent()
     if os.getppid() != parent:
         return 1  # it ended before the kernel knew that this one is to end with it
+    os.set_inheritable(pipe, False)  # what the job starts is not to keep it open
     with open(pipe, "wb", buffering=0) as telling:
         _tell(telling, _outcome(Settings.from_env(os.environ), telling))
     return 0

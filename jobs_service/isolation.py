@@ -10,7 +10,9 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO, NoReturn
 
 import msgspec
@@ -69,8 +71,7 @@ def run(running: Running) -> str:
         try:
             return _conversation(running, process, told)
         finally:
-            process.kill()
-            process.wait()
+            _end(process)
 
 
 def _conversation(running: Running, process: "subprocess.Popen[bytes]", told: IO[bytes]) -> str:
@@ -83,7 +84,8 @@ def _conversation(running: Running, process: "subprocess.Popen[bytes]", told: IO
             _raise(answer)
         running.begin_effect()
         _say(process, GO)
-    code = process.wait()
+    while (code := process.poll()) is None:
+        time.sleep(_LOOK_MS / 1000)  # it has closed its pipe, and a time limit may have to end it
     raise ProcessLost(f"the process that the attempt had to itself ended: {_reason(code)}")
 
 
@@ -109,6 +111,16 @@ def _lines(told: IO[bytes]) -> Iterator[bytes]:
             return
         *lines, unread = (unread + piece).split(b"\n")
         yield from lines
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End it and what it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdin is not None:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
 
 
 def _raise(answer: Told) -> NoReturn:

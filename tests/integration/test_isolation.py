@@ -77,6 +77,14 @@ def test_a_death_says_how():
         isolation.run(suspect("test-kill-worker"))
 
 
+def test_what_it_started_ends_with_it(tmp_path):
+    with pytest.raises(ProcessLost):
+        isolation.run(suspect("test-leave-a-child", {"started": str(tmp_path / "started")}))
+
+    pid = int((tmp_path / "started").read_text())
+    eventually(lambda: not is_alive(pid), what="the end of its child")
+
+
 def test_the_effect_begins_under_the_workers_lease(tmp_path):
     asked = []
 

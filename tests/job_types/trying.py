@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,14 @@ def wait_for_file(payload: dict[str, Any], attempt: Attempt) -> int:
 @job("test-kill-worker", payload=dict[str, Any])
 def kill_worker(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
     """End its own process as the kernel's out-of-memory killer would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job("test-leave-a-child", payload=dict[str, Any])
+def leave_a_child(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+    """Start a program that would go on for an hour, and die."""
+    child = subprocess.Popen(["sleep", "3600"])
+    Path(payload["started"]).write_text(str(child.pid))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
