@@ -31,6 +31,16 @@ DEAD_REASONS = tuple(reason for reason in DeadReason if reason is not DeadReason
 SOURCES = ("api", "redrive")
 OPERATIONS = ("claim", "begin_effect", "complete", "retry", "bury", "snooze", "release", "crash")
 BREAKERS = ("smtp",)
+#: The problems' codes that are our own; Falcon has more.
+REJECTIONS_KNOWN = (
+    "malformed_body",
+    "invalid_request",
+    "job_not_found",
+    "unsupported_media_type",
+    "database_unavailable",
+    "database_not_migrated",
+    "internal_error",
+)
 ENQUEUE_ERROR_REASONS = ("broker_unavailable", "database_unavailable")
 
 #: So many values a label gets that the code does not know in advance; the others are one.
@@ -433,6 +443,7 @@ def zero_api(registry: "Registry") -> None:
         _each(ENQUEUED, job, SOURCES)
         FINISHED.labels(*job, Status.CANCELLED)
     _each(ENQUEUE_ERRORS, (), ENQUEUE_ERROR_REASONS)
+    _each(REJECTIONS, (), REJECTIONS_KNOWN)
     PAYLOAD_BYTES.labels()
     HTTP_ACTIVE.labels()
     _zero_both()

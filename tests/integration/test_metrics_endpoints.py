@@ -5,15 +5,20 @@ import re
 import signal
 import subprocess
 import urllib.request
+from dataclasses import dataclass
 
 import pytest
 from eventually import eventually
 from monitoring_tools import PROMTOOL, needs_promtool
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from service import Service
 
 from jobs_service.devstack.processes import descendants
-from jobs_service.metrics.definitions import CATALOGUE, Origin
+from jobs_service.metrics.definitions import ATTEMPT_OUTCOMES, CATALOGUE, Origin
+
+#: The migrated database that tests/conftest.py makes.
+TEMPLATE = "jobs_template"
 
 #: Samples that are there only when there is something to tell.
 ONLY_SOMETIMES = {
@@ -21,20 +26,70 @@ ONLY_SOMETIMES = {
     "jobs_canary_latency_seconds": "no canary has run yet",
     "jobs_dead_oldest_timestamp_seconds": "there is no dead letter",
     "jobs_pg_last_autovacuum_timestamp_seconds": "autovacuum has not run yet",
-    "jobs_request_rejections_total": "no request was refused",
     "jobs_attempt_errors_total": "no attempt has failed",
     "http_server_request_duration_seconds": "the first scrape comes before its own observation",
 }
-LABELS = 'actor_name="test-fail-times",queue_name="default"'
 
 
-@pytest.fixture
-def stack(service):
-    """An API and a worker whose process has looked at itself."""
+@dataclass(frozen=True)
+class Scrapes:
+    """What the two endpoints answered, in this order: before the first job, and after a mixed load."""
+
+    fresh: list[str]
+    loaded: list[str]
+    openmetrics: list[tuple[str, str]]
+    plain: list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def scrapes(postgres, valkey, tmp_path_factory):
+    """One stack for all tests that only read: it is gone when they begin."""
+    postgres.execute(f"CREATE DATABASE test_scrapes TEMPLATE {TEMPLATE}")
+    with valkey.client() as client:
+        client.flushall()
+    urls = {"DATABASE_URL": postgres.url_of("test_scrapes"), "REDIS_URL": f"{valkey.url}/0"}
+    folder = tmp_path_factory.mktemp("scrapes")
+    service = Service({"RETRY_BACKOFF_SECONDS": "0.1", "RELAY_SECONDS": "0.1", **urls}, folder)
+    service.environ["OUTPUT_DIR"] = str(folder / "output")
+    try:
+        return take_scrapes(started(service))
+    finally:
+        service.stop()
+        postgres.execute("DROP DATABASE test_scrapes WITH (FORCE)")
+
+
+def take_scrapes(service):
+    ports = (service.api_port, service.metrics_port)
+    fresh = [scrape(port)[1] for port in ports]
+    mixed_load(service)
+    settled = {"jobs_finished_total": 3, "jobs_worker_running": 0, "jobs_dlq_length": 1, "jobs_dead": 1}
+    eventually(lambda: settled == {name: value(service, name) for name in settled}, what="settled metrics")
+    return Scrapes(
+        fresh=fresh,
+        loaded=[scrape(port)[1] for port in ports],
+        openmetrics=[scrape(port, "application/openmetrics-text; version=1.0.0") for port in ports],
+        plain=[scrape(port, "text/plain;version=0.0.4") for port in ports],
+    )
+
+
+def mixed_load(service):
+    """One job completes, one fails once and completes, one fails twice and is a dead letter."""
+    jobs = [service.post("test-fail-times", {"times": times}, max_attempts=2) for times in (0, 1, 9)]
+    for job_id, status in zip(jobs, ("completed", "completed", "failed"), strict=True):
+        service.when(job_id, status)
+
+
+def started(service):
+    """Start an API and a worker, and wait until the worker's process has looked at itself."""
     service.start_api()
     service.worker = service.start_worker()
     eventually(lambda: samples(service, "jobs_worker_heartbeat_timestamp_seconds"), what="a first sample")
     return service
+
+
+@pytest.fixture
+def stack(service):
+    return started(service)
 
 
 def scrape(port, accept=""):
@@ -44,14 +99,17 @@ def scrape(port, accept=""):
         return reply.headers["Content-Type"], reply.read().decode()
 
 
-def samples(service, name, port=None):
-    """Return {labels: value} of one metric."""
-    try:
-        _, text = scrape(port or service.metrics_port)
-    except OSError:
-        return {}
+def of_name(text, name):
+    """Return {labels: value} of the samples of one name."""
     found = [sample for family in parse_text(text) for sample in family.samples if sample.name == name]
     return {tuple(sorted(sample.labels.items())): sample.value for sample in found}
+
+
+def samples(service, name, port=None):
+    try:
+        return of_name(scrape(port or service.metrics_port)[1], name)
+    except OSError:
+        return {}
 
 
 def value(service, name, port=None):
@@ -59,71 +117,50 @@ def value(service, name, port=None):
     return sum(samples(service, name, port).values())
 
 
-def served(service):
-    """Return the names of all families with a sample, as exported."""
-    families = [
-        family
-        for port in (service.api_port, service.metrics_port)
-        for family in parse_text(scrape(port)[1])
-        if family.samples
-    ]
+def exported(texts):
+    """Return the names of all families with a sample."""
+    families = [family for text in texts for family in parse_text(text) if family.samples]
     return {family.name + ("_total" if family.type == "counter" else "") for family in families}
 
 
-def test_a_fresh_stack_exports_the_whole_catalogue_and_nothing_else(stack):
-    names = {name for name in served(stack) if not name.startswith(("python_", "process_"))}
-
-    assert CATALOGUE.keys() - ONLY_SOMETIMES.keys() == names - ONLY_SOMETIMES.keys()
+def test_a_fresh_stack_exports_the_whole_catalogue_and_nothing_else(scrapes):
+    assert CATALOGUE.keys() - ONLY_SOMETIMES.keys() == exported(scrapes.fresh) - ONLY_SOMETIMES.keys()
 
 
-def test_what_is_known_in_advance_is_zero_before_anything_happens(stack):
-    _, text = scrape(stack.metrics_port)
-    counters = {
-        (sample.name, sample.value)
-        for family in parse_text(text)
-        if family.type in {"counter", "histogram"} and family.name in _counted_by_jobs()
-        for sample in family.samples
-    }
-
-    assert counters
-    assert {0} == {count for _, count in counters}
-    for outcome in ("completed", "retried", "failed", "skipped", "released", "refused"):
-        assert (
-            f'jobs_attempts_total{{actor_name="test-fail-times",outcome="{outcome}",queue_name="default"}} 0.0' in text
-        )
-
-
-def _counted_by_jobs():
+def test_what_is_known_in_advance_is_zero_before_anything_happens(scrapes):
+    _, text = scrapes.fresh
     rows = [row for row in CATALOGUE.values() if {"actor_name", "queue_name"} & {*row.label_names}]
-    return {row.name.removesuffix("_total") for row in rows if row.origin in {Origin.WORKER, Origin.DRAMATIQ}}
+    counted = {row.name.removesuffix("_total") for row in rows if row.origin in {Origin.WORKER, Origin.DRAMATIQ}}
+    families = [family for family in parse_text(text) if family.type != "gauge" and family.name in counted]
+
+    assert {0} == {sample.value for family in families for sample in family.samples}
+    for outcome in ATTEMPT_OUTCOMES:
+        series = f'{{actor_name="test-fail-times",outcome="{outcome}",queue_name="default"}}'
+        assert f"jobs_attempts_total{series} 0.0" in text
 
 
 @needs_promtool
-def test_promtool_has_nothing_to_object(stack):
-    mixed_load(stack)
-
-    for port in (stack.api_port, stack.metrics_port):
+def test_promtool_has_nothing_to_object(scrapes):
+    for text in scrapes.loaded:
         checked = subprocess.run(
-            [PROMTOOL, "check", "metrics"], input=scrape(port)[1], capture_output=True, text=True, check=False
+            [PROMTOOL, "check", "metrics"], input=text, capture_output=True, text=True, check=False
         )
         # The one name is Dramatiq's.
         objections = [line for line in checked.stderr.splitlines() if "dramatiq_message_duration_millis" not in line]
         assert [] == objections
 
 
-def test_every_format_prometheus_may_ask_for_can_be_read(stack):
-    for port in (stack.api_port, stack.metrics_port):
-        kind, text = scrape(port, "application/openmetrics-text; version=1.0.0")
+def test_every_format_prometheus_may_ask_for_can_be_read(scrapes):
+    for kind, text in scrapes.openmetrics:
         assert kind.startswith("application/openmetrics-text; version=1.0.0")
         assert list(parse_openmetrics(text))
-        kind, text = scrape(port, "text/plain;version=0.0.4")
+    for kind, text in scrapes.plain:
         assert kind.startswith("text/plain; version=")
         assert list(parse_text(text))
 
 
-def test_dramatiqs_names_have_the_right_values(stack):
-    """One job completes, one fails once and completes, one fails twice and is a dead letter."""
-    mixed_load(stack)
+def test_dramatiqs_names_have_the_right_values(scrapes):
+    _, text = scrapes.loaded
 
     expected = {
         "dramatiq_messages_total": 5,
@@ -134,32 +171,25 @@ def test_dramatiqs_names_have_the_right_values(stack):
         "dramatiq_delayed_messages_inprogress": 0,
         "dramatiq_message_duration_milliseconds_count": 5,
     }
-    eventually(lambda: expected == {name: value(stack, name) for name in expected}, what="the right values")
-    buckets = samples(stack, "dramatiq_message_duration_milliseconds_bucket")
+    assert expected == {name: sum(of_name(text, name).values()) for name in expected}
+    buckets = of_name(text, "dramatiq_message_duration_milliseconds_bucket")
     assert 5 == sum(count for labels, count in buckets.items() if ("le", "+Inf") in labels)
 
 
-def mixed_load(service):
-    jobs = [service.post("test-fail-times", {"times": times}, max_attempts=2) for times in (0, 1, 9)]
-    for job_id, status in zip(jobs, ("completed", "completed", "failed"), strict=True):
-        service.when(job_id, status)
+def test_what_ends_is_counted_by_reason_error_age_and_attempts(scrapes):
+    _, text = scrapes.loaded
+    job = {"actor_name": "test-fail-times", "queue_name": "default"}
 
+    def number(name, **labels):
+        return of_name(text, name)[tuple(sorted(labels.items()))]
 
-def test_what_ends_is_counted_by_reason_error_age_and_attempts(stack):
-    mixed_load(stack)
-
-    expected = {
-        f'jobs_dead_letters_total{{{LABELS},reason="attempts_exhausted"}}': 1,
-        'jobs_attempt_errors_total{actor_name="test-fail-times",error_type="RuntimeError",queue_name="default"}': 3,
-        'jobs_end_to_end_seconds_count{queue_name="default"}': 3,
-        f"jobs_attempts_per_job_sum{{{LABELS}}}": 5,
-        'jobs_state_sync_duration_seconds_count{operation="complete"}': 2,
-        'jobs_state_sync_duration_seconds_count{operation="bury"}': 1,
-        'jobs_log_records_total{level="error",logger="events"}': 1,
-        'jobs_dead{queue_name="default"}': 1,
-        "jobs_dlq_length": 1,
-    }
-    eventually(lambda: expected.items() <= stack.metrics().items(), what="the right counts")
+    assert 1 == number("jobs_dead_letters_total", **job, reason="attempts_exhausted")
+    assert 3 == number("jobs_attempt_errors_total", **job, error_type="RuntimeError")
+    assert 3 == number("jobs_end_to_end_seconds_count", queue_name="default")
+    assert 5 == number("jobs_attempts_per_job_sum", **job)
+    assert 2 == number("jobs_state_sync_duration_seconds_count", operation="complete")
+    assert 1 == number("jobs_state_sync_duration_seconds_count", operation="bury")
+    assert 1 == number("jobs_log_records_total", level="error", logger="events")
 
 
 def test_a_late_start_is_one_beyond_the_queues_own_target(service):
@@ -213,11 +243,11 @@ def test_a_postgresql_that_is_down_blanks_what_it_knows_and_nothing_else(stack, 
     eventually(lambda: value(stack, "jobs_pg_up") == 1, what="PostgreSQL's metrics")
 
 
-def test_metrics_are_for_the_internal_network(stack):
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{stack.api_port}/metrics", headers={"X-Forwarded-For": "203.0.113.7"}
-    )
+def test_metrics_are_for_the_internal_network(service):
+    service.start_api()
+    url = f"http://127.0.0.1:{service.api_port}/metrics"
+    request = urllib.request.Request(url, headers={"X-Forwarded-For": "203.0.113.7"})
 
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(request, timeout=10)
-    assert re.search("^jobs_build_info", scrape(stack.api_port)[1], re.MULTILINE)
+    assert re.search("^jobs_build_info", scrape(service.api_port)[1], re.MULTILINE)
