@@ -3,8 +3,8 @@
 import socket
 
 import pytest
-from conftest import claim_one, complete_one
 from eventually import eventually
+from rows import claim_one, complete_one
 
 from jobs_service import lifecycle
 from jobs_service.lifecycle import Ask, DeadReason, Failure

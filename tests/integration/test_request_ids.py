@@ -6,8 +6,8 @@ from contextlib import suppress
 from uuid import uuid4
 
 import pytest
-from conftest import claim_one
 from eventually import eventually
+from rows import claim_one
 
 from jobs_service import events
 from jobs_service.events import Event
