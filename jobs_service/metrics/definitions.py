@@ -29,7 +29,7 @@ ATTEMPT_OUTCOMES = ("completed", "retried", "failed", "skipped", "released", "re
 FINISHED_OUTCOMES = ("completed", "failed", "cancelled")
 DEAD_REASONS = tuple(reason for reason in DeadReason if reason is not DeadReason.CANCELLED_BY_OPERATOR)
 SOURCES = ("api", "redrive")
-OPERATIONS = ("claim", "begin_effect", "complete", "retry", "bury", "snooze", "release", "crash")
+OPERATIONS = ("claim", "begin_effect", "complete", "retry", "bury", "snooze", "crash", "release")
 BREAKERS = ("smtp",)
 #: The problems' codes that are our own; Falcon has more.
 REJECTIONS_KNOWN = (

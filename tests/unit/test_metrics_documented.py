@@ -1,9 +1,16 @@
 """docs/metrics.md is what the catalogue says, and the catalogue follows Prometheus' conventions."""
 
+import re
+import typing
+from pathlib import Path
+
 import pytest
 
 from jobs_service.metrics import page
-from jobs_service.metrics.definitions import CATALOGUE
+from jobs_service.metrics.definitions import CATALOGUE, OPERATIONS
+from jobs_service.middleware.lifecycle_sync import Verdict
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_is_written_from_the_catalogue():
@@ -15,3 +22,11 @@ def test_a_row_keeps_to_the_conventions(row):
     assert (row.kind == "counter") == row.name.endswith("_total")
     assert row.help.endswith(".")
     assert not {"job", "instance", "le", "pid"} & {*row.label_names}, "Prometheus has these for itself"
+
+
+def test_every_transition_that_a_worker_writes_starts_at_zero():
+    source = (ROOT / "jobs_service" / "middleware" / "lifecycle_sync.py").read_text()
+    named = set(re.findall(r'_until_the_database_answers\(\s*"(\w+)"', source))
+    verdicts = {verdict.__name__.lower() for verdict in typing.get_args(Verdict)}
+
+    assert {*OPERATIONS} == named | verdicts
