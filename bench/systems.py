@@ -51,7 +51,8 @@ def ours(name: str = OURS, **changes: str) -> System:
         api=["jobs_service", "api"],
         worker=["jobs_service", "worker"],
         migrate=["jobs_service", "migrate"],
-        environment=sizes | changes,
+        # A canary is a job that nobody posted: the counts would not come out even.
+        environment=sizes | {"CANARY_SECONDS": "0"} | changes,
     )
 
 
