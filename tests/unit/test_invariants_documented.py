@@ -1,8 +1,10 @@
 """docs/invariants.md and docs/reliability.md, the code and the tests say the same."""
 
 import re
-import sys
 from pathlib import Path
+
+from invariants import SQL
+from test_lifecycle_machine import INVARIANTS
 
 from jobs_service.config import LADDER, rung
 from jobs_service.lifecycle import TRANSITIONS
@@ -10,11 +12,6 @@ from jobs_service.lifecycle import TRANSITIONS
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "invariants.md").read_text()
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
-
-sys.path += [str(ROOT / "tests" / "chaos"), str(ROOT / "tests" / "integration")]
-
-from invariants import SQL  # noqa: E402 - the tests' own folders are no packages
-from test_lifecycle_machine import INVARIANTS  # noqa: E402 - as above
 
 
 def test_every_statement_is_in_the_page_and_no_other():
