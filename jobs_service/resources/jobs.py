@@ -180,4 +180,5 @@ def _encode_cursor(job_id: UUID) -> str:
 
 
 def _next_page(req: falcon.Request, cursor: str) -> str:
-    return f"{req.path}{falcon.to_query_str({**req.params, 'cursor': cursor})}"
+    # Not the path as it came: "//jobs" would be a link to a host of that name.
+    return f"{req.uri_template}{falcon.to_query_str({**req.params, 'cursor': cursor})}"

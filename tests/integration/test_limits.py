@@ -1,0 +1,177 @@
+"""The limits on what a client may send, one test each: refused with a clear 4xx, or made harmless.
+
+More about them is in test_bodies.py, test_bodies_fuzz.py, test_mail_fuzz.py and test_csv_fuzz.py; slow clients, and
+what is not HTTP, in test_hostile_requests.py and tests/chaos/test_slow_clients.py.
+"""
+
+import csv
+import json
+from uuid import UUID
+
+import falcon.testing
+import pytest
+
+from jobs_service.app import create_app
+from jobs_service.registry import Attempt, registry
+from jobs_service.storage import LocalOutputs
+
+
+@pytest.fixture
+def client(settings):
+    return falcon.testing.TestClient(create_app(settings))
+
+
+@pytest.fixture
+def post(client):
+    """Post text as it is."""
+
+    def post(body):
+        return client.simulate_post("/jobs", body=body, headers={"Content-Type": "application/json"})
+
+    return post
+
+
+def job(payload):
+    return f'{{"type":"csv-generation","payload":{payload}}}'
+
+
+def holding(value):
+    return job(f'{{"a":{value}}}')
+
+
+def mail(**fields):
+    payload = {"to": "a@b.example", "subject": "s", "body": "b"} | fields
+    return json.dumps({"type": "EMAIL_SEND", "payload": payload})
+
+
+def assert_refused(reply, status, says, pointer=""):
+    """The answer is a problem that says what is wrong, and where."""
+    assert status == reply.status_code, reply.text
+    assert "application/problem+json" == reply.headers["Content-Type"]
+    assert says in reply.json["detail"]
+    assert [pointer] == [error["pointer"] for error in reply.json.get("errors", [{"pointer": ""}])]
+
+
+def test_a_body_beyond_the_limit(post, settings):
+    text = "x" * (settings.max_body_bytes - len(holding('""')))
+    fits = holding(f'"{text}"')
+
+    assert 201 == post(fits).status_code
+    assert_refused(post(fits + " "), 413, f"at most {settings.max_body_bytes} bytes")
+
+
+def test_a_depth_beyond_the_limit(post):
+    assert 201 == post(holding("[" * 30 + "]" * 30)).status_code
+    assert_refused(post(holding("[" * 31 + "]" * 31)), 400, "nested more than 32 deep")
+    assert_refused(post(job("[" * 200_000)), 400, "nested more than 32 deep")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_nan_and_infinity(post, number):
+    assert_refused(post(holding(number)), 400, f"{number} is not a JSON number")
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400"])
+def test_a_number_that_becomes_infinite(post, number):
+    assert_refused(post(holding(number)), 400, "a number is too large")
+
+
+@pytest.mark.parametrize("number", ["9223372036854775808", "-9223372036854775809", "1" * 4_000])
+def test_a_whole_number_beyond_64_bits(post, number):
+    assert_refused(post(holding(number)), 422, "must fit in 64 bits", "/payload/a")
+
+
+def test_nul_characters(post):
+    assert_refused(post(job(r'{"a":"x\u0000y"}')), 422, "NUL characters cannot be stored", "/payload/a")
+
+
+@pytest.mark.parametrize("text", [r"\ud800", r"\udc00\ud800", r"a\udfff"])
+def test_lone_surrogates(post, text):
+    assert_refused(post(holding(f'"{text}"')), 422, "a lone surrogate is not a character", "/payload/a")
+
+
+@pytest.mark.parametrize("body", [job('{"a":1,"a":2}'), job(r'{"a":1,"\u0061":2}'), '{"type":"x","type":"y"}'])
+def test_names_that_stand_twice(post, body):
+    assert_refused(post(body), 400, "stands twice in one object")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"subject": "s\r\nBcc: x@y.example"}, {"to": "a@b.example\nBcc: x@y.example"}, {"reply_to": "a@b\r.example"}],
+)
+def test_headers_added_to_a_mail(post, field):
+    [name] = field
+
+    assert_refused(post(mail(**field)), 422, "expected", f"/payload/{name}")
+
+
+def test_headers_added_to_an_answer(client, post):
+    """What comes from the client into the head of an answer: the request id, and the parameters in `Link`."""
+    for _ in range(2):
+        post(job("{}"))
+
+    reply = client.simulate_get("/jobs?limit=1&type=CSV_generation", headers={"X-Request-ID": "a b"})
+    refused = client.simulate_get("/jobs", query_string="cursor=%0d%0aSet-Cookie:%20a=b")
+
+    assert " " not in reply.headers["X-Request-ID"]
+    assert_refused(refused, 422, "expected the next_cursor", "cursor")
+    assert not any(set("\r\n") & set(value) for value in (*reply.headers.values(), *refused.headers.values()))
+
+
+@pytest.mark.parametrize(
+    "to", ["a@b.example,c@d.example", "a@b.example c@d.example", "<a@b.example>", "A <a@b.example>"]
+)
+def test_several_addresses_in_one(post, to):
+    assert_refused(post(mail(to=to)), 422, "expected", "/payload/to")
+
+
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\uff1d1", "x\n=1"])
+def test_csv_formulas_are_written_as_text(post, row, tmp_path, formula):
+    job_id = UUID(post(job(json.dumps({formula: formula}))).json["job_id"])
+    outputs = LocalOutputs(tmp_path)
+    job_type = registry.get("csv-generation")
+
+    job_type.function(job_type.decode(row(job_id, "payload")), Attempt(job_id, 1, outputs, mailer=None))
+
+    with (tmp_path / f"{job_id}.csv").open(newline="") as file:
+        cells = list(csv.reader(file))[1]
+    assert [formula] * 2 == [cell.replace("'", "") for cell in cells]
+    assert not any(line.lstrip().startswith(tuple("=+-@\uff1d")) for cell in cells for line in cell.splitlines())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/jobs/../../etc/passwd",
+        "/jobs/..%2f..%2fetc%2fpasswd",
+        "/jobs/%2e%2e/%2e%2e/etc/passwd",
+        "/jobs/%00",
+        "/jobs/..\\..\\x",
+        "/output/x.csv",
+        "/jobs/01a20e7c-c682-7586-8ed8-78a477572b4b.csv",
+    ],
+)
+def test_path_tricks_in_a_url(client, path):
+    assert 404 == client.simulate_get(path).status_code
+
+
+def test_a_path_with_two_slashes_makes_no_link_to_another_host(client, post):
+    for _ in range(2):
+        post(job("{}"))
+
+    reply = client.simulate_get("//jobs?limit=1")
+
+    assert reply.headers["Link"].startswith("</jobs?limit=1&cursor=")
+
+
+def test_path_tricks_in_a_payload_name_no_file(post, row, tmp_path):
+    """A file is named by its job's id and nothing else."""
+    payload = {"../../x": "../../y", "filename": "/etc/passwd", "job_id": "../z"}
+    job_id = UUID(post(job(json.dumps(payload))).json["job_id"])
+    job_type = registry.get("csv-generation")
+
+    job_type.function(
+        job_type.decode(row(job_id, "payload")), Attempt(job_id, 1, LocalOutputs(tmp_path / "output"), None)
+    )
+
+    assert [tmp_path / "output", tmp_path / "output" / f"{job_id}.csv"] == sorted(tmp_path.rglob("*"))
