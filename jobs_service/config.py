@@ -106,6 +106,7 @@ class Settings:
     api_port: int = _setting(3000, _whole(1, 65535))
     api_processes: int = _setting(2, _whole(1, 64))
     api_threads: int = _setting(8, _whole(1, 256))
+    api_request_seconds: float = _setting(60.0, _seconds(0.1, 600))
     max_body_bytes: int = _setting(1_048_576, _whole(1_024, 104_857_600))
 
     # E-mail.

@@ -24,8 +24,6 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 from jobs_service.config import Settings
 from jobs_service.incoming import Incoming
 
-#: How long a request may take from its first byte to its last.
-REQUEST_SECONDS = 60.0
 #: How long a thread waits for a client to take some of its answer.
 ANSWER_SECONDS = 30
 #: How long a connection that was answered for the last time stays half open, for the client to read the answer.
@@ -82,7 +80,9 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*arguments, **options)
-        self._max_body_bytes = Settings.from_env(os.environ).max_body_bytes
+        settings = Settings.from_env(os.environ)
+        self._max_body_bytes = settings.max_body_bytes
+        self._request_seconds = settings.api_request_seconds
         self._max_collected_bytes = max(MAX_COLLECTED_BYTES, MAX_COLLECTED_BODIES * self._max_body_bytes)
         self._collected_bytes = 0
         self._leaving: deque[Connection] = deque()
@@ -159,7 +159,7 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
         if conn.incoming.is_whole():
             self._hand_over(conn)
             return
-        conn.timeout = time.monotonic() + REQUEST_SECONDS
+        conn.timeout = time.monotonic() + self._request_seconds
         self._watch(conn, self.on_pending_socket_readable)
         self.pending_conns.append(conn)
         self._collected_bytes += len(piece)
@@ -242,9 +242,7 @@ def _problem(status: int, reason: str, code: str, detail: str) -> bytes:
     return f"HTTP/1.1 {status} {reason}\r\n{headers}\r\n\r\n".encode() + body
 
 
-_TOO_SLOW = _problem(
-    408, "Request Timeout", "request_timeout", f"The request did not come within {REQUEST_SECONDS:g} s."
-)
+_TOO_SLOW = _problem(408, "Request Timeout", "request_timeout", "The whole request did not come in time.")
 _HEAD_TOO_LARGE = _problem(
     431, "Request Header Fields Too Large", "headers_too_large", "The request's headers are too large."
 )

@@ -112,3 +112,18 @@ def test_what_is_not_http_is_refused_with_a_problem(api):
 
     for request, expected in requests.items():
         assert expected == refusal(send(api, request, wait=False)), request[:80]
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"POST /jobs HTTP/1.1\r\nHost: localhost\r\n",
+        head("Content-Length: 50") + b"{",
+        head("Transfer-Encoding: chunked"),
+    ],
+    ids=["half a head", "half a body", "no chunk"],
+)
+def test_slow_clients_are_refused_with_408(service, begun):
+    service.start_api(API_REQUEST_SECONDS="0.2")
+
+    assert (408, "request_timeout") == refusal(send(service, begun, wait=False))
