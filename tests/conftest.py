@@ -34,8 +34,6 @@ QUICK = {
     "REPUBLISH_SECONDS": "1",
     "RETRY_BACKOFF_SECONDS": "0.1",
     "RETRY_BACKOFF_MAX_SECONDS": "0.5",
-    # No jobs but the test's own.
-    "CANARY_SECONDS": "0",
 }
 
 _numbers = itertools.count(1)

@@ -41,6 +41,8 @@ class Service:
             "STOP_GRACE_SECONDS": "15",
             "ACTOR_MODULES": "trying",
             "LOG_FORMAT": "json",
+            # No jobs but the test's own.
+            "CANARY_SECONDS": "0",
             **environ,
         }
         self.children = []
