@@ -57,7 +57,7 @@ dashboards: $(STAMP) ## write the Grafana dashboards anew from monitoring/grafan
 docs: $(STAMP) ## write docs/metrics.md anew from the metric catalogue
 	@$(BIN)/python -m jobs_service.metrics.page
 
-picture: $(STAMP) ## draw docs/images/overview.png anew: a quarter of an hour of mixed work, watched by Prometheus
+picture: $(STAMP) ## draw docs/images/overview.png anew: ten minutes of mixed work, watched by Prometheus
 	@$(BIN)/python tests/picture/run
 
 clean: ## remove the environment, the local data and caches

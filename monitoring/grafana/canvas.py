@@ -22,6 +22,8 @@ from units import format_value
 #: Points of the picture: its width, a row of the grid, the space between panels, and above the first.
 WIDTH, ROW, GAP, TOP = 1_400, 31, 8, 54
 COLUMNS = 24
+#: Lines of names below a graph; what does not fit is not named.
+LEGEND_LINES = 4
 #: Pixels to a point, for sharp text on sharp screens.
 SHARPNESS = 1.5
 
@@ -115,6 +117,23 @@ class Canvas:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(value, unit)))
         axes.grid(color=GRID, lw=0.5)
 
+    def timeline(
+        self,
+        box: Box,
+        bands: Sequence[tuple[str, Sequence[tuple[float, str]]]],
+        *,
+        span: tuple[float, float],
+        step: float,
+    ) -> None:
+        """Draw a band for each name, of (time, colour) steps."""
+        axes = self._axes(box.inside(150, 4, 6, 18))
+        _clock(axes, span)
+        for number, (_, steps) in enumerate(bands):
+            spans = [(at, step) for at, _ in steps]
+            axes.broken_barh(spans, (number - 0.4, 0.8), facecolors=[colour for _, colour in steps], alpha=0.7, lw=0)
+        axes.set_ylim(len(bands) - 0.5, -0.5)
+        axes.set_yticks(range(len(bands)), [name for name, _ in bands])
+
     def heatmap(
         self,
         box: Box,
@@ -130,7 +149,9 @@ class Canvas:
         if not filled:
             return
         first, last = max(0, filled[0] - 1), min(len(cells), filled[-1] + 2)
-        shown = np.sqrt(np.array(cells[first:last]))
+        # The few fullest cells, of a burst, would leave all others dark.
+        shown = np.array(cells[first:last])
+        shown = np.sqrt(np.minimum(shown, np.quantile(shown, 0.99)))
         axes.pcolormesh(times, np.arange(last - first), shown, cmap=_HEAT, shading="nearest", ec=PANEL, lw=0.6)
         every = math.ceil((last - first) / 8)
         axes.set_yticks(range(0, last - first, every), names[first:last:every])
@@ -153,6 +174,9 @@ class Canvas:
             width = 40 + self._width(f"{one.name}  {value}", 7.5)
             if x and x + width > box.width:
                 x, line = 0, line + 1
+            if line == LEGEND_LINES:
+                line -= 1
+                break
             places.append((one, value, x, line))
             x += width
         for one, value, left, row in places:
@@ -248,10 +272,10 @@ def _stack(axes: Axes, lines: Sequence[Line]) -> float:
     below = np.zeros(len(times))
     for line in lines:
         known = dict(line.points)
-        if not any(known.values()):
-            continue  # it would hide the line below it
-        above = below + np.array([known.get(at, 0.0) for at in times])
+        layer = np.array([known.get(at, 0.0) for at in times])
+        above = below + layer
         axes.fill_between(times, below, above, color=line.colour, alpha=0.30, lw=0)
-        axes.plot(times, above, color=line.colour, lw=1.2)
+        # Where a layer is thin, its line would hide the one below.
+        axes.plot(times, np.where(layer > 0.02 * above, above, np.nan), color=line.colour, lw=1.2)
         below = above
     return float(below.max(initial=0.0))

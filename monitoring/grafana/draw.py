@@ -1,10 +1,11 @@
 """Draw a dashboard as a picture, from a Prometheus: `python monitoring/grafana/draw.py docs/images/overview.png`.
 
-No Grafana is needed. It draws the kinds of panel that the overview has, in Grafana's dark colours.
+No Grafana is needed. It draws every page but the runbooks, in Grafana's dark colours.
 """
 
 import argparse
 import json
+import math
 import re
 import sys
 import time
@@ -60,9 +61,11 @@ class Source:
         return max(1.0, (self.end - self.start) / points)
 
     def series(self, expr: str, *, points: int = POINTS) -> list[Series]:
+        """Return the series that have a value at some time."""
         step = self.step(points)
         answer = self._ask("query_range", expr, start=self.start, end=self.end, step=step)
-        return [Series(_labels(one), [(float(at), float(value)) for at, value in one["values"]]) for one in answer]
+        found = [Series(_labels(one), [(float(at), float(value)) for at, value in one["values"]]) for one in answer]
+        return [series for series in found if any(math.isfinite(value) for _, value in series.points)]
 
     def now(self, expr: str) -> list[tuple[Mapping[str, str], float]]:
         return [(_labels(one), float(one["value"][1])) for one in self._ask("query", expr, time=self.end)]
@@ -117,7 +120,7 @@ def _first(panels: list[Json], rows: int) -> list[Json]:
 
 def _span(source: Source) -> str:
     start, end = (time.strftime("%H:%M", time.localtime(at)) for at in (source.start, source.end))
-    return f"{start} to {end}"
+    return f"everything chosen, {start} to {end}"
 
 
 def _labels(one: Json) -> dict[str, str]:
@@ -182,6 +185,15 @@ def _named(legend: str, labels: Mapping[str, str]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda label: labels.get(label[1], ""), legend)
 
 
+def _paint_timeline(canvas: Canvas, panel: Json, source: Source) -> None:
+    target, words = panel["targets"][0], panel["fieldConfig"]["defaults"]["mappings"][0]["options"]
+    bands = []
+    for series in source.series(target["expr"]):
+        steps = [(at, COLOURS[words[f"{value:.0f}"]["color"]]) for at, value in series.points]
+        bands.append((_named(target["legendFormat"], series.labels), steps))
+    canvas.timeline(canvas.panel(panel), bands, span=(source.start, source.end), step=source.step(POINTS))
+
+
 def _paint_heatmap(canvas: Canvas, panel: Json, source: Source) -> None:
     answer = source.series(panel["targets"][0]["expr"], points=CELLS)
     buckets = {series.labels["le"]: dict(series.points) for series in answer}
@@ -230,6 +242,7 @@ _PAINTERS: dict[str, Callable[[Canvas, Json, Source], None]] = {
     "row": _paint_row,
     "stat": _paint_stat,
     "timeseries": _paint_graph,
+    "state-timeline": _paint_timeline,
     "heatmap": _paint_heatmap,
     "table": _paint_table,
 }

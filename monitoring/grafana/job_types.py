@@ -29,7 +29,7 @@ def build() -> Json:
 
 
 def _flow() -> list[Panel]:
-    ended = rate("jobs_finished_total", "actor_name, outcome", CHOSEN)
+    completed = rate("jobs_finished_total", "actor_name", f'outcome="completed",{CHOSEN}')
     every = rate("jobs_finished_total", "actor_name", CHOSEN)
     return [
         graph(
@@ -40,16 +40,16 @@ def _flow() -> list[Panel]:
             width=8,
         ),
         graph(
-            "Ended",
-            "Jobs that reached their last state per second, by outcome.",
-            [Query(ended, f"{BY_TYPE} {{{{outcome}}}}")],
+            "Ended, by outcome",
+            "Jobs that reached their last state per second, of all chosen types together.",
+            [Query(rate("jobs_finished_total", "outcome", CHOSEN), "{{outcome}}")],
             unit="ops",
             width=8,
         ),
         graph(
-            "Outcome",
-            "The part of the jobs that ended which completed, failed or was cancelled.",
-            [Query(f"{ended} / on (actor_name) group_left () ({every} > 0)", f"{BY_TYPE} {{{{outcome}}}}")],
+            "Completed",
+            "Of the jobs of each type that ended, the part that completed. The rest failed or was cancelled.",
+            [Query(f"{completed} / ({every} > 0)", BY_TYPE)],
             unit="percentunit",
             width=8,
             maximum=1,
@@ -156,7 +156,7 @@ def _ends() -> list[Panel]:
         graph(
             "New dead letters by reason",
             "Jobs that failed for good in each interval, by dead_reason.",
-            [Query(increase("jobs_dead_letters_total", "actor_name, reason", CHOSEN), f"{BY_TYPE} {{{{reason}}}}")],
+            [Query(increase("jobs_dead_letters_total", "reason", CHOSEN), "{{reason}}")],
             unit="short",
             width=8,
         ),
@@ -164,9 +164,9 @@ def _ends() -> list[Panel]:
             "Taken back, put off, in doubt",
             "Jobs rescued from lost workers, attempts put off uncounted, and attempts whose effect nobody knows.",
             [
-                Query(increase("jobs_rescued_total", "actor_name", CHOSEN), f"rescued, {BY_TYPE}"),
-                Query(increase("jobs_snoozed_total", "actor_name", CHOSEN), f"put off, {BY_TYPE}"),
-                Query(increase("jobs_ambiguous_total", "actor_name", CHOSEN), f"in doubt, {BY_TYPE}"),
+                Query(increase("jobs_rescued_total", "", CHOSEN), "taken back"),
+                Query(increase("jobs_snoozed_total", "", CHOSEN), "put off"),
+                Query(increase("jobs_ambiguous_total", "policy", CHOSEN), "in doubt, {{policy}}"),
             ],
             unit="short",
             width=8,

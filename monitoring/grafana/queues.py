@@ -155,14 +155,14 @@ def _ends() -> list[Panel]:
             "How many attempts a job had used when it ended.",
             cells("jobs_attempts_per_job"),
             unit="none",
-            width=8,
+            width=6,
         ),
         graph(
             "New dead letters by reason",
             "Jobs that failed for good in each interval, by dead_reason.",
             [Query(increase("jobs_dead_letters_total", "reason"), "{{reason}}")],
             unit="short",
-            width=8,
+            width=6,
         ),
         graph(
             "Dead letters and limit",
@@ -172,14 +172,14 @@ def _ends() -> list[Panel]:
                 Query(truth("jobs_queue_dead_limit", "queue_name"), f"limit, {BY_QUEUE}", target=True),
             ],
             unit="short",
-            width=8,
+            width=6,
         ),
         graph(
             "Age of the oldest dead letter",
             "How long ago the job failed that has been a dead letter longest. No line: there is none.",
             [Query(f"time() - {oldest}", BY_QUEUE)],
             unit="s",
-            width=8,
+            width=6,
         ),
     ]
 
@@ -204,8 +204,8 @@ def _mishaps() -> list[Panel]:
             "Put off, and in doubt",
             "Attempts put off uncounted, and attempts whose effect nobody knows, in each interval.",
             [
-                Query(increase("jobs_snoozed_total", "queue_name"), f"put off, {BY_QUEUE}"),
-                Query(increase("jobs_ambiguous_total", "queue_name, policy"), f"in doubt, {BY_QUEUE}, {{{{policy}}}}"),
+                Query(increase("jobs_snoozed_total", ""), "put off"),
+                Query(increase("jobs_ambiguous_total", "policy"), "in doubt, {{policy}}"),
             ],
             unit="short",
             width=8,

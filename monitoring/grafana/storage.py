@@ -133,7 +133,7 @@ def _redis() -> list[Panel]:
                 Query(truth("jobs_redis_memory_bytes", "", 'kind="max"'), "at most", target=True),
             ],
             unit="bytes",
-            width=8,
+            width=6,
         ),
         graph(
             "Connections and evictions",
@@ -143,14 +143,14 @@ def _redis() -> list[Panel]:
                 Query(f"max(increase(jobs_redis_evicted_keys_total[{WINDOW}]))", "evicted"),
             ],
             unit="short",
-            width=8,
+            width=6,
         ),
         graph(
             "Messages by queue",
             "Messages that wait in Redis, at most QUEUE_WINDOW; the rest of a backlog waits in PostgreSQL.",
             [Query(truth("jobs_broker_messages", "queue_name", ""), "{{queue_name}}")],
             unit="short",
-            width=8,
+            width=6,
             leads_to=[link("This queue", "jobs-queue", label="queue_name")],
         ),
         graph(
@@ -161,6 +161,6 @@ def _redis() -> list[Panel]:
                 Query(truth("jobs_dlq_length", "", ""), "ids on the list"),
             ],
             unit="short",
-            width=8,
+            width=6,
         ),
     ]

@@ -19,8 +19,6 @@ ABSENT = {
     "ALERTS": "nothing is wrong",
     "alertmanager_notifications_failed_total": "there is no Alertmanager",
     "alertmanager_notifications_total": "there is no Alertmanager",
-    "jobs_canary_last_success_timestamp_seconds": "no canary runs",
-    "jobs_canary_latency_seconds": "no canary runs",
     "jobs_pg_last_autovacuum_timestamp_seconds": "autovacuum comes after a minute at the soonest",
     "prometheus_notifications_sent_total": "there is no Alertmanager",
     'up{job="alertmanager"}': "there is no Alertmanager",
@@ -41,8 +39,8 @@ def prometheus(service, tmp_path):
 
 @needs_prometheus
 def test_every_panel_and_rule_has_an_answer_from_a_service_at_work(service, prometheus, mail, tmp_path):
-    service.start_api()
-    service.start_worker(MAIL_HOST="127.0.0.1", MAIL_PORT=str(mail.port))
+    service.start_api(CANARY_SECONDS="1")
+    service.start_worker(CANARY_SECONDS="1", MAIL_HOST="127.0.0.1", MAIL_PORT=str(mail.port))
     eventually(lambda: _answer(prometheus, "sum(up) == 3"), what="three targets scraped")
 
     # Twice, because a counter that is not there before its first step is seen to grow at the second. And a worker
