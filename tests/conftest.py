@@ -83,6 +83,11 @@ def redis_url(valkey):
     return f"{valkey.url}/0"
 
 
+@pytest.fixture(scope="session")
+def quick():
+    return QUICK
+
+
 @pytest.fixture
 def environ(database_url, redis_url, tmp_path):
     """The environment in which the service runs in this test."""
