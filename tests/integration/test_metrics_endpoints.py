@@ -49,7 +49,7 @@ def scrapes(postgres, valkey, tmp_path_factory):
         client.flushall()
     urls = {"DATABASE_URL": postgres.url_of("test_scrapes"), "REDIS_URL": f"{valkey.url}/0"}
     folder = tmp_path_factory.mktemp("scrapes")
-    service = Service({"RETRY_BACKOFF_SECONDS": "0.1", "RELAY_SECONDS": "0.1", **urls}, folder)
+    service = Service({"CANARY_SECONDS": "0", "RETRY_BACKOFF_SECONDS": "0.1", "RELAY_SECONDS": "0.1", **urls}, folder)
     service.environ["OUTPUT_DIR"] = str(folder / "output")
     try:
         return take_scrapes(started(service))
