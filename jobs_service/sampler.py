@@ -11,6 +11,7 @@ from dramatiq.worker import Worker
 
 from jobs_service.logs import get_logger
 from jobs_service.metrics import definitions as metrics
+from jobs_service.metrics import observations
 from jobs_service.middleware.attempt_metrics import AttemptMetrics
 from jobs_service.middleware.lifecycle_sync import LifecycleSync
 
@@ -40,7 +41,9 @@ class Sampler:
         Thread(target=self._run, args=(worker,), name="sampler", daemon=True).start()
 
     def stop(self) -> None:
+        """End it, and write down what this process has observed: the process ends next."""
         self._stopping.set()
+        observations.write()
 
     def sample(self, worker: Worker) -> None:
         """Set every gauge to what is the case now."""

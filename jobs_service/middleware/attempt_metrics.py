@@ -10,7 +10,7 @@ from dramatiq.middleware import Middleware
 from jobs_service import events
 from jobs_service.events import Event
 from jobs_service.metrics import definitions as metrics
-from jobs_service.metrics import exposition, multiprocess
+from jobs_service.metrics import exposition, multiprocess, observations
 from jobs_service.metrics.objectives import Objectives
 
 #: What an event says about the attempt, and about the job if that has ended.
@@ -81,7 +81,7 @@ class AttemptMetrics(Middleware):
 
     def _started(self, queue: str, waited_seconds: float) -> None:
         metrics.STARTED.labels(queue).inc()
-        metrics.QUEUE_LATENCY.labels(queue).observe(max(0.0, waited_seconds))
+        observations.add(metrics.QUEUE_LATENCY.labels(queue), max(0.0, waited_seconds))
         if waited_seconds > self.objectives.latency_seconds(queue):
             metrics.STARTED_LATE.labels(queue).inc()
 
@@ -96,14 +96,14 @@ class AttemptMetrics(Middleware):
     def _attempt_ended(self, job: tuple[str, str], outcome: str, facts: dict[str, Any]) -> None:
         metrics.ATTEMPTS.labels(*job, outcome).inc()
         if "seconds" in facts:
-            metrics.RUN_DURATION.labels(*job).observe(facts["seconds"])
+            observations.add(metrics.RUN_DURATION.labels(*job), facts["seconds"])
         if "error" in facts:
             metrics.ATTEMPT_ERRORS.labels(*job, self._error_type(facts["error"][:64])).inc()
 
     def _job_ended(self, job: tuple[str, str], outcome: str, facts: dict[str, Any]) -> None:
         metrics.FINISHED.labels(*job, outcome).inc()
-        metrics.ATTEMPTS_PER_JOB.labels(*job).observe(facts["attempt"])
+        observations.add(metrics.ATTEMPTS_PER_JOB.labels(*job), facts["attempt"])
         if "reason" in facts:
             metrics.DEAD_LETTERS.labels(*job, facts["reason"]).inc()
         if "age_seconds" in facts:
-            metrics.END_TO_END.labels(job[0]).observe(facts["age_seconds"])
+            observations.add(metrics.END_TO_END.labels(job[0]), facts["age_seconds"])

@@ -6,6 +6,7 @@ from typing import Any
 import falcon
 
 from jobs_service import logs, tracing
+from jobs_service.metrics import observations
 from jobs_service.metrics.definitions import HTTP_ACTIVE, HTTP_DURATION
 from jobs_service.origin import Origin
 
@@ -51,4 +52,4 @@ class RequestMetrics:
             HTTP_ACTIVE.labels().dec()
         route = req.uri_template or "_UNMATCHED"
         method = req.method if req.method in falcon.HTTP_METHODS else "_OTHER"
-        HTTP_DURATION.labels(method, route, resp.status_code).observe(now - (started or now))
+        observations.add(HTTP_DURATION.labels(method, route, resp.status_code), now - (started or now))

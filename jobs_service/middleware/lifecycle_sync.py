@@ -33,6 +33,7 @@ from jobs_service.failures import MESSAGE_KEPT, ProcessLost, failure_of, storabl
 from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, WORKER_LOST, Ask, Claim, DeadReason, Failure, OnAmbiguous
 from jobs_service.logs import get_logger
 from jobs_service.metrics import definitions as metrics
+from jobs_service.metrics import observations
 
 log = get_logger(__name__)
 
@@ -315,7 +316,7 @@ class LifecycleSync(Middleware):
                 time.sleep(DATABASE_RETRY_SECONDS[min(tries, len(DATABASE_RETRY_SECONDS) - 1)])
                 tries += 1
             else:
-                metrics.STATE_SYNC_DURATION.labels(operation).observe(time.perf_counter() - started)
+                observations.add(metrics.STATE_SYNC_DURATION.labels(operation), time.perf_counter() - started)
                 return answer
 
 

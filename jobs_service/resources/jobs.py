@@ -14,6 +14,7 @@ from jobs_service.dead_letters import DeadLetterList
 from jobs_service.errors import InvalidRequest
 from jobs_service.events import Event
 from jobs_service.lifecycle import Moved, Status
+from jobs_service.metrics import observations
 from jobs_service.metrics.definitions import PAYLOAD_BYTES
 from jobs_service.registry import Registry
 from jobs_service.resources import bodies
@@ -36,7 +37,7 @@ class JobCollection:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         submission = bodies.read(req, Submission, max_bytes=self.max_body_bytes)
         job = self.submitter.submit(submission, req.context.origin)
-        PAYLOAD_BYTES.labels().observe(len(job.payload.encode()))
+        observations.add(PAYLOAD_BYTES.labels(), len(job.payload.encode()))
         resp.status = falcon.HTTP_CREATED
         resp.set_header("Location", f"/jobs/{job.id}")
         resp.data = b'{"job_id":"%b","status":"pending"}' % str(job.id).encode()

@@ -63,6 +63,8 @@ def take_scrapes(service):
     fresh = [scrape(port)[1] for port in ports]
     mixed_load(service)
     settled = {"jobs_finished_total": 3, "jobs_worker_running": 0, "jobs_dlq_length": 1, "jobs_dead": 1}
+    # Histograms are written once a second.
+    settled |= {"jobs_run_duration_seconds_count": 5, "jobs_end_to_end_seconds_count": 3}
     eventually(lambda: settled == {name: value(service, name) for name in settled}, what="settled metrics")
     return Scrapes(
         fresh=fresh,

@@ -109,6 +109,22 @@ def test_our_buckets_hold_every_bound_of_dramatiqs():
     assert {bound / 1000 for bound in dramatiq_names.BUCKETS} <= {*_RUN}
 
 
+def test_observations_are_written_in_the_end_and_the_same_as_one_by_one(run, tmp_path):
+    code = """
+    from jobs_service.metrics import observations
+    from jobs_service.metrics.definitions import QUEUE_LATENCY
+    for value in (0.0, 0.01, 0.011, 3, 3, 1_000_000):
+        observations.add(QUEUE_LATENCY.labels("default"), value)
+        QUEUE_LATENCY.labels("other").observe(value)
+    """
+    run(code)
+
+    series = counted(tmp_path, "jobs_queue_latency_seconds")
+    noted = {name: number for name, number in series.items() if "default" in name}
+    assert noted == {name.replace("other", "default"): number for name, number in series.items() if "other" in name}
+    assert 6 == noted['jobs_queue_latency_seconds_count{queue_name="default"}']
+
+
 def test_the_benchmarks_bare_service_counts_nothing(run, tmp_path):
     code = f"""
     import runpy
