@@ -266,7 +266,9 @@ def message_of(proxy: MessageProxy) -> Message[Any]:
 
 def score(message: Message[Any]) -> int:
     """Return the place in line: the higher priority first, then the older."""
-    return (9 - int(message.options.get("priority", 5))) * _PRIORITY_STEP + message.message_timestamp
+    # The id of a row inserted by hand may hold any time, but must not lend it another priority.
+    age = min(message.message_timestamp, _PRIORITY_STEP - 1)
+    return (9 - int(message.options.get("priority", 5))) * _PRIORITY_STEP + age
 
 
 def redis_client(settings: Settings) -> redis.Redis:

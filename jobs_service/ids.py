@@ -21,5 +21,5 @@ def earliest_id(unix_seconds: float) -> UUID:
 
 
 def milliseconds_of(job_id: UUID) -> int:
-    """Return the Unix milliseconds in a UUIDv7. Any other UUID gives a number without meaning, but always the same."""
-    return job_id.int >> 80
+    """Return the Unix milliseconds in a UUIDv7, and 0 for any other UUID: it has none."""
+    return job_id.int >> 80 if job_id.version == 7 else 0  # noqa: PLR2004 - the version of `new_id`

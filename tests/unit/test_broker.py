@@ -1,5 +1,7 @@
 """The messages, and their places in line. What Redis does with them: integration/test_doorbell.py."""
 
+from uuid import UUID
+
 import dramatiq
 import pytest
 
@@ -34,6 +36,19 @@ def test_a_higher_priority_comes_first_then_the_older():
     line = [message_for(newer, "t", "q", 0), message_for(newer, "t", "q", 9), message_for(older, "t", "q", 9)]
 
     assert [line[2], line[1], line[0]] == sorted(line, key=score)
+
+
+@pytest.mark.parametrize(
+    "foreign", [UUID("ffffffff-ffff-4fff-bfff-ffffffffffff"), UUID("ffffffff-ffff-7fff-bfff-ffffffffffff")]
+)
+def test_no_id_of_another_make_changes_the_priority(foreign):
+    """A row inserted by hand has whatever id its author liked."""
+    line = [message_for(foreign, "t", "q", priority) for priority in range(10)]
+    line += [message_for(new_id(), "t", "q", priority) for priority in range(10)]
+
+    priorities = [message.options["priority"] for message in sorted(line, key=score)]
+
+    assert sorted(priorities, reverse=True) == priorities
 
 
 def test_a_delay_is_noted_on_the_message_and_sent_nowhere(broker):
