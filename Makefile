@@ -58,7 +58,7 @@ docs: $(STAMP) ## write docs/metrics.md anew from the metric catalogue
 	@$(BIN)/python -m jobs_service.metrics.page
 
 picture: $(STAMP) ## draw docs/images/overview.png anew: ten minutes of mixed work, watched by Prometheus
-	@$(BIN)/python tests/picture/run
+	@$(BIN)/python tests/picture/run.py
 
 clean: ## remove the environment, the local data and caches
 	rm -rf $(VENV) .local .pytest_cache .mypy_cache .ruff_cache .hypothesis

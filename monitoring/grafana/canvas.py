@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, MultipleLocator
 from PIL import Image
 from units import format_value
 
@@ -24,6 +24,9 @@ WIDTH, ROW, GAP, TOP = 1_400, 31, 8, 54
 COLUMNS = 24
 #: Lines of names below a graph; what does not fit is not named.
 LEGEND_LINES = 4
+#: Marks on a vertical axis.
+MARKS = 4
+MINUTE = 60
 #: Pixels to a point, for sharp text on sharp screens.
 SHARPNESS = 1.5
 
@@ -113,7 +116,7 @@ class Canvas:
         _clock(axes, span)
         highest = _stack(axes, lines) if stacked else _draw(axes, lines, gap)
         axes.set_ylim(0, highest * 1.12 or 1)
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=unit in {"short", "none"} and highest > 4))  # noqa: PLR2004 - four marks
+        axes.yaxis.set_major_locator(_marks(unit, highest))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(value, unit)))
         axes.grid(color=GRID, lw=0.5)
 
@@ -224,6 +227,13 @@ class Canvas:
 def _place(at: dict[str, int]) -> Box:
     unit = (WIDTH - GAP) / COLUMNS
     return Box(GAP + at["x"] * unit, TOP + at["y"] * ROW, at["w"] * unit - GAP, at["h"] * ROW - GAP)
+
+
+def _marks(unit: str, highest: float) -> Locator:
+    """Return where about four marks go: at whole minutes, whole numbers, or what is round."""
+    if unit == "s" and highest > 2 * MINUTE:
+        return MultipleLocator(MINUTE * math.ceil(highest / MINUTE / MARKS))
+    return MaxNLocator(MARKS, integer=unit in {"short", "none"} and highest > MARKS)
 
 
 def _last(line: Line, unit: str) -> str:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Draw docs/images/overview.png: `make picture`. Takes ten minutes and a Prometheus on PATH.
 
 Runs the service on servers of its own under mixed work: a steady stream, a burst, and a server that fails for a while.
@@ -32,16 +31,18 @@ def main():
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args()
     if Prometheus.binary() is None:
-        print("picture: there is no Prometheus on PATH", file=sys.stderr)
-        return 1
+        parser.error("there is no Prometheus on PATH")
     random.seed(4)
     with tempfile.TemporaryDirectory(prefix="picture-") as folder:
         run(Path(folder), options.minutes, options.picture)
-    return 0
 
 
 def run(folder, minutes, picture):
-    with Postgres(folder / "postgres") as postgres, Valkey(folder / "valkey") as valkey, MailCatcher(folder / "mail") as mail:
+    with (
+        Postgres(folder / "postgres") as postgres,
+        Valkey(folder / "valkey") as valkey,
+        MailCatcher(folder / "mail") as mail,
+    ):
         environ = {
             "DATABASE_URL": postgres.url,
             "REDIS_URL": valkey.url,
@@ -52,7 +53,6 @@ def run(folder, minutes, picture):
             "ACTOR_MODULES": "shop",
             "WORKER_PROCESSES": "2",
             "RETRY_BACKOFF_SECONDS": "5",
-            "CANARY_SECONDS": "0",
         }
         subprocess.run([sys.executable, "-m", "jobs_service", "migrate"], cwd=ROOT, env=environ, check=True)
         service = Service(environ, folder)
@@ -101,4 +101,4 @@ def some(mean):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
