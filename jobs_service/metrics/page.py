@@ -17,6 +17,9 @@ What is computed at the scrape both compute, so that one sees when the other is 
 
 `queue_name` and `actor_name` are Dramatiq's own labels; an actor is a job type. Series that are known in advance are
 there at 0 from the start, because `rate()` and `increase()` miss a series' first step.
+
+Counters stay exact when processes are replaced, reloaded or killed. Histograms are written once a second: a killed
+process loses its last second of observations. The workers' gauges are at most two seconds old.
 """
 
 _INTRODUCTIONS = {
