@@ -77,3 +77,12 @@ def hang(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
 def loop(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
     while True:
         pass
+
+
+@job("test-quote", payload=dict[str, Any])
+def quote(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+    """Fail with an exception that quotes the payload, from another that does too."""
+    try:
+        {}[payload["text"]]
+    except KeyError as error:
+        raise RuntimeError(f"cannot do {payload['text']}") from error
