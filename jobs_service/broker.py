@@ -213,14 +213,13 @@ class Doorbell(Consumer):
             log.warning("Redis does not answer; waiting for it", queue=self.queue_name, error=str(error))
         self.redis_failed = True
         if "WRONGTYPE" in str(error):
-            self._set_aside()
+            self._set_aside(self.broker.key(self.queue_name))
         time.sleep(min(RECONNECT_SECONDS, self.timeout_seconds))
 
-    def _set_aside(self) -> None:
-        """Somebody put another type of value where the queue belongs; keep it under another name."""
-        key = self.broker.key(self.queue_name)
+    def _set_aside(self, key: str) -> None:
+        """Somebody put another type of value where one of ours belongs; keep it under another name."""
         try:
-            self.client.rename(key, f"{UNDECODABLE}:{self.queue_name}")
+            self.client.rename(key, f"{UNDECODABLE}:{key}")
         except redis.RedisError as error:
             log.warning("Foreign value not set aside", key=key, error=str(error))
 
@@ -244,6 +243,8 @@ class Doorbell(Consumer):
             self.client.ltrim(UNDECODABLE, 0, UNDECODABLE_KEPT - 1)
         except redis.RedisError as error:
             log.warning("Undecodable message dropped", error=str(error))
+            if "WRONGTYPE" in str(error):
+                self._set_aside(UNDECODABLE)
 
 
 def message_for(job_id: UUID, job_type: str, queue_name: str, priority: int) -> Message[Any]:
