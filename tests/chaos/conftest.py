@@ -54,6 +54,18 @@ def own_postgres(stack):
     return stack.start_own_postgres()
 
 
+@pytest.fixture
+def redis_proxy(stack, valkey):
+    """A proxy that is to fail, between the service and Redis."""
+    return stack.through("REDIS_URL", valkey.port)
+
+
+@pytest.fixture
+def postgres_proxy(stack, postgres):
+    """A proxy that is to fail, between the service and PostgreSQL."""
+    return stack.through("DATABASE_URL", postgres.port)
+
+
 def pytest_sessionfinish():
     if page := os.environ.get("CHAOS_REPORT"):
         _report.write(ROOT / page)

@@ -162,6 +162,8 @@ class Proxy:
             await asyncio.gather(self._ask(link, from_client), self._answer(link, from_server))
         except OSError:
             link.reset()  # whoever is left learns of the other's end
+        except asyncio.CancelledError:
+            pass  # asyncio's streams would report it as an error
         finally:
             self._links.discard(link)
             client.close()

@@ -3,7 +3,7 @@
 import http.client
 import uuid
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import psycopg2
 import psycopg2.extras
 import redis
 from eventually import eventually
+from proxy import Proxy
 
 from jobs_service.config import Settings
 from jobs_service.database import open_database
@@ -140,6 +141,20 @@ class Stack:
     def worker_pids(self, worker):
         """Return the processes below a worker's supervisor that run jobs, not those that serve metrics."""
         return [pid for pid in descendants(worker.pid) if is_alive(pid) and "dramatiq" in command_of(pid)]
+
+    @contextmanager
+    def nobody_ends(self):
+        """Hold that the processes there are now go on: that nobody is replaced, and nobody has to be."""
+        eventually(lambda: self.sql("SELECT FROM workers"), what="a worker at work")
+        pids = self.pids()
+        yield
+        assert pids == [pid for pid in pids if is_alive(pid)]
+
+    def through(self, setting, port):
+        """Have the service, which is yet to start, reach a server through a proxy: DATABASE_URL or REDIS_URL."""
+        proxy = self.servers.enter_context(Proxy(port))
+        self.service.environ[setting] = self.service.environ[setting].replace(f":{port}/", f":{proxy.port}/")
+        return proxy
 
     def recoveries(self):
         """Return, for each job that was in flight when the fault struck, the seconds until it was finished."""
