@@ -9,7 +9,7 @@ TESTS ?= tests
 SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format ci chaos bench bench-metrics compose-test dashboards picture docs clean
+.PHONY: help run test lint format ci chaos bench bench-metrics bench-backlog compose-test dashboards picture docs clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench: $(STAMP) ## measure jobs per second, CPU and latency beside a straightfor
 
 bench-metrics: $(STAMP) ## measure what counting costs: this service beside itself without its metrics
 	@$(BIN)/python -m bench --metrics --phases load,drain --rounds 10 --jobs 1500 $(BENCH)
+
+bench-backlog: $(STAMP) ## measure submission and claims with ROWS jobs waiting (a million) beside an empty queue
+	@$(BIN)/python -m bench.backlog --rows $(or $(ROWS),1000000) $(BENCH)
 
 compose-test: $(STAMP) ## bring the Compose stack up, walk through the README, take it down
 	@$(BIN)/python tests/compose/run

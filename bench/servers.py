@@ -2,12 +2,13 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg2
+import psycopg2.extras
 import redis
 
 from jobs_service.devstack.servers import HOST, Postgres, Valkey
@@ -38,12 +39,22 @@ class Connection:
     def __init__(self, url: str) -> None:
         self._connection = psycopg2.connect(url)
         self._connection.autocommit = True
+        psycopg2.extras.register_uuid(conn_or_curs=self._connection)
 
     def run(self, sql: str, *parameters: object) -> Any:  # noqa: ANN401
         """Return the first value of the first row, if there is one."""
         with self._connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             return cursor.fetchone()[0] if cursor.description else None
+
+    def explain(self, sql: str, parameters: Mapping[str, object]) -> dict[str, Any]:
+        """Carry a statement out, undo it, and return what PostgreSQL did."""
+        with self._connection.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", parameters)
+            [([found],)] = cursor.fetchall()
+            cursor.execute("ROLLBACK")
+        return found
 
     def close(self) -> None:
         self._connection.close()

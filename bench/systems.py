@@ -113,6 +113,10 @@ class Stack:
         """End a worker that has nothing to do; a polite end takes Dramatiq seconds."""
         self._worker.kill()
 
+    def stop_worker(self, seconds: float) -> None:
+        """Have the worker end what it began, and give back the rest."""
+        self._worker.stop(seconds=seconds)
+
     def log(self) -> str:
         return f"API:\n{self._api.tail()}\nworker:\n{self._worker.tail()}"
 

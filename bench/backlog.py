@@ -1,0 +1,251 @@
+"""`python -m bench.backlog`: this service with an empty queue and with a million waiting jobs, side by side in one run.
+
+Two stacks of real processes on one PostgreSQL and one Valkey. Each round posts jobs to one and to the other while they
+have no worker, then lets a worker take as many. What waits has the priorities 0 to 8; jobs of priority 9 overtake it.
+"""
+
+import argparse
+import contextlib
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from bench import machine, servers, systems
+from bench.errors import Failed
+from bench.observer import Observer
+from bench.report import Rounds, Row
+from bench.rounds import Figures, percentile
+from bench.servers import Connection, Servers
+from bench.systems import ROOT, Stack
+from jobs_service import lifecycle
+from jobs_service.devstack.servers import ServerError
+from jobs_service.maintenance import relay
+from jobs_service.metrics import rows
+
+#: What Redis may hold at most.
+REDIS_MIB = 64
+CONNECTIONS = 16
+STALLED_SECONDS = 60
+STOP_SECONDS = 90
+
+# As rows inserted by hand. Their priorities are mixed, so that no order of the table helps.
+_FILL = """
+INSERT INTO jobs (id, type, payload, priority, run_at)
+SELECT gen_random_uuid(), 'csv-generation', '{"name": "Alice", "score": 95}', i %% 9, now() - (%s - i) * interval '1 ms'
+FROM generate_series(1, %s) AS i"""
+
+_COMPLETED = "SELECT count(*) FROM jobs WHERE status = 'completed'"
+_RAN = "SELECT json_object_agg(priority, jobs)::text FROM ({}) AS of_each".format(
+    "SELECT priority, count(*) AS jobs FROM jobs WHERE status = 'completed' GROUP BY 1 ORDER BY 1 DESC"
+)
+
+_EIGHTS_WAIT = "SELECT EXISTS (SELECT FROM jobs WHERE status = 'pending' AND queue = 'default' AND priority = 8)"
+
+# PostgreSQL's time for one row of a statement, in microseconds.
+_STATEMENT = """
+SELECT COALESCE(sum(total_exec_time) * 1000 / NULLIF(sum(rows), 0), 0)::float8
+FROM pg_stat_statements JOIN pg_database ON pg_database.oid = dbid WHERE datname = %s AND query LIKE %s"""
+
+#: What is explained, with its parameters, on the full table.
+_HOT = {
+    "submit": (lifecycle._SUBMIT, {name: [] for name in lifecycle.NewJob.__slots__}),  # noqa: SLF001
+    "claim": (lifecycle._CLAIM, {"job_ids": [uuid4()], "worker_ids": [uuid4()], "tokens": [uuid4()]}),  # noqa: SLF001
+    "complete": (lifecycle._COMPLETE, {"job_ids": [uuid4()], "tokens": [uuid4()], "results": ["null"]}),  # noqa: SLF001
+    "relay": (relay._DUE, {"queue": "default", "limit": relay.BATCH}),  # noqa: SLF001
+    "scrape": (rows._CURRENT, {}),  # noqa: SLF001
+}
+
+
+def _median(key: str) -> Callable[[Rounds], float]:
+    return lambda rounds: statistics.median(figures.values[key] for figures in rounds)
+
+
+ROWS = [
+    Row("submitted, jobs/s", _median("submitted"), "{:,.0f}", more_is_better=True),
+    Row("POST answered, p50 ms", _median("answer p50"), "{:.1f}"),
+    Row("POST answered, p99 ms", _median("answer p99"), "{:.1f}"),
+    Row("INSERT in PostgreSQL, us a job", _median("insert"), "{:.0f}"),
+    Row("claimed and completed, jobs/s", _median("taken"), "{:,.0f}", more_is_better=True),
+    Row("claim in PostgreSQL, us a job", _median("claim"), "{:.0f}"),
+    Row("priority 9 begun after, ms", _median("urgent"), "{:.0f}"),
+    Row("Redis memory at most, MiB", _median("redis"), "{:.1f}"),
+]
+
+
+@dataclass
+class Side:
+    """One of the two stacks. `run` adds a round to its figures."""
+
+    database: str
+    stack: Stack
+    observer: Observer
+    servers: Servers
+    jobs: Connection
+    #: Where pg_stat_statements is.
+    admin: Connection
+    rounds: Rounds = field(default_factory=list)
+
+    def run(self, jobs: int, urgent: int) -> None:
+        self.rounds.append(Figures(values={"redis": 0.0}))
+        self.admin.run("SELECT pg_stat_statements_reset()")
+        self._submit(jobs)
+        self.stack.start_worker()
+        self._take(jobs)
+        self._note(urgent=statistics.median(self._urgent() for _ in range(urgent)))
+        self.stack.stop_worker(STOP_SECONDS)
+        self._note(insert=self._microseconds("%INSERT INTO jobs%"), claim=self._microseconds("%attempts = attempts +%"))
+
+    def fill(self, waiting: int) -> None:
+        """Have so many jobs waiting, and the first of them in Redis."""
+        self.jobs.run(_FILL, waiting, waiting)
+        self.jobs.run("ANALYZE jobs")
+        self.stack.start_worker()
+        self._reach(1)
+        self.stack.stop_worker(STOP_SECONDS)
+        self.observer.checkpoint()
+
+    def _submit(self, jobs: int) -> None:
+        arguments = [str(number) for number in (self.stack.port, jobs, CONNECTIONS)]
+        ran = subprocess.run(
+            [sys.executable, "-m", "bench.load", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if ran.returncode:
+            raise Failed(f"{ran.stderr}\n{self.stack.log()}")
+        answers = json.loads(ran.stdout)
+        seconds = answers["answer_seconds"]
+        self._note(submitted=jobs / (answers["answered_at"] - answers["began_at"]))
+        self.rounds[-1].values |= {f"answer p{part}": percentile(seconds, part) * 1000 for part in (50, 99)}
+
+    def _take(self, jobs: int) -> None:
+        """Time the completions from the first one on."""
+        before = self.jobs.run(_COMPLETED)
+        first, began_at = self._reach(before + 1)
+        last, ended_at = self._reach(before + jobs)
+        self._note(taken=(last - first) / (ended_at - began_at))
+
+    def _reach(self, wanted: int) -> tuple[int, float]:
+        """Return how many jobs are completed, at least `wanted`, and when that was seen."""
+        count, progress_at = 0, time.monotonic()
+        while time.monotonic() - progress_at < STALLED_SECONDS:
+            now = self.jobs.run(_COMPLETED)
+            self._watch_redis()
+            if now >= wanted:
+                return now, time.monotonic()
+            if now > count:
+                count, progress_at = now, time.monotonic()
+            time.sleep(0.02)
+        raise Failed(f"no job was completed in {STALLED_SECONDS} s\n{self.stack.log()}")
+
+    def _urgent(self) -> float:
+        """Return the milliseconds from posting a job of priority 9 until it is seen to have been begun."""
+        body = '{"type":"csv-generation","payload":{"name":"Alice","score":95},"priority":9}'
+        began_at = time.monotonic()
+        with contextlib.closing(self.stack.connect()) as connection:
+            connection.request("POST", "/jobs", body, {"Content-Type": "application/json"})
+            job_id = json.load(connection.getresponse())["job_id"]
+        while self.observer.status(job_id) == "pending":
+            if time.monotonic() - began_at > STALLED_SECONDS:
+                raise Failed(f"a job of priority 9 was not begun in {STALLED_SECONDS} s")
+            time.sleep(0.002)
+        return (time.monotonic() - began_at) * 1000
+
+    def _microseconds(self, pattern: str) -> float:
+        return self.admin.run(_STATEMENT, self.database, pattern)
+
+    def _watch_redis(self) -> None:
+        with contextlib.closing(self.servers.redis()) as client:
+            used = client.info("memory")["used_memory"] / 2**20
+        if self.rounds:
+            self._note(redis=max(used, self.rounds[-1].values["redis"]))
+        if used > REDIS_MIB:
+            raise Failed(f"Redis uses {used:.0f} MiB")
+
+    def _note(self, **values: float) -> None:
+        self.rounds[-1].values |= values
+
+
+@contextlib.contextmanager
+def _side(name: str, redis_database: int, running: Servers, folder: Path) -> Iterator[Side]:
+    """Start a stack that has a database and a Redis database of its own, and no worker yet."""
+    database = f"bench_{name}"
+    system = systems.ours(name, REDIS_URL=f"{running.valkey.url}/{redis_database}")
+    with Observer(running, database) as observer, Stack(system, running, database, folder / name) as stack:
+        stack.stop_worker(STOP_SECONDS)
+        connections = contextlib.closing(running.connect(database)), contextlib.closing(running.connect())
+        with connections[0] as jobs, connections[1] as admin:
+            yield Side(database, stack, observer, running, jobs, admin)
+
+
+def measure(options: argparse.Namespace, running: Servers, folder: Path) -> list[str]:
+    """Return the lines of the report."""
+    with _side("empty", 0, running, folder) as empty, _side("waiting", 1, running, folder) as waiting:
+        _say(f"{options.rows:,} jobs are put to wait")
+        waiting.fill(options.rows)
+        empty.observer.count_statements(on=True)
+        for number in range(1, options.rounds + 1):
+            for side in (empty, waiting) if number % 2 else (waiting, empty):
+                _say(f"round {number}/{options.rounds}, {side.database}")
+                side.run(options.jobs, options.urgent)
+        ran = json.loads(waiting.jobs.run(_RAN))
+        if waiting.jobs.run(_EIGHTS_WAIT) and ran.keys() - {"9", "8"}:
+            raise Failed(f"others ran before those of priority 8: {ran}")
+        first = f"jobs that ran, of {options.rows:,} with the priorities 0 to 8 and some with 9: {ran}"
+        return [*_table(empty, waiting, options.rows), "", first, "", "plans with the jobs waiting:", *_plans(waiting)]
+
+
+def _table(empty: Side, waiting: Side, count: int) -> list[str]:
+    lines = [f"{'':32}  {'empty queue':>12}  {f'{count:,} waiting':>18}  {'as good as empty':>20}"]
+    for row in ROWS:
+        values = [row.format.format(row.value(side.rounds)) for side in (empty, waiting)]
+        ratio = row.compare(waiting.rounds, empty.rounds)
+        lines.append(f"{row.label:32}  {values[0]:>12}  {values[1]:>18}  {ratio or ''!s:>20}")
+    return lines
+
+
+def _plans(side: Side) -> Iterator[str]:
+    for name, (sql, parameters) in _HOT.items():
+        found = side.jobs.explain(sql, parameters)
+        yield f"{name}: {found['Execution Time']:.1f} ms"
+        yield from _nodes(found["Plan"], "  ")
+
+
+def _nodes(node: dict, indent: str) -> Iterator[str]:
+    removed = sum(count for key, count in node.items() if key.startswith("Rows Removed"))
+    count = round((node["Actual Rows"] + removed) * node["Actual Loops"])
+    yield f"{indent}{node['Node Type']} {node.get('Index Name') or node.get('Relation Name') or ''}: {count:,} rows"
+    for part in node.get("Plans", ()):
+        yield from _nodes(part, indent + "  ")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.backlog", description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="jobs that wait (default 1,000,000)")
+    parser.add_argument("--jobs", type=int, default=1_500, help="jobs posted and taken in a round (default 1,500)")
+    parser.add_argument("--urgent", type=int, default=5, help="jobs of priority 9 in a round (default 5)")
+    parser.add_argument("--rounds", type=int, default=6, help="rounds of each side (default 6)")
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder, servers.running(Path(folder)) as running:
+            facts = {"command": shlex.join(["python", "-m", "bench.backlog", *arguments]), **machine.describe(running)}
+            lines = measure(options, running, Path(folder))
+    except (Failed, ServerError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print("\n".join([*lines, "", *(f"{name}: {fact}" for name, fact in facts.items())]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
