@@ -114,7 +114,10 @@ class Stack:
 
     def settle(self, seconds=60):
         """Wait until every accepted job is in a terminal state."""
-        eventually(self._all_terminal, seconds=seconds, what="the end of every accepted job")
+        self.until_ended(list(self.accepted), seconds=seconds)
+
+    def until_ended(self, job_ids, seconds=60):
+        eventually(lambda: self._have_ended(job_ids), seconds=seconds, what="the end of these jobs")
 
     def job(self, job_id):
         """Return a job's row, read from PostgreSQL itself."""
@@ -156,6 +159,11 @@ class Stack:
         self.service.environ[setting] = self.service.environ[setting].replace(f":{port}/", f":{proxy.port}/")
         return proxy
 
+    def serving_pids(self, worker):
+        """Wait until the worker has done a job, and return the processes that do."""
+        self.until_ended([self.submit()])
+        return self.worker_pids(worker)
+
     def recoveries(self):
         """Return, for each job that was in flight when the fault struck, the seconds until it was finished."""
         rows = self.sql(
@@ -168,9 +176,9 @@ class Stack:
         """Return every process of the service that runs, orphans too."""
         return [pid for pid in map(int, _numbers()) if self.mark in environment_of(pid) and is_alive(pid)]
 
-    def _all_terminal(self):
-        found = dict(self.sql("SELECT id::text, status FROM jobs WHERE id = ANY(%s::uuid[])", (list(self.accepted),)))
-        open_jobs = {job_id: found.get(job_id) for job_id in self.accepted if found.get(job_id) not in TERMINAL}
+    def _have_ended(self, job_ids):
+        found = dict(self.sql("SELECT id::text, status FROM jobs WHERE id = ANY(%s::uuid[])", (job_ids,)))
+        open_jobs = {job_id: found.get(job_id) for job_id in job_ids if found.get(job_id) not in TERMINAL}
         assert not open_jobs, open_jobs
         return True
 

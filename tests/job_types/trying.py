@@ -1,5 +1,6 @@
 """Job types that fail on purpose, for tests with real workers: loaded by ACTOR_MODULES=trying."""
 
+import ctypes
 import logging
 import os
 import signal
@@ -51,10 +52,24 @@ def wait_for_file(payload: dict[str, Any], attempt: Attempt) -> int:
     return attempt.number
 
 
-@job("test-kill-worker", payload=dict[str, Any])
-def kill_worker(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
-    """End its own process as the kernel's out-of-memory killer would."""
-    os.kill(os.getpid(), signal.SIGKILL)
+@job("test-die", payload=dict[str, Any])
+def die(payload: dict[str, Any], attempt: Attempt) -> None:
+    """End its own process, or ask for more than there is. `kill` is what the kernel's out-of-memory killer does."""
+    match payload["how"]:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(1)
+        case "segfault":
+            ctypes.string_at(0)
+        case "abort":
+            os.abort()
+        case "memory":
+            bytearray(2**60)
+        case "recursion":
+            die(payload, attempt)
+        case unknown:
+            raise ValueError(unknown)
 
 
 @job("test-leave-a-child", payload=dict[str, Any])
