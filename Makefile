@@ -9,7 +9,7 @@ TESTS ?= tests
 SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format ci chaos bench bench-metrics bench-backlog compose-test dashboards picture docs clean
+.PHONY: help run test lint format ci chaos soak bench bench-metrics bench-backlog compose-test dashboards picture docs clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ ci: ## what decides whether a change lands: lint, test, and compose-test where t
 
 chaos: $(STAMP) ## break the service on purpose in every way there is a test for, the slow ones too
 	@$(BIN)/python -m pytest tests/chaos
+
+SECONDS ?= 60
+soak: $(STAMP) ## faults at random under load for SECONDS=60, the same schedule for the same SEED=
+	@PYTHONPATH=.:tests $(BIN)/python tests/chaos/soak.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 bench: $(STAMP) ## measure jobs per second, CPU and latency beside a straightforward implementation
 	@$(BIN)/python -m bench $(BENCH)

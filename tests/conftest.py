@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from service import QUICK
 
 from jobs_service.config import Settings
 from jobs_service.database import open_database
@@ -24,17 +25,6 @@ TEMPLATE = "jobs_template"
 
 #: Nothing here survives the tests, so nothing has to reach the disk.
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
-
-#: The service's own intervals, a lot shorter.
-QUICK = {
-    "HEARTBEAT_SECONDS": "0.2",
-    "LEASE_SECONDS": "1",
-    "SWEEP_SECONDS": "0.2",
-    "RELAY_SECONDS": "0.1",
-    "REPUBLISH_SECONDS": "1",
-    "RETRY_BACKOFF_SECONDS": "0.1",
-    "RETRY_BACKOFF_MAX_SECONDS": "0.5",
-}
 
 _numbers = itertools.count(1)
 

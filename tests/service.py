@@ -15,6 +15,17 @@ from jobs_service.devstack.processes import Child
 ROOT = Path(__file__).resolve().parents[1]
 JOB_TYPES = ROOT / "tests" / "job_types"
 
+#: The service's own intervals, a lot shorter.
+QUICK = {
+    "HEARTBEAT_SECONDS": "0.2",
+    "LEASE_SECONDS": "1",
+    "SWEEP_SECONDS": "0.2",
+    "RELAY_SECONDS": "0.1",
+    "REPUBLISH_SECONDS": "1",
+    "RETRY_BACKOFF_SECONDS": "0.1",
+    "RETRY_BACKOFF_MAX_SECONDS": "0.5",
+}
+
 
 class Service:
     """An API and workers on the servers of one test. `stop` ends what the test left running."""

@@ -83,6 +83,29 @@ def test_a_supervisor_killed_takes_its_workers_along(stack):
     stack.service.start_worker(WORKER_PROCESSES="2")
 
 
+@pytest.mark.parametrize("victim", ["the command", "its process"])
+def test_a_killed_process_is_replaced_and_its_neighbour_goes_on(stack, tmp_path, victim):
+    worker = stack.start(workers=2)
+    stack.submit_load(16)
+    started, go = tmp_path / "started", tmp_path / "go"
+    busy = stack.submit("test-wait-for-file", {"started": str(started), "go": str(go)})
+    pid = int(eventually(lambda: started.exists() and started.read_text().split(), what="a running job")[0])
+    command = next(parent for parent in descendants(worker.pid) if pid in descendants(parent))
+
+    stack.strike()
+    os.kill(command if victim == "the command" else pid, signal.SIGKILL)
+    eventually(lambda: not is_alive(pid) and not is_alive(command), what="the end of both")
+    go.touch()
+    stack.settle()
+
+    assert worker.running
+    # Linux tells a process of its parent's end once for each of the parent's threads. The second SIGTERM ends it at
+    # once, and its job is lost with it, unless both came before the first was seen: then it gives the job back.
+    endings = [["WorkerLost"], []] if victim == "the command" else [["WorkerLost"]]
+    assert [entry["error"] for entry in stack.job(busy)["history"]] in endings
+    eventually(lambda: stack.service.metrics()["jobs_worker_threads_busy"] == 0, what="no thread counted as busy")
+
+
 def test_all_of_a_worker_killed_at_once_costs_an_attempt_at_most(stack):
     worker = stack.start(workers=2)
     stack.submit_load(24)
