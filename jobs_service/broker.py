@@ -57,7 +57,7 @@ class JobBroker(RedisBroker):
 
     def __init__(self, *, client: redis.Redis, middleware: list[Middleware], window: int) -> None:
         super().__init__(client=client, middleware=middleware)
-        #: How many messages a queue holds at most; the rest of a backlog waits in PostgreSQL.
+        #: A message is sent while fewer than so many wait that are at least as urgent; the rest waits in PostgreSQL.
         self.window = window
         #: Set when the process is to end: consumers hand out nothing more.
         self.draining = False
@@ -110,6 +110,19 @@ class JobBroker(RedisBroker):
         """Return the number of messages on a queue. Raises `BrokerUnavailable`."""
         try:
             return int(self.client.zcard(self.key(queue_name)))
+        except redis.RedisError as error:
+            raise BrokerUnavailable(str(error)) from error
+
+    def waiting_from(self, queue_name: str) -> list[int]:
+        """Return for each priority, 0 to 9, the number of messages that are at least as urgent.
+
+        Raises `BrokerUnavailable`.
+        """
+        try:
+            with self.client.pipeline(transaction=False) as pipeline:
+                for priority in range(10):
+                    pipeline.zcount(self.key(queue_name), "-inf", f"({(10 - priority) * _PRIORITY_STEP}")
+                return [int(count) for count in pipeline.execute()]
         except redis.RedisError as error:
             raise BrokerUnavailable(str(error)) from error
 

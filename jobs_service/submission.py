@@ -59,7 +59,7 @@ class Submitter:
         no error: the relay rings later.
         """
         job_type = self.registry.get(submission.type)
-        publish = _is_due(submission) and self.publisher.is_open(job_type.queue)
+        publish = _is_due(submission) and self.publisher.is_open(job_type.queue, submission.priority)
         job = self._new_job(submission, job_type, origin, publish=publish)
         with tracing.sending(job.id, job.type, job.queue) as traceparent:
             self._accept(replace(job, traceparent=traceparent) if traceparent else job, publish=publish)

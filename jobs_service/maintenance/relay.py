@@ -17,7 +17,7 @@ BATCH = 500
 # run_at <= now() ends the range. Rows already published are filtered; there are at most as many as the window holds.
 _DUE = """
 SELECT id, type, waiting.priority
-FROM generate_series(9, 0, -1) AS level
+FROM generate_series(9, %(lowest)s, -1) AS level
 CROSS JOIN LATERAL (
   SELECT id, type, priority, run_at FROM jobs
   WHERE queue = %(queue)s AND status = 'pending' AND priority = level
@@ -69,17 +69,21 @@ class Relay(Service):
             log.warning("Jobs left for their next republish", error=str(error))
 
     def _fill(self, queue: str) -> int:
-        """Publish up to the queue's window and return the number of messages sent."""
+        """Publish what the queue's window has room for and return the number of messages sent."""
         filled = 0
-        room = self.broker.window - self.broker.waiting(queue)
-        while room > 0 and (due := self._due(queue, min(room, BATCH))):
+        while due := self._due(queue):
             self._publish(queue, due)
             filled += len(due)
-            room -= len(due)
         return filled
 
-    def _due(self, queue: str, limit: int) -> list[Row]:
-        return self.database.rows(_DUE, {"queue": queue, "limit": limit})
+    def _due(self, queue: str) -> list[Row]:
+        """Return what is due and has room, the most urgent first. Less urgent messages take no room from it."""
+        rooms = [self.broker.window - waiting for waiting in self.broker.waiting_from(queue)]
+        lowest = next((priority for priority, room in enumerate(rooms) if room > 0), None)
+        if lowest is None:
+            return []
+        found = self.database.rows(_DUE, {"queue": queue, "lowest": lowest, "limit": BATCH})
+        return [row for place, row in enumerate(found) if place < rooms[row[2]]]
 
     def _publish(self, queue: str, due: list[Row]) -> None:
         failpoint("relay.before_ring")

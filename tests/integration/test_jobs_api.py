@@ -314,6 +314,16 @@ def test_a_full_window_leaves_the_job_to_the_relay(settings, database):
     assert (1,) == database.row("SELECT count(*) FROM jobs WHERE publish_at <= now()")
 
 
+def test_a_full_window_has_room_for_an_urgent_job(settings, broker):
+    narrow = falcon.testing.TestClient(create_app(dataclasses.replace(settings, queue_window=10)))
+    for _ in range(10):
+        post(narrow, CSV)
+
+    assert 201 == post(narrow, CSV | {"priority": 9}).status_code
+
+    assert 11 == broker.waiting("default")
+
+
 def test_the_model_has_a_field_for_every_column_that_is_shown(database):
     columns = {
         name

@@ -81,6 +81,20 @@ def test_the_window_is_never_exceeded_and_the_urgent_come_first(relay, broker, s
     assert [9, 9, 5] == [next(bell).options["priority"] for _ in range(3)]
 
 
+def test_a_window_that_is_full_of_others_has_room_for_the_more_urgent(relay, broker, submit):
+    broker.window = 3
+    for priority in (1, 1, 1, 1):
+        submit(priority=priority)
+    assert {"published": 3} == relay.run_once()
+
+    for priority in (0, 1, 9, 5):
+        submit(priority=priority)
+
+    assert {"published": 2} == relay.run_once()
+    bell = broker.consume("default", prefetch=9, timeout=100)
+    assert [9, 5, 1, 1, 1] == [next(bell).options["priority"] for _ in range(5)]
+
+
 def test_nothing_is_noted_as_published_while_redis_is_away(relay, broker, submit, row, monkeypatch):
     from jobs_service.errors import BrokerUnavailable
 
