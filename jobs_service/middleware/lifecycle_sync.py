@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
+import psycopg2
 from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import Middleware, Shutdown, SkipMessage
 from dramatiq.middleware.threading import Interrupt
@@ -36,6 +37,9 @@ from jobs_service.metrics import definitions as metrics
 from jobs_service.metrics import observations
 
 log = get_logger(__name__)
+
+#: Both pass. `ProgrammingError` is a table that is not there, or not open to us, while somebody restores or migrates.
+NOT_NOW = (DatabaseUnavailable, psycopg2.ProgrammingError)
 
 DATABASE_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -307,12 +311,12 @@ class LifecycleSync(Middleware):
         while True:
             try:
                 answer = write()
-            except DatabaseUnavailable as error:
+            except NOT_NOW as error:
                 metrics.STATE_SYNC_ERRORS.labels(operation).inc()
                 if give_up_when_draining and self.broker.draining:
                     raise
                 if tries == 0:
-                    log.warning("PostgreSQL does not answer; waiting for it", error=str(error))
+                    log.warning("PostgreSQL does not answer; waiting for it", error=str(error).strip())
                 time.sleep(DATABASE_RETRY_SECONDS[min(tries, len(DATABASE_RETRY_SECONDS) - 1)])
                 tries += 1
             else:

@@ -1,0 +1,107 @@
+"""PostgreSQL answers, and its answer is no: read-only, a locked or missing table, a full disk."""
+
+import contextlib
+import shutil
+import subprocess
+from contextlib import contextmanager
+
+import psycopg2
+import pytest
+from eventually import eventually
+from test_postgres_down import assert_unavailable
+
+from jobs_service.devstack.servers import NOBODY
+
+
+@contextmanager
+def read_only(server, connection):  # noqa: ARG001
+    """As on a standby, after a failover that the service was not told of."""
+    connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    connection.execute("SELECT pg_reload_conf()")
+    yield
+    connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+    connection.execute("SELECT pg_reload_conf()")
+
+
+@contextmanager
+def locked(server, connection):  # noqa: ARG001
+    """A migration, or a curious operator, holds the table."""
+    holder = psycopg2.connect(server.url)
+    with holder.cursor() as cursor:
+        cursor.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+    yield
+    holder.close()
+
+
+@contextmanager
+def missing(server, connection):  # noqa: ARG001
+    """A restore is under way: the table has another name for a while."""
+    server.execute("ALTER TABLE jobs RENAME TO jobs_elsewhere", server.DATABASE)
+    yield
+    server.execute("ALTER TABLE jobs_elsewhere RENAME TO jobs", server.DATABASE)
+
+
+class Operator:
+    """A session that stays, so that the way back is open."""
+
+    def __init__(self, server):
+        self._connection = psycopg2.connect(server.url_of("postgres"))
+        self._connection.autocommit = True
+        self.execute("SET default_transaction_read_only = off")
+
+    def execute(self, sql):
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+
+
+@pytest.mark.parametrize("refusal", [read_only, locked, missing])
+def test_what_is_refused_is_a_503_and_what_has_ended_is_written_later(stack, own_postgres, refusal):
+    stack.service.environ |= {"DATABASE_CONNECT_TIMEOUT_SECONDS": "1", "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2"}
+    worker = stack.start()
+    with stack.nobody_ends():
+        running = [stack.submit(payload={"seconds": 3}) for _ in range(4)]
+        eventually(lambda: len(stack.effects()) == 4, what="running jobs")
+        stack.submit_load(4)
+        stack.strike()
+        with refusal(own_postgres, Operator(own_postgres)):
+            assert_unavailable(stack)
+            eventually(lambda: "waiting for it" in stack.service.log(worker), what="a verdict that waits")
+        eventually(stack.submit, what="an accepted job")
+        stack.settle()
+        ended = [stack.job(job_id) for job_id in running]
+        assert {("completed", 1)} == {(job["status"], job["attempts"]) for job in ended}
+
+
+@pytest.fixture
+def small_disk(stack):
+    """A disk for PostgreSQL, not much larger than what it needs to start."""
+    folder = stack.folder / "own-postgres"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    shutil.chown(folder, NOBODY)
+    stack.servers.callback(subprocess.run, ["umount", "--lazy", str(folder)], check=False)
+    return folder
+
+
+def test_a_full_disk_refuses_new_jobs_and_keeps_the_old_ones(stack, small_disk):
+    server = stack.start_own_postgres()
+    stack.start()
+    with stack.nobody_ends():
+        stack.submit_load(8)
+        stack.strike()
+        ballast = small_disk / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb") as file:
+            while True:
+                file.write(b"x" * 4_096)
+                file.flush()
+        payload = {"name": "Alice", "score": 95}
+        eventually(lambda: stack.submit("csv-generation", payload) is None, what="a job that finds no room")
+        ballast.unlink()
+        # Without room for its log it ends itself, and is for the operator to start again.
+        if not server.child.running or not eventually(server.answers, what="an answer"):
+            server.start()
+        eventually(stack.submit, what="an accepted job")
+        stack.settle()
