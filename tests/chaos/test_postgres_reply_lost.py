@@ -1,0 +1,45 @@
+"""PostgreSQL commits, and its reply is lost: the statement is sent again, and must not count again."""
+
+import pytest
+from eventually import eventually
+
+#: What each statement of a job's way is recognised by.
+STATEMENTS = {
+    "submitted": b"INSERT INTO jobs",
+    "claimed": b"SET status = 'processing'",
+    "effect begun": b"SET effect_at",
+    "completed": b"SET status = 'completed'",
+    "retried": b"SET status = 'pending', error",
+    "buried": b"SET status = 'failed', dead_reason",
+    "noted as published": b"SET publish_at",
+    "heartbeat": b"INSERT INTO workers",
+    "elected": b"pg_try_advisory_lock",
+}
+
+
+@pytest.mark.parametrize("statement", STATEMENTS.values(), ids=STATEMENTS)
+def test_a_commit_that_was_not_heard_of_counts_once(stack, postgres_proxy, statement):
+    stack.service.environ["REPUBLISH_SECONDS"] = "0.3"
+    is_of_the_start = statement == STATEMENTS["elected"]
+    if is_of_the_start:
+        lose_every_other_reply(postgres_proxy, statement)
+    stack.start()
+    with stack.nobody_ends():
+        stack.strike()
+        if not is_of_the_start:
+            lose_every_other_reply(postgres_proxy, statement)
+        assert 16 == len(stack.submit_load(16))
+        eventually(lambda: postgres_proxy.lost >= (1 if is_of_the_start else 2), what="lost replies")
+        stack.settle()
+
+    assert 16 == stack.sql("SELECT count(*) FROM jobs")[0][0]
+    assert {1} == set(stack.effects().values())
+    assert 0 == stack.sql("SELECT sum(crashes) FROM jobs")[0][0]
+    # One attempt each, but for the four that were asked to fail once.
+    assert [(1, 12), (2, 4)] == stack.sql("SELECT attempts, count(*) FROM jobs GROUP BY 1 ORDER BY 1")
+
+
+def lose_every_other_reply(proxy, statement):
+    """Two in a row would be an outage: a statement is sent again once."""
+    for spared in (0, 2, 4):
+        proxy.lose_reply(statement, spared=spared)
