@@ -1,4 +1,4 @@
-"""Fault 19: twenty thousand jobs wait for one worker. Redis holds a window of each priority, and the urgent go first."""
+"""Fault 19: twenty thousand jobs wait for one worker. Redis holds a window a priority, and the urgent go first."""
 
 import itertools
 
