@@ -1,4 +1,4 @@
-"""PostgreSQL answers, and its answer is no: read-only, a locked or missing table, a full disk."""
+"""PostgreSQL answers, and its answer is no: read-only, no connection left, a locked or missing table, a full disk."""
 
 import contextlib
 import shutil
@@ -21,6 +21,26 @@ def read_only(server, connection):  # noqa: ARG001
     yield
     connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
     connection.execute("SELECT pg_reload_conf()")
+
+
+@contextmanager
+def full(server, connection):
+    """Every connection is taken by somebody else."""
+    taken = []
+
+    def all_are_taken():
+        with contextlib.suppress(psycopg2.OperationalError):
+            while True:
+                taken.append(psycopg2.connect(server.url_of("postgres")))
+        # Whoever is quick gets another one.
+        return not connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'jobs_db'"
+        )
+
+    eventually(all_are_taken, what="a server without a connection left")
+    yield
+    for each in taken:
+        each.close()
 
 
 @contextmanager
@@ -55,7 +75,7 @@ class Operator:
             return cursor.fetchall() if cursor.description else []
 
 
-@pytest.mark.parametrize("refusal", [read_only, locked, missing])
+@pytest.mark.parametrize("refusal", [read_only, full, locked, missing])
 def test_what_is_refused_is_a_503_and_what_has_ended_is_written_later(stack, own_postgres, refusal):
     stack.service.environ |= {"DATABASE_CONNECT_TIMEOUT_SECONDS": "1", "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2"}
     worker = stack.start()
