@@ -59,7 +59,7 @@ _HOT = {
     "submit": (lifecycle._SUBMIT, {name: [] for name in lifecycle.NewJob.__slots__}),  # noqa: SLF001
     "claim": (lifecycle._CLAIM, {"job_ids": [uuid4()], "worker_ids": [uuid4()], "tokens": [uuid4()]}),  # noqa: SLF001
     "complete": (lifecycle._COMPLETE, {"job_ids": [uuid4()], "tokens": [uuid4()], "results": ["null"]}),  # noqa: SLF001
-    "relay": (relay._DUE, {"queue": "default", "limit": relay.BATCH}),  # noqa: SLF001
+    "relay": (relay._DUE, {"queue": "default", "lowest": 0, "limit": relay.BATCH}),  # noqa: SLF001
     "scrape": (rows._CURRENT, {}),  # noqa: SLF001
 }
 
