@@ -36,11 +36,14 @@ CONNECTIONS = 16
 STALLED_SECONDS = 60
 STOP_SECONDS = 90
 
-# As rows inserted by hand. Their priorities are mixed, so that no order of the table helps.
+# As the API writes them, a millisecond apart. Their priorities are mixed, so that no order of the table helps.
 _FILL = """
 INSERT INTO jobs (id, type, payload, priority, run_at)
-SELECT gen_random_uuid(), 'csv-generation', '{"name": "Alice", "score": 95}', i %% 9, now() - (%s - i) * interval '1 ms'
-FROM generate_series(1, %s) AS i"""
+SELECT (lpad(to_hex((extract(epoch FROM accepted_at) * 1000)::bigint), 12, '0') || '7000'
+         || '8' || substr(md5(i::text), 1, 15))::uuid,
+       'csv-generation', '{"name": "Alice", "score": 95}', i %% 9, accepted_at
+FROM generate_series(1, %s) AS i
+CROSS JOIN LATERAL (SELECT now() - (%s - i) * interval '1 ms') AS dates (accepted_at)"""
 
 _COMPLETED = "SELECT count(*) FROM jobs WHERE status = 'completed'"
 _RAN = "SELECT json_object_agg(priority, jobs)::text FROM ({}) AS of_each".format(
