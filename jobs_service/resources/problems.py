@@ -45,7 +45,7 @@ def _database_unavailable(
 ) -> None:
     log.warning("Request refused: PostgreSQL does not answer", path=req.path, error=str(error))
     resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
-    detail = "The database does not answer. Nothing was accepted; try again."
+    detail = "The database does not answer. Nothing was promised; try again."
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_unavailable", detail)
 
 

@@ -39,6 +39,20 @@ def test_a_commit_that_was_not_heard_of_counts_once(stack, postgres_proxy, state
     assert [(1, 12), (2, 4)] == stack.sql("SELECT attempts, count(*) FROM jobs GROUP BY 1 ORDER BY 1")
 
 
+def test_a_job_whose_commit_is_not_heard_of_twice_is_refused_and_may_run(stack, postgres_proxy):
+    """The one case in which a 503 is not a no: docs/api.md says so. The job is written once, not twice."""
+    stack.start()
+    stack.submit()
+    stack.settle()
+    stack.strike()
+    postgres_proxy.lose_reply(STATEMENTS["submitted"], times=2)
+
+    assert stack.submit() is None
+
+    eventually(lambda: 2 == len(stack.effects()), what="the job that was refused")
+    eventually(lambda: [(2,)] == stack.sql("SELECT count(*) FROM jobs WHERE status = 'completed'"), what="its end")
+
+
 def lose_every_other_reply(proxy, statement):
     """Two in a row would be an outage: a statement is sent again once."""
     for spared in (0, 2, 4):
