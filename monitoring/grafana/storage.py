@@ -147,7 +147,7 @@ def _redis() -> list[Panel]:
         ),
         graph(
             "Messages by queue",
-            "Messages that wait in Redis, at most QUEUE_WINDOW of each priority; the rest of a backlog waits in PostgreSQL.",
+            "Messages in Redis, at most QUEUE_WINDOW of each priority; the rest of a backlog waits in PostgreSQL.",
             [Query(truth("jobs_broker_messages", "queue_name", ""), "{{queue_name}}")],
             unit="short",
             width=6,
