@@ -67,7 +67,10 @@ class Program:
 
 
 class Supervisor:
-    """Keeps programs running until SIGTERM or SIGINT, which it passes on; a second one ends them at once."""
+    """Keeps programs running until SIGTERM or SIGINT, which it passes on; a second one ends them at once.
+
+    SIGHUP it passes on too: the programs finish what they have in hand and begin anew, with what code is there then.
+    """
 
     def __init__(self, programs: Sequence[Program]) -> None:
         self.programs = programs
@@ -77,6 +80,7 @@ class Supervisor:
         """Return 0 once everything has ended after a signal."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_hangup)
         while not self._signals:
             for program in self.programs:
                 program.tend()
@@ -90,6 +94,10 @@ class Supervisor:
         for program in self.programs:
             # Dramatiq's command takes a second SIGTERM as an order to end now.
             program.send(signal.SIGTERM if self._signals < 3 else signal.SIGKILL)  # noqa: PLR2004
+
+    def _on_hangup(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        for program in self.programs:
+            program.send(signal.SIGHUP)
 
 
 def end_with_parent() -> None:

@@ -106,6 +106,8 @@ class Stack:
 
     def _settings(self) -> Settings:
         self.environ.setdefault("LOG_FORMAT", "console")
+        # The canaries are to come in where everybody's jobs do.
+        self.environ.setdefault("CANARY_URL", f"http://127.0.0.1:{self.environ.get('API_PORT') or 3000}")
         return Settings.from_env(self.environ)
 
     def _ports_needed(self, settings: Settings, own: list[Server]) -> dict[str, int]:

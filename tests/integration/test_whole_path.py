@@ -3,6 +3,7 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from eventually import eventually
 
@@ -170,5 +171,29 @@ def test_workers_count_what_happened(service):
     assert 'jobs_enqueued_total{actor_name="test-fail-times",queue_name="default",source="api"} 3.0' in text
 
 
+def test_a_reload_finishes_what_runs_and_goes_on_with_new_processes(service, tmp_path):
+    service.start_api()
+    worker = service.start_worker()
+    started, go = tmp_path / "started", tmp_path / "go"
+    job_id = service.post("test-wait-for-file", {"started": str(started), "go": str(go)})
+    before = eventually(lambda: _pids(started), what="a running job")
+
+    worker.send(signal.SIGHUP)
+    go.touch()
+
+    assert 1 == service.when(job_id, "completed")["attempts"]
+    eventually(lambda: _ran_in(service, started, go) != before[0], what="another process")
+    assert worker.running
+
+
+def _ran_in(service, started, go):
+    service.when(service.post("test-wait-for-file", {"started": str(started), "go": str(go)}), "completed")
+    return _pids(started)[-1]
+
+
 def _events(service, child, job_id):
     return [line["event"] for line in service.lines(child, job_id)]
+
+
+def _pids(path: Path) -> list[int]:
+    return [int(line.split()[0]) for line in path.read_text().splitlines()] if path.exists() else []
