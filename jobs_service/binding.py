@@ -12,7 +12,7 @@ from jobs_service import attempt, isolation
 from jobs_service.attempt import Running
 from jobs_service.broker import JobBroker
 from jobs_service.config import Settings
-from jobs_service.errors import InvalidRequest, JobsError, Rejected, Snoozed
+from jobs_service.errors import InvalidRequest, JobsError, OutcomeUnknown, Rejected, Snoozed
 from jobs_service.mailer import Mailer
 from jobs_service.registry import Attempt, JobType, Registry
 from jobs_service.storage import OutputStore
@@ -57,7 +57,13 @@ def call(job_type: JobType, running: Running, outputs: OutputStore, mailer: Mail
     claim = running.claim
     payload = job_type.decode(claim.payload)
     known = Attempt(claim.job_id, claim.attempts, outputs, mailer, begin_effect=running.begin_effect)
-    return _encode(job_type.function(payload, known))
+    result = job_type.function(payload, known)
+    try:
+        return _encode(result)
+    except Exception as error:
+        if running.effect_begun:
+            raise OutcomeUnknown(f"the work was done, its result cannot be kept: {error}") from error
+        raise
 
 
 def _encode(result: object) -> str:

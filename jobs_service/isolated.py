@@ -1,13 +1,15 @@
-"""The process that a suspect has to itself: `isolation.py` starts `python -m jobs_service.isolated PIPE PARENT`."""
+"""The process that a suspect has to itself: `isolation.py` starts it and names two descriptors and its own id."""
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from jobs_service import attempt, events, logs
+from jobs_service.attempt import Running
 from jobs_service.binding import call
 from jobs_service.config import Settings
 from jobs_service.errors import InvalidRequest, LeaseLost, OutcomeUnknown, Rejected, Snoozed
@@ -20,20 +22,20 @@ from jobs_service.storage import LocalOutputs
 from jobs_service.supervisor import end_with_parent
 
 
-def main(pipe: int, parent: int) -> int:
+def main(claim: int, pipe: int, parent: int) -> int:
     """Read a claim, make the attempt, tell its outcome."""
     end_with_parent()
     if os.getppid() != parent:
         return 1  # it ended before the kernel knew that this one is to end with it
     os.set_inheritable(pipe, False)  # what the job starts is not to keep it open
     with open(pipe, "wb", buffering=0) as telling:
-        _tell(telling, _outcome(Settings.from_env(os.environ), telling))
+        _tell(telling, _outcome(Settings.from_env(os.environ), claim, telling))
     return 0
 
 
-def _outcome(settings: Settings, telling: IO[bytes]) -> Told:
+def _outcome(settings: Settings, claim: int, telling: IO[bytes]) -> Told:
     try:
-        return Told("completed", result=_run(settings, telling))
+        return Told("completed", result=_run(settings, claim, telling))
     except Snoozed as error:
         return Told("snoozed", message=storable(str(error), MESSAGE_KEPT), delay_seconds=error.delay_seconds)
     except LeaseLost as error:
@@ -42,23 +44,28 @@ def _outcome(settings: Settings, telling: IO[bytes]) -> Told:
         return Told(_kind(error), failure=failure_of(error, 0.0))
 
 
-def _run(settings: Settings, telling: IO[bytes]) -> str:
+def _run(settings: Settings, file: int, telling: IO[bytes]) -> str:
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     events.subscribe(logs.log_event)
     job_type_of = load(settings.actor_modules).get
-    claim = msgspec.json.decode(sys.stdin.buffer.readline(), type=Claim)
+    with open(file, "rb") as claimed:
+        claim = msgspec.json.decode(claimed.read(), type=Claim)
     logs.bind(job_id=str(claim.job_id), worker_id=str(claim.worker_id))
     running = attempt.begin(claim)
-    running.begin_effect = lambda: _ask(telling)
-    outputs, mailer = LocalOutputs(Path(settings.output_dir)), SmtpMailer.from_settings(settings)
+    running.begin_effect = lambda: _ask(running, telling)
+    outputs = LocalOutputs(Path(settings.output_dir))
+    # It lives for one mail: if the server does not take that one, the job is put off, as it would be in the worker.
+    mailer = SmtpMailer.from_settings(replace(settings, mail_breaker_failures=1))
+    _tell(telling, Told("ready"))
     return call(job_type_of(claim.type), running, outputs, mailer)
 
 
-def _ask(telling: IO[bytes]) -> None:
+def _ask(running: Running, telling: IO[bytes]) -> None:
     """Ask the worker, who has the lease, whether the effect may begin. Without its word it may not."""
     _tell(telling, Told("effect"))
     if sys.stdin.buffer.readline() != GO:
         raise LeaseLost("the job is not this attempt's any more")
+    running.effect_begun = True
 
 
 def _tell(telling: IO[bytes], told: Told) -> None:
@@ -71,4 +78,4 @@ def _kind(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -1,21 +1,25 @@
 """Runs a suspect, a job that was with a lost worker, in a process of its own: if it kills again, it kills nobody else.
 
-The worker's thread keeps the claim, the lease and the verdict, and waits. Its words with the other process are lines of
-JSON through two pipes: the claim there, `Told` back; and "go" there, when the other has asked whether its effect may
-begin.
+The worker's thread keeps the claim, the lease and the verdict, and waits. The other process finds the claim in a file,
+and tells through a pipe, in lines of JSON (`Told`), when it is ready, when its effect is to begin, and how it ended. To
+the second the thread answers "go", through the other's stdin.
 """
 
+import math
 import os
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from threading import BoundedSemaphore
 from typing import IO, NoReturn
 
 import msgspec
+from dramatiq.middleware import TimeLimitExceeded
 
 from jobs_service.attempt import Running
 from jobs_service.errors import LeaseLost, Snoozed
@@ -29,8 +33,16 @@ from jobs_service.failures import (
 from jobs_service.lifecycle import Failure
 from jobs_service.metrics import multiprocess
 
-#: Short, because a time limit interrupts the waiting thread between two looks.
+#: How often the waiting thread looks at the clock.
 _LOOK_MS = 100
+
+#: So many at a time in a worker process: after a kill all its jobs are suspects, and each process needs memory.
+AT_A_TIME = 4
+
+#: Until it is ready to run the job's code. Only then the job's time limit begins.
+START_SECONDS = 60.0
+
+_places = BoundedSemaphore(AT_A_TIME)
 
 GO = b"go\n"
 
@@ -44,7 +56,7 @@ STANDS_FOR: dict[str, type[IsolatedFailure]] = {
 
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line from the attempt's process. `kind`: effect, completed, snoozed, or a key of `STANDS_FOR`."""
+    """A line from the attempt's process: ready, effect, completed, snoozed, lease_lost, or a kind of `STANDS_FOR`."""
 
     kind: str
     #: The result, as JSON text.
@@ -57,36 +69,64 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
 def run(running: Running) -> str:
     """Run the attempt in a process of its own and return its result as JSON text.
 
-    Raises what the job's code raised, or what stands for it; `ProcessLost` when the process ended without a word.
+    Raises what the job's code raised, or what stands for it; `ProcessLost` when the process ended without a word; and
+    `TimeLimitExceeded` by a clock of its own, which starts once the process has.
     """
+    limit_seconds, running.limit_seconds = running.limit_seconds, math.inf
+    with _places, tempfile.TemporaryFile() as claim:
+        claim.write(msgspec.json.encode(running.claim))
+        claim.seek(0)
+        return _run(running, claim.fileno(), limit_seconds)
+
+
+def _run(running: Running, claim: int, limit_seconds: float) -> str:
     reading, writing = os.pipe()
-    command = [sys.executable, "-m", "jobs_service.isolated", str(writing), str(os.getpid())]
+    command = [sys.executable, "-m", "jobs_service.isolated", str(claim), str(writing), str(os.getpid())]
     with open(reading, "rb", buffering=0) as told:  # noqa: PTH123 - a descriptor
         try:
             process = subprocess.Popen(  # noqa: S603 - nothing of it comes from outside
-                command, stdin=subprocess.PIPE, pass_fds=[writing], env=_environ(), start_new_session=True
+                command, stdin=subprocess.PIPE, pass_fds=[claim, writing], env=_environ(), start_new_session=True
             )
         finally:
             os.close(writing)
         try:
-            return _conversation(running, process, told)
+            return _conversation(running, process, told, limit_seconds)
         finally:
             _end(process)
 
 
-def _conversation(running: Running, process: "subprocess.Popen[bytes]", told: IO[bytes]) -> str:
-    _say(process, msgspec.json.encode(running.claim) + b"\n")
-    for line in _lines(told):
+def _conversation(running: Running, process: "subprocess.Popen[bytes]", told: IO[bytes], limit_seconds: float) -> str:
+    clock = _Clock(START_SECONDS)
+    for line in _lines(told, clock):
         answer = msgspec.json.decode(line, type=Told)
-        if answer.kind == "completed":
-            return answer.result
-        if answer.kind != "effect":
-            _raise(answer)
-        running.begin_effect()
-        _say(process, GO)
+        match answer.kind:
+            case "completed":
+                return answer.result
+            case "ready":
+                clock.begin(limit_seconds)
+            case "effect":
+                running.begin_effect()
+                _say(process, GO)
+            case _:
+                _raise(answer)
     while (code := process.poll()) is None:
-        time.sleep(_LOOK_MS / 1000)  # it has closed its pipe, and a time limit may have to end it
+        clock.check()  # it has closed its pipe and goes on
+        time.sleep(_LOOK_MS / 1000)
     raise ProcessLost(f"the process that the attempt had to itself ended: {_reason(code)}")
+
+
+class _Clock:
+    """Raises `TimeLimitExceeded` once the time is over."""
+
+    def __init__(self, seconds: float) -> None:
+        self.begin(seconds)
+
+    def begin(self, seconds: float) -> None:
+        self._ends_at = time.monotonic() + seconds
+
+    def check(self) -> None:
+        if time.monotonic() > self._ends_at:
+            raise TimeLimitExceeded
 
 
 def _say(process: "subprocess.Popen[bytes]", line: bytes) -> None:
@@ -99,12 +139,13 @@ def _say(process: "subprocess.Popen[bytes]", line: bytes) -> None:
         pass  # it has ended, and the other pipe will say so
 
 
-def _lines(told: IO[bytes]) -> Iterator[bytes]:
+def _lines(told: IO[bytes], clock: _Clock) -> Iterator[bytes]:
     """Yield whole lines until the other end is closed."""
     readiness = select.poll()
     readiness.register(told, select.POLLIN)
     unread = b""
     while True:
+        clock.check()
         if not readiness.poll(_LOOK_MS):
             continue
         if not (piece := told.read(65_536)):

@@ -9,6 +9,9 @@ from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import TimeLimit, TimeLimitExceeded
 from dramatiq.middleware.threading import raise_thread_exception
 
+#: Set on the message of an attempt that has a process to itself.
+ISOLATED_OPTION = "isolated"
+
 
 class StrictTimeLimit(TimeLimit):
     """Interrupts the actor, never a hook.
@@ -21,6 +24,11 @@ class StrictTimeLimit(TimeLimit):
         super().__init__(time_limit=time_limit, interval=interval)
         manager: Any = self.manager
         manager._handle_deadlines = lambda: _interrupt_overdue(manager)  # noqa: SLF001 - the thread that calls it is upstream's
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        # A suspect's clock starts when its own process has (isolation.py).
+        if not message.options.get(ISOLATED_OPTION):
+            super().before_process_message(broker, message)
 
     def after_process_message(
         self, broker: Broker, message: MessageProxy, *, result: object = None, exception: BaseException | None = None

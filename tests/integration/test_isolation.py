@@ -1,19 +1,19 @@
 """A suspect in a process of its own: what it does there arrives here, and what it breaks there stays there."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from threading import BoundedSemaphore
 from uuid import uuid4
 
 import msgspec
 import pytest
 from dramatiq.middleware import TimeLimitExceeded
-from dramatiq.middleware.threading import raise_thread_exception
 from eventually import eventually
 from service import JOB_TYPES, ROOT
 
 from jobs_service import isolation
 from jobs_service.attempt import Running
 from jobs_service.devstack.processes import is_alive
-from jobs_service.errors import InvalidRequest, LeaseLost, Rejected, Snoozed
+from jobs_service.errors import InvalidRequest, LeaseLost, OutcomeUnknown, Rejected, Snoozed
 from jobs_service.failures import ProcessLost, failure_of
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Claim
@@ -74,7 +74,7 @@ def test_what_decides_about_the_job_is_told_apart(job_type, payload, raised):
 
 def test_a_death_says_how():
     with pytest.raises(ProcessLost, match="SIGKILL"):
-        isolation.run(suspect("test-kill-worker"))
+        isolation.run(suspect("test-die", {"how": "kill"}))
 
 
 def test_what_it_started_ends_with_it(tmp_path):
@@ -105,24 +105,31 @@ def test_without_the_lease_there_is_no_effect(tmp_path):
 
 
 def test_a_time_limit_ends_it_also_where_it_is_blocked(tmp_path):
-    """The exception is set for the thread that waits, as the middleware does."""
-    raised = []
+    with pytest.raises(TimeLimitExceeded):
+        isolation.run(suspect("test-hang", {"started": str(tmp_path / "started")}, limit_seconds=1.0))
 
-    def attempt():
-        try:
-            isolation.run(suspect("test-hang", {"started": str(tmp_path / "started")}))
-        except TimeLimitExceeded:
-            raised.append(True)
-
-    thread = threading.Thread(target=attempt)
-    thread.start()
-    pid = eventually(lambda: _pid(tmp_path / "started"), what="a process that hangs")
-    raise_thread_exception(thread.ident, TimeLimitExceeded)
-    thread.join(20)
-
-    assert [True] == raised
-    assert not is_alive(pid)
+    assert not is_alive(int((tmp_path / "started").read_text()))
 
 
-def _pid(path):
-    return path.exists() and int(path.read_text() or 0)
+def test_a_short_limit_does_not_count_the_start():
+    """Starting Python takes longer than this, so the clock starts after it."""
+    assert "2" == isolation.run(suspect("test-fail-times", {"times": 1}, limit_seconds=0.15))
+
+
+def test_no_more_than_a_few_run_at_a_time(monkeypatch):
+    monkeypatch.setattr(isolation, "_places", BoundedSemaphore(1))
+    with ThreadPoolExecutor(3) as threads:
+        results = list(threads.map(lambda _: isolation.run(suspect("test-fail-times", {"times": 1})), range(3)))
+
+    assert ["2"] * 3 == results
+
+
+def test_a_payload_larger_than_a_pipe_arrives():
+    payload = {"rows": [{"text": "x" * 1_000}] * 500}
+
+    assert isolation.run(suspect("csv-generation", payload)).startswith('"output/')
+
+
+def test_a_result_that_cannot_be_kept_after_the_effect_is_told_as_such():
+    with pytest.raises(OutcomeUnknown, match="the work was done"):
+        isolation.run(suspect("test-unstorable"))

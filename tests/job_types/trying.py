@@ -80,6 +80,13 @@ def leave_a_child(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: A
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@job("test-unstorable", payload=dict[str, Any])
+def unstorable(payload: dict[str, Any], attempt: Attempt) -> object:  # noqa: ARG001
+    """Have the effect, and return what is no JSON."""
+    attempt.begin_effect()
+    return object()
+
+
 @job("test-hang", payload=dict[str, Any], time_limit_seconds=1)
 def hang(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
     """Block in C, where an exception set for the thread is not seen. Say so first, in the file `started`, if given."""
