@@ -23,6 +23,8 @@ class Running:
     #: Confirms the lease and notes that the effect begins. Raises `LeaseLost`.
     begin_effect: Callable[[], None] = lambda: None
     effect_begun: bool = False
+    #: The job's function is through; only the verdict is yet to be written, however long PostgreSQL is away.
+    has_returned: bool = False
     #: By the monotonic clock.
     started: float = field(default_factory=time.monotonic)
 

@@ -330,12 +330,15 @@ _RELEASE = """
 UPDATE jobs
 SET status = 'pending', attempts = attempts - 1, lease_token = NULL, started_at = NULL,
     run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
-WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s
+WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s AND effect_at IS NULL
 RETURNING id"""
 
 
 def release(database: Database, claim: Claim) -> bool:
-    """Give the job back as if it had not been claimed: the attempt does not count. False: the lease is gone."""
+    """Give the job back as if it had not been claimed: the attempt does not count.
+
+    False: the lease is gone, or the effect has begun, which nobody may forget.
+    """
     return _settle(database, claim, Status.PENDING, _RELEASE, {})
 
 
@@ -366,8 +369,8 @@ def release_worker(database: Database, worker_id: UUID) -> list[Moved]:
     return [Moved(*row) for row in database.rows(_RELEASE_WORKER, (worker_id,))]
 
 
-def bury_unknown(database: Database, job_id: UUID, *, grace_seconds: float) -> bool:
-    """Make a pending job of a type that no worker knows a dead letter, once it has waited `grace_seconds`.
+def bury_unknown(database: Database, job_id: UUID, *, job_type: str, grace_seconds: float) -> bool:
+    """Make a pending job of a type that the worker does not know a dead letter, once it has waited `grace_seconds`.
 
     Until then it stays pending: during a deployment a newer worker may know the type.
     """
@@ -375,9 +378,9 @@ def bury_unknown(database: Database, job_id: UUID, *, grace_seconds: float) -> b
     UPDATE jobs
     SET status = 'failed', dead_reason = %s, error = 'no worker knows the job type ' || type,
         finished_at = now(), updated_at = timezone('utc', now())
-    WHERE id = %s AND (status = 'pending') IS TRUE AND run_at < now() - %s * interval '1 second'
+    WHERE id = %s AND type = %s AND (status = 'pending') IS TRUE AND run_at < now() - %s * interval '1 second'
     RETURNING id"""
-    return database.row(sql, (DeadReason.UNKNOWN_TYPE, job_id, grace_seconds)) is not None
+    return database.row(sql, (DeadReason.UNKNOWN_TYPE, job_id, job_type, grace_seconds)) is not None
 
 
 # The same for jobs whose worker went silent and for one that killed the process it had to itself.

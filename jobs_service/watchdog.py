@@ -47,7 +47,8 @@ class Watchdog:
         return [
             token
             for token, running in list(self.lifecycle_sync.running.items())
-            if running.seconds > running.limit_seconds + self.hang_grace_seconds
+            # What has returned waits for PostgreSQL with its verdict, and may have to wait for long.
+            if not running.has_returned and running.seconds > running.limit_seconds + self.hang_grace_seconds
         ]
 
     def _abandon(self, hung: list[UUID]) -> None:

@@ -77,7 +77,9 @@ class Strays(Service):
         return len(job_ids)
 
     def _bury(self, job_id: UUID, job_type: str, queue: str) -> bool:
-        buried = lifecycle.bury_unknown(self.database, job_id, grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS)
+        buried = lifecycle.bury_unknown(
+            self.database, job_id, job_type=job_type, grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS
+        )
         if buried:
             self.dead_letters.push(job_id)
             facts = {"job_id": str(job_id), "type": job_type, "queue": queue, "attempt": 0}

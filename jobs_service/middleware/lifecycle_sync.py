@@ -1,6 +1,8 @@
 """The custom middleware of the brief: attempts and dead letters go to PostgreSQL, whatever Dramatiq decides."""
 
 import math
+import os
+import signal
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -35,11 +37,15 @@ from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, WORKER_LOST, Ask,
 from jobs_service.logs import get_logger
 from jobs_service.metrics import definitions as metrics
 from jobs_service.metrics import observations
+from jobs_service.middleware.time_limit import ISOLATED_OPTION
 
 log = get_logger(__name__)
 
 #: Both pass. `ProgrammingError` is a table that is not there, or not open to us, while somebody restores or migrates.
 NOT_NOW = (DatabaseUnavailable, psycopg2.ProgrammingError)
+
+#: A job cannot be put off for longer at a time.
+MAX_SNOOZE_SECONDS = 366 * 86_400.0
 
 DATABASE_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -93,13 +99,18 @@ def decide(running: Running, exception: BaseException | None, *, retry_seconds: 
     if exception is None:
         return Complete(running.result)
     if isinstance(exception, Snoozed):
-        return Snooze(storable(str(exception), MESSAGE_KEPT), exception.delay_seconds)
+        return Snooze(storable(str(exception), MESSAGE_KEPT), _possible_delay(exception.delay_seconds))
     if isinstance(exception, ProcessLost):
         return Crash(str(exception), retry_seconds or 0.0)
     failure = failure_of(exception, running.seconds, is_ambiguous=_is_ambiguous(running, exception))
     if reason := _reason_to_bury(running, exception, failure, is_last=retry_seconds is None):
         return Bury(failure, reason)
     return Retry(failure, retry_seconds or 0.0)
+
+
+def _possible_delay(seconds: float) -> float:
+    """Return the delay within what PostgreSQL's dates can hold, and then some. A job's code says any number."""
+    return min(max(seconds, 0.0), MAX_SNOOZE_SECONDS) if math.isfinite(seconds) else MAX_SNOOZE_SECONDS
 
 
 def _reason_to_bury(
@@ -160,9 +171,12 @@ class LifecycleSync(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         if running := attempt.end():
+            running.has_returned = True
             retry_seconds = None if message.failed else message.options.get(RETRY_DELAY_OPTION, 0) / 1000
-            self._settle(running, decide(running, exception, retry_seconds=retry_seconds))
-            self.running.pop(running.claim.token, None)
+            try:
+                self._settle_somehow(running, exception, retry_seconds)
+            finally:
+                self.running.pop(running.claim.token, None)
 
     def after_nack(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         """Handle what never ran: a message for an actor that this worker does not have."""
@@ -170,7 +184,9 @@ class LifecycleSync(Middleware):
             return
         job_id = UUID(message.args[0])
         log.warning("No actor for this job type", job_id=message.message_id, type=message.actor_name)
-        if lifecycle.bury_unknown(self.database, job_id, grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS):
+        if lifecycle.bury_unknown(
+            self.database, job_id, job_type=message.actor_name, grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS
+        ):
             self.dead_letters.push(job_id)
             facts = {"job_id": str(job_id), "type": message.actor_name, "queue": message.queue_name}
             events.emit(Event.FAILED, **facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE, attempt=0)
@@ -184,23 +200,27 @@ class LifecycleSync(Middleware):
             events.emit(Event.RELEASED, **facts, seconds=0.0)
 
     def release_running(self, *, hung: Collection[UUID] = ()) -> None:
-        """Give back the attempts of this process, but for the `hung` ones: those count as its crash."""
+        """Give back the attempts of this process, but for the `hung` ones: those count as its crash.
+
+        Nor those that have returned: their work is done, and is not to be begun again.
+        """
         for token, running in list(self.running.items()):
-            if token not in hung:
+            if token not in hung and not running.has_returned:
                 # Not in the attempt's own thread, so nothing of it is bound here.
                 with logs.bound(worker_id=str(self.worker_id), **running.claim.origin.fields):
                     self._give_back(running)
 
     def _give_back(self, running: Running) -> None:
-        if running.effect_begun:
-            # What has perhaps been done cannot be taken for not begun.
-            claim = running.claim
-            retry_seconds = 0.0 if claim.attempts < claim.max_attempts else None
-            verdict = decide(running, Shutdown("the worker stopped"), retry_seconds=retry_seconds)
-            if not isinstance(verdict, Crash) and self._write(claim, verdict):
-                self._tell(running, verdict)
-        elif lifecycle.release(self.database, running.claim):
+        claim = running.claim
+        if lifecycle.release(self.database, claim):
             events.emit(Event.RELEASED, **_facts(running), seconds=round(running.seconds, 4))
+            return
+        # Its effect has begun, by what the row says: what has perhaps been done cannot be taken for not begun.
+        running.effect_begun = True
+        retry_seconds = 0.0 if claim.attempts < claim.max_attempts else None
+        verdict = decide(running, Shutdown("the worker stopped"), retry_seconds=retry_seconds)
+        if not isinstance(verdict, Crash) and self._write(claim, verdict):
+            self._tell(running, verdict)
 
     def _claim(self, job_id: UUID) -> Claim:
         ask = Ask(job_id, self.worker_id)
@@ -220,6 +240,7 @@ class LifecycleSync(Middleware):
             raise ValueError(f"the message names {message.actor_name!r}, its job is of type {claim.type!r}")
         running.begin_effect = lambda: self._begin_effect(running)
         running.limit_seconds = actor.options.get("time_limit", math.inf) / 1000
+        message.options[ISOLATED_OPTION] = claim.crashes > 0
         # The row counts attempts and says how many there may be; Retries reads both from the message.
         message.options["retries"] = claim.attempts - 1
         message.options["max_retries"] = claim.max_attempts - 1
@@ -241,6 +262,21 @@ class LifecycleSync(Middleware):
             events.emit(Event.NOT_CLAIMED, job_id=message.message_id, type=message.actor_name)
         else:
             log.error("Claim failed; the relay will ring again", job_id=message.message_id, exc_info=error)
+
+    def _settle_somehow(self, running: Running, exception: BaseException | None, retry_seconds: float | None) -> None:
+        """Write the verdict, or if that is what cannot be written, that it cannot. Else the process has to end.
+
+        A row must not stay with a living worker that has forgotten it: no sweep would ever take it back.
+        """
+        try:
+            self._settle(running, decide(running, exception, retry_seconds=retry_seconds))
+        except Exception as error:
+            log.exception("Verdict not written; the attempt counts as failed", **_facts(running))
+            try:
+                self._settle(running, decide(running, error, retry_seconds=retry_seconds))
+            except Exception:
+                log.exception("Nor that; this process stops, and its jobs are taken back", **_facts(running))
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def _settle(self, running: Running, verdict: Verdict) -> None:
         operation = type(verdict).__name__.lower()

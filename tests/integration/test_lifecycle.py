@@ -159,8 +159,8 @@ def test_the_last_attempt_of_a_lost_worker_is_buried(database, submit, row):
 def test_an_unknown_type_is_buried_only_after_its_grace(database, submit, row):
     job_id = submit(type="from-the-future")
 
-    assert not lifecycle.bury_unknown(database, job_id, grace_seconds=600)
-    assert lifecycle.bury_unknown(database, job_id, grace_seconds=0)
+    assert not lifecycle.bury_unknown(database, job_id, job_type="from-the-future", grace_seconds=600)
+    assert lifecycle.bury_unknown(database, job_id, job_type="from-the-future", grace_seconds=0)
     assert ("failed", "unknown_type") == row(job_id, "status", "dead_reason")
 
 
@@ -337,3 +337,21 @@ def test_only_what_has_been_finished_for_long_enough_is_pruned(database, claim, 
 
     assert row(claim.job_id, "status") is None
     assert "pending" == row(waiting, "status")
+
+
+def test_what_may_have_been_done_is_not_given_back_as_if_it_had_not(database, claim, row):
+    lifecycle.begin_effect(database, claim)
+
+    assert not lifecycle.release(database, claim)
+
+    assert "processing" == row(claim.job_id, "status")
+
+
+def test_a_message_cannot_bury_a_job_of_another_type(database, submit, row):
+    job_id = submit(type="csv-generation")
+    database.rows("UPDATE jobs SET run_at = now() - interval '1 hour'")
+
+    assert not lifecycle.bury_unknown(database, job_id, job_type="nobody", grace_seconds=600)
+    assert lifecycle.bury_unknown(database, job_id, job_type="csv-generation", grace_seconds=600)
+
+    assert "unknown_type" == row(job_id, "dead_reason")

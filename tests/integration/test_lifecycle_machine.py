@@ -214,8 +214,9 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
         def release(self, job_id):
             model = self.models[job_id]
             if model.current:
-                assert lifecycle.release(database, model.current)
-                model.status, model.attempts = Status.PENDING, model.attempts - 1
+                assert lifecycle.release(database, model.current) is not model.effect_begun
+                if not model.effect_begun:
+                    model.status, model.attempts = Status.PENDING, model.attempts - 1
 
         @rule(job_id=jobs, data=st.data())
         def write_late(self, job_id, data):

@@ -1,5 +1,6 @@
 """What becomes of an attempt: `lifecycle_sync.decide`, a pure function."""
 
+import math
 from uuid import uuid4
 
 import pytest
@@ -62,6 +63,13 @@ def test_a_lost_process_is_a_crash_and_the_row_knows_how_many_there_were(running
     verdict = decide(running, ProcessLost("SIGKILL"), retry_seconds=retry_seconds)
 
     assert Crash("SIGKILL", delay_seconds) == verdict
+
+
+@pytest.mark.parametrize("seconds", [1e13, math.inf, math.nan, -5.0])
+def test_no_delay_is_beyond_what_a_date_can_hold(running, seconds):
+    verdict = decide(running, Snoozed("whenever", delay_seconds=seconds), retry_seconds=None)
+
+    assert 0 <= verdict.delay_seconds <= 366 * 86_400
 
 
 def test_an_unknown_outcome_is_tried_again_and_marked(running):

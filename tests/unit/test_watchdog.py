@@ -29,6 +29,14 @@ def test_an_attempt_hangs_some_time_after_its_limit(seconds, hangs):
     assert ([attempt.claim.token] if hangs else []) == Watchdog(sync, hang_grace_seconds=10).hung()
 
 
+def test_an_attempt_that_has_returned_may_wait_for_postgresql_for_ever():
+    attempt = running(seconds=3_600, limit_seconds=60)
+    attempt.has_returned = True
+    sync = SimpleNamespace(running={attempt.claim.token: attempt})
+
+    assert [] == Watchdog(sync, hang_grace_seconds=10).hung()
+
+
 def test_a_dead_thread_is_named():
     alive, dead = (SimpleNamespace(name=name, is_alive=lambda name=name: name == "alive") for name in ("alive", "dead"))
 
