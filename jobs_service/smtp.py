@@ -73,6 +73,10 @@ class Conversation(smtplib.SMTP):
             if self._handed_over:
                 raise AnswerLost(str(error)) from None
             raise
+        except smtplib.SMTPResponseException as error:
+            if self._handed_over and not _is_refusal(error):
+                raise AnswerLost(f"the answer to the mail was not one: {error.smtp_code}") from None
+            raise
 
     def leave(self) -> None:
         self._deadline.shorten(_FAREWELL_SECONDS)
@@ -118,6 +122,11 @@ class Conversation(smtplib.SMTP):
         """Replace smtplib's way of connecting, as its own SMTP_SSL does."""
         connected = _connect(host, port, self._deadline)
         return self._tls.wrap_socket(connected, server_hostname=host) if self._tls else connected
+
+
+def _is_refusal(error: smtplib.SMTPResponseException) -> bool:
+    """Tell a server's 4xx or 5xx to the mail from what cannot be read, which smtplib gives codes of its own."""
+    return isinstance(error, smtplib.SMTPDataError) and 400 <= error.smtp_code < 600  # noqa: PLR2004 - RFC 5321, 4.2.1
 
 
 class _Replies:

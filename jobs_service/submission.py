@@ -84,6 +84,8 @@ class Submitter:
     def _new_job(self, submission: Submission, job_type: JobType, origin: Origin, *, publish: bool) -> NewJob:
         job_type.parse(submission.payload)
         _check_times(submission)
+        if job_type.is_canary:
+            _check_canary(submission)
         return NewJob(
             id=new_id(),
             type=job_type.name,
@@ -121,6 +123,13 @@ def _check_times(submission: Submission) -> None:
         raise InvalidRequest(f"expected a date at most {MAX_DELAY.days} days from now", pointer="/run_at")
     if submission.expires_at is not None:
         _check_expiry(submission, submission.expires_at)
+
+
+def _check_canary(submission: Submission) -> None:
+    """Refuse what would keep a canary waiting: while one is on its way there is no second."""
+    for wish in ("run_at", "delay_seconds", "expires_at"):
+        if getattr(submission, wish) is not None:
+            raise InvalidRequest("a canary runs at once", pointer=f"/{wish}")
 
 
 def _check_expiry(submission: Submission, expires_at: datetime) -> None:

@@ -4,8 +4,10 @@ from jobs_service import events, lifecycle
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
-from jobs_service.lifecycle import DeadReason
+from jobs_service.lifecycle import DeadReason, Moved
 from jobs_service.maintenance.service import Service
+
+BATCH = 500
 
 
 class Expirer(Service):
@@ -19,9 +21,14 @@ class Expirer(Service):
         self.interval_seconds = interval_seconds
 
     def run_once(self) -> dict[str, int]:
-        expired = lifecycle.expire(self.database)
-        for job in expired:
+        expired = 0
+        while batch := lifecycle.expire(self.database, limit=BATCH):
+            self._tell(batch)
+            expired += len(batch)
+        return {"expired": expired}
+
+    def _tell(self, batch: list[Moved]) -> None:
+        for job in batch:
             self.dead_letters.push(job.job_id)
             facts = job.facts | job.origin.fields
             events.emit(Event.FAILED, **facts, error="Expired", reason=DeadReason.EXPIRED)
-        return {"expired": len(expired)}

@@ -90,6 +90,8 @@ class Maintenance:
         self.database.rows(f"SET idle_session_timeout = '{int(self.silence_seconds * 1000)}ms'")
         self._elected_on = self.database.connection()
         metrics.MAINTENANCE_LEADER.labels().set(1)
+        for service in self.services:
+            service.begin()
         now = time.monotonic()
         self._due = {service.name: now + service.delay_seconds for service in self.services}
         log.info("Leading maintenance", services=[service.name for service in self.services])

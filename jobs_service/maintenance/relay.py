@@ -4,7 +4,7 @@ from jobs_service import lifecycle
 from jobs_service.broker import JobBroker, message_for
 from jobs_service.database import Database, Row
 from jobs_service.dead_letters import DeadLetterList
-from jobs_service.errors import DatabaseUnavailable
+from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
 from jobs_service.failpoints import failpoint
 from jobs_service.logs import get_logger
 from jobs_service.maintenance.service import Service
@@ -56,7 +56,15 @@ class Relay(Service):
     def run_once(self) -> dict[str, int]:
         if not self.dead_letters.has_epoch():
             self._start_over()
-        return {"published": sum(self._fill(queue) for queue in sorted(self.broker.get_declared_queues()))}
+        published, failure = 0, None
+        for queue in sorted(self.broker.get_declared_queues()):
+            try:
+                published += self._fill(queue)
+            except BrokerUnavailable as error:
+                failure = error  # perhaps of this queue alone, as with a foreign value at its key
+        if failure is not None:
+            raise failure
+        return {"published": published}
 
     def _start_over(self) -> None:
         """Redis is empty: what was published is not there any more, so publish it again at once."""

@@ -10,6 +10,8 @@ from jobs_service.failpoints import failpoint
 from jobs_service.lifecycle import Rescued, Status
 from jobs_service.maintenance.service import Service
 
+BATCH = 500
+
 _CLEAR = "DELETE FROM workers WHERE heartbeat_at < now() - 10 * %s * interval '1 second'"
 
 
@@ -35,16 +37,22 @@ class Rescuer(Service):
         self.delay_seconds = heartbeat_seconds * 1.2
         self._ran_at = _seconds_awake_or_asleep()
 
+    def begin(self) -> None:
+        # Not to lead is no sleep.
+        self._ran_at = _seconds_awake_or_asleep()
+
     def run_once(self) -> dict[str, int]:
         if self._has_slept():
             # So have the workers beside it: their heartbeats are old, and they are well.
             return {"rescued": 0}
-        rescued = lifecycle.rescue(self.database, lease_seconds=self.lease_seconds)
-        failpoint("rescuer.after_rescue")
-        for job in rescued:
-            self._tell(job)
+        rescued = 0
+        while batch := lifecycle.rescue(self.database, lease_seconds=self.lease_seconds, limit=BATCH):
+            failpoint("rescuer.after_rescue")
+            for job in batch:
+                self._tell(job)
+            rescued += len(batch)
         self.database.rows(_CLEAR, (self.lease_seconds,))
-        return {"rescued": len(rescued)}
+        return {"rescued": rescued}
 
     def _has_slept(self) -> bool:
         before, self._ran_at = self._ran_at, _seconds_awake_or_asleep()

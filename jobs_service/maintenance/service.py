@@ -11,6 +11,9 @@ class Service(ABC):
     #: Seconds after an election before the first run.
     delay_seconds: float = 0
 
+    def begin(self) -> None:  # noqa: B027 - most services keep nothing from an earlier time as leader
+        """Be told that this process has just become the leader."""
+
     @abstractmethod
     def run_once(self) -> dict[str, int]:
         """Do what is to be done now and return what was done, as counts. Idempotent, and bounded in time.

@@ -160,6 +160,12 @@ def test_a_limit_that_makes_no_sense_is_named(client, wish, pointer):
     assert (422, pointer) == (reply.status_code, reply.json["errors"][0]["pointer"])
 
 
+def test_nobody_can_keep_a_canary_waiting(client):
+    reply = post(client, {"type": "canary-default", "payload": {}, "delay_seconds": 31_000_000})
+
+    assert (422, "/delay_seconds") == (reply.status_code, reply.json["errors"][0]["pointer"])
+
+
 def test_a_job_cannot_expire_before_it_may_begin(client):
     begin = datetime.now(UTC) + timedelta(hours=2)
     wish = {"run_at": begin.isoformat(), "expires_at": (begin - timedelta(hours=1)).isoformat()}

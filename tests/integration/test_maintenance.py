@@ -11,9 +11,11 @@ from rows import add_worker, claim_one, complete_one
 from jobs_service import lifecycle
 from jobs_service.broker import message_for
 from jobs_service.dead_letters import KEY
+from jobs_service.errors import BrokerUnavailable
 from jobs_service.ids import earliest_id, new_id
 from jobs_service.lifecycle import DeadReason, Failure, Status
 from jobs_service.maintenance import pruner as pruner_module
+from jobs_service.maintenance import rescuer as rescuer_module
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.leader import Maintenance
@@ -57,6 +59,17 @@ def test_a_message_that_was_lost_is_published_again_when_its_time_comes(relay, b
     database.rows("UPDATE jobs SET publish_at = now()")
 
     assert {"published": 1} == relay.run_once()
+
+
+def test_a_foreign_value_at_one_queues_key_holds_up_no_other(relay, broker, submit):
+    broker.declare_queue("another")
+    broker.client.set(broker.key("another"), "what is this")
+    submit()
+
+    with pytest.raises(BrokerUnavailable):
+        relay.run_once()
+
+    assert 1 == broker.waiting("default")
 
 
 def test_what_redis_lost_is_published_again_at_once(relay, broker, submit):
@@ -208,6 +221,26 @@ def test_after_a_sleep_of_the_machine_the_living_beat_first(database, dead_lette
     assert {"rescued": 0} == rescuer.run_once()
     assert "processing" == row(claim.job_id, "status")
     assert {"rescued": 1} == rescuer.run_once()
+
+
+def test_a_leader_that_was_none_for_long_has_not_slept(database, dead_letters, submit):
+    claim_one(database, submit(), uuid4())
+    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+    rescuer = Rescuer(database, dead_letters, interval_seconds=1, lease_seconds=15, heartbeat_seconds=5)
+    rescuer._ran_at -= 3_600
+    rescuer.begin()
+
+    assert {"rescued": 1} == rescuer.run_once()
+
+
+def test_more_than_a_batch_is_rescued_in_one_sweep(database, dead_letters, submit, monkeypatch):
+    monkeypatch.setattr(rescuer_module, "BATCH", 2)
+    for _ in range(5):
+        claim_one(database, submit(), uuid4())
+    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+    rescuer = Rescuer(database, dead_letters, interval_seconds=1, lease_seconds=15, heartbeat_seconds=5)
+
+    assert {"rescued": 5} == rescuer.run_once()
 
 
 def test_an_expired_job_is_listed_as_a_dead_letter(database, dead_letters, submit):

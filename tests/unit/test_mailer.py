@@ -105,8 +105,16 @@ def test_a_refusal_for_good_is_final(verb, reply):
         send({verb: reply})
 
 
-@pytest.mark.parametrize("verb", ["CONNECT", "MAIL", "RCPT", "DATA", "CONTENT"])
-@pytest.mark.parametrize("reply", ["421 going down", "450 busy", "451 error here", "452 full", "nonsense"])
+REFUSALS = [
+    (verb, reply)
+    for verb in ("CONNECT", "MAIL", "RCPT", "DATA", "CONTENT")
+    for reply in ("421 going down", "450 busy", "451 error here", "452 full", "nonsense")
+    # To the mail itself it is no answer: see the last test.
+    if (verb, reply) != ("CONTENT", "nonsense")
+]
+
+
+@pytest.mark.parametrize(("verb", "reply"), REFUSALS)
 def test_a_refusal_for_now_is_tried_again(verb, reply):
     with pytest.raises(MailUnavailable) as raised:
         send({verb: reply})
@@ -427,3 +435,9 @@ def test_a_lost_answer_stays_an_unknown_outcome_when_it_opens_the_breaker():
         mailer_for(server, breaker=breaker).send(a_message(), recipients=(ANN,))
 
     assert breaker.is_open
+
+
+@pytest.mark.parametrize("answer", ["garbled", "252 perhaps", "250" + "x" * 9_000])
+def test_an_answer_to_the_mail_that_is_none_leaves_the_outcome_unknown(answer):
+    with SmtpServer({"CONTENT": answer}) as server, pytest.raises(OutcomeUnknown):
+        mailer_for(server).send(a_message(), recipients=(ANN,))
