@@ -84,6 +84,9 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
         self._max_body_bytes = settings.max_body_bytes
         self._request_seconds = settings.api_request_seconds
         self._max_collected_bytes = max(MAX_COLLECTED_BYTES, MAX_COLLECTED_BODIES * self._max_body_bytes)
+        self._body_too_large = _problem(
+            413, "Content Too Large", "content_too_large", f"The body may have at most {self._max_body_bytes} bytes."
+        )
         self._collected_bytes = 0
         self._leaving: deque[Connection] = deque()
 
@@ -178,6 +181,9 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
         """Do what an unfinished request asks for."""
         if conn.incoming.head_is_too_large:
             self._refuse(conn, _HEAD_TOO_LARGE)
+        elif conn.incoming.body_is_too_large:
+            # Here, where it costs no thread: gunicorn's would read the body to its end before the next request.
+            self._refuse(conn, self._body_too_large)
         elif self._collected_bytes > self._max_collected_bytes:
             self._refuse(conn, _NO_ROOM)
         elif conn.incoming.meet_expectation():

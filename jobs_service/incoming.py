@@ -1,14 +1,18 @@
 """What has come of a client's next request, and whether that is all of it."""
 
 import re
+import sys
 
 #: More than that is no head of ours: gunicorn's own limits would let it grow to 800 KB.
 MAX_HEAD_BYTES = 65_536
 #: What chunked coding may add to a body.
 _CHUNKING_BYTES = 65_536
 
+#: A length of more digits is beyond every limit, and beyond what is worth computing.
+_DIGITS = 18
+
 _HEAD_ENDS = b"\r\n\r\n"
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked", re.IGNORECASE)
 _EXPECTATION = re.compile(rb"\r\n(expect):[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
 #: The header's name once it was heeded. As long, so that nothing moves.
@@ -18,7 +22,7 @@ _MET = b"x-told"
 class Incoming:
     """Collects the bytes of one request, and what may follow it.
 
-    It finds the end and judges nothing. What is malformed or too large counts as whole, so that whoever parses it can
+    It finds the end and judges nothing but the size. What is malformed counts as whole, so that whoever parses it can
     say no at once.
     """
 
@@ -41,13 +45,16 @@ class Incoming:
     def head_is_too_large(self) -> bool:
         return not self._body_at and len(self.data) > MAX_HEAD_BYTES
 
+    @property
+    def body_is_too_large(self) -> bool:
+        if self._is_chunked:
+            return len(self.data) > self._body_at + self._max_body_bytes + _CHUNKING_BYTES
+        return self._length > self._max_body_bytes
+
     def is_whole(self) -> bool:
         if not self._body_at:
             return False
-        if self._is_chunked:
-            most = self._body_at + self._max_body_bytes + _CHUNKING_BYTES
-            return len(self.data) > most or self._last_chunk_is_here()
-        return self._length > self._max_body_bytes or len(self.data) >= self._body_at + self._length
+        return self._last_chunk_is_here() if self._is_chunked else len(self.data) >= self._body_at + self._length
 
     def meet_expectation(self) -> bool:
         """Tell whether the client waits to be told to send its body. Told once, it is not told again."""
@@ -61,7 +68,8 @@ class Incoming:
         head = bytes(self.data[:end])
         self._is_chunked = bool(_CHUNKED.search(head))
         if length := _LENGTH.search(head):
-            self._length = int(length[1])
+            digits = length[1].lstrip(b"0")
+            self._length = int(digits or b"0") if len(digits) <= _DIGITS else sys.maxsize
 
     def _last_chunk_is_here(self) -> bool:
         while (line_ends := self.data.find(b"\r\n", self._chunk_at)) >= 0:

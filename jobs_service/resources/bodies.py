@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from typing import Any, NoReturn, TypeVar
 
 import falcon
@@ -13,6 +14,9 @@ from jobs_service.typed import invalid
 
 #: How deep arrays and objects may be nested.
 MAX_DEPTH = 32
+
+#: PostgreSQL's JSON writes every digit out: 300 zeros for 1e300, fifty times what was sent.
+SMALLEST, LARGEST = 1e-64, 1e64
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -76,9 +80,8 @@ def _too_large(max_bytes: int) -> falcon.HTTPContentTooLarge:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice[:64]!r} stands twice in one object")
+        times = Counter(name for name, _ in pairs)
+        raise ValueError(f"the name {times.most_common(1)[0][0][:64]!r} stands twice in one object")
     return found
 
 
@@ -99,6 +102,8 @@ def _check(value: object, pointer: str, depth: int) -> None:
         _check_text(value, pointer)
     elif isinstance(value, int) and value not in _INT64:
         raise InvalidRequest("a whole number must fit in 64 bits", pointer=pointer)
+    elif isinstance(value, float) and value and not SMALLEST < abs(value) < LARGEST:
+        raise InvalidRequest(f"a number must lie between {SMALLEST:g} and {LARGEST:g}", pointer=pointer)
     elif isinstance(value, (dict, list)):
         if depth == 0:
             raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep")

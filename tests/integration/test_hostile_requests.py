@@ -108,6 +108,8 @@ def test_what_is_not_http_is_refused_with_a_problem(api):
         head(f"X: {'x' * 9_000}"): large,
         head(*["X: x"] * 101): large,
         head(f"X: {'x' * 90_000}"): large,
+        # No byte of the body comes: it is not waited for.
+        head("Content-Length: 50000000"): (413, "content_too_large"),
     }
 
     for request, expected in requests.items():

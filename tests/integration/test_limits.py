@@ -66,6 +66,19 @@ def test_a_depth_beyond_the_limit(post):
     assert_refused(post(job("[" * 200_000)), 400, "nested more than 32 deep")
 
 
+@pytest.mark.parametrize("number", ["1e64", "-1e308", "1e-64", "4.9e-324"])
+def test_numbers_whose_digits_would_fill_pages(post, number):
+    assert_refused(post(holding(number)), 422, "between 1e-64 and 1e+64", "/payload/a")
+    assert 201 == post(holding("9.9e63")).status_code
+    assert 201 == post(holding("0.0")).status_code
+
+
+def test_a_name_twice_behind_very_many_others(post):
+    names = ",".join(f'"{number}":0' for number in range(50_000))
+
+    assert_refused(post(job("{" + names + ',"49999":1}')), 400, "'49999' stands twice")
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_nan_and_infinity(post, number):
     assert_refused(post(holding(number)), 400, f"{number} is not a JSON number")

@@ -62,14 +62,34 @@ def test_what_follows_changes_nothing(data):
     [
         request("Content-Length: x"),
         request("Content-Length: -5"),
-        request(f"Content-Length: {MAX_BODY_BYTES + 1}"),
         request("Transfer-Encoding: chunked", body=b"zz\r\n"),
         request("Transfer-Encoding: chunked", body=b"-5\r\n"),
-        request("Transfer-Encoding: chunked", body=b"ffffff\r\n" + b"x" * 70_000),
     ],
 )
 def test_what_will_be_refused_is_not_waited_for(data):
     assert collected(data).is_whole()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(f"Content-Length: {MAX_BODY_BYTES + 1}"),
+        request(f"Content-Length: {'9' * 5_000}"),
+        request("Transfer-Encoding: chunked", body=b"ffffff\r\n" + b"x" * 70_000),
+    ],
+)
+def test_a_body_that_is_too_large_is_known_before_it_is_there(data):
+    assert collected(data).body_is_too_large
+
+
+@pytest.mark.parametrize("length", ["0" * 30 + "100", "0" * 5_000 + "100"])
+def test_zeros_before_a_length_change_nothing(length):
+    incoming = collected(request(f"Content-Length: {length}", body=b"x" * 99))
+
+    assert not incoming.is_whole()
+    incoming.add(b"x")
+    assert incoming.is_whole()
+    assert not incoming.body_is_too_large
 
 
 def test_a_head_without_end_is_too_large_at_some_point():
