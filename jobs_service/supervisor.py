@@ -5,11 +5,13 @@ stop its neighbours too, and take the whole worker with it.
 """
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 
 from jobs_service.logs import get_logger
@@ -49,13 +51,24 @@ class Program:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signum)
 
+    def kill(self) -> None:
+        """End it and what it has started: a process that stands still hears of no signal that can be caught."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
     @property
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     def _start(self) -> None:
         self._started_at = time.monotonic()
-        self.process = subprocess.Popen(self.arguments, env=self.environ, preexec_fn=end_with_parent)  # noqa: PLW1509, S603 - prctl only, before any thread
+        self.process = subprocess.Popen(  # noqa: S603 - nothing of it comes from outside
+            self.arguments,
+            env=self.environ,
+            start_new_session=True,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - prctl only, before any thread
+        )
 
     def _ended(self, process: "subprocess.Popen[bytes]") -> None:
         stable = time.monotonic() - self._started_at > STABLE_SECONDS
@@ -69,11 +82,14 @@ class Program:
 class Supervisor:
     """Keeps programs running until SIGTERM or SIGINT, which it passes on; a second one ends them at once.
 
+    What has not ended after `kill_after_seconds` is killed.
+
     SIGHUP it passes on too: the programs finish what they have in hand and begin anew, with what code is there then.
     """
 
-    def __init__(self, programs: Sequence[Program]) -> None:
+    def __init__(self, programs: Sequence[Program], *, kill_after_seconds: float) -> None:
         self.programs = programs
+        self.kill_after_seconds = kill_after_seconds
         self._signals = 0
 
     def run(self) -> int:
@@ -83,17 +99,37 @@ class Supervisor:
         signal.signal(signal.SIGHUP, self._on_hangup)
         while not self._signals:
             for program in self.programs:
-                program.tend()
+                if not self._signals:
+                    program.tend()
             time.sleep(LOOK_SECONDS)
-        while any(program.is_alive for program in self.programs):
-            time.sleep(LOOK_SECONDS)
+        self._end()
         return 0
+
+    def _end(self) -> None:
+        """Pass on each signal that came, here and not in its handler: a program may just have been starting then."""
+        passed_on, kill_at = 0, time.monotonic() + self.kill_after_seconds
+        while any(program.is_alive for program in self.programs):
+            for number in range(passed_on + 1, self._signals + 1):
+                self._pass_on(number)
+                passed_on = number
+            if time.monotonic() > kill_at:
+                self._kill()
+            time.sleep(LOOK_SECONDS)
+
+    def _pass_on(self, number: int) -> None:
+        # Dramatiq's command takes a second SIGTERM as an order to end now.
+        if number < 3:  # noqa: PLR2004
+            for program in self.programs:
+                program.send(signal.SIGTERM)
+        else:
+            self._kill()
+
+    def _kill(self) -> None:
+        for program in self.programs:
+            program.kill()
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self._signals += 1
-        for program in self.programs:
-            # Dramatiq's command takes a second SIGTERM as an order to end now.
-            program.send(signal.SIGTERM if self._signals < 3 else signal.SIGKILL)  # noqa: PLR2004
 
     def _on_hangup(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         for program in self.programs:

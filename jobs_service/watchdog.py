@@ -1,13 +1,14 @@
 """Replaces a worker process that looks alive and is not: a thread has died, or hangs where no limit reaches it."""
 
+import faulthandler
 import os
 import signal
+import sys
 from threading import Event, Thread
 from uuid import UUID
 
 from dramatiq.worker import Worker
 
-from jobs_service.errors import DatabaseUnavailable
 from jobs_service.logs import get_logger
 from jobs_service.middleware.lifecycle_sync import LifecycleSync
 
@@ -21,10 +22,14 @@ EXIT_CODE = 70
 class Watchdog:
     """Looks at Dramatiq's threads and at the attempts they make; the supervisor starts a new process."""
 
-    def __init__(self, lifecycle_sync: LifecycleSync, *, hang_grace_seconds: float) -> None:
-        """An attempt may be on its way out for `hang_grace_seconds` after its time limit; then its thread hangs."""
+    def __init__(self, lifecycle_sync: LifecycleSync, *, hang_grace_seconds: float, standstill_seconds: float) -> None:
+        """An attempt may be on its way out for `hang_grace_seconds` after its time limit; then its thread hangs.
+
+        A process in which no Python ran for `standstill_seconds` ends: some code in C holds Python's lock.
+        """
         self.lifecycle_sync = lifecycle_sync
         self.hang_grace_seconds = hang_grace_seconds
+        self.standstill_seconds = standstill_seconds
         self._stopping = Event()
 
     def start(self, worker: Worker) -> None:
@@ -34,13 +39,21 @@ class Watchdog:
         self._stopping.set()
 
     def _run(self, worker: Worker) -> None:
+        self._expect_another_turn()
         while not self._stopping.wait(INTERVAL_SECONDS):
+            self._expect_another_turn()
             if dead := dead_threads(worker):
                 log.error("Threads have died; this process stops and is replaced", threads=dead)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             if hung := self.hung():
                 self._abandon(hung)
+        faulthandler.cancel_dump_traceback_later()
+
+    def _expect_another_turn(self) -> None:
+        """Have the process end if there is none in time, by a thread of C's that needs no lock of Python's."""
+        # Only frames are printed, no values.
+        faulthandler.dump_traceback_later(self.standstill_seconds, exit=True, file=sys.__stderr__ or sys.stderr)
 
     def hung(self) -> list[UUID]:
         """Return the lease tokens of attempts that their time limit could not end: blocked outside of Python."""
@@ -56,9 +69,10 @@ class Watchdog:
         log.error("Attempts hang; this process ends and is replaced", attempts=len(hung))
         try:
             self.lifecycle_sync.release_running(hung=hung)
-        except DatabaseUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process has to end
             log.warning("Attempts not given back; the rescuer will take them", error=str(error))
-        os._exit(EXIT_CODE)
+        finally:
+            os._exit(EXIT_CODE)
 
 
 def dead_threads(worker: Worker) -> list[str]:

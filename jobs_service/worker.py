@@ -118,7 +118,11 @@ def _middleware(
             # Of all the services the relay speaks most often.
             silence_seconds=settings.lease_seconds + settings.relay_seconds,
         ),
-        Watchdog(lifecycle_sync, hang_grace_seconds=settings.hang_grace_seconds),
+        Watchdog(
+            lifecycle_sync,
+            hang_grace_seconds=settings.hang_grace_seconds,
+            standstill_seconds=2 * settings.lease_seconds + 10,
+        ),
         Sampler(lifecycle_sync, attempt_metrics),
     )
     # Around the rest, so that no log line of an attempt is without its context.

@@ -42,3 +42,17 @@ def test_hung_jobs_on_every_thread_leave_the_worker_working(stack):
     stack.settle()
 
     assert {stack.job(job_id)["status"] for job_id in hung} == {"failed"}
+
+
+def test_a_job_that_holds_pythons_lock_costs_its_process_and_the_others_go_on(stack):
+    worker = stack.start(workers=2)
+    before = stack.serving_pids(worker)
+    stack.strike()
+    held = stack.submit("test-hold-the-lock", {}, max_attempts=1)
+    stack.submit_load(8)
+
+    stack.settle()
+
+    assert [entry["error"] for entry in stack.job(held)["history"]] == ["WorkerLost"]
+    eventually(lambda: set(before) - set(stack.worker_pids(worker)), what="a process that has ended")
+    eventually(lambda: len(stack.worker_pids(worker)) == len(before), what="one in its place")

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import re
 import signal
 import subprocess
 import time
@@ -93,6 +94,12 @@ def hang(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
     if "started" in payload:
         Path(payload["started"]).write_text(f"{os.getpid()}\n")
     time.sleep(3_600)
+
+
+@job("test-hold-the-lock", payload=dict[str, Any], time_limit_seconds=1)
+def hold_the_lock(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+    """Have the regular expressions' C code run for ages, in which no other thread of Python does."""
+    re.match(r"(a+)+$", "a" * 40 + "b")
 
 
 @job("test-loop", payload=dict[str, Any], time_limit_seconds=1)

@@ -18,6 +18,10 @@ def running(*, seconds, limit_seconds):
     return attempt
 
 
+def hung(sync):
+    return Watchdog(sync, hang_grace_seconds=10, standstill_seconds=40).hung()
+
+
 @pytest.mark.parametrize(
     ("seconds", "hangs"),
     [(5, False), (69, False), (71, True)],
@@ -26,7 +30,9 @@ def test_an_attempt_hangs_some_time_after_its_limit(seconds, hangs):
     attempt = running(seconds=seconds, limit_seconds=60)
     sync = SimpleNamespace(running={attempt.claim.token: attempt})
 
-    assert ([attempt.claim.token] if hangs else []) == Watchdog(sync, hang_grace_seconds=10).hung()
+    assert ([attempt.claim.token] if hangs else []) == Watchdog(
+        sync, hang_grace_seconds=10, standstill_seconds=40
+    ).hung()
 
 
 def test_an_attempt_that_has_returned_may_wait_for_postgresql_for_ever():
@@ -34,7 +40,7 @@ def test_an_attempt_that_has_returned_may_wait_for_postgresql_for_ever():
     attempt.has_returned = True
     sync = SimpleNamespace(running={attempt.claim.token: attempt})
 
-    assert [] == Watchdog(sync, hang_grace_seconds=10).hung()
+    assert [] == hung(sync)
 
 
 def test_a_dead_thread_is_named():
