@@ -7,6 +7,8 @@ STAMP := $(VENV)/.made-from-requirements
 TESTS ?= tests
 # `make test` leaves the slow ones out, unless it is told which tests to run.
 SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
+# Most of them wait for processes; the tests of a file stay together, and share what it has set up.
+PARALLEL := $(if $(filter tests,$(TESTS)),-n 4 --dist loadfile)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint format ci chaos soak bench bench-metrics bench-backlog compose-test dashboards picture docs clean
@@ -17,8 +19,8 @@ help: ## list these targets
 run: $(STAMP) ## start PostgreSQL, Valkey, a mail catcher, the API and the workers; Ctrl-C stops all
 	@exec $(BIN)/python -m jobs_service.devstack
 
-test: $(STAMP) ## run all tests on servers of their own
-	@$(BIN)/python -m pytest $(SLOW) $(TESTS)
+test: $(STAMP) ## run all tests on servers of their own, four files at a time
+	@$(BIN)/python -m pytest $(PARALLEL) $(SLOW) $(TESTS)
 
 lint: $(STAMP) ## check style and types
 	@$(BIN)/ruff check .

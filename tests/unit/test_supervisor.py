@@ -53,7 +53,8 @@ def test_a_stop_that_meets_a_start_is_passed_on_all_the_same(supervise, millisec
 
     process.send_signal(signal.SIGTERM)
 
-    assert process.wait(30) == 0
+    # The signal itself ends it as long as it has no handler and no program.
+    assert process.wait(30) in {0, -signal.SIGTERM}
 
 
 def test_what_does_not_end_is_killed_in_the_end(supervise):
