@@ -73,6 +73,7 @@ def test_a_leader_killed_at_its_work_is_followed_by_another(stack, place):
 
 def test_a_supervisor_killed_takes_its_workers_along(stack):
     worker = stack.start(workers=2)
+    stack.serving_pids(worker)
     stack.submit_load(16)
     children = descendants(worker.pid)
 
