@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -97,20 +97,38 @@ def find_job(job_id: UUID) -> Job | None:
     return Job.get_or_none(Job.id == job_id)
 
 
+#: A job may be as large as a body: so many of them fit into memory.
+_AT_ONCE = 20
+
+
 def newest_jobs(
     *, status: Status | None, job_type: str | None, before: UUID | None, limit: int, hidden: Sequence[str] = ()
-) -> list[Job]:
-    """Return up to `limit` jobs, newest first; only those older than the job `before`, if it is given.
+) -> Iterator[Job]:
+    """Yield up to `limit` jobs, newest first; only those older than the job `before`, if it is given.
 
-    Jobs of a `hidden` type are left out, unless it is the type asked for. There must be few of them.
+    Jobs of a `hidden` type are left out, unless it is the type asked for. There must be few of them. The jobs are read
+    a few at a time, as they are taken.
     """
+    while limit > 0:
+        count = min(limit, _AT_ONCE)
+        found = list(_newest(status, job_type, before or _LAST, count, hidden))
+        yield from found
+        if len(found) < count:
+            return
+        before = found[-1].id
+        limit -= count
+
+
+def _newest(
+    status: Status | None, job_type: str | None, before: UUID, limit: int, hidden: Sequence[str]
+) -> "ModelSelect[Job]":
     if job_type is not None:
-        return list(_newest_of_type(job_type, [status] if status else list(Status), before or _LAST, limit))
+        return _newest_of_type(job_type, [status] if status else list(Status), before, limit)
     if status is not None:
-        selected = _newest_of_status(status, before or _LAST, limit)
+        selected = _newest_of_status(status, before, limit)
     else:
-        selected = Job.select().where(Job.id < (before or _LAST)).order_by(Job.id.desc()).limit(limit)
-    return list(selected.where(Job.type.not_in(hidden)))
+        selected = Job.select().where(Job.id < before).order_by(Job.id.desc()).limit(limit)
+    return selected.where(Job.type.not_in(hidden))
 
 
 #: Before and behind every id there is.

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+from collections.abc import Iterable
 from uuid import UUID
 
 import falcon
@@ -22,6 +23,8 @@ from jobs_service.submission import Submission, Submitter
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+#: A page with so much in it takes no further job.
+PAGE_BYTES = 8 * 2**20
 
 _FILTERS = {"status", "type", "limit", "cursor"}
 
@@ -52,11 +55,10 @@ class JobCollection:
             limit=limit + 1,
             hidden=[job_type.name for job_type in self.registry.canaries],
         )
-        page = found[:limit]
-        next_cursor = _encode_cursor(page[-1].id) if len(found) > limit else None
+        page, next_cursor = _fill_page(found, limit)
         if next_cursor:
             resp.append_link(_next_page(req, next_cursor), "next")
-        resp.data = msgspec.json.encode({"jobs": [job.representation() for job in page], "next_cursor": next_cursor})
+        resp.data = msgspec.json.encode({"jobs": page, "next_cursor": next_cursor})
 
     on_head = on_get
 
@@ -112,6 +114,20 @@ class JobRetry:
         self.dead_letters.remove(moved.job_id)
         events.emit(Event.REDRIVEN, **moved.facts)
         resp.data = _answer(moved, Status.PENDING)
+
+
+def _fill_page(jobs: Iterable[models.Job], limit: int) -> tuple[list[msgspec.Raw], str | None]:
+    """Return the jobs that fit on a page, as JSON, and the cursor if that was not all of them."""
+    page: list[msgspec.Raw] = []
+    size, cursor = 0, None
+    for job in jobs:
+        if len(page) == limit or size >= PAGE_BYTES:
+            return page, cursor
+        shown = msgspec.json.encode(job.representation())
+        page.append(msgspec.Raw(shown))
+        size += len(shown)
+        cursor = _encode_cursor(job.id)
+    return page, None
 
 
 def parse_id(text: str) -> UUID:

@@ -13,6 +13,7 @@ import pytest
 
 from jobs_service.app import create_app
 from jobs_service.registry import Attempt, registry
+from jobs_service.resources.jobs import PAGE_BYTES
 from jobs_service.storage import LocalOutputs
 
 
@@ -58,6 +59,51 @@ def test_a_body_beyond_the_limit(post, settings):
 
     assert 201 == post(fits).status_code
     assert_refused(post(fits + " "), 413, f"at most {settings.max_body_bytes} bytes")
+
+
+def pages_of(client, limit):
+    """Follow the cursors from the newest job on, and return the pages' answers."""
+    pages, cursor = [], {}
+    while cursor is not None:
+        pages.append(client.simulate_get("/jobs", params={"limit": limit, **cursor}))
+        following = pages[-1].json["next_cursor"]
+        cursor = following and {"cursor": following}
+    return pages
+
+
+def ids_of(pages):
+    return [job["job_id"] for page in pages for job in page.json["jobs"]]
+
+
+def test_a_page_of_large_jobs_ends_early(client, post):
+    large = holding(f'"{"x" * 1_000_000}"')
+    posted = [post(large).json["job_id"] for _ in range(10)]
+
+    pages = pages_of(client, limit=200)
+
+    assert [9, 1] == [len(page.json["jobs"]) for page in pages]
+    assert all(len(page.content) < PAGE_BYTES + len(large) + 10_000 for page in pages)
+    assert sorted(posted, reverse=True) == ids_of(pages)
+
+
+def test_a_job_larger_than_a_page_is_a_page(client, post, monkeypatch):
+    monkeypatch.setattr("jobs_service.resources.jobs.PAGE_BYTES", 1)
+    posted = [post(job("{}")).json["job_id"] for _ in range(3)]
+
+    pages = pages_of(client, limit=2)
+
+    assert [1, 1, 1] == [len(page.json["jobs"]) for page in pages]
+    assert sorted(posted, reverse=True) == ids_of(pages)
+
+
+@pytest.mark.parametrize("limit", [19, 20, 21, 40, 200])
+def test_a_page_of_more_jobs_than_are_read_at_once_is_whole(client, post, limit):
+    posted = [post(job("{}")).json["job_id"] for _ in range(41)]
+
+    pages = pages_of(client, limit)
+
+    assert sorted(posted, reverse=True) == ids_of(pages)
+    assert -(-41 // limit) == len(pages)
 
 
 def test_a_depth_beyond_the_limit(post):
