@@ -80,7 +80,7 @@ def test_what_is_refused_is_a_503_and_what_has_ended_is_written_later(stack, own
     stack.service.environ |= {"DATABASE_CONNECT_TIMEOUT_SECONDS": "1", "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2"}
     worker = stack.start()
     with stack.nobody_ends():
-        running = [stack.submit(payload={"seconds": 3}) for _ in range(4)]
+        running = [stack.submit(payload={"seconds": 6}) for _ in range(4)]
         eventually(lambda: len(stack.effects()) == 4, what="running jobs")
         stack.submit_load(4)
         stack.strike()

@@ -4,10 +4,11 @@ More of each than the API has threads: a client that holds a thread would hold t
 """
 
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.client import HTTPResponse
 
 import pytest
+from eventually import eventually
 from service import Service
 
 JOB = b'{"type":"csv-generation","payload":{"a":1}}'
@@ -92,9 +93,16 @@ def test_more_idle_connections_than_a_process_may_have_hold_nobody_up(api, conne
     for _ in range(600):
         connect()
 
-    assert_answers(api)
+    eventually(lambda: answers(api), what="an answer")
     # The one that was idle longest had to make room.
     assert b"" == patient.recv(1)
+
+
+def answers(api):
+    with suppress(OSError):  # it was idle for a moment too long, among so many
+        assert_answers(api)
+        return True
+    return False
 
 
 def test_clients_that_do_not_read_their_answers_hold_nobody_up(api, connect):
