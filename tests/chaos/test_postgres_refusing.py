@@ -75,7 +75,8 @@ class Operator:
             return cursor.fetchall() if cursor.description else []
 
 
-@pytest.mark.parametrize("refusal", [read_only, full, locked, missing])
+# To take every connection from a busy service takes a while, and longer where the machine is slow.
+@pytest.mark.parametrize("refusal", [read_only, pytest.param(full, marks=pytest.mark.slow), locked, missing])
 def test_what_is_refused_is_a_503_and_what_has_ended_is_written_later(stack, own_postgres, refusal):
     stack.service.environ |= {"DATABASE_CONNECT_TIMEOUT_SECONDS": "1", "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2"}
     worker = stack.start()

@@ -119,7 +119,7 @@ def test_a_redis_that_stops(watched):
 
 
 def test_a_job_that_kills_its_workers(watched):
-    poison = watched.service.post("test-kill-worker", {})
+    poison = watched.service.post("test-die", {"how": "kill"})
 
     watched.sees("JobsPoison")
     assert "poison" == watched.service.when(poison, "failed")["dead_reason"]

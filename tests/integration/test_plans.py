@@ -139,6 +139,10 @@ def test_claims_and_completions(watch, database, worker_id):
     assert_small(watch)
 
 
+def type_of(database, job_id):
+    return database.row("SELECT type FROM jobs WHERE id = %s", (job_id,))[0]
+
+
 def test_verdicts(watch, database, worker_id):
     *begun, unknown, cancelled = due(database, 6)
     claims = [claim_one(database, job_id, worker_id) for job_id in begun]
@@ -150,7 +154,7 @@ def test_verdicts(watch, database, worker_id):
     assert lifecycle.bury(database, claims[1], FAILURE, reason=DeadReason.REJECTED)
     assert lifecycle.release(database, claims[2])
     assert lifecycle.snooze(database, claims[3], "busy", delay_seconds=1)
-    assert lifecycle.bury_unknown(database, unknown, grace_seconds=-3600)
+    assert lifecycle.bury_unknown(database, unknown, job_type=type_of(database, unknown), grace_seconds=-3600)
     assert not complete_one(database, claims[0], "null")
     assert lifecycle.cancel(database, cancelled)
     assert lifecycle.redrive(database, cancelled)
@@ -283,7 +287,7 @@ def test_the_dead_letters(watch, database, broker):
     """Counting and listing them reads the failed jobs, and no others."""
     dead_letters = DeadLetterList(broker.client)
     for job_id in due(database, 300):
-        lifecycle.bury_unknown(database, job_id, grace_seconds=-3600)
+        lifecycle.bury_unknown(database, job_id, job_type=type_of(database, job_id), grace_seconds=-3600)
     watch.clear()
 
     assert DeadLetters(database, dead_letters, interval_seconds=10).run_once()["rebuilt"] >= 300

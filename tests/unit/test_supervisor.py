@@ -23,7 +23,12 @@ sys.exit(Supervisor(programs, kill_after_seconds=float(sys.argv[2])).run())
 """
 
 WAIT = "import time; time.sleep(600)"
-DEAF = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.write(1, b'deaf\\n'); time.sleep(600)"
+DEAF = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.write(1, b"deaf\\n")
+time.sleep(600)
+"""
 
 
 @pytest.fixture
