@@ -119,6 +119,9 @@ def test_a_redis_that_stops(watched):
 
 
 def test_a_job_that_kills_its_workers(watched):
+    # An increase is seen of a series that was there before.
+    series = 'jobs_dead_letters_total{actor_name="test-die",reason="poison"}'
+    eventually(lambda: watched.prometheus.ask("query", query=series)["result"], what="the series at 0")
     poison = watched.service.post("test-die", {"how": "kill"})
 
     watched.sees("JobsPoison")
