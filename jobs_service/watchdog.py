@@ -45,9 +45,10 @@ class Watchdog:
             if dead := dead_threads(worker):
                 log.error("Threads have died; this process stops and is replaced", threads=dead)
                 os.kill(os.getpid(), signal.SIGTERM)
-                return
+                break
             if hung := self.hung():
                 self._abandon(hung)
+        # The stop that follows may take longer, and lets the jobs that run finish.
         faulthandler.cancel_dump_traceback_later()
 
     def _expect_another_turn(self) -> None:

@@ -1,10 +1,13 @@
 """What the watchdog sees."""
 
+import faulthandler
+import signal
 from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
+from jobs_service import watchdog as watchdog_module
 from jobs_service.attempt import Running
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Claim
@@ -47,3 +50,20 @@ def test_a_dead_thread_is_named():
     alive, dead = (SimpleNamespace(name=name, is_alive=lambda name=name: name == "alive") for name in ("alive", "dead"))
 
     assert ["dead"] == dead_threads(SimpleNamespace(workers=[alive], consumers={"default": dead}))
+
+
+def test_a_stop_for_a_dead_thread_is_given_all_its_time(monkeypatch):
+    limits, signals = [], []
+    monkeypatch.setattr(watchdog_module, "INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **_: limits.append(seconds))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: limits.append(None))
+    before = signal.signal(signal.SIGTERM, lambda signum, _: signals.append(signum))
+    dead = SimpleNamespace(name="dead", is_alive=lambda: False)
+    watchdog = Watchdog(SimpleNamespace(running={}), hang_grace_seconds=10, standstill_seconds=40)
+    try:
+        watchdog._run(SimpleNamespace(workers=[dead], consumers={}))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert signals == [signal.SIGTERM]
+    assert limits == [40, 40, None]
