@@ -1,6 +1,8 @@
 """The worker: `dramatiq jobs_service.worker:boot` runs this in each of its processes."""
 
+import multiprocessing
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -56,6 +58,9 @@ def boot() -> None:
     """Build this process's broker and make it Dramatiq's. The `dramatiq` command calls it."""
     # A worker process whose dramatiq command was killed must not stay behind as one too many.
     end_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid != os.getppid():
+        sys.exit("the dramatiq command ended before its worker had begun")
     settings = Settings.from_env(os.environ)
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     events.subscribe(logs.log_event)
