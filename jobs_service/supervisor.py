@@ -5,6 +5,8 @@ stop its neighbours too, and take the whole worker with it.
 """
 
 import ctypes
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -129,6 +131,12 @@ class Supervisor:
     def _on_hangup(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         for program in self.programs:
             program.send(signal.SIGHUP)
+
+
+def is_orphan() -> bool:
+    """Tell whether the process that started this one with `multiprocessing` has ended."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and parent.pid != os.getppid()
 
 
 def end_with_parent() -> None:

@@ -4,13 +4,16 @@ import faulthandler
 import os
 import signal
 import sys
+from collections.abc import Collection
 from threading import Event, Thread
+from typing import NoReturn
 from uuid import UUID
 
 from dramatiq.worker import Worker
 
 from jobs_service.logs import get_logger
 from jobs_service.middleware.lifecycle_sync import LifecycleSync
+from jobs_service.supervisor import is_orphan
 
 log = get_logger(__name__)
 
@@ -48,6 +51,7 @@ class Watchdog:
                 break
             if hung := self.hung():
                 self._abandon(hung)
+            self._end_as_orphan()
         # The stop that follows may take longer, and lets the jobs that run finish.
         faulthandler.cancel_dump_traceback_later()
 
@@ -65,9 +69,21 @@ class Watchdog:
             if not running.has_returned and running.seconds > running.limit_seconds + self.hang_grace_seconds
         ]
 
+    def _end_as_orphan(self) -> None:
+        """End a process whose dramatiq command was killed, if it has not begun to stop by itself.
+
+        The kernel has told it to. But one that was just starting waits for ever to tell its parent that it has begun.
+        """
+        if is_orphan() and not self._stopping.wait(INTERVAL_SECONDS):
+            log.error("The dramatiq command is gone; this process ends")
+            self._end()
+
     def _abandon(self, hung: list[UUID]) -> None:
         """End the process at once: a thread blocked in C cannot be ended otherwise. Its neighbours go back in line."""
         log.error("Attempts hang; this process ends and is replaced", attempts=len(hung))
+        self._end(hung)
+
+    def _end(self, hung: Collection[UUID] = ()) -> NoReturn:
         try:
             self.lifecycle_sync.release_running(hung=hung)
         except Exception as error:  # noqa: BLE001 - whatever it is, the process has to end

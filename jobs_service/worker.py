@@ -1,8 +1,6 @@
 """The worker: `dramatiq jobs_service.worker:boot` runs this in each of its processes."""
 
-import multiprocessing
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -42,7 +40,7 @@ from jobs_service.registry import Registry, load
 from jobs_service.sampler import Sampler
 from jobs_service.storage import LocalOutputs, OutputStore
 from jobs_service.submission import Submitter
-from jobs_service.supervisor import end_with_parent
+from jobs_service.supervisor import end_with_parent, is_orphan
 from jobs_service.watchdog import Watchdog
 
 log = get_logger(__name__)
@@ -58,9 +56,9 @@ def boot() -> None:
     """Build this process's broker and make it Dramatiq's. The `dramatiq` command calls it."""
     # A worker process whose dramatiq command was killed must not stay behind as one too many.
     end_with_parent()
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid != os.getppid():
-        sys.exit("the dramatiq command ended before its worker had begun")
+    if is_orphan():
+        # It is dead already. Not by sys.exit: Dramatiq would then tell it that its worker has begun, and wait for it.
+        os._exit(1)
     settings = Settings.from_env(os.environ)
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     events.subscribe(logs.log_event)

@@ -135,3 +135,17 @@ def test_workers_killed_again_and_again_finish_everything(stack):
 
 def _finished(stack):
     return stack.sql("SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL")[0][0]
+
+
+def test_a_command_killed_while_its_worker_starts_leaves_nobody_behind(stack):
+    worker = stack.start()
+
+    def starting():
+        """Return a dramatiq command and the process that it has just started."""
+        return next(((pid, descendants(pid)) for pid in stack.worker_pids(worker) if descendants(pid)), None)
+
+    for _ in range(4):
+        command, processes = eventually(starting, what="a worker that starts")
+        os.kill(command, signal.SIGKILL)
+        eventually(lambda pids=processes: not any(is_alive(pid) for pid in pids), what="the end of its process")
+    stack.submit_load(8)

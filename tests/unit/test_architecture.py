@@ -20,8 +20,8 @@ RANKS = [
     {"broker"},
     {"dead_letters", "publisher", "presence", "attempt", "batch"},
     {"submission", "binding", "isolation", "maintenance", "metrics"},
-    {"middleware", "resources", "sampler", "watchdog"},
-    {"supervisor", "http_worker"},
+    {"middleware", "resources", "sampler", "watchdog", "supervisor"},
+    {"http_worker"},
     {"app", "worker", "isolated", "gunicorn_config"},
     {"wsgi", "__main__", "devstack", "__init__"},
 ]
