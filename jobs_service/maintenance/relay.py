@@ -29,8 +29,12 @@ ORDER BY waiting.priority DESC, waiting.run_at
 LIMIT %(limit)s"""
 
 _EVERYTHING_SOON = """
-UPDATE jobs SET publish_at = now()
-WHERE status = 'pending' AND run_at <= now() AND publish_at > now()"""
+WITH soon AS (
+  UPDATE jobs SET publish_at = now()
+  WHERE status = 'pending' AND run_at <= now() AND publish_at > now()
+  RETURNING 1
+)
+SELECT count(*) FROM soon"""
 
 
 class Relay(Service):
@@ -69,9 +73,10 @@ class Relay(Service):
     def _start_over(self) -> None:
         """Redis is empty: what was published is not there any more, so publish it again at once."""
         self.dead_letters.set_epoch("1")
-        log.warning("Redis was empty: every waiting job is published again")
         try:
-            self.database.rows(_EVERYTHING_SOON)
+            (jobs,) = self.database.row(_EVERYTHING_SOON) or (0,)
+            # An empty one is also what a new installation begins with.
+            (log.warning if jobs else log.info)("Redis was empty: what waits is published again", jobs=jobs)
         except DatabaseUnavailable as error:
             # Only a short cut, which a huge backlog may make too long: each row is published again in its time.
             log.warning("Jobs left for their next republish", error=str(error))
