@@ -99,6 +99,7 @@ def find_job(job_id: UUID) -> Job | None:
 
 #: A job may be as large as a body: so many of them fit into memory.
 _AT_ONCE = 20
+_BYTES_AT_ONCE = 4 * 2**20
 
 
 def newest_jobs(
@@ -107,16 +108,23 @@ def newest_jobs(
     """Yield up to `limit` jobs, newest first; only those older than the job `before`, if it is given.
 
     Jobs of a `hidden` type are left out, unless it is the type asked for. There must be few of them. The jobs are read
-    a few at a time, as they are taken.
+    as they are taken: a few, and then at a time so many of that size as may be held.
     """
+    at_once = _AT_ONCE
     while limit > 0:
-        count = min(limit, _AT_ONCE)
+        count = min(limit, at_once)
         found = list(_newest(status, job_type, before or _LAST, count, hidden))
         yield from found
         if len(found) < count:
             return
         before = found[-1].id
         limit -= count
+        at_once = max(_AT_ONCE, count * _BYTES_AT_ONCE // sum(map(_bytes, found)))
+
+
+def _bytes(job: Job) -> int:
+    """Return what a job's JSON takes in memory, nearly all of a large one."""
+    return sum(memoryview(raw).nbytes for raw in (job.payload, job.result, job.history) if raw is not None)
 
 
 def _newest(

@@ -11,6 +11,7 @@ from uuid import UUID
 import falcon.testing
 import pytest
 
+from jobs_service import models
 from jobs_service.app import create_app
 from jobs_service.registry import Attempt, registry
 from jobs_service.resources.jobs import PAGE_BYTES
@@ -234,3 +235,21 @@ def test_path_tricks_in_a_payload_name_no_file(post, row, tmp_path):
     )
 
     assert [tmp_path / "output", tmp_path / "output" / f"{job_id}.csv"] == sorted(tmp_path.rglob("*"))
+
+
+def test_a_page_is_read_in_two_statements_when_its_jobs_are_small_and_in_pieces_when_they_are_large(
+    post, client, monkeypatch
+):
+    asked = []
+    newest = models._newest
+    monkeypatch.setattr(models, "_newest", lambda *given: asked.append(given[3]) or newest(*given))
+    for _ in range(60):
+        post(job("{}"))
+
+    client.simulate_get("/jobs?limit=59")
+    assert [20, 40] == asked
+
+    asked.clear()
+    monkeypatch.setattr(models, "_BYTES_AT_ONCE", 1)
+    client.simulate_get("/jobs?limit=59")
+    assert [20, 20, 20] == asked
