@@ -2,6 +2,7 @@
 
 import socket
 from collections import Counter
+from contextlib import suppress
 from email import message_from_bytes
 
 import pytest
@@ -115,6 +116,34 @@ def submit(stack, **wishes):
     return stack.submit("EMAIL_SEND", {"to": "ann@example.net", "subject": "Hello", "body": "There"}, **wishes)
 
 
+def metric(stack, name):
+    with suppress(OSError):  # the process that serves it has yet to start
+        return stack.service.metrics().get(name)
+    return None
+
+
 def finished(stack, job_id):
     job = stack.job(job_id)
     return job["finished_at"] and job
+
+
+def test_a_server_that_stays_away_is_left_alone_and_no_mail_uses_up_its_attempts(stack, server, mail_environ):
+    breaker = {"MAIL_BREAKER_FAILURES": "3", "MAIL_BREAKER_SECONDS": "0.5"}
+    stack.start(**mail_environ | breaker)
+    server.replies = WILLING | {"CONNECT": "421 later"}
+    opened = 'jobs_breaker_open{breaker="smtp"}'
+
+    stack.strike()
+    jobs = [submit(stack, max_attempts=3) for _ in range(12)]
+    eventually(lambda: metric(stack, opened) == 1, what="an open breaker")
+    # Far more than the attempts that the jobs have together would make, were they counted and not put off.
+    put_off = 'jobs_snoozed_total{actor_name="EMAIL_SEND",queue_name="default"}'
+    eventually(lambda: (metric(stack, put_off) or 0) > 40, what="jobs that are put off again and again")
+    assert server.connections < 36
+    server.replies = dict(WILLING)
+    stack.settle()
+
+    assert {"completed"} == {stack.job(job_id)["status"] for job_id in jobs}
+    # The failures that opened it counted, and no others.
+    assert 2 >= sum(len(stack.job(job_id)["history"]) for job_id in jobs)
+    eventually(lambda: metric(stack, opened) == 0, what="a closed breaker")
