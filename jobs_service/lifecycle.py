@@ -178,6 +178,11 @@ class Rescued(Moved):
     on_ambiguous: OnAmbiguous | None
 
 
+# The writes of maintenance name the lease under which they are made: a leader that lost it, frozen or cut off, changes
+# nothing any more. Without a fence anybody may.
+_FENCE = """(%(fence)s::bigint IS NULL
+       OR EXISTS (SELECT FROM leases WHERE name = 'maintenance' AND token = %(fence)s))"""
+
 _SUBMIT = """
 INSERT INTO jobs (id, type, status, payload, queue, priority, max_attempts, run_at, publish_at,
                   expires_at, on_ambiguous, request_id, traceparent)
@@ -208,16 +213,18 @@ def publish_soon(database: Database, job_id: UUID) -> None:
     database.rows("UPDATE jobs SET publish_at = now() WHERE id = %s AND (status = 'pending') IS TRUE", (job_id,))
 
 
-def published(database: Database, job_ids: Sequence[UUID], *, republish_seconds: float) -> None:
+def published(
+    database: Database, job_ids: Sequence[UUID], *, republish_seconds: float, fence: int | None = None
+) -> None:
     """Note that messages were sent: unless claimed, these jobs are published again after `republish_seconds`.
 
     Touches no indexed column, so PostgreSQL updates the rows in place (HOT).
     """
     database.rows(
         # Only where the job is still due: one that ran meanwhile and waits for its retry has a date of its own.
-        """UPDATE jobs SET publish_at = now() + %s * interval '1 second'
-        WHERE id = ANY(%s) AND (status = 'pending') IS TRUE AND publish_at <= now()""",
-        (republish_seconds, list(job_ids)),
+        f"""UPDATE jobs SET publish_at = now() + %(seconds)s * interval '1 second'
+        WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND publish_at <= now() AND {_FENCE}""",
+        {"seconds": republish_seconds, "job_ids": list(job_ids), "fence": fence},
     )
 
 
@@ -369,29 +376,38 @@ def release_worker(database: Database, worker_id: UUID) -> list[Moved]:
     return [Moved(*row) for row in database.rows(_RELEASE_WORKER, (worker_id,))]
 
 
-def bury_unknown(database: Database, job_id: UUID, *, job_type: str, grace_seconds: float) -> bool:
+def bury_unknown(
+    database: Database, job_id: UUID, *, job_type: str, grace_seconds: float, fence: int | None = None
+) -> bool:
     """Make a pending job of a type that the worker does not know a dead letter, once it has waited `grace_seconds`.
 
     Until then it stays pending: during a deployment a newer worker may know the type.
     """
-    sql = """
+    sql = f"""
     UPDATE jobs
-    SET status = 'failed', dead_reason = %s, error = 'no worker knows the job type ' || type,
+    SET status = 'failed', dead_reason = %(reason)s, error = 'no worker knows the job type ' || type,
         finished_at = now(), updated_at = timezone('utc', now())
-    WHERE id = %s AND type = %s AND (status = 'pending') IS TRUE AND run_at < now() - %s * interval '1 second'
+    WHERE id = %(job_id)s AND type = %(job_type)s AND (status = 'pending') IS TRUE
+      AND run_at < now() - %(grace)s * interval '1 second' AND {_FENCE}
     RETURNING id"""
-    return database.row(sql, (DeadReason.UNKNOWN_TYPE, job_id, job_type, grace_seconds)) is not None
+    names = {
+        "reason": DeadReason.UNKNOWN_TYPE,
+        "job_id": job_id,
+        "job_type": job_type,
+        "grace": grace_seconds,
+        "fence": fence,
+    }
+    return database.row(sql, names) is not None
 
 
 # The same for jobs whose worker went silent and for one that killed the process it had to itself.
 _TAKE_BACK = """
 WITH lost AS (
-  SELECT id, worker_id, CASE WHEN effect_at IS NOT NULL THEN on_ambiguous END AS on_ambiguous,
+  SELECT jobs.id, worker_id, CASE WHEN effect_at IS NOT NULL THEN on_ambiguous END AS on_ambiguous,
          CASE WHEN crashes + 1 >= %(poison)s THEN 'poison'
               WHEN effect_at IS NOT NULL AND on_ambiguous = 'hold' THEN 'ambiguous'
               WHEN attempts >= max_attempts THEN 'attempts_exhausted' END AS reason
-  FROM jobs
-  WHERE <which>
+  FROM <which>
 )
 UPDATE jobs
 SET status = CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
@@ -408,28 +424,34 @@ FROM lost WHERE jobs.id = lost.id
 RETURNING jobs.id, type, queue, attempts, request_id, traceparent, status, dead_reason,
           lost.worker_id, lost.on_ambiguous"""
 
+# A worker that has beaten since it was found silent lives, and keeps its jobs.
 _RESCUE = _TAKE_BACK.replace(
     "<which>",
-    """status = 'processing' AND started_at < now() - %(lease)s * interval '1 second'
+    f"""jobs JOIN unnest(%(workers)s::uuid[], %(beats)s::bigint[]) AS silent (id, beats) ON silent.id = jobs.worker_id
+  WHERE status = 'processing' AND {_FENCE}
     AND NOT EXISTS (
-      SELECT FROM workers
-      WHERE workers.id = jobs.worker_id AND heartbeat_at > now() - %(lease)s * interval '1 second'
+      SELECT FROM workers WHERE workers.id = silent.id AND workers.beats IS DISTINCT FROM silent.beats
     )
-  ORDER BY id LIMIT %(limit)s
-  FOR UPDATE SKIP LOCKED""",
+  ORDER BY jobs.id LIMIT %(limit)s
+  FOR UPDATE OF jobs SKIP LOCKED""",
 )
 
 _CRASH = _TAKE_BACK.replace(
-    "<which>", "id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s FOR UPDATE"
+    "<which>", "jobs WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s FOR UPDATE"
 )
 
 #: What the history calls an attempt whose process was lost.
 WORKER_LOST = "WorkerLost"
 
 
-def rescue(database: Database, *, lease_seconds: float, limit: int = 500) -> list[Rescued]:
-    """Take back jobs whose worker has been silent for `lease_seconds`: for another attempt, or as dead letters."""
-    names = {"lease": lease_seconds, "limit": limit}
+def rescue(
+    database: Database, silent: Mapping[UUID, int | None], *, limit: int = 500, fence: int | None = None
+) -> list[Rescued]:
+    """Take back the jobs of silent workers: for another attempt, or as dead letters.
+
+    `silent` maps a worker's id to the count of beats at which it stands still; None for one that has no row.
+    """
+    names = {"workers": list(silent), "beats": list(silent.values()), "limit": limit, "fence": fence}
     return _take_back(database, _RESCUE, "the worker was lost: killed, frozen or cut off", delay_seconds=0, **names)
 
 
@@ -449,22 +471,23 @@ def _rescued(row: Row) -> Rescued:
     return Rescued(*[*job, Status(status), reason and DeadReason(reason), worker_id, policy and OnAmbiguous(policy)])
 
 
-_EXPIRE = """
+_EXPIRE = f"""
 WITH late AS (
-  SELECT id FROM jobs WHERE status = 'pending' AND expires_at <= now()
-  ORDER BY expires_at LIMIT %s
+  SELECT id FROM jobs WHERE status = 'pending' AND expires_at <= now() AND {_FENCE}
+  ORDER BY expires_at LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED
 )
 UPDATE jobs
-SET status = 'failed', dead_reason = %s, error = 'not begun before expires_at',
+SET status = 'failed', dead_reason = %(reason)s, error = 'not begun before expires_at',
     finished_at = now(), updated_at = timezone('utc', now())
 FROM late WHERE jobs.id = late.id
 RETURNING jobs.id, type, queue, attempts, request_id, traceparent"""
 
 
-def expire(database: Database, *, limit: int = 500) -> list[Moved]:
+def expire(database: Database, *, limit: int = 500, fence: int | None = None) -> list[Moved]:
     """Make pending jobs whose `expires_at` has passed dead letters."""
-    return [Moved(*row) for row in database.rows(_EXPIRE, (limit, DeadReason.EXPIRED))]
+    names = {"limit": limit, "reason": DeadReason.EXPIRED, "fence": fence}
+    return [Moved(*row) for row in database.rows(_EXPIRE, names)]
 
 
 _CANCEL = """
@@ -498,19 +521,30 @@ def redrive(database: Database, job_id: UUID) -> Moved | None:
     return Moved(*row) if row else None
 
 
-def move(database: Database, job_ids: Sequence[UUID], *, queue: str) -> None:
+def move(database: Database, job_ids: Sequence[UUID], *, queue: str, fence: int | None = None) -> None:
     """Put pending jobs on another queue."""
-    sql = "UPDATE jobs SET queue = %s, publish_at = now() WHERE id = ANY(%s) AND (status = 'pending') IS TRUE"
-    database.rows(sql, (queue, list(job_ids)))
+    sql = f"""
+    UPDATE jobs SET queue = %(queue)s, publish_at = now()
+    WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND {_FENCE}"""
+    database.rows(sql, {"queue": queue, "job_ids": list(job_ids), "fence": fence})
 
 
-def prune(database: Database, job_ids: Sequence[UUID], *, status: Status, retention_seconds: float) -> int:
+def prune(
+    database: Database,
+    job_ids: Sequence[UUID],
+    *,
+    status: Status,
+    retention_seconds: float,
+    fence: int | None = None,
+) -> int:
     """Delete those of the jobs that have been in this terminal status for so long; return how many."""
-    sql = """
+    sql = f"""
     DELETE FROM jobs
-    WHERE id = ANY(%s) AND (status = %s) IS TRUE AND finished_at < now() - %s * interval '1 second'
+    WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
+      AND finished_at < now() - %(retention)s * interval '1 second' AND {_FENCE}
     RETURNING id"""
-    return len(database.rows(sql, (list(job_ids), status, retention_seconds)))
+    names = {"job_ids": list(job_ids), "status": status, "retention": retention_seconds, "fence": fence}
+    return len(database.rows(sql, names))
 
 
 def _settle(database: Database, claim: Claim, status: Status, sql: str, names: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ log = get_logger(__name__)
 # An upsert: a process that was frozen so long that its row was cleared away comes back by the same statement.
 _HEARTBEAT = """
 INSERT INTO workers (id, hostname, pid, queues, threads) VALUES (%s, %s, %s, %s, %s)
-ON CONFLICT (id) DO UPDATE SET heartbeat_at = now()"""
+ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), beats = workers.beats + 1"""
 
 
 class Presence:

@@ -1,6 +1,7 @@
 """Takes jobs back from workers that went silent, and clears away those workers' rows."""
 
 import time
+from uuid import UUID
 
 from jobs_service import events, lifecycle
 from jobs_service.database import Database
@@ -11,6 +12,11 @@ from jobs_service.lifecycle import Rescued, Status
 from jobs_service.maintenance.service import Service
 
 BATCH = 500
+
+_SILENT = """
+SELECT DISTINCT jobs.worker_id, beats FROM jobs LEFT JOIN workers ON workers.id = jobs.worker_id
+WHERE status = 'processing' AND jobs.started_at < now() - %(lease)s * interval '1 second'
+  AND (heartbeat_at IS NULL OR heartbeat_at <= now() - %(lease)s * interval '1 second')"""
 
 _CLEAR = "DELETE FROM workers WHERE heartbeat_at < now() - 10 * %s * interval '1 second'"
 
@@ -46,7 +52,8 @@ class Rescuer(Service):
             # So have the workers beside it: their heartbeats are old, and they are well.
             return {"rescued": 0}
         rescued = 0
-        while batch := lifecycle.rescue(self.database, lease_seconds=self.lease_seconds, limit=BATCH):
+        silent: dict[UUID, int | None] = dict(self.database.rows(_SILENT, {"lease": self.lease_seconds}))
+        while batch := lifecycle.rescue(self.database, silent, limit=BATCH):
             failpoint("rescuer.after_rescue")
             for job in batch:
                 self._tell(job)

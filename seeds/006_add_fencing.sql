@@ -1,0 +1,25 @@
+-- How a transition, a worker and the leader are recognised again: by tokens and counters, never by a wall clock.
+
+ALTER TABLE jobs
+  -- The transition that last changed the row, other than a claim. A statement whose answer was lost finds itself by it.
+  ADD COLUMN transition_token UUID;
+
+ALTER TABLE workers
+  -- Counts up with each heartbeat. That it stands still is what tells of a lost worker, whatever the clocks do.
+  ADD COLUMN beats BIGINT NOT NULL DEFAULT 0;
+
+-- Who may do a chore of which there is to be one at a time. The token counts up with each holder and fences its writes.
+CREATE TABLE leases (
+  name TEXT PRIMARY KEY,
+  holder UUID NOT NULL,
+  token BIGINT NOT NULL,
+  expires_at TIMESTAMPTZ NOT NULL
+);
+
+-- The last canary of each queue that was completed. Its row in jobs is gone.
+CREATE TABLE canaries (
+  queue VARCHAR(50) PRIMARY KEY,
+  job_id UUID NOT NULL,
+  finished_at TIMESTAMPTZ NOT NULL,
+  seconds DOUBLE PRECISION NOT NULL
+);
