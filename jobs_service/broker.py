@@ -3,7 +3,7 @@
 What differs from `dramatiq.brokers.redis`, and why (docs/decisions/0002):
 
 - A message is a pure function of its job, and a queue is a sorted set of messages: ringing twice leaves one message.
-- The score is the priority, then the time: the most urgent message is popped first.
+- The score is the priority, then the job's `run_at`, which is PostgreSQL's: the most urgent message is popped first.
 - A consumer blocks in Redis until there is a message, instead of asking again and again.
 - Nothing is acknowledged: a popped message is gone, and the row, not the message, carries the promise. So there are
   no sets of unacknowledged ids, no heartbeats and no maintenance in Redis, and none of their failure modes.
@@ -92,13 +92,16 @@ class JobBroker(RedisBroker):
             message.options[RETRY_DELAY_OPTION] = delay
             return message
         self.emit_before("enqueue", message, delay)
-        self.ring(message.queue_name, [message])
+        self.ring(message.queue_name, [(message, message.message_timestamp)])
         self.emit_after("enqueue", message, delay)
         return message
 
-    def ring(self, queue_name: str, messages: Iterable[Message[Any]]) -> None:
-        """Put messages on a queue; those already there stay where they are. Raises `BrokerUnavailable`."""
-        scores = {message.encode(): score(message) for message in messages}
+    def ring(self, queue_name: str, messages: Iterable[tuple[Message[Any], float]]) -> None:
+        """Put messages on a queue, each with its job's `run_at` in Unix milliseconds.
+
+        Those already there stay where they are. Raises `BrokerUnavailable`.
+        """
+        scores = {message.encode(): score(message, due_ms) for message, due_ms in messages}
         if not scores:
             return
         try:
@@ -156,7 +159,8 @@ class Doorbell(Consumer):
         self.prefetch = prefetch
         self.timeout_seconds = timeout / 1000
         self.client = blocking_client(broker.client, self.timeout_seconds)
-        self.popped: deque[bytes] = deque()
+        #: Messages with their scores.
+        self.popped: deque[tuple[bytes, float]] = deque()
         self.outstanding = 0
         self.done = Condition()
         self.redis_failed = False
@@ -167,10 +171,10 @@ class Doorbell(Consumer):
         if self.broker.draining:
             self._return_popped()
         while self.popped:
-            if message := self._decode(self.popped.popleft()):
+            if message := self._decode(*self.popped.popleft()):
                 with self.done:
                     self.outstanding += 1
-                return MessageProxy(message)
+                return message
         return None
 
     def ack(self, message: MessageProxy) -> None:  # noqa: ARG002 - there is nothing to tell Redis
@@ -181,9 +185,12 @@ class Doorbell(Consumer):
     nack = ack
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """Ring again for messages that were popped and not begun, so that another process need not wait."""
+        """Ring again for messages that were popped and not begun, so that another process need not wait.
+
+        They go back to the places in line that they had.
+        """
         try:
-            self.broker.ring(self.queue_name, [message_of(proxy) for proxy in messages])
+            self.broker.ring(self.queue_name, [(message_of(proxy), due_ms_of(proxy)) for proxy in messages])
         except BrokerUnavailable as error:
             log.warning("Messages not returned; the relay will ring again", error=str(error))
 
@@ -191,10 +198,10 @@ class Doorbell(Consumer):
         self.client.close()
 
     def _return_popped(self) -> None:
-        messages = [message for data in self.popped if (message := self._decode(data))]
+        messages = [message for popped in self.popped if (message := self._decode(*popped))]
         self.popped.clear()
         if messages:
-            self.requeue(MessageProxy(message) for message in messages)
+            self.requeue(messages)
 
     def _pop(self) -> None:
         free = self._wait_for_a_free_thread()
@@ -218,7 +225,7 @@ class Doorbell(Consumer):
         # The stubs know the reply of a pipeline only.
         reply: Any = self.client.bzmpop(self.timeout_seconds, 1, [key], min=True, count=count)
         if reply:
-            self.popped.extend(member for member, _ in reply[1])
+            self.popped.extend((member, float(place)) for member, place in reply[1])
             failpoint("worker.after_pop")
 
     def _redis_failed(self, error: redis.RedisError) -> None:
@@ -236,7 +243,7 @@ class Doorbell(Consumer):
         except redis.RedisError as error:
             log.warning("Foreign value not set aside", key=key, error=str(error))
 
-    def _decode(self, data: bytes) -> Message[Any] | None:
+    def _decode(self, data: bytes, place: float) -> "Popped | None":
         """Return the message made anew: only its job, type and priority are taken from what lies in Redis.
 
         Options that Dramatiq obeys (an eta, a time limit, …) are none of ours, whoever put them there.
@@ -244,7 +251,7 @@ class Doorbell(Consumer):
         try:
             found = Message.decode(data)
             priority = min(max(int(found.options.get("priority", 5)), 0), 9)
-            return message_for(UUID(found.args[0]), found.actor_name + "", self.queue_name, priority)
+            return Popped(message_for(UUID(found.args[0]), found.actor_name + "", self.queue_name, priority), place)
         except (DecodeError, TypeError, ValueError, LookupError, AttributeError, OverflowError):
             self._quarantine(data)
             return None
@@ -258,6 +265,14 @@ class Doorbell(Consumer):
             log.warning("Undecodable message dropped", error=str(error))
             if "WRONGTYPE" in str(error):
                 self._set_aside(UNDECODABLE)
+
+
+class Popped(MessageProxy):
+    """A message that was taken from its queue, with the `run_at` by which it stood in line there."""
+
+    def __init__(self, message: Message[Any], place: float) -> None:
+        super().__init__(message)
+        self.due_ms = place % _PRIORITY_STEP
 
 
 def message_for(job_id: UUID, job_type: str, queue_name: str, priority: int) -> Message[Any]:
@@ -278,11 +293,16 @@ def message_of(proxy: MessageProxy) -> Message[Any]:
     return proxy._message  # noqa: SLF001 - dramatiq offers no other way
 
 
-def score(message: Message[Any]) -> int:
-    """Return the place in line: the higher priority first, then the older."""
-    # The id of a row inserted by hand may hold any time, but must not lend it another priority.
-    age = min(message.message_timestamp, _PRIORITY_STEP - 1)
-    return (9 - int(message.options.get("priority", 5))) * _PRIORITY_STEP + age
+def due_ms_of(proxy: MessageProxy) -> float:
+    """Return the `run_at` of a message's job, in Unix milliseconds; of one that was not popped, what its id says."""
+    return proxy.due_ms if isinstance(proxy, Popped) else proxy.message_timestamp
+
+
+def score(message: Message[Any], due_ms: float) -> int:
+    """Return the place in line: the higher priority first, then the one that was due first."""
+    # A row written by hand may be due at any time, but must not get another priority by that.
+    due = min(max(int(due_ms), 0), _PRIORITY_STEP - 1)
+    return (9 - int(message.options.get("priority", 5))) * _PRIORITY_STEP + due
 
 
 def redis_client(settings: Settings) -> redis.Redis:

@@ -89,13 +89,26 @@ class NewJob:
     max_attempts: int
     run_at: datetime | None = None
     delay_seconds: float = 0
-    #: The relay publishes the job this long after it is due, unless it was claimed by then. 0: no message follows.
+    #: If the job is due a message follows, and the relay sends it again after so long, unless the job was claimed by
+    #: then. 0: no message follows, the relay is to send it.
     publish_grace_seconds: float = 0
     #: No attempt begins after this.
     expires_at: datetime | None = None
     on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
     request_id: str | None = None
     traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a job that was to be written, by PostgreSQL's clock."""
+
+    id: UUID
+    #: Its `run_at`, in Unix milliseconds.
+    due_ms: float
+    is_due: bool
+    #: It was not written: no attempt could begin before its `expires_at`.
+    is_expired: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,28 +197,38 @@ _FENCE = """(%(fence)s::bigint IS NULL
        OR EXISTS (SELECT FROM leases WHERE name = 'maintenance' AND token = %(fence)s))"""
 
 _SUBMIT = """
-INSERT INTO jobs (id, type, status, payload, queue, priority, max_attempts, run_at, publish_at,
-                  expires_at, on_ambiguous, request_id, traceparent)
-SELECT id, type, 'pending', payload::jsonb, queue, priority, max_attempts,
-       due, due + publish_grace_seconds * interval '1 second', expires_at, on_ambiguous,
-       request_id, traceparent
-FROM unnest(
-  %(id)s::uuid[], %(type)s::text[], %(payload)s::text[], %(queue)s::text[], %(priority)s::smallint[],
-  %(max_attempts)s::integer[], %(run_at)s::timestamptz[], %(delay_seconds)s::float8[],
-  %(publish_grace_seconds)s::float8[], %(expires_at)s::timestamptz[], %(on_ambiguous)s::text[],
-  %(request_id)s::text[], %(traceparent)s::text[]
-) AS new (id, type, payload, queue, priority, max_attempts, wish, delay_seconds, publish_grace_seconds,
-          expires_at, on_ambiguous, request_id, traceparent)
-CROSS JOIN LATERAL (
-  SELECT GREATEST(now(), COALESCE(wish, now() + delay_seconds * interval '1 second'))
-) AS dates (due)
-ON CONFLICT (id) DO NOTHING"""
+WITH new AS (
+  SELECT *, due <= now() AS is_due,
+         -- Sent again after a lost reply, the statement finds its own row, which was written in time.
+         CASE WHEN expires_at <= due THEN NOT EXISTS (SELECT FROM jobs WHERE jobs.id = wanted.id) ELSE FALSE END
+           AS is_expired
+  FROM unnest(
+    %(id)s::uuid[], %(type)s::text[], %(payload)s::text[], %(queue)s::text[], %(priority)s::smallint[],
+    %(max_attempts)s::integer[], %(run_at)s::timestamptz[], %(delay_seconds)s::float8[],
+    %(publish_grace_seconds)s::float8[], %(expires_at)s::timestamptz[], %(on_ambiguous)s::text[],
+    %(request_id)s::text[], %(traceparent)s::text[]
+  ) AS wanted (id, type, payload, queue, priority, max_attempts, wish, delay_seconds, publish_grace_seconds,
+               expires_at, on_ambiguous, request_id, traceparent)
+  CROSS JOIN LATERAL (
+    SELECT GREATEST(now(), COALESCE(wish, now() + delay_seconds * interval '1 second'))
+  ) AS dates (due)
+), written AS (
+  INSERT INTO jobs (id, type, status, payload, queue, priority, max_attempts, run_at, publish_at,
+                    expires_at, on_ambiguous, request_id, traceparent)
+  SELECT id, type, 'pending', payload::jsonb, queue, priority, max_attempts,
+         due, due + CASE WHEN is_due THEN publish_grace_seconds ELSE 0 END * interval '1 second',
+         expires_at, on_ambiguous, request_id, traceparent
+  FROM new WHERE NOT is_expired
+  ON CONFLICT (id) DO NOTHING
+)
+SELECT id, (extract(epoch FROM due) * 1000)::float8, is_due, is_expired FROM new"""
 
 
-def submit(database: Database, jobs: Sequence[NewJob]) -> list[None]:
-    """Write accepted jobs as pending; when this returns they are committed, all of them."""
-    database.rows(_SUBMIT, {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__})
-    return [None] * len(jobs)
+def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
+    """Write accepted jobs as pending; when this returns they are committed, all but those that had expired."""
+    rows = database.rows(_SUBMIT, {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__})
+    found = {row[0]: Submitted(*row) for row in rows}
+    return [found[job.id] for job in jobs]
 
 
 def publish_soon(database: Database, job_id: UUID) -> None:

@@ -6,7 +6,7 @@ from jobs_service import events
 from jobs_service.broker import JobBroker, message_for
 from jobs_service.errors import BrokerUnavailable
 from jobs_service.events import Event
-from jobs_service.lifecycle import NewJob
+from jobs_service.lifecycle import NewJob, Submitted
 
 #: Seconds a queue is left to the relay after it was found full, or Redis silent.
 CLOSED_SECONDS = 1.0
@@ -34,10 +34,11 @@ class Publisher:
         self._counted_at[line] = now
         return self._has_room(queue, priority)
 
-    def publish(self, job: NewJob) -> bool:
+    def publish(self, job: NewJob, submitted: Submitted) -> bool:
         """Send the job's message. False: the relay has to."""
+        message = message_for(job.id, job.type, job.queue, job.priority)
         try:
-            self.broker.enqueue(message_for(job.id, job.type, job.queue, job.priority))
+            self.broker.ring(job.queue, [(message, submitted.due_ms)])
         except BrokerUnavailable as error:
             self._close(job.queue, str(error))
             return False

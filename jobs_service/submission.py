@@ -1,5 +1,6 @@
 """Accepting a job: from a parsed body to a committed row and, if Redis listens, a message."""
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -14,7 +15,7 @@ from jobs_service.errors import DatabaseUnavailable, InvalidRequest
 from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import NewJob, OnAmbiguous
+from jobs_service.lifecycle import NewJob, OnAmbiguous, Submitted
 from jobs_service.logs import get_logger
 from jobs_service.metrics.definitions import ENQUEUE_ERRORS
 from jobs_service.origin import Origin
@@ -25,6 +26,9 @@ log = get_logger(__name__)
 
 #: A job may be put off for this long.
 MAX_DELAY = timedelta(days=366)
+
+#: The limits of dates are looked at by this process's clock, which may be off; what is due, only PostgreSQL decides.
+SLACK = timedelta(days=1)
 
 DEFAULT_PRIORITY = 5
 
@@ -50,7 +54,7 @@ class Submitter:
         self.publisher = publisher
         self.registry = registry
         self.settings = settings
-        self._write = Batch[NewJob, None](lambda jobs: lifecycle.submit(database, jobs))
+        self._write = Batch[NewJob, Submitted](lambda jobs: lifecycle.submit(database, jobs))
 
     def submit(self, submission: Submission, origin: Origin) -> NewJob:
         """Commit the job, then ring for it.
@@ -59,7 +63,7 @@ class Submitter:
         no error: the relay rings later.
         """
         job_type = self.registry.get(submission.type)
-        publish = _is_due(submission) and self.publisher.is_open(job_type.queue, submission.priority)
+        publish = not submission.delay_seconds and self.publisher.is_open(job_type.queue, submission.priority)
         job = self._new_job(submission, job_type, origin, publish=publish)
         with tracing.sending(job.id, job.type, job.queue) as traceparent:
             self._accept(replace(job, traceparent=traceparent) if traceparent else job, publish=publish)
@@ -67,19 +71,22 @@ class Submitter:
 
     def _accept(self, job: NewJob, *, publish: bool) -> None:
         failpoint("api.before_commit")
-        self._commit(job)
+        submitted = self._commit(job)
         failpoint("api.after_commit")
-        if publish and not self.publisher.publish(job):
+        if publish and submitted.is_due and not self.publisher.publish(job, submitted):
             self._leave_to_the_relay(job)
         failpoint("api.after_publish")
         events.emit(Event.ACCEPTED, job_id=str(job.id), type=job.type, queue=job.queue)
 
-    def _commit(self, job: NewJob) -> None:
+    def _commit(self, job: NewJob) -> Submitted:
         try:
-            self._write(job)
+            submitted = self._write(job)
         except DatabaseUnavailable:
             ENQUEUE_ERRORS.labels("database_unavailable").inc()
             raise
+        if submitted.is_expired:
+            raise InvalidRequest("expected a date after the job may begin", pointer="/expires_at")
+        return submitted
 
     def _new_job(self, submission: Submission, job_type: JobType, origin: Origin, *, publish: bool) -> NewJob:
         job_type.parse(submission.payload)
@@ -110,19 +117,14 @@ class Submitter:
             log.warning("Job left for the next republish", job_id=str(job.id), error=str(error))
 
 
-def _is_due(submission: Submission) -> bool:
-    if submission.run_at is not None:
-        return submission.run_at <= datetime.now(UTC)
-    return not submission.delay_seconds
-
-
 def _check_times(submission: Submission) -> None:
     if submission.run_at is not None and submission.delay_seconds is not None:
         raise InvalidRequest("give run_at or delay_seconds, not both", pointer="/delay_seconds")
-    if submission.run_at is not None and abs(submission.run_at - datetime.now(UTC)) > MAX_DELAY:
+    now = datetime.fromtimestamp(time.time(), UTC)
+    if submission.run_at is not None and abs(submission.run_at - now) > MAX_DELAY + SLACK:
         raise InvalidRequest(f"expected a date at most {MAX_DELAY.days} days from now", pointer="/run_at")
-    if submission.expires_at is not None:
-        _check_expiry(submission, submission.expires_at)
+    if submission.expires_at is not None and submission.expires_at - now > 2 * MAX_DELAY + SLACK:
+        raise InvalidRequest(f"expected a date at most {2 * MAX_DELAY.days} days from now", pointer="/expires_at")
 
 
 def _check_canary(submission: Submission) -> None:
@@ -130,12 +132,3 @@ def _check_canary(submission: Submission) -> None:
     for wish in ("run_at", "delay_seconds", "expires_at"):
         if getattr(submission, wish) is not None:
             raise InvalidRequest("a canary runs at once", pointer=f"/{wish}")
-
-
-def _check_expiry(submission: Submission, expires_at: datetime) -> None:
-    now = datetime.now(UTC)
-    begin = submission.run_at or now + timedelta(seconds=submission.delay_seconds or 0)
-    if expires_at <= max(begin, now):
-        raise InvalidRequest("expected a date after the job may begin", pointer="/expires_at")
-    if expires_at - now > 2 * MAX_DELAY:
-        raise InvalidRequest(f"expected a date at most {2 * MAX_DELAY.days} days from now", pointer="/expires_at")

@@ -16,7 +16,7 @@ BATCH = 500
 # One index range for each priority, so that a scheduled job of high priority is not stepped over again and again:
 # run_at <= now() ends the range. Rows already published are filtered; there are at most as many as the window holds.
 _DUE = """
-SELECT id, type, waiting.priority
+SELECT id, type, waiting.priority, (extract(epoch FROM waiting.run_at) * 1000)::float8
 FROM generate_series(9, %(lowest)s, -1) AS level
 CROSS JOIN LATERAL (
   SELECT id, type, priority, run_at FROM jobs
@@ -100,6 +100,8 @@ class Relay(Service):
 
     def _publish(self, queue: str, due: list[Row]) -> None:
         failpoint("relay.before_ring")
-        self.broker.ring(queue, [message_for(job_id, kind, queue, priority) for job_id, kind, priority in due])
+        self.broker.ring(
+            queue, [(message_for(job_id, kind, queue, priority), due_ms) for job_id, kind, priority, due_ms in due]
+        )
         failpoint("relay.after_ring")
         lifecycle.published(self.database, [row[0] for row in due], republish_seconds=self.republish_seconds)

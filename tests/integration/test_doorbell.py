@@ -73,13 +73,21 @@ def test_no_more_is_popped_than_may_be_in_hand(broker, bell):
     assert next(bell) is not None
 
 
-def test_popped_messages_go_back_to_the_front(broker, bell):
-    ring(broker)
+@pytest.mark.parametrize("give_back", ["requeue", "drain"])
+def test_popped_messages_go_back_to_their_places(broker, bell, give_back):
+    """Where they stood says the job's date, not its id."""
+    line = [message_for(new_id(), "csv-generation", "default", 5) for _ in range(3)]
+    broker.ring("default", [(message, 1_000 - place) for place, message in enumerate(line)])
+    before = broker.client.zrange(broker.key("default"), 0, -1, withscores=True)
+
     popped = next(bell)
+    if give_back == "requeue":
+        bell.requeue([popped])
+    broker.draining = True
+    assert next(bell) is None
 
-    bell.requeue([popped])
-
-    assert popped.message_id == next(bell).message_id
+    in_hand = 0 if give_back == "requeue" else 1
+    assert before[in_hand:] == broker.client.zrange(broker.key("default"), 0, -1, withscores=True)
 
 
 def test_a_draining_process_hands_out_nothing_and_gives_back_what_it_has(broker, bell):
@@ -135,7 +143,7 @@ def test_a_foreign_value_in_the_queues_place_is_set_aside(broker, bell):
 
 
 def test_a_message_is_handed_out_as_of_the_queue_it_was_popped_from(broker, bell):
-    broker.ring("default", [message_for(new_id(), "csv-generation", "elsewhere", 5)])
+    broker.ring("default", [(message_for(new_id(), "csv-generation", "elsewhere", 5), 0)])
 
     proxy = next(bell)
 

@@ -286,7 +286,8 @@ def test_an_unknown_outcome_is_marked_in_the_history(database, claim, row):
 
 
 def test_an_expired_job_cannot_be_claimed_and_becomes_a_dead_letter(database, submit, worker_id, row):
-    job_id = submit(expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    job_id = submit()
+    database.rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
     other = submit(expires_at=datetime.now(UTC) + timedelta(hours=1))
 
     assert claim_one(database, job_id, worker_id) is None

@@ -29,24 +29,25 @@ def test_a_message_holds_the_id_and_nothing_of_the_payload():
     assert {"priority": 5} == message.options
 
 
-def test_a_higher_priority_comes_first_then_the_older():
-    older, newer = new_id(), new_id()
-    older = type(older)(int=newer.int - (5 << 80))
+def test_a_higher_priority_comes_first_then_what_was_due_first():
+    line = [(message_for(new_id(), "t", "q", priority), due_ms) for priority, due_ms in ((0, 1), (9, 7), (9, 6))]
 
-    line = [message_for(newer, "t", "q", 0), message_for(newer, "t", "q", 9), message_for(older, "t", "q", 9)]
-
-    assert [line[2], line[1], line[0]] == sorted(line, key=score)
+    assert [line[2], line[1], line[0]] == sorted(line, key=lambda place: score(*place))
 
 
-@pytest.mark.parametrize(
-    "foreign", [UUID("ffffffff-ffff-4fff-bfff-ffffffffffff"), UUID("ffffffff-ffff-7fff-bfff-ffffffffffff")]
-)
-def test_no_id_of_another_make_changes_the_priority(foreign):
-    """A row inserted by hand has whatever id its author liked."""
-    line = [message_for(foreign, "t", "q", priority) for priority in range(10)]
-    line += [message_for(new_id(), "t", "q", priority) for priority in range(10)]
+def test_the_time_in_an_id_has_no_part_in_the_order():
+    """The id has the clock of the API that made it, which may be wrong."""
+    newest = UUID("ffffffff-ffff-7fff-bfff-ffffffffffff")
 
-    priorities = [message.options["priority"] for message in sorted(line, key=score)]
+    assert score(message_for(newest, "t", "q", 5), 1) < score(message_for(new_id(), "t", "q", 5), 2)
+
+
+@pytest.mark.parametrize("foreign", [-1e18, 1e18])
+def test_no_date_changes_the_priority(foreign):
+    """A row inserted by hand is due whenever its author liked."""
+    line = [(message_for(new_id(), "t", "q", priority), due) for due in (foreign, 1e12) for priority in range(10)]
+
+    priorities = [message.options["priority"] for message, _ in sorted(line, key=lambda place: score(*place))]
 
     assert sorted(priorities, reverse=True) == priorities
 
