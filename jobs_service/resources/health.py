@@ -1,12 +1,39 @@
 """/livez and /readyz."""
 
+import time
+from threading import Lock
+
 import falcon
 import msgspec
+import peewee
+import psycopg2
 import redis
 
 from jobs_service import migrations
 from jobs_service.database import Database
 from jobs_service.errors import DatabaseUnavailable, MigrationError
+from jobs_service.ids import new_id
+
+#: Seconds an answer about the database is given again, so that a storm of probes costs it one statement.
+KEPT_SECONDS = 1.0
+
+# What `POST /jobs` does, and takes back: only that tells whether it would be refused. One message to the server, and
+# nothing that a session would have to keep, so that it works through a pooler.
+_TRIAL = """
+BEGIN;
+INSERT INTO jobs (id, type, status, payload) VALUES (%s, 'readiness', 'pending', '{}');
+ROLLBACK"""
+
+#: By SQLSTATE: what is wrong, and what to do.
+_ADVICE = {
+    "25006": "PostgreSQL is read-only, as a standby is: point DATABASE_URL at the primary",
+    "53100": "PostgreSQL's disk is full: make room on it",
+    "53300": "PostgreSQL has no connection left: raise max_connections, or run fewer processes or threads",
+    "42501": "the role of DATABASE_URL may not write to the table jobs: grant it SELECT, INSERT, UPDATE and DELETE",
+    "42P01": "the table jobs is not there: run python -m jobs_service migrate",
+    "57014": "the table jobs is locked, or PostgreSQL too slow: look in pg_stat_activity for who holds a lock",
+    "55P03": "the table jobs is locked: look in pg_stat_activity for who holds it",
+}
 
 
 class Liveness:
@@ -24,6 +51,9 @@ class Readiness:
     def __init__(self, database: Database, redis_client: redis.Redis) -> None:
         self.database = database
         self.redis_client = redis_client
+        self._lock = Lock()
+        self._kept = ""
+        self._kept_until = 0.0
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
         checks = {"database": self._database(), "redis": self._redis()}
@@ -37,13 +67,29 @@ class Readiness:
     on_head = on_get
 
     def _database(self) -> str:
+        # Who finds another request asking gets the last answer, and does not wait for a server that may be silent.
+        if self._lock.acquire(blocking=not self._kept):
+            try:
+                if time.monotonic() >= self._kept_until:
+                    self._kept = self._look()
+                    self._kept_until = time.monotonic() + KEPT_SECONDS
+            finally:
+                self._lock.release()
+        return self._kept
+
+    def _look(self) -> str:
         try:
             missing = migrations.pending(self.database)
-        except DatabaseUnavailable:
-            return "does not answer"
+            if missing:
+                return f"not migrated: {', '.join(missing)}; run python -m jobs_service migrate"
+            self.database.rows(_TRIAL, (new_id(),))
         except MigrationError as error:
             return str(error)
-        return f"not migrated: {', '.join(missing)}" if missing else "ok"
+        except (DatabaseUnavailable, psycopg2.ProgrammingError, peewee.ProgrammingError) as error:
+            # The trial may have ended half-way, with its transaction open.
+            self.database.discard()
+            return _advice(error)
+        return "ok"
 
     def _redis(self) -> str:
         try:
@@ -51,3 +97,13 @@ class Readiness:
         except redis.RedisError:
             return "does not answer"
         return "ok"
+
+
+def _advice(error: Exception) -> str:
+    """Say what is wrong with PostgreSQL. Its own words may quote values; its codes do not."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if advice := _ADVICE.get(getattr(cause, "pgcode", None) or ""):
+            return advice
+        cause = cause.__cause__
+    return "does not answer"
