@@ -610,9 +610,8 @@ def cancel(database: Database, job_id: UUID, *, unheard: Unheard | None = None) 
     A running attempt loses its lease: it cannot begin its effect any more, and its verdict is refused.
     """
     unheard = unheard or Unheard()
-    rows = _asked_again(database, unheard, _CANCEL, _MOVED) or _asked(
-        database, unheard, _CANCEL, _MOVED, {"job_ids": [job_id], "transition": uuid4()}
-    )
+    names = unheard.names or {"job_ids": [job_id], "transition": uuid4()}
+    rows = _asked(database, unheard, _CANCEL, _MOVED, names)
     return Moved(*rows[0]) if rows else None
 
 
@@ -637,12 +636,16 @@ _REDRIVEN = "jobs.id, type, queue, 0, request_id, traceparent"
 def redrive(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> Moved | None:
     """Run a finished job again: its attempts start afresh, its history stays. None: not finished, or no such job."""
     unheard = unheard or Unheard()
-    rows = _asked_again(database, unheard, _REDRIVE, _REDRIVEN)
-    if not rows and (end := database.row(_FINISHED, (job_id,))):
-        names = dict(zip(("status", "seen", "finished_at"), end, strict=True))
-        names |= {"job_ids": [job_id], "transition": uuid4()}
-        rows = _asked(database, unheard, _REDRIVE, _REDRIVEN, names)
+    names = unheard.names or _end_of(database, job_id)
+    rows = _asked(database, unheard, _REDRIVE, _REDRIVEN, names) if names else []
     return Moved(*rows[0]) if rows else None
+
+
+def _end_of(database: Database, job_id: UUID) -> dict[str, Any] | None:
+    """Look at how a job has ended, and return what a redrive says of it. None: it has not, or there is no such job."""
+    end = database.row(_FINISHED, (job_id,))
+    seen = dict(zip(("status", "seen", "finished_at"), end or (), strict=False))
+    return seen | {"job_ids": [job_id], "transition": uuid4()} if seen else None
 
 
 def move(database: Database, job_ids: Sequence[UUID], *, queue: str, fence: int | None = None) -> None:

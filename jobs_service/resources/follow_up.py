@@ -33,14 +33,21 @@ class FollowUp:
         self._asks = False
 
     def call(self, ask: Callable[[], T], unheard: Unheard) -> T:
-        """Return what `ask` returns; where that leaves something `unheard`, raise `DatabaseUnavailable` and go on."""
+        """Return what `ask` returns. Where it leaves something `unheard`, it is asked once more on another connection.
+
+        If that is not heard of either, this raises `DatabaseUnavailable`, and goes on to ask.
+        """
         try:
             return ask()
         except DatabaseUnavailable:
-            if unheard.names is not None:
-                # What it will have to say belongs to this request.
-                context = copy_context()
-                self._follow(lambda: context.run(ask))
+            if unheard.names is None:
+                raise
+        try:
+            return ask()
+        except DatabaseUnavailable:
+            # What it will have to say belongs to this request.
+            context = copy_context()
+            self._follow(lambda: context.run(ask))
             raise
 
     def _follow(self, ask: Callable[[], object]) -> None:
