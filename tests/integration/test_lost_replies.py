@@ -1,8 +1,10 @@
 """PostgreSQL moves a job and its reply is lost: for each verb, and whoever calls it, the truth is told, and once."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Thread
 from uuid import uuid4
 
 import dramatiq
@@ -302,3 +304,44 @@ def test_a_claim_that_cannot_be_heard_of_at_a_stop_is_given_back(world):
 
     assert [("pending", 0)] == world.near.rows("SELECT status, attempts FROM jobs")
     assert [Event.RECEIVED, Event.RELEASED] == [event for event, _ in world.told]
+
+
+def test_a_stop_waits_for_the_verdict_on_what_was_done(world):
+    """What it gives back is a claim that it knows nothing of; what has returned is left to its own thread."""
+    done = running(world)
+    [known] = world.sync.running.values()
+    known.has_returned = True
+    unknown = running_unheard(world)
+    world.told.clear()
+    ending = Thread(target=stop, args=(world, None))
+
+    ending.start()
+    eventually(lambda: world.told, what="a claim that was given back")
+    assert [(Event.RELEASED, str(unknown))] == world.told
+    assert [("processing",)] == world.near.rows("SELECT status FROM jobs WHERE id = %s", (known.claim.job_id,))
+    assert ending.is_alive()
+    world.end(done)
+    ending.join()
+
+    assert (Event.COMPLETED, str(known.claim.job_id)) == world.told[-1]
+
+
+def test_a_stop_does_not_wait_for_a_server_that_has_nothing_of_its_own(world):
+    world.sync.give_back_seconds = math.inf
+    world.proxy.down()
+    ending = Thread(target=stop, args=(world, None), daemon=True)
+
+    ending.start()
+
+    eventually(lambda: not ending.is_alive(), what="the end of the stop")
+
+
+def test_a_stop_ends_in_time_whatever_it_leaves(world):
+    """The rescuer takes it then."""
+    running(world)
+    world.sync.give_back_seconds = 0.5
+    world.proxy.down()
+
+    stop(world, None)
+
+    assert [("processing",)] == world.near.rows("SELECT status FROM jobs")
