@@ -38,9 +38,7 @@ def worker(settings: Settings) -> int:
 
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     _prepare_metrics(settings, "worker")
-    # After the workers should have ended by themselves, and before somebody kills all of it.
-    kill_after_seconds = (settings.worker_shutdown_seconds + settings.stop_grace_seconds) / 2
-    return Supervisor(list(_worker_programs(settings)), kill_after_seconds=kill_after_seconds).run()
+    return Supervisor(list(_worker_programs(settings)), kill_after_seconds=settings.kill_after_seconds).run()
 
 
 def migrate(settings: Settings) -> int:

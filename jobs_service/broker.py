@@ -59,9 +59,18 @@ class JobBroker(RedisBroker):
         super().__init__(client=client, middleware=middleware)
         #: A message is sent while fewer than so many wait that are at least as urgent; the rest waits in PostgreSQL.
         self.window = window
-        #: Set when the process is to end: consumers hand out nothing more.
-        self.draining = False
+        #: By the monotonic clock; None as long as the process is not to end.
+        self.draining_since: float | None = None
         self._spellings: dict[str, str] = {}
+
+    @property
+    def draining(self) -> bool:
+        """Set when the process is to end: consumers hand out nothing more."""
+        return self.draining_since is not None
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self.draining_since = time.monotonic() if draining else None
 
     def declare_queue(self, queue_name: str) -> None:
         """Declare a queue, without Dramatiq's second queue for delayed messages."""

@@ -215,6 +215,16 @@ class Settings:
         """Until an attempt that does not obey its time limit costs its process."""
         return self.time_limit_seconds + self.hang_grace_seconds
 
+    @property
+    def kill_after_seconds(self) -> float:
+        """Until a worker that was told to stop is killed: it should have ended, and nobody has killed all of it yet."""
+        return (self.worker_shutdown_seconds + self.stop_grace_seconds) / 2
+
+    @property
+    def give_back_seconds(self) -> float:
+        """Until a worker that was told to stop has to be through with its verdicts; it needs a moment to end itself."""
+        return self.worker_shutdown_seconds + (self.kill_after_seconds - self.worker_shutdown_seconds) * 3 / 4
+
     def _collisions(self) -> Iterator[str]:
         """Check the ladder of timeouts: whoever waits for another must be the more patient of the two."""
         for lower, upper, reason in LADDER:

@@ -35,6 +35,10 @@ class ProcessLost(JobsError):
     """An attempt's own process ended without a word."""
 
 
+class ProcessBroken(JobsError):
+    """An attempt failed by the state of the process that it shares: no file can be opened there any more."""
+
+
 def failure_of(exception: BaseException, seconds: float, *, is_ambiguous: bool = False) -> Failure:
     """Return what is kept of an exception: bounded, and free of what PostgreSQL's text cannot hold."""
     if isinstance(exception, IsolatedFailure):

@@ -3,18 +3,22 @@
 Each verb is one guarded statement in its own transaction; the three that every job needs take many jobs, so that those
 that meet share the statement and its commit. No row changed is an answer, not an error: somebody else
 was faster, or this attempt's lease is gone. All times are the database's; a worker's clock decides nothing.
+
+A statement whose reply was lost may have been carried out. So each names a token that the row keeps as its
+`transition_token`, and a verb that finds no row to change looks whether it is its own token that stands there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import msgspec
 
 from jobs_service.database import Database, Row
+from jobs_service.errors import DatabaseUnavailable
 from jobs_service.origin import Origin
 
 
@@ -37,6 +41,7 @@ TRANSITIONS: Mapping[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
     "snooze": ((Status.PROCESSING,), (Status.PENDING,)),
     "rescue": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
     "crash": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
+    "abandon": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
     "bury_unknown": ((Status.PENDING,), (Status.FAILED,)),
     "expire": ((Status.PENDING,), (Status.FAILED,)),
     "cancel": ((Status.PENDING, Status.PROCESSING), (Status.CANCELLED,)),
@@ -159,6 +164,18 @@ class Failure:
     is_ambiguous: bool = False
 
 
+@dataclass(slots=True)
+class Unheard:
+    """The transition of one caller whose reply was lost, if there is one.
+
+    The caller keeps it and calls the verb again, once PostgreSQL answers: the verb then sends the same statement under
+    the same token, before anything else, and tells what came of it. So each transition is told of once.
+    """
+
+    #: The statement's parameters.
+    names: Mapping[str, Any] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Moved:
     """A job that a sweep or a person put into another state."""
@@ -182,7 +199,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Rescued(Moved):
-    """A job taken from a worker that went silent."""
+    """A job taken from a worker that went silent, or from a process that died or broke. `attempt` is the one lost."""
 
     status: Status
     dead_reason: DeadReason | None
@@ -261,13 +278,13 @@ FROM unnest(%(job_ids)s::uuid[], %(worker_ids)s::uuid[], %(tokens)s::uuid[]) AS 
 WHERE id = ask.job_id AND (status = 'pending') IS TRUE AND run_at <= now()
   AND (expires_at IS NULL OR expires_at > now())
 RETURNING id, lease_token, jobs.worker_id, type, queue, payload, attempts, max_attempts, crashes,
-          extract(epoch FROM now() - run_at)::float8,
+          extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
           extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
           request_id, traceparent"""
 
 _CLAIMED = """
 SELECT id, lease_token, worker_id, type, queue, payload, attempts, max_attempts, crashes,
-       extract(epoch FROM now() - run_at)::float8,
+       extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
        extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
        request_id, traceparent
 FROM jobs WHERE id = ANY(%(job_ids)s) AND lease_token = ANY(%(tokens)s)"""
@@ -307,186 +324,264 @@ def begin_effect(database: Database, claim: Claim) -> bool:
 _COMPLETE = """
 UPDATE jobs
 SET status = 'completed', result = done.result::jsonb, error = NULL, lease_token = NULL,
-    finished_at = now(), updated_at = timezone('utc', now())
-FROM unnest(%(job_ids)s::uuid[], %(tokens)s::uuid[], %(results)s::text[]) AS done (job_id, token, result)
-WHERE id = done.job_id AND (status = 'processing') IS TRUE AND lease_token = done.token
+    transition_token = done.transition, finished_at = now(), updated_at = timezone('utc', now())
+FROM unnest(%(job_ids)s::uuid[], %(leases)s::uuid[], %(transitions)s::uuid[], %(results)s::text[])
+  AS done (job_id, lease, transition, result)
+WHERE id = done.job_id AND (status = 'processing') IS TRUE AND lease_token = done.lease
 RETURNING id"""
 
 
 def complete(database: Database, done: Sequence[tuple[Claim, str]]) -> list[bool]:
     """Finish attempts with their results (JSON text). False: the lease is gone and this verdict with it."""
     ordered = sorted(done, key=lambda item: item[0].job_id)
-    columns = {
-        "job_ids": [claim.job_id for claim, _ in ordered],
-        "tokens": [claim.token for claim, _ in ordered],
-        "results": [result for _, result in ordered],
-    }
-    completed = {job_id for (job_id,) in database.rows(_COMPLETE, columns)}
-    return [
-        claim.job_id in completed or _settled(database, claim, Status.COMPLETED, claim.attempts) for claim, _ in done
-    ]
+    names = _held([(claim.job_id, claim.token) for claim, _ in ordered], "complete")
+    names["results"] = [result for _, result in ordered]
+    completed = {job_id for (job_id,) in _sent(database, _COMPLETE, "id", names)}
+    return [claim.job_id in completed for claim, _ in done]
 
 
 _RETRY = """
 UPDATE jobs
-SET status = 'pending', error = %(message)s, lease_token = NULL,
+SET status = 'pending', error = %(message)s, lease_token = NULL, transition_token = %(transition)s,
     run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
     history = history || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
     updated_at = timezone('utc', now())
-WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s
+WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
 RETURNING id"""
 
 
 def retry(database: Database, claim: Claim, failure: Failure, *, delay_seconds: float) -> bool:
     """Put the job back for another attempt after `delay_seconds`. False: the lease is gone."""
-    return _settle(database, claim, Status.PENDING, _RETRY, {"delay": delay_seconds, **_record(claim, failure)})
+    return _settle(database, claim, "retry", _RETRY, {"delay": delay_seconds, **_record(claim, failure)})
 
 
 _BURY = """
 UPDATE jobs
 SET status = 'failed', dead_reason = %(reason)s, error = %(message)s, lease_token = NULL,
+    transition_token = %(transition)s,
     history = history || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
     finished_at = now(), updated_at = timezone('utc', now())
-WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s
+WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
 RETURNING id"""
 
 
 def bury(database: Database, claim: Claim, failure: Failure, *, reason: DeadReason) -> bool:
     """Make the job a dead letter. False: the lease is gone."""
-    return _settle(database, claim, Status.FAILED, _BURY, {"reason": reason, **_record(claim, failure)})
+    return _settle(database, claim, "bury", _BURY, {"reason": reason, **_record(claim, failure)})
 
 
+# What goes back keeps its place in line: it is older than what came meanwhile. `returned_at` says since when it waits.
 _RELEASE = """
 UPDATE jobs
 SET status = 'pending', attempts = attempts - 1, lease_token = NULL, started_at = NULL,
-    run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
-WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s AND effect_at IS NULL
-RETURNING id"""
+    transition_token = held.transition, run_at = LEAST(run_at, now()), publish_at = now(), returned_at = now(),
+    updated_at = timezone('utc', now())
+FROM unnest(%(job_ids)s::uuid[], %(leases)s::uuid[], %(transitions)s::uuid[]) AS held (job_id, lease, transition)
+WHERE id = held.job_id AND (status = 'processing') IS TRUE AND lease_token = held.lease AND effect_at IS NULL
+RETURNING """
+
+# The attempt that was given back, also where the next one has begun before its answer was looked for.
+_RELEASED = """id, type, queue, CASE status WHEN 'processing' THEN attempts ELSE attempts + 1 END,
+  request_id, traceparent"""
 
 
-def release(database: Database, claim: Claim) -> bool:
-    """Give the job back as if it had not been claimed: the attempt does not count.
+def release(database: Database, claims: Sequence[Claim]) -> list[bool]:
+    """Give jobs back as if they had not been claimed: the attempts do not count, and they keep their places in line.
 
     False: the lease is gone, or the effect has begun, which nobody may forget.
     """
-    return _settle(database, claim, Status.PENDING, _RELEASE, {})
+    names = _held(sorted((claim.job_id, claim.token) for claim in claims), "release")
+    released = {job_id for (job_id,) in _sent(database, _RELEASE + "id", "id", names)}
+    return [claim.job_id in released for claim in claims]
+
+
+_HELD = """
+SELECT id, lease_token FROM jobs
+WHERE status = 'processing' AND worker_id = %s AND effect_at IS NULL AND lease_token <> ALL(%s::uuid[])
+ORDER BY id"""
+
+
+def release_worker(
+    database: Database, worker_id: UUID, *, known: Collection[UUID] = (), unheard: Unheard | None = None
+) -> list[Moved]:
+    """Give back what a worker that ends holds without knowing it: claims whose answers it never got.
+
+    `known` are the lease tokens that it does know: those attempts run, or wait for their verdicts.
+    """
+    unheard = unheard or Unheard()
+    sql = _RELEASE + _RELEASED
+    rows = _asked_again(database, unheard, sql, _RELEASED)
+    if not rows and (held := database.rows(_HELD, (worker_id, list(known)))):
+        rows = _asked(database, unheard, sql, _RELEASED, _held(held, "release"))
+    return [Moved(*row) for row in rows]
 
 
 _SNOOZE = """
 UPDATE jobs
 SET status = 'pending', attempts = attempts - 1, error = %(message)s, lease_token = NULL, started_at = NULL,
+    transition_token = %(transition)s,
     run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
     updated_at = timezone('utc', now())
-WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s
+WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
 RETURNING id"""
 
 
 def snooze(database: Database, claim: Claim, message: str | None, *, delay_seconds: float) -> bool:
     """Put the job off: the attempt does not count, `message` says why. False: the lease is gone."""
-    return _settle(database, claim, Status.PENDING, _SNOOZE, {"delay": delay_seconds, "message": message})
+    return _settle(database, claim, "snooze", _SNOOZE, {"delay": delay_seconds, "message": message})
 
 
-_RELEASE_WORKER = """
+_MOVED = "jobs.id, type, queue, attempts, request_id, traceparent"
+
+_BURY_UNKNOWN = f"""
+WITH strays AS (
+  SELECT id FROM jobs
+  WHERE id = ANY(%(job_ids)s) AND (type = %(job_type)s) IS TRUE AND (status = 'pending') IS TRUE
+    AND run_at < now() - %(grace)s * interval '1 second' AND {_FENCE}
+  ORDER BY id FOR NO KEY UPDATE
+)
 UPDATE jobs
-SET status = 'pending', attempts = attempts - 1, lease_token = NULL, started_at = NULL,
-    run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
-WHERE status = 'processing' AND worker_id = %s AND effect_at IS NULL
-RETURNING id, type, queue, attempts + 1, request_id, traceparent"""
-
-
-def release_worker(database: Database, worker_id: UUID) -> list[Moved]:
-    """Give back what a worker that ends still holds: a claim whose answer it never got."""
-    return [Moved(*row) for row in database.rows(_RELEASE_WORKER, (worker_id,))]
+SET status = 'failed', dead_reason = 'unknown_type', error = 'no worker knows the job type ' || type,
+    transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now())
+FROM strays WHERE jobs.id = strays.id
+RETURNING {_MOVED}"""
 
 
 def bury_unknown(
-    database: Database, job_id: UUID, *, job_type: str, grace_seconds: float, fence: int | None = None
-) -> bool:
-    """Make a pending job of a type that the worker does not know a dead letter, once it has waited `grace_seconds`.
+    database: Database,
+    job_ids: Sequence[UUID],
+    *,
+    job_type: str,
+    grace_seconds: float,
+    fence: int | None = None,
+    unheard: Unheard | None = None,
+) -> list[Moved]:
+    """Make pending jobs of a type that the worker does not know dead letters, once they have waited `grace_seconds`.
 
-    Until then it stays pending: during a deployment a newer worker may know the type.
+    Until then they stay pending: during a deployment a newer worker may know the type.
     """
-    sql = f"""
-    UPDATE jobs
-    SET status = 'failed', dead_reason = %(reason)s, error = 'no worker knows the job type ' || type,
-        finished_at = now(), updated_at = timezone('utc', now())
-    WHERE id = %(job_id)s AND type = %(job_type)s AND (status = 'pending') IS TRUE
-      AND run_at < now() - %(grace)s * interval '1 second' AND {_FENCE}
-    RETURNING id"""
-    names = {
-        "reason": DeadReason.UNKNOWN_TYPE,
-        "job_id": job_id,
-        "job_type": job_type,
-        "grace": grace_seconds,
-        "fence": fence,
-    }
-    return database.row(sql, names) is not None
+    unheard = unheard or Unheard()
+    rows = _asked_again(database, unheard, _BURY_UNKNOWN, _MOVED)
+    if job_ids and not rows:
+        names = {"job_ids": list(job_ids), "job_type": job_type, "grace": grace_seconds, "fence": fence}
+        rows = _asked(database, unheard, _BURY_UNKNOWN, _MOVED, names | {"transition": uuid4()})
+    return [Moved(*row) for row in rows]
 
 
-# The same for jobs whose worker went silent and for one that killed the process it had to itself.
-_TAKE_BACK = """
+# What became of a job that was taken back is told by its history's last entry, also when the next attempt has begun.
+_TAKEN_BACK = """jobs.id, type, queue, (history->-1->>'attempt')::integer, request_id, traceparent,
+  CASE WHEN dead_reason IS NULL THEN 'pending' ELSE 'failed' END, dead_reason,
+  (history->-1->>'worker_id')::uuid, CASE WHEN (history->-1->>'ambiguous')::boolean THEN jobs.on_ambiguous END"""
+
+# The same for jobs whose worker went silent, and for those whose own process died or broke. Only a job that was alone
+# with its process has used an attempt. What a neighbour may have done leaves a crash, which isolates the job, no more.
+_TAKE_BACK = f"""
 WITH lost AS (
   SELECT jobs.id, worker_id, CASE WHEN effect_at IS NOT NULL THEN on_ambiguous END AS on_ambiguous,
          CASE WHEN crashes + 1 >= %(poison)s THEN 'poison'
               WHEN effect_at IS NOT NULL AND on_ambiguous = 'hold' THEN 'ambiguous'
-              WHEN attempts >= max_attempts THEN 'attempts_exhausted' END AS reason
-  FROM <which>
+              WHEN %(counted)s AND attempts >= max_attempts THEN 'attempts_exhausted' END AS reason
+  FROM jobs JOIN unnest(%(job_ids)s::uuid[], %(leases)s::uuid[]) AS held (job_id, lease) ON jobs.id = held.job_id
+  WHERE (status = 'processing') IS TRUE AND lease_token = held.lease AND <guard>
+  ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
 )
 UPDATE jobs
 SET status = CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
     dead_reason = reason, finished_at = CASE WHEN reason IS NOT NULL THEN now() END,
-    error = %(message)s, crashes = crashes + 1, lease_token = NULL, worker_id = NULL,
-    run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
+    error = %(message)s, crashes = crashes + 1, attempts = attempts - CASE WHEN %(counted)s THEN 0 ELSE 1 END,
+    lease_token = NULL, worker_id = NULL, transition_token = %(transition)s,
+    run_at = <run_at>, publish_at = now() + %(delay)s * interval '1 second', returned_at = now(),
     history = history || jsonb_build_array(jsonb_build_object(
       'attempt', attempts, 'worker_id', lost.worker_id, 'started_at', started_at,
       'seconds', round(extract(epoch FROM now() - started_at)::numeric, 3),
       'error', %(error)s::text, 'message', %(message)s::text)
-      || CASE WHEN lost.on_ambiguous IS NULL THEN '{}' ELSE '{"ambiguous": true}'::jsonb END),
+      || CASE WHEN lost.on_ambiguous IS NULL THEN '{{}}' ELSE '{{"ambiguous": true}}'::jsonb END
+      || CASE WHEN %(counted)s THEN '{{}}' ELSE '{{"counted": false}}'::jsonb END),
     updated_at = timezone('utc', now())
 FROM lost WHERE jobs.id = lost.id
-RETURNING jobs.id, type, queue, attempts, request_id, traceparent, status, dead_reason,
-          lost.worker_id, lost.on_ambiguous"""
+RETURNING {_TAKEN_BACK}"""
+
+_KEEPS_ITS_PLACE = "LEAST(run_at, now())"
+
+_SILENT = "unnest(%(workers)s::uuid[], %(beats)s::bigint[]) AS silent (id, beats)"
+
+_LOST_JOBS = f"""
+SELECT jobs.id, lease_token FROM jobs JOIN {_SILENT} ON silent.id IS NOT DISTINCT FROM jobs.worker_id
+WHERE status = 'processing'
+ORDER BY jobs.id LIMIT %(limit)s
+FOR NO KEY UPDATE OF jobs SKIP LOCKED"""
 
 # A worker that has beaten since it was found silent lives, and keeps its jobs.
-_RESCUE = _TAKE_BACK.replace(
-    "<which>",
-    f"""jobs JOIN unnest(%(workers)s::uuid[], %(beats)s::bigint[]) AS silent (id, beats) ON silent.id = jobs.worker_id
-  WHERE status = 'processing' AND {_FENCE}
-    AND NOT EXISTS (
-      SELECT FROM workers WHERE workers.id = silent.id AND workers.beats IS DISTINCT FROM silent.beats
-    )
-  ORDER BY jobs.id LIMIT %(limit)s
-  FOR UPDATE OF jobs SKIP LOCKED""",
+_RESCUE = _TAKE_BACK.replace("<run_at>", _KEEPS_ITS_PLACE).replace(
+    "<guard>",
+    f"""{_FENCE} AND EXISTS (
+    SELECT FROM {_SILENT}
+    WHERE silent.id IS NOT DISTINCT FROM jobs.worker_id
+      AND NOT EXISTS (SELECT FROM workers WHERE workers.id = silent.id AND workers.beats IS DISTINCT FROM silent.beats)
+  )""",
 )
 
-_CRASH = _TAKE_BACK.replace(
-    "<which>", "jobs WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s FOR UPDATE"
-)
+_CRASH = _TAKE_BACK.replace("<run_at>", "now() + %(delay)s * interval '1 second'").replace("<guard>", "TRUE")
+
+_ABANDON = _TAKE_BACK.replace("<run_at>", _KEEPS_ITS_PLACE).replace("<guard>", "TRUE")
 
 #: What the history calls an attempt whose process was lost.
 WORKER_LOST = "WorkerLost"
 
 
 def rescue(
-    database: Database, silent: Mapping[UUID, int | None], *, limit: int = 500, fence: int | None = None
+    database: Database,
+    silent: Mapping[UUID, int | None] | Mapping[UUID | None, int | None],
+    *,
+    limit: int = 500,
+    fence: int | None = None,
+    unheard: Unheard | None = None,
 ) -> list[Rescued]:
-    """Take back the jobs of silent workers: for another attempt, or as dead letters.
+    """Take back the jobs of silent workers: for another attempt, or as dead letters. The attempts do not count.
 
-    `silent` maps a worker's id to the count of beats at which it stands still; None for one that has no row.
+    `silent` maps a worker's id to the count of beats at which it stands still; None for one that has no row. A sweep
+    that keeps `unheard` calls this also when no worker is silent: without either it asks nothing.
     """
-    names = {"workers": list(silent), "beats": list(silent.values()), "limit": limit, "fence": fence}
-    return _take_back(database, _RESCUE, "the worker was lost: killed, frozen or cut off", delay_seconds=0, **names)
+    unheard = unheard or Unheard()
+    rows = _asked_again(database, unheard, _RESCUE, _TAKEN_BACK)
+    if silent and not rows:
+        workers = {"workers": list(silent), "beats": list(silent.values())}
+        lost = database.rows(_LOST_JOBS, workers | {"limit": limit})
+        if lost:
+            message = "the worker was lost: killed, frozen or cut off"
+            names = workers | {"fence": fence} | _lost(lost, message, counted=False, transition=uuid4())
+            rows = _asked(database, unheard, _RESCUE, _TAKEN_BACK, names)
+    return [_rescued(row) for row in rows]
 
 
 def crash(database: Database, claim: Claim, message: str, *, delay_seconds: float) -> Rescued | None:
     """Note that the attempt killed the process it had to itself. None: the lease is gone."""
-    names = {"job_id": claim.job_id, "token": claim.token}
-    return next(iter(_take_back(database, _CRASH, message, delay_seconds=delay_seconds, **names)), None)
+    names = _lost([(claim.job_id, claim.token)], message, counted=True, transition=_transition(claim.token, "crash"))
+    rows = _sent(database, _CRASH, _TAKEN_BACK, names | {"delay": delay_seconds})
+    return _rescued(rows[0]) if rows else None
 
 
-def _take_back(database: Database, sql: str, message: str, *, delay_seconds: float, **names: object) -> list[Rescued]:
-    names |= {"poison": POISON_CRASHES, "error": WORKER_LOST, "message": message, "delay": delay_seconds}
-    return [_rescued(row) for row in database.rows(sql, names)]
+def abandon(database: Database, claim: Claim, message: str) -> Rescued | None:
+    """Give up an attempt whose process broke through no fault that is known to be the job's. None: the lease is gone.
+
+    As for a lost worker: the attempt does not count, and the next one has a process to itself.
+    """
+    names = _lost([(claim.job_id, claim.token)], message, counted=False, transition=_transition(claim.token, "abandon"))
+    rows = _sent(database, _ABANDON, _TAKEN_BACK, names)
+    return _rescued(rows[0]) if rows else None
+
+
+def _lost(held: Sequence[Row], message: str, *, counted: bool, transition: UUID) -> dict[str, Any]:
+    return {
+        "job_ids": [job_id for job_id, _ in held],
+        "leases": [lease for _, lease in held],
+        "transition": transition,
+        "counted": counted,
+        "message": message,
+        "error": WORKER_LOST,
+        "poison": POISON_CRASHES,
+        "delay": 0,
+    }
 
 
 def _rescued(row: Row) -> Rescued:
@@ -494,54 +589,86 @@ def _rescued(row: Row) -> Rescued:
     return Rescued(*[*job, Status(status), reason and DeadReason(reason), worker_id, policy and OnAmbiguous(policy)])
 
 
+_LATE_JOBS = """
+SELECT id FROM jobs WHERE status = 'pending' AND expires_at <= now()
+ORDER BY expires_at LIMIT %s
+FOR NO KEY UPDATE SKIP LOCKED"""
+
 _EXPIRE = f"""
 WITH late AS (
-  SELECT id FROM jobs WHERE status = 'pending' AND expires_at <= now() AND {_FENCE}
-  ORDER BY expires_at LIMIT %(limit)s
-  FOR UPDATE SKIP LOCKED
+  SELECT id FROM jobs
+  WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND expires_at <= now() AND {_FENCE}
+  ORDER BY id FOR NO KEY UPDATE
 )
 UPDATE jobs
-SET status = 'failed', dead_reason = %(reason)s, error = 'not begun before expires_at',
-    finished_at = now(), updated_at = timezone('utc', now())
+SET status = 'failed', dead_reason = 'expired', error = 'not begun before expires_at',
+    transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now())
 FROM late WHERE jobs.id = late.id
-RETURNING jobs.id, type, queue, attempts, request_id, traceparent"""
+RETURNING {_MOVED}"""
 
 
-def expire(database: Database, *, limit: int = 500, fence: int | None = None) -> list[Moved]:
+def expire(
+    database: Database, *, limit: int = 500, fence: int | None = None, unheard: Unheard | None = None
+) -> list[Moved]:
     """Make pending jobs whose `expires_at` has passed dead letters."""
-    names = {"limit": limit, "reason": DeadReason.EXPIRED, "fence": fence}
-    return [Moved(*row) for row in database.rows(_EXPIRE, names)]
+    unheard = unheard or Unheard()
+    rows = _asked_again(database, unheard, _EXPIRE, _MOVED)
+    if not rows and (late := [job_id for (job_id,) in database.rows(_LATE_JOBS, (limit,))]):
+        names = {"job_ids": late, "transition": uuid4(), "fence": fence}
+        rows = _asked(database, unheard, _EXPIRE, _MOVED, names)
+    return [Moved(*row) for row in rows]
 
 
-_CANCEL = """
+_CANCEL = f"""
 UPDATE jobs
-SET status = 'cancelled', dead_reason = %s, lease_token = NULL, finished_at = now(), updated_at = timezone('utc', now())
-WHERE id = %s AND (status IN ('pending', 'processing')) IS TRUE
-RETURNING id, type, queue, attempts, request_id, traceparent"""
+SET status = 'cancelled', dead_reason = 'cancelled_by_operator', lease_token = NULL,
+    transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now())
+WHERE id = ANY(%(job_ids)s) AND (status IN ('pending', 'processing')) IS TRUE
+RETURNING {_MOVED}"""
 
 
-def cancel(database: Database, job_id: UUID) -> Moved | None:
+def cancel(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> Moved | None:
     """End a job that is not finished. None: it is, or there is no such job.
 
     A running attempt loses its lease: it cannot begin its effect any more, and its verdict is refused.
     """
-    row = database.row(_CANCEL, (DeadReason.CANCELLED_BY_OPERATOR, job_id))
-    return Moved(*row) if row else None
+    unheard = unheard or Unheard()
+    names = unheard.names or {"job_ids": [job_id], "transition": uuid4()}
+    rows = _asked(database, unheard, _CANCEL, _MOVED, names)
+    return Moved(*rows[0]) if rows else None
 
 
-_REDRIVE = """
+_FINISHED = """
+SELECT status, transition_token, finished_at FROM jobs
+WHERE id = %s AND (status IN ('completed', 'failed', 'cancelled')) IS TRUE"""
+
+# Only the end that was seen: sent a second time, it must not run a job again that has been run again since.
+_REDRIVE = f"""
 UPDATE jobs
 SET status = 'pending', attempts = 0, crashes = 0, dead_reason = NULL, error = NULL, result = NULL,
     worker_id = NULL, started_at = NULL, finished_at = NULL, expires_at = NULL,
-    run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
-WHERE id = %s AND (status IN ('completed', 'failed', 'cancelled')) IS TRUE
-RETURNING id, type, queue, attempts, request_id, traceparent"""
+    transition_token = %(transition)s, run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
+WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
+  AND transition_token IS NOT DISTINCT FROM %(seen)s AND finished_at = %(finished_at)s
+RETURNING {_MOVED}"""
+
+# The attempt that runs may be the first one after it.
+_REDRIVEN = "jobs.id, type, queue, 0, request_id, traceparent"
 
 
-def redrive(database: Database, job_id: UUID) -> Moved | None:
+def redrive(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> Moved | None:
     """Run a finished job again: its attempts start afresh, its history stays. None: not finished, or no such job."""
-    row = database.row(_REDRIVE, (job_id,))
-    return Moved(*row) if row else None
+    unheard = unheard or Unheard()
+    names = unheard.names or _end_of(database, job_id)
+    rows = _asked(database, unheard, _REDRIVE, _REDRIVEN, names) if names else []
+    return Moved(*rows[0]) if rows else None
+
+
+def _end_of(database: Database, job_id: UUID) -> dict[str, Any] | None:
+    """Look at how a job has ended, and return what a redrive says of it. None: it has not, or there is no such job."""
+    end = database.row(_FINISHED, (job_id,))
+    seen = dict(zip(("status", "seen", "finished_at"), end or (), strict=False))
+    return seen | {"job_ids": [job_id], "transition": uuid4()} if seen else None
 
 
 def move(database: Database, job_ids: Sequence[UUID], *, queue: str, fence: int | None = None) -> None:
@@ -570,20 +697,52 @@ def prune(
     return len(database.rows(sql, names))
 
 
-def _settle(database: Database, claim: Claim, status: Status, sql: str, names: dict[str, Any]) -> bool:
-    attempts = claim.attempts - (sql in {_RELEASE, _SNOOZE})
-    names = {"job_id": claim.job_id, "token": claim.token, **names}
-    return database.row(sql, names) is not None or _settled(database, claim, status, attempts)
+def _settle(database: Database, claim: Claim, verb: str, sql: str, names: Mapping[str, Any]) -> bool:
+    names = {**names, "job_id": claim.job_id, "job_ids": [claim.job_id], "lease": claim.token}
+    names["transition"] = _transition(claim.token, verb)
+    return bool(_sent(database, sql, "id", names))
 
 
-_SETTLED = """
-SELECT 1 FROM jobs
-WHERE id = %s AND status = %s AND attempts = %s AND worker_id = %s AND lease_token IS NULL"""
+def _held(held: Sequence[Row], verb: str) -> dict[str, Any]:
+    """Return jobs and their leases, in this order, as parameters of a verb."""
+    return {
+        "job_ids": [job_id for job_id, _ in held],
+        "leases": [lease for _, lease in held],
+        "transitions": [_transition(lease, verb) for _, lease in held],
+    }
 
 
-def _settled(database: Database, claim: Claim, status: Status, attempts: int) -> bool:
-    """Tell whether this very verdict stands: `rows` may have sent it twice, and the first one counted."""
-    return database.row(_SETTLED, (claim.job_id, status, attempts, claim.worker_id)) is not None
+def _transition(lease: UUID, verb: str) -> UUID:
+    """Return the token of what an attempt does to its row: the same however often it is asked, and by which thread."""
+    return uuid5(lease, verb)
+
+
+def _asked_again(database: Database, unheard: Unheard, sql: str, columns: str) -> list[Row]:
+    """Send what was not heard of once more, if there is something."""
+    return [] if unheard.names is None else _asked(database, unheard, sql, columns, unheard.names)
+
+
+def _asked(database: Database, unheard: Unheard, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
+    """Send a transition, and keep it as `unheard` where no answer comes."""
+    unheard.names = None
+    try:
+        return _sent(database, sql, columns, names)
+    except DatabaseUnavailable:
+        unheard.names = names
+        raise
+
+
+def _sent(database: Database, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
+    """Send a transition and return `columns` of each row that it moved, the id first.
+
+    `rows` may have sent it twice, and then the first one moved the rows: what is missing is looked for by its token.
+    """
+    rows = database.rows(sql, names)
+    if missing := list(set(names["job_ids"]) - {row[0] for row in rows}):
+        transitions = names.get("transitions") or [names["transition"]]
+        standing = f"SELECT {columns} FROM jobs WHERE id = ANY(%s) AND transition_token = ANY(%s)"
+        rows = [*rows, *database.rows(standing, (missing, transitions))]
+    return rows
 
 
 def _record(claim: Claim, failure: Failure) -> dict[str, str]:

@@ -109,7 +109,9 @@ def _middleware(
     services: Sequence[Service],
 ) -> Iterator[Middleware]:
     """Yield the middleware in order: `before_*` hooks run down the list, `after_*` hooks up it."""
-    lifecycle_sync = LifecycleSync(database, broker, dead_letters, worker_id)
+    lifecycle_sync = LifecycleSync(
+        database, broker, dead_letters, worker_id, give_back_seconds=settings.give_back_seconds
+    )
     attempt_metrics = AttemptMetrics(Objectives(settings))
     # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
     yield WorkerServices(

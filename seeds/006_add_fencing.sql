@@ -2,7 +2,9 @@
 
 ALTER TABLE jobs
   -- The transition that last changed the row, other than a claim. A statement whose answer was lost finds itself by it.
-  ADD COLUMN transition_token UUID;
+  ADD COLUMN transition_token UUID,
+  -- Since when a job waits that was given back, or taken back from a lost worker, and kept its run_at, its place in line.
+  ADD COLUMN returned_at TIMESTAMPTZ;
 
 ALTER TABLE workers
   -- Counts up with each heartbeat. That it stands still is what tells of a lost worker, whatever the clocks do.

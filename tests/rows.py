@@ -14,6 +14,17 @@ def complete_one(database, claim, result):
     return completed
 
 
+def release_one(database, claim):
+    [released] = lifecycle.release(database, [claim])
+    return released
+
+
+def rescue(database, *worker_ids):
+    """Rescue the jobs of these workers, which stand still at what they have beaten by now."""
+    beats = dict(database.rows("SELECT id, beats FROM workers"))
+    return lifecycle.rescue(database, {worker_id: beats.get(worker_id) for worker_id in worker_ids})
+
+
 def add_worker(database, worker_id, *, silent_seconds=0):
     database.rows(
         """INSERT INTO workers (id, hostname, pid, queues, threads, heartbeat_at)

@@ -4,7 +4,7 @@ from jobs_service import events, lifecycle
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
-from jobs_service.lifecycle import DeadReason, Moved
+from jobs_service.lifecycle import DeadReason, Moved, Unheard
 from jobs_service.maintenance.service import Service
 
 BATCH = 500
@@ -19,10 +19,11 @@ class Expirer(Service):
         self.database = database
         self.dead_letters = dead_letters
         self.interval_seconds = interval_seconds
+        self._unheard = Unheard()
 
     def run_once(self) -> dict[str, int]:
         expired = 0
-        while batch := lifecycle.expire(self.database, limit=BATCH):
+        while batch := lifecycle.expire(self.database, limit=BATCH, unheard=self._unheard):
             self._tell(batch)
             expired += len(batch)
         return {"expired": expired}

@@ -8,7 +8,7 @@ from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
-from jobs_service.lifecycle import Rescued, Status
+from jobs_service.lifecycle import Rescued, Status, Unheard
 from jobs_service.maintenance.service import Service
 
 BATCH = 500
@@ -42,6 +42,7 @@ class Rescuer(Service):
         # After an outage of PostgreSQL every heartbeat is old: the living get the time to beat first.
         self.delay_seconds = heartbeat_seconds * 1.2
         self._ran_at = _seconds_awake_or_asleep()
+        self._unheard = Unheard()
 
     def begin(self) -> None:
         # Not to lead is no sleep.
@@ -53,7 +54,7 @@ class Rescuer(Service):
             return {"rescued": 0}
         rescued = 0
         silent: dict[UUID, int | None] = dict(self.database.rows(_SILENT, {"lease": self.lease_seconds}))
-        while batch := lifecycle.rescue(self.database, silent, limit=BATCH):
+        while batch := lifecycle.rescue(self.database, silent, limit=BATCH, unheard=self._unheard):
             failpoint("rescuer.after_rescue")
             for job in batch:
                 self._tell(job)

@@ -8,7 +8,7 @@ from jobs_service.broker import JobBroker
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
-from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, DeadReason
+from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, DeadReason, Moved, Unheard
 from jobs_service.logs import get_logger
 from jobs_service.maintenance.service import Service
 
@@ -51,15 +51,16 @@ class Strays(Service):
         self.broker = broker
         self.dead_letters = dead_letters
         self.interval_seconds = interval_seconds
+        self._unheard = Unheard()
 
     def run_once(self) -> dict[str, int]:
-        counts = {"moved": 0, "buried": 0}
+        counts = {"moved": 0, "buried": self._bury([], "")}
         for (queue,) in self.database.rows(_UNSERVED, (GRACE_SECONDS,)):
             for job_type, job_ids in self._strays(queue).items():
                 if self.broker.knows(job_type):
                     counts["moved"] += self._move(job_ids, queue, self.broker.get_actor(job_type).queue_name)
                 else:
-                    counts["buried"] += sum(self._bury(job_id, job_type, queue) for job_id in job_ids)
+                    counts["buried"] += self._bury(job_ids, job_type)
         return counts
 
     def _strays(self, queue: str) -> dict[str, list[UUID]]:
@@ -76,12 +77,19 @@ class Strays(Service):
         log.warning("Jobs moved from a queue that no worker serves", queue=queue, to=to, jobs=len(job_ids))
         return len(job_ids)
 
-    def _bury(self, job_id: UUID, job_type: str, queue: str) -> bool:
+    def _bury(self, job_ids: list[UUID], job_type: str) -> int:
+        """Bury what has waited for long enough; without ids, only tell what the last call was not answered."""
         buried = lifecycle.bury_unknown(
-            self.database, job_id, job_type=job_type, grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS
+            self.database,
+            job_ids,
+            job_type=job_type,
+            grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS,
+            unheard=self._unheard,
         )
-        if buried:
-            self.dead_letters.push(job_id)
-            facts = {"job_id": str(job_id), "type": job_type, "queue": queue, "attempt": 0}
-            events.emit(Event.FAILED, **facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE)
-        return buried
+        for job in buried:
+            self._tell(job)
+        return len(buried)
+
+    def _tell(self, job: Moved) -> None:
+        self.dead_letters.push(job.job_id)
+        events.emit(Event.FAILED, **job.facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE)

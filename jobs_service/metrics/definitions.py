@@ -29,7 +29,18 @@ ATTEMPT_OUTCOMES = ("completed", "retried", "failed", "skipped", "released", "re
 FINISHED_OUTCOMES = ("completed", "failed", "cancelled")
 DEAD_REASONS = tuple(reason for reason in DeadReason if reason is not DeadReason.CANCELLED_BY_OPERATOR)
 SOURCES = ("api", "redrive")
-OPERATIONS = ("claim", "begin_effect", "complete", "retry", "bury", "snooze", "crash", "release")
+OPERATIONS = (
+    "claim",
+    "begin_effect",
+    "complete",
+    "retry",
+    "bury",
+    "bury_unknown",
+    "snooze",
+    "crash",
+    "abandon",
+    "release",
+)
 BREAKERS = ("smtp",)
 #: The problems' codes that are our own; Falcon has more.
 REJECTIONS_KNOWN = (

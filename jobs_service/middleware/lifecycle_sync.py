@@ -32,8 +32,18 @@ from jobs_service.errors import (
 )
 from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
-from jobs_service.failures import MESSAGE_KEPT, ProcessLost, failure_of, storable
-from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, WORKER_LOST, Ask, Claim, DeadReason, Failure, OnAmbiguous
+from jobs_service.failures import MESSAGE_KEPT, ProcessBroken, ProcessLost, failure_of, storable
+from jobs_service.lifecycle import (
+    UNKNOWN_TYPE_GRACE_SECONDS,
+    WORKER_LOST,
+    Ask,
+    Claim,
+    DeadReason,
+    Failure,
+    OnAmbiguous,
+    Rescued,
+    Unheard,
+)
 from jobs_service.logs import get_logger
 from jobs_service.metrics import definitions as metrics
 from jobs_service.metrics import observations
@@ -48,6 +58,12 @@ NOT_NOW = (DatabaseUnavailable, psycopg2.ProgrammingError)
 MAX_SNOOZE_SECONDS = 366 * 86_400.0
 
 DATABASE_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+#: A process that cannot go on, and is not told to stop, ends after this, whether PostgreSQL has answered or not.
+GIVE_BACK_SECONDS = 5.0
+
+#: How often a stop looks whether the verdicts that it waits for are written.
+_GLANCE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +105,14 @@ class Crash:
     delay_seconds: float
 
 
-Verdict = Complete | Retry | Bury | Snooze | Crash
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """The verdict on an attempt whose process is broken, by whatever ran in it."""
+
+    message: str
+
+
+Verdict = Complete | Retry | Bury | Snooze | Crash | Abandon
 
 T = TypeVar("T")
 
@@ -102,6 +125,8 @@ def decide(running: Running, exception: BaseException | None, *, retry_seconds: 
         return Snooze(storable(str(exception), MESSAGE_KEPT), _possible_delay(exception.delay_seconds))
     if isinstance(exception, ProcessLost):
         return Crash(str(exception), retry_seconds or 0.0)
+    if isinstance(exception, ProcessBroken):
+        return Abandon(storable(str(exception), MESSAGE_KEPT))
     failure = failure_of(exception, running.seconds, is_ambiguous=_is_ambiguous(running, exception))
     if reason := _reason_to_bury(running, exception, failure, is_last=retry_seconds is None):
         return Bury(failure, reason)
@@ -141,13 +166,25 @@ class LifecycleSync(Middleware):
     goes wrong before the claim becomes a `SkipMessage`: the row is still pending and the relay rings again.
     """
 
-    def __init__(self, database: Database, broker: JobBroker, dead_letters: DeadLetterList, worker_id: UUID) -> None:
+    def __init__(
+        self,
+        database: Database,
+        broker: JobBroker,
+        dead_letters: DeadLetterList,
+        worker_id: UUID,
+        *,
+        give_back_seconds: float,
+    ) -> None:
+        """A stop gives back jobs and writes verdicts for up to `give_back_seconds` after it began."""
         self.database = database
         self.broker = broker
         self.dead_letters = dead_letters
         self.worker_id = worker_id
         #: The attempts of this process, by lease token.
         self.running: dict[UUID, Running] = {}
+        self.give_back_seconds = give_back_seconds
+        #: The tokens of claims that were given up without an answer.
+        self._unanswered: set[UUID] = set()
         # The threads of a process that claim or complete at the same time share a statement and its commit.
         self._claim_row = Batch[Ask, Claim | None](lambda asks: lifecycle.claim(database, asks))
         self._complete = Batch[tuple[Claim, str], bool](lambda done: lifecycle.complete(database, done))
@@ -184,53 +221,118 @@ class LifecycleSync(Middleware):
             return
         job_id = UUID(message.args[0])
         log.warning("No actor for this job type", job_id=message.message_id, type=message.actor_name)
-        if lifecycle.bury_unknown(
-            self.database, job_id, job_type=message.actor_name, grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS
+        unheard = Unheard()
+        for job in self._until_the_database_answers(
+            "bury_unknown",
+            lambda: lifecycle.bury_unknown(
+                self.database,
+                [job_id],
+                job_type=message.actor_name,
+                grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS,
+                unheard=unheard,
+            ),
+            give_up_when_draining=True,
         ):
             self.dead_letters.push(job_id)
-            facts = {"job_id": str(job_id), "type": message.actor_name, "queue": message.queue_name}
-            events.emit(Event.FAILED, **facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE, attempt=0)
+            events.emit(Event.FAILED, **job.facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE)
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
-        """Give back what is still running when the time to stop is over: the process ends now, the job did not."""
-        self.release_running()
-        # Claims whose answers were lost: nobody else knows of them.
-        for job in lifecycle.release_worker(self.database, self.worker_id):
-            facts = job.facts | job.origin.fields | {"worker_id": str(self.worker_id)}
-            events.emit(Event.RELEASED, **facts, seconds=0.0)
+        """Give back what is still running when the time to stop is over: the process ends now, the job did not.
+
+        What has returned waits for PostgreSQL with its verdict, and gets what is left of the time.
+        """
+        until = (self.broker.draining_since or time.monotonic()) + self.give_back_seconds
+        self._give_back(until)
+        self._give_back_unknown(until)
+        self._wait_for_verdicts(until)
 
     def release_running(self, *, hung: Collection[UUID] = ()) -> None:
-        """Give back the attempts of this process, but for the `hung` ones: those count as its crash.
+        """Give back the attempts of this process, but for the `hung` ones: those count as its crash."""
+        until = time.monotonic() + GIVE_BACK_SECONDS
+        self._give_back(until, hung)
+        self._wait_for_verdicts(until)
 
-        Nor those that have returned: their work is done, and is not to be begun again.
-        """
-        for token, running in list(self.running.items()):
-            if token not in hung and not running.has_returned:
-                # Not in the attempt's own thread, so nothing of it is bound here.
-                with logs.bound(worker_id=str(self.worker_id), **running.claim.origin.fields):
-                    self._give_back(running)
-
-    def _give_back(self, running: Running) -> None:
-        claim = running.claim
-        if lifecycle.release(self.database, claim):
-            events.emit(Event.RELEASED, **_facts(running), seconds=round(running.seconds, 4))
+    def _give_back(self, until: float, hung: Collection[UUID] = ()) -> None:
+        """Release what runs; what has begun its effect gets a verdict. No error keeps the others from theirs."""
+        try:
+            kept = self._until_the_database_answers("release", lambda: self._release_running(hung), until=until)
+        except Exception as error:  # noqa: BLE001 - the process has to end, and others wait for their verdicts
+            log.warning("Attempts not given back; the rescuer will take them", error=str(error).strip())
             return
-        # Its effect has begun, by what the row says: what has perhaps been done cannot be taken for not begun.
+        for running in kept:
+            try:
+                self._interrupt(running, until)
+            except Exception as error:  # noqa: BLE001 - as above
+                log.warning("Interrupted attempt not settled", **_facts(running), error=str(error).strip())
+
+    def _release_running(self, hung: Collection[UUID]) -> list[Running]:
+        """Release all that runs by one statement, and return what was not released.
+
+        What has returned is left alone: its work is done, and is not to be begun again.
+        """
+        attempts = [
+            running for token, running in list(self.running.items()) if token not in hung and not running.has_returned
+        ]
+        released = lifecycle.release(self.database, [running.claim for running in attempts]) if attempts else []
+        for running, is_released in zip(attempts, released, strict=True):
+            if is_released:
+                self._tell_given_back(running)
+        return [running for running, is_released in zip(attempts, released, strict=True) if not is_released]
+
+    def _tell_given_back(self, running: Running) -> None:
+        # Not in the attempt's own thread, so nothing of it is bound here.
+        with logs.bound(worker_id=str(self.worker_id), **running.claim.origin.fields):
+            events.emit(Event.RELEASED, **_facts(running), seconds=round(running.seconds, 4))
+
+    def _interrupt(self, running: Running, until: float) -> None:
+        """Settle what has begun its effect: what has perhaps been done cannot be taken for not begun."""
+        claim = running.claim
+        if running.has_returned:
+            return
         running.effect_begun = True
         retry_seconds = 0.0 if claim.attempts < claim.max_attempts else None
         verdict = decide(running, Shutdown("the worker stopped"), retry_seconds=retry_seconds)
-        if not isinstance(verdict, Crash) and self._write(claim, verdict):
-            self._tell(running, verdict)
+        operation = type(verdict).__name__.lower()
+        if isinstance(verdict, Retry | Bury) and self._until_the_database_answers(
+            operation, lambda: self._write(claim, verdict), until=until
+        ):
+            with logs.bound(worker_id=str(self.worker_id), **claim.origin.fields):
+                self._tell(running, verdict)
+
+    def _give_back_unknown(self, until: float) -> None:
+        """Give back claims whose answers were lost: nobody else knows of them."""
+        unheard = Unheard()
+        try:
+            jobs = self._until_the_database_answers(
+                "release",
+                lambda: lifecycle.release_worker(
+                    self.database, self.worker_id, known=list(self.running), unheard=unheard
+                ),
+                # A stop does not wait for PostgreSQL to hear that there is nothing to give back.
+                until=until if self._unanswered else 0.0,
+            )
+        except Exception as error:  # noqa: BLE001 - the process has to end
+            log.warning("Claims without an answer not given back; the rescuer will take them", error=str(error).strip())
+            return
+        for job in jobs:
+            facts = job.facts | job.origin.fields | {"worker_id": str(self.worker_id)}
+            events.emit(Event.RELEASED, **facts, seconds=0.0)
+
+    def _wait_for_verdicts(self, until: float) -> None:
+        while any(running.has_returned for running in list(self.running.values())) and time.monotonic() < until:
+            time.sleep(_GLANCE_SECONDS)
 
     def _claim(self, job_id: UUID) -> Claim:
         ask = Ask(job_id, self.worker_id)
+        self._unanswered.add(ask.token)
         claim = self._until_the_database_answers("claim", lambda: self._claim_row(ask), give_up_when_draining=True)
+        self._unanswered.discard(ask.token)
         if claim is None:
             raise NotClaimable("not pending, or not due")
         return claim
 
     def _release(self, claim: Claim) -> None:
-        self._until_the_database_answers("release", lambda: lifecycle.release(self.database, claim))
+        self._until_the_database_answers("release", lambda: lifecycle.release(self.database, [claim]))
 
     def _begin(self, claim: Claim, message: MessageProxy) -> None:
         failpoint("worker.after_claim")
@@ -281,7 +383,7 @@ class LifecycleSync(Middleware):
     def _settle(self, running: Running, verdict: Verdict) -> None:
         operation = type(verdict).__name__.lower()
         failpoint("worker.after_effect")
-        if isinstance(verdict, Crash):
+        if isinstance(verdict, Crash | Abandon):
             self._crashed(running, verdict)
         elif self._until_the_database_answers(operation, lambda: self._write(running.claim, verdict)):
             failpoint("worker.after_verdict")
@@ -289,24 +391,29 @@ class LifecycleSync(Middleware):
         else:
             events.emit(Event.REFUSED, **_facts(running))
 
-    def _crashed(self, running: Running, verdict: Crash) -> None:
+    def _crashed(self, running: Running, verdict: Crash | Abandon) -> None:
         """Count the crash, as the rescuer would: only the row knows whether it was one too many."""
-        claim, seconds = running.claim, round(running.seconds, 4)
-        rescued = self._until_the_database_answers(
-            "crash", lambda: lifecycle.crash(self.database, claim, verdict.message, delay_seconds=verdict.delay_seconds)
-        )
+        operation, seconds = type(verdict).__name__.lower(), round(running.seconds, 4)
+        rescued = self._until_the_database_answers(operation, lambda: self._write_crash(running.claim, verdict))
         if rescued is None:
             events.emit(Event.REFUSED, **_facts(running))
             return
         if rescued.on_ambiguous:
             events.emit(Event.AMBIGUOUS, **rescued.facts, policy=str(rescued.on_ambiguous))
         if rescued.dead_reason:
-            self.dead_letters.push(claim.job_id)
+            self.dead_letters.push(rescued.job_id)
             ended = {"reason": rescued.dead_reason, "age_seconds": _age_seconds(running)}
             events.emit(Event.FAILED, **rescued.facts, seconds=seconds, error=WORKER_LOST, **ended)
         else:
-            delay_seconds = round(verdict.delay_seconds, 3)
+            delay_seconds = round(verdict.delay_seconds, 3) if isinstance(verdict, Crash) else 0.0
             events.emit(Event.RETRIED, **rescued.facts, seconds=seconds, error=WORKER_LOST, delay_seconds=delay_seconds)
+
+    def _write_crash(self, claim: Claim, verdict: Crash | Abandon) -> Rescued | None:
+        match verdict:
+            case Crash(message, delay_seconds):
+                return lifecycle.crash(self.database, claim, message, delay_seconds=delay_seconds)
+            case Abandon(message):
+                return lifecycle.abandon(self.database, claim, message)
 
     def _write(self, claim: Claim, verdict: Complete | Retry | Bury | Snooze) -> bool:
         match verdict:
@@ -337,11 +444,12 @@ class LifecycleSync(Middleware):
                 events.emit(Event.SNOOZED, **facts, delay_seconds=round(delay_seconds, 3))
 
     def _until_the_database_answers(
-        self, operation: str, write: Callable[[], T], *, give_up_when_draining: bool = False
+        self, operation: str, write: Callable[[], T], *, until: float = math.inf, give_up_when_draining: bool = False
     ) -> T:
         """Finished work must not be lost because PostgreSQL blinked: ask again until it answers.
 
-        The lease bounds this: once another worker has the job, the answer is that no row changed.
+        The lease bounds this: once another worker has the job, the answer is that no row changed. And so does `until`,
+        by the monotonic clock.
         """
         tries, started = 0, time.perf_counter()
         while True:
@@ -349,7 +457,7 @@ class LifecycleSync(Middleware):
                 answer = write()
             except NOT_NOW as error:
                 metrics.STATE_SYNC_ERRORS.labels(operation).inc()
-                if give_up_when_draining and self.broker.draining:
+                if (give_up_when_draining and self.broker.draining) or time.monotonic() >= until:
                     raise
                 if tries == 0:
                     log.warning("PostgreSQL does not answer; waiting for it", error=str(error).strip())

@@ -14,11 +14,12 @@ from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.errors import InvalidRequest
 from jobs_service.events import Event
-from jobs_service.lifecycle import Moved, Status
+from jobs_service.lifecycle import Moved, Status, Unheard
 from jobs_service.metrics import observations
 from jobs_service.metrics.definitions import PAYLOAD_BYTES
 from jobs_service.registry import Registry
 from jobs_service.resources import bodies
+from jobs_service.resources.follow_up import FollowUp
 from jobs_service.submission import Submission, Submitter
 
 DEFAULT_LIMIT = 50
@@ -89,14 +90,20 @@ class JobCancellation:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.follow_up = FollowUp(database)
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
         """End the job: at once if it waits; if it runs, its attempt has lost its lease."""
-        moved = lifecycle.cancel(self.database, parse_id(job_id))
+        id_, unheard = parse_id(job_id), Unheard()
+        moved = self.follow_up.call(lambda: self._cancel(id_, unheard), unheard)
         if moved is None:
             raise _conflict(job_id, "is finished already: there is nothing to cancel")
-        events.emit(Event.CANCELLED, **moved.facts)
         resp.data = _answer(moved, Status.CANCELLED)
+
+    def _cancel(self, job_id: UUID, unheard: Unheard) -> Moved | None:
+        if moved := lifecycle.cancel(self.database, job_id, unheard=unheard):
+            events.emit(Event.CANCELLED, **moved.facts)
+        return moved
 
 
 class JobRetry:
@@ -105,15 +112,21 @@ class JobRetry:
     def __init__(self, database: Database, dead_letters: DeadLetterList) -> None:
         self.database = database
         self.dead_letters = dead_letters
+        self.follow_up = FollowUp(database)
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
         """Redrive the job: its attempts start afresh, its history stays. The relay publishes it."""
-        moved = lifecycle.redrive(self.database, parse_id(job_id))
+        id_, unheard = parse_id(job_id), Unheard()
+        moved = self.follow_up.call(lambda: self._redrive(id_, unheard), unheard)
         if moved is None:
             raise _conflict(job_id, "is not finished: it runs, or will run, by itself")
-        self.dead_letters.remove(moved.job_id)
-        events.emit(Event.REDRIVEN, **moved.facts)
         resp.data = _answer(moved, Status.PENDING)
+
+    def _redrive(self, job_id: UUID, unheard: Unheard) -> Moved | None:
+        if moved := lifecycle.redrive(self.database, job_id, unheard=unheard):
+            self.dead_letters.remove(job_id)
+            events.emit(Event.REDRIVEN, **moved.facts)
+        return moved
 
 
 def _fill_page(jobs: Iterable[models.Job], limit: int) -> tuple[list[msgspec.Raw], str | None]:

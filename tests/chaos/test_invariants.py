@@ -15,6 +15,7 @@ DEAD = {**DONE, "status": "failed", "dead_reason": "rejected", "error": "x"}
 
 FAILURE = {"attempt": 1, "error": "RuntimeError"}
 LOST = {"attempt": 1, "error": "WorkerLost"}
+NOT_COUNTED = {**LOST, "counted": False}
 
 ROWS = {
     "a lease belongs to a processing job, and to no other": {**DONE, "lease_token": str(new_id())},
@@ -22,8 +23,8 @@ ROWS = {
     "no more attempts than allowed": {**DONE, "attempts": 4},
     "a job that ended by itself was attempted": {**DONE, "attempts": 0},
     "attempts are exhausted when the reason says so": {**DEAD, "dead_reason": "attempts_exhausted"},
-    "a completed job has failed at every attempt but the last": {**DONE, "attempts": 2},
-    "a dead letter has failed at every attempt": DEAD,
+    "a completed job has failed at every attempt that counts but the last": {**DONE, "attempts": 2},
+    "a dead letter has failed at every attempt that counts": {**DEAD, "history": [NOT_COUNTED], "crashes": 1},
     "the history counts up": {**DONE, "attempts": 3, "history": [FAILURE, FAILURE]},
     "every lost worker is in the history": {**DONE, "attempts": 2, "history": [LOST]},
     "poison is three lost workers": {**DEAD, "dead_reason": "poison", "history": [FAILURE]},
@@ -62,6 +63,13 @@ def seen(stack, words):
 
 def test_a_job_that_was_done_once_breaks_nothing(quiet):
     quiet.accepted[add(quiet, DONE)] = "test-effect"
+
+    assert violations(quiet) == []
+
+
+def test_an_attempt_that_does_not_count_breaks_nothing(quiet):
+    history = [NOT_COUNTED, FAILURE, {**NOT_COUNTED, "attempt": 2}]
+    quiet.accepted[add(quiet, {**DONE, "attempts": 2, "crashes": 2, "history": history})] = "test-effect"
 
     assert violations(quiet) == []
 

@@ -15,7 +15,7 @@ def test_a_late_verdict_is_refused_and_counted(stack):
     frozen.resume()
 
     job = stack.job(job_id)
-    assert (job["status"], job["attempts"], job["crashes"]) == ("completed", 2, 1)
+    assert (job["status"], job["attempts"], job["crashes"]) == ("completed", 1, 1)
     refused = 'jobs_attempts_total{actor_name="test-effect",outcome="refused",queue_name="default"}'
     eventually(lambda: stack.service.metrics()[refused] == 1, what="a refused verdict, counted")
     assert stack.job(job_id) == job

@@ -2,6 +2,7 @@
 
 import signal
 
+import pytest
 from eventually import eventually
 
 
@@ -79,4 +80,71 @@ def test_a_second_signal_does_not_wait(stack, tmp_path):
     go.touch()
     stack.service.start_worker()
     stack.settle()
-    assert stack.job(job_id)["attempts"] == 2
+    job = stack.job(job_id)
+    assert (job["attempts"], job["crashes"]) == (1, 1)
+
+
+def running_jobs(stack, folder, count):
+    """Start jobs that wait for a file, and return their ids and that file."""
+    go = folder / f"go-{count}"
+    started = [folder / f"started-{count}-{number}" for number in range(count)]
+    jobs = [stack.submit("test-wait-for-file", {"started": str(path), "go": str(go)}) for path in started]
+    eventually(lambda: all(path.exists() for path in started), what="running jobs")
+    return jobs, go
+
+
+def states(stack, job_ids):
+    rows = stack.sql(
+        "SELECT id::text, status, attempts, crashes, jsonb_array_length(history) FROM jobs WHERE id = ANY(%s::uuid[])",
+        (job_ids,),
+    )
+    return {tuple(facts) for _, *facts in rows}
+
+
+def test_work_that_was_done_gets_its_verdict_from_a_database_that_comes_back_late(
+    stack, postgres_proxy, own_valkey, tmp_path
+):
+    """It is away from before the stop until the worker's patience is over."""
+    worker = stack.start(WORKER_THREADS="6", WORKER_SHUTDOWN_SECONDS="8.5", STOP_GRACE_SECONDS="80")
+    done, go = running_jobs(stack, tmp_path, 3)
+    interrupted, _ = running_jobs(stack, tmp_path, 2)
+    begun = stack.submit(payload={"seconds": 50}, on_ambiguous="hold")
+    eventually(lambda: stack.effects()[begun], what="an effect that has begun")
+
+    stack.strike()
+    postgres_proxy.down()
+    worker.send(signal.SIGTERM)
+    go.touch()
+    # The last thing that Dramatiq does with its patience: its consumers leave.
+    eventually(lambda: not is_listened_to(own_valkey), what="the end of the worker's patience")
+    postgres_proxy.heal()
+    eventually(lambda: not worker.running, what="the end of the worker")
+
+    assert states(stack, done) == {("completed", 1, 0, 0)}
+    assert states(stack, interrupted) == {("pending", 0, 0, 0)}
+    assert stack.job(begun)["dead_reason"] == "ambiguous"
+    assert stack.job(begun)["history"][0]["ambiguous"] is True
+    stack.sql("UPDATE jobs SET payload = jsonb_set(payload, '{go}', %s) RETURNING 1", (f'"{go}"',))
+    stack.service.start_worker()
+
+
+def is_listened_to(valkey):
+    with valkey.client() as client:
+        return any(other["cmd"] == "bzpopmin" for other in client.client_list())
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_reply_that_is_lost_during_a_stop_costs_no_job_an_attempt(stack, postgres_proxy, tmp_path, times):
+    worker = stack.start(WORKER_SHUTDOWN_SECONDS="8.5", STOP_GRACE_SECONDS="80")
+    jobs, go = running_jobs(stack, tmp_path, 4)
+
+    stack.strike()
+    postgres_proxy.lose_reply(b"SET status = 'pending', attempts = attempts - 1", times=times)
+    assert worker.stop(seconds=60) == 0
+
+    assert postgres_proxy.lost == times
+    assert states(stack, jobs) == {("pending", 0, 0, 0)}
+    told = [line["event"] for job_id in jobs for line in stack.service.lines(worker, job_id)]
+    assert told.count("Job released") == 4
+    go.touch()
+    stack.service.start_worker()

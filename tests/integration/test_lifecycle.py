@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from rows import claim_one, complete_one
+from rows import claim_one, complete_one, release_one, rescue
 
 from jobs_service import lifecycle
 from jobs_service.ids import new_id
@@ -110,57 +110,164 @@ def test_burying_makes_a_dead_letter_with_its_reason(database, claim, row):
 
 
 def test_releasing_gives_the_attempt_back(database, claim, row):
-    assert lifecycle.release(database, claim)
+    assert release_one(database, claim)
 
     assert ("pending", 0, None) == row(claim.job_id, "status", "attempts", "lease_token")
 
 
 def test_a_late_writer_is_refused(database, claim, worker_id, row):
     """Paused for longer than its lease, it wakes up while its successor is at work."""
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour', worker_id = %s", (uuid4(),))
-    [rescued] = lifecycle.rescue(database, lease_seconds=15)
+    [rescued] = rescue(database, worker_id)
     successor = claim_one(database, claim.job_id, worker_id)
 
     assert claim.job_id == rescued.job_id
     assert not complete_one(database, claim, '"late"')
     assert not lifecycle.retry(database, claim, FAILURE, delay_seconds=0)
     assert not lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
-    assert not lifecycle.release(database, claim)
-    assert ("processing", 2) == row(claim.job_id, "status", "attempts")
+    assert not release_one(database, claim)
+    assert ("processing", 1) == row(claim.job_id, "status", "attempts")
     assert complete_one(database, successor, '"right"')
 
 
-@pytest.mark.usefixtures("claim")
-def test_the_living_keep_their_jobs(database):
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+def test_a_worker_that_has_beaten_since_it_was_looked_at_keeps_its_jobs(database, claim, row):
+    assert [] == lifecycle.rescue(database, {claim.worker_id: -1, uuid4(): None})
 
-    assert [] == lifecycle.rescue(database, lease_seconds=15)
-
-
-def test_a_fresh_claim_is_left_alone_even_without_a_worker_row(database, submit):
-    claim_one(database, submit(), uuid4())
-
-    assert [] == lifecycle.rescue(database, lease_seconds=15)
+    assert "processing" == row(claim.job_id, "status")
 
 
-def test_the_last_attempt_of_a_lost_worker_is_buried(database, submit, row):
-    job_id = submit(max_attempts=1)
-    claim_one(database, job_id, uuid4())
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+def test_jobs_without_a_worker_are_rescued_too(database, claim, row):
+    database.rows("UPDATE jobs SET worker_id = NULL")
 
-    [rescued] = lifecycle.rescue(database, lease_seconds=15)
+    assert [claim.job_id] == [job.job_id for job in lifecycle.rescue(database, {None: None})]
+    assert "pending" == row(claim.job_id, "status")
 
-    assert Status.FAILED is rescued.status
-    assert ("failed", "attempts_exhausted") == row(job_id, "status", "dead_reason")
-    [entry] = msgspec.json.decode(row(job_id, "history"))
-    assert "WorkerLost" == entry["error"]
+
+def test_an_attempt_that_its_worker_was_lost_with_does_not_count(database, submit, row):
+    """It may have been a neighbour that killed the worker."""
+    lost = uuid4()
+    claim = claim_one(database, submit(max_attempts=1), lost)
+
+    [rescued] = rescue(database, lost)
+
+    assert (Status.PENDING, None, 1) == (rescued.status, rescued.dead_reason, rescued.attempts)
+    assert ("pending", 0, 1) == row(claim.job_id, "status", "attempts", "crashes")
+    [entry] = msgspec.json.decode(row(claim.job_id, "history"))
+    assert ("WorkerLost", 1, False) == (entry["error"], entry["attempt"], entry["counted"])
+    assert claim_one(database, claim.job_id, uuid4())
+
+
+def test_an_attempt_that_killed_its_own_process_counts(database, submit, worker_id, row):
+    claim = claim_one(database, submit(max_attempts=1), worker_id)
+
+    rescued = lifecycle.crash(database, claim, "SIGKILL", delay_seconds=5)
+
+    assert (Status.FAILED, DeadReason.ATTEMPTS_EXHAUSTED) == (rescued.status, rescued.dead_reason)
+    assert ("failed", 1, 1) == row(claim.job_id, "status", "attempts", "crashes")
+    [entry] = msgspec.json.decode(row(claim.job_id, "history"))
+    assert "counted" not in entry
+
+
+def test_an_attempt_of_a_broken_process_is_given_up_and_does_not_count(database, submit, worker_id, row):
+    claim = claim_one(database, submit(max_attempts=1), worker_id)
+
+    rescued = lifecycle.abandon(database, claim, "no file can be opened")
+
+    assert (Status.PENDING, 1) == (rescued.status, rescued.attempts)
+    assert ("pending", 0, 1, "no file can be opened") == row(
+        claim.job_id, "status", "attempts", "crashes", "history->0->>'message'"
+    )
+    assert lifecycle.abandon(database, claim_one(database, claim.job_id, uuid4()), "again").status is Status.PENDING
+    assert (
+        DeadReason.POISON
+        is lifecycle.abandon(database, claim_one(database, claim.job_id, uuid4()), "again").dead_reason
+    )
+
+
+def give_back(database, claim):
+    return release_one(database, claim)
+
+
+def give_back_of_worker(database, claim):
+    return lifecycle.release_worker(database, claim.worker_id)
+
+
+def take_back(database, claim):
+    return rescue(database, claim.worker_id)
+
+
+def give_up(database, claim):
+    return lifecycle.abandon(database, claim, "broken")
+
+
+@pytest.mark.parametrize("verb", [give_back, give_back_of_worker, take_back, give_up])
+def test_what_goes_back_keeps_its_place_in_line_and_is_looked_at_at_once(database, submit, worker_id, row, verb):
+    job_id = submit()
+    database.rows("UPDATE jobs SET run_at = now() - interval '1 hour'")
+    submitted = row(job_id, "run_at")
+    claim = claim_one(database, job_id, worker_id)
+    database.rows("UPDATE jobs SET publish_at = now() + interval '1 hour'")
+
+    assert verb(database, claim)
+
+    assert (submitted, True) == row(job_id, "run_at", "publish_at <= now()")
+    # It waits since now, not since it could run for the first time.
+    assert 3_600 <= claim.waited_seconds
+    assert 60 > claim_one(database, job_id, worker_id).waited_seconds
+
+
+@pytest.mark.parametrize("verb", [give_back, give_back_of_worker, take_back, give_up])
+def test_after_a_step_of_the_clock_what_goes_back_is_due(database, submit, worker_id, row, verb):
+    claim = claim_one(database, submit(), worker_id)
+    database.rows("UPDATE jobs SET run_at = now() + interval '1 hour'")
+
+    assert verb(database, claim)
+
+    assert row(claim.job_id, "run_at <= now()")
+
+
+def test_a_late_verdict_of_the_same_worker_is_refused(database, submit, worker_id, row):
+    """Status, attempts and worker are the same as after the verdict; only the token tells the attempts apart."""
+    late = claim_one(database, submit(), worker_id)
+    lifecycle.cancel(database, late.job_id)
+    lifecycle.redrive(database, late.job_id)
+    current = claim_one(database, late.job_id, worker_id)
+    assert complete_one(database, current, '"right"')
+
+    assert not complete_one(database, late, '"late"')
+    assert '"right"' == row(late.job_id, "result")
+    assert complete_one(database, current, '"asked again"')
+
+
+def test_a_late_release_and_a_late_retry_of_the_same_worker_are_refused(database, submit, worker_id):
+    late = claim_one(database, submit(), worker_id)
+    lifecycle.cancel(database, late.job_id)
+    lifecycle.redrive(database, late.job_id)
+    current = claim_one(database, late.job_id, worker_id)
+    assert release_one(database, current)
+
+    assert not release_one(database, late)
+    assert not lifecycle.snooze(database, late, None, delay_seconds=0)
+    assert not lifecycle.retry(database, late, FAILURE, delay_seconds=0)
+    assert lifecycle.crash(database, late, "late", delay_seconds=0) is None
+    assert lifecycle.abandon(database, late, "late") is None
+
+
+def test_a_worker_that_ends_keeps_what_it_knows_of(database, submit, worker_id, row):
+    known, unknown = (claim_one(database, submit(), worker_id) for _ in range(2))
+
+    released = lifecycle.release_worker(database, worker_id, known=[known.token])
+
+    assert [(unknown.job_id, 1)] == [(job.job_id, job.attempts) for job in released]
+    assert "processing" == row(known.job_id, "status")
 
 
 def test_an_unknown_type_is_buried_only_after_its_grace(database, submit, row):
     job_id = submit(type="from-the-future")
 
-    assert not lifecycle.bury_unknown(database, job_id, job_type="from-the-future", grace_seconds=600)
-    assert lifecycle.bury_unknown(database, job_id, job_type="from-the-future", grace_seconds=0)
+    assert [] == lifecycle.bury_unknown(database, [job_id], job_type="from-the-future", grace_seconds=600)
+    assert [job_id] == [
+        job.job_id for job in lifecycle.bury_unknown(database, [job_id], job_type="from-the-future", grace_seconds=0)
+    ]
     assert ("failed", "unknown_type") == row(job_id, "status", "dead_reason")
 
 
@@ -213,12 +320,11 @@ def test_a_job_that_lost_three_workers_is_poison(database, submit, row):
 
     for _ in range(3):
         claim = claim_one(database, job_id, uuid4())
-        database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
-        statuses += [rescued.status for rescued in lifecycle.rescue(database, lease_seconds=15)]
+        statuses += [rescued.status for rescued in rescue(database, claim.worker_id)]
 
     assert 2 == claim.crashes
     assert [Status.PENDING, Status.PENDING, Status.FAILED] == statuses
-    assert ("failed", "poison", 3) == row(job_id, "status", "dead_reason", "attempts")
+    assert ("failed", "poison", 0) == row(job_id, "status", "dead_reason", "attempts")
 
 
 def test_a_claim_looks_its_job_up_by_id_whatever_the_statistics_say(database, submit):
@@ -257,9 +363,8 @@ def test_an_effect_begins_only_under_the_lease(database, claim, row):
 def test_a_worker_lost_after_its_effect_began_leaves_an_unknown_outcome(database, submit, row, on_ambiguous, expected):
     claim = claim_one(database, submit(on_ambiguous=on_ambiguous), uuid4())
     lifecycle.begin_effect(database, claim)
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
 
-    [rescued] = lifecycle.rescue(database, lease_seconds=15)
+    [rescued] = rescue(database, claim.worker_id)
 
     assert on_ambiguous is rescued.on_ambiguous
     assert expected == row(claim.job_id, "status", "dead_reason")
@@ -269,9 +374,8 @@ def test_a_worker_lost_after_its_effect_began_leaves_an_unknown_outcome(database
 
 def test_a_worker_lost_before_its_effect_began_leaves_no_doubt(database, submit, row):
     claim = claim_one(database, submit(on_ambiguous=OnAmbiguous.HOLD), uuid4())
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
 
-    [rescued] = lifecycle.rescue(database, lease_seconds=15)
+    [rescued] = rescue(database, claim.worker_id)
 
     assert rescued.on_ambiguous is None
     assert ("pending", None) == row(claim.job_id, "status", "dead_reason")
@@ -343,7 +447,7 @@ def test_only_what_has_been_finished_for_long_enough_is_pruned(database, claim, 
 def test_what_may_have_been_done_is_not_given_back_as_if_it_had_not(database, claim, row):
     lifecycle.begin_effect(database, claim)
 
-    assert not lifecycle.release(database, claim)
+    assert not release_one(database, claim)
 
     assert "processing" == row(claim.job_id, "status")
 
@@ -352,7 +456,7 @@ def test_a_message_cannot_bury_a_job_of_another_type(database, submit, row):
     job_id = submit(type="csv-generation")
     database.rows("UPDATE jobs SET run_at = now() - interval '1 hour'")
 
-    assert not lifecycle.bury_unknown(database, job_id, job_type="nobody", grace_seconds=600)
-    assert lifecycle.bury_unknown(database, job_id, job_type="csv-generation", grace_seconds=600)
+    assert not lifecycle.bury_unknown(database, [job_id], job_type="nobody", grace_seconds=600)
+    assert lifecycle.bury_unknown(database, [job_id], job_type="csv-generation", grace_seconds=600)
 
     assert "unknown_type" == row(job_id, "dead_reason")

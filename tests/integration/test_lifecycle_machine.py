@@ -1,19 +1,22 @@
-"""Any order of verbs, current and stale, on real SQL: the model knows what each must answer."""
+"""Any order of verbs, current and stale, on real SQL, heard of or not: the model knows what each must answer."""
 
 from dataclasses import dataclass, field
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import hypothesis.strategies as st
 from dramatiq.message import Message
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from rows import claim_one, complete_one
+from rows import claim_one, complete_one, release_one, rescue
 
 from jobs_service import lifecycle
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import POISON_CRASHES, DeadReason, Failure, NewJob, OnAmbiguous, Status
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.relay import Relay
+
+#: Few, so that a worker often meets a job that it had before.
+WORKERS = [UUID(int=1), UUID(int=2)]
 
 FAILURE = Failure(error="E", message="m", traceback="t", seconds=0.1)
 
@@ -26,6 +29,22 @@ INVARIANTS = {
     "pending jobs have a date to be looked at": "status = 'pending' AND publish_at IS NULL",
     "a result only when completed": "result IS NOT NULL AND status <> 'completed'",
 }
+
+
+class Forgetful:
+    """A database whose first answer to each statement is lost, if so told: the statement is sent again."""
+
+    def __init__(self, database):
+        self.database = database
+        self.forgets = False
+
+    def rows(self, sql, names=()):
+        if self.forgets:
+            self.database.rows(sql, names)
+        return self.database.rows(sql, names)
+
+    def row(self, sql, names=()):
+        return next(iter(self.rows(sql, names)), None)
 
 
 @dataclass
@@ -50,14 +69,16 @@ class Model:
         return self.claims[-1] if self.status is Status.PROCESSING else None
 
 
-def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the rules, each of which is simple
+def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules, each of which is simple
     """Return the machine for a database: Hypothesis makes its instances itself, and gives them nothing."""
+    database = Forgetful(real)
 
     class Machine(RuleBasedStateMachine):
         jobs = Bundle("jobs")
 
         @initialize()
         def empty(self):
+            database.forgets = False
             database.rows("TRUNCATE jobs, workers")
             broker.client.flushall()
             self.models = {}
@@ -65,6 +86,10 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
             self.dead_letters_service = DeadLetters(database, dead_letters, interval_seconds=1)
             # Not once a minute but each time: a list of the right length may hold the wrong ids.
             self.dead_letters_service._is_time_to_compare = lambda: True
+
+        @rule(forgets=st.booleans())
+        def lose_replies_from_now_on(self, forgets):
+            database.forgets = forgets
 
         @rule(target=jobs, max_attempts=st.integers(1, 4), on_ambiguous=st.sampled_from(OnAmbiguous))
         def submit(self, max_attempts, on_ambiguous):
@@ -85,9 +110,9 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
         def publish(self, job_id):
             lifecycle.published(database, [job_id], republish_seconds=20)
 
-        @rule(job_id=jobs)
-        def claim(self, job_id):
-            self._claimed(job_id, claim_one(database, job_id, uuid4()))
+        @rule(job_id=jobs, worker_id=st.sampled_from(WORKERS))
+        def claim(self, job_id, worker_id):
+            self._claimed(job_id, claim_one(database, job_id, worker_id))
 
         def _claimed(self, job_id, claim):
             model = self.models[job_id]
@@ -114,14 +139,14 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
             """Time passes: what was published and led to nothing is due again."""
             database.rows("UPDATE jobs SET publish_at = now() WHERE status = 'pending'")
 
-        @rule(doubled=st.booleans())
-        def ring(self, doubled):
+        @rule(doubled=st.booleans(), worker_id=st.sampled_from(WORKERS))
+        def ring(self, doubled, worker_id):
             """A worker pops the first message, perhaps one that was sent twice, and does what it says."""
             popped = broker.client.zpopmin(broker.key("default"))
             for data, _ in popped * (1 + doubled):
                 job_id = UUID(Message.decode(data).args[0])
                 if not self.models[job_id].current:
-                    self._claimed(job_id, claim_one(database, job_id, uuid4()))
+                    self._claimed(job_id, claim_one(database, job_id, worker_id))
 
         @rule(job_id=jobs)
         def begin_the_effect(self, job_id):
@@ -171,7 +196,8 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
         @rule(status=st.sampled_from(lifecycle.TERMINAL))
         def prune(self, status):
             gone = {job_id for job_id, model in self.models.items() if model.status is status}
-            assert len(gone) == lifecycle.prune(database, list(self.models), status=status, retention_seconds=-1)
+            pruned = lifecycle.prune(database, list(self.models), status=status, retention_seconds=-1)
+            assert pruned == (0 if database.forgets else len(gone))
             for job_id in gone:
                 self.models[job_id] = Model(1, status=None, claims=self.models[job_id].claims)
 
@@ -214,7 +240,7 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
         def release(self, job_id):
             model = self.models[job_id]
             if model.current:
-                assert lifecycle.release(database, model.current) is not model.effect_begun
+                assert release_one(database, model.current) is not model.effect_begun
                 if not model.effect_begun:
                     model.status, model.attempts = Status.PENDING, model.attempts - 1
 
@@ -228,32 +254,80 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
                 assert not complete_one(database, claim, '"late"')
                 assert not lifecycle.retry(database, claim, FAILURE, delay_seconds=0)
                 assert not lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
-                assert not lifecycle.release(database, claim)
+                assert not release_one(database, claim)
                 assert not lifecycle.snooze(database, claim, None, delay_seconds=0)
                 assert not lifecycle.begin_effect(database, claim)
                 assert lifecycle.crash(database, claim, "late", delay_seconds=0) is None
+                assert lifecycle.abandon(database, claim, "late") is None
 
-        @rule()
-        def lose_all_workers(self):
-            database.rows("UPDATE jobs SET started_at = now() - interval '1 hour' WHERE status = 'processing'")
-            held = {job_id for job_id, model in self.models.items() if model.current}
-            assert held == {rescued.job_id for rescued in lifecycle.rescue(database, lease_seconds=15)}
+        @rule(worker_id=st.sampled_from(WORKERS))
+        def lose_a_worker(self, worker_id):
+            held = self._held_by(worker_id)
+            assert held == {rescued.job_id for rescued in rescue(database, worker_id)}
             for job_id in held:
-                self._crash(self.models[job_id])
+                self._crash(self.models[job_id], counted=False)
+
+        @rule(worker_id=st.sampled_from(WORKERS), known=st.booleans())
+        def end_a_worker(self, worker_id, known):
+            held = {job_id for job_id in self._held_by(worker_id) if not self.models[job_id].effect_begun}
+            tokens = [model.current.token for model in self.models.values() if model.current] if known else []
+            released = lifecycle.release_worker(database, worker_id, known=tokens)
+            assert (set() if known else held) == {job.job_id for job in released}
+            for job in released:
+                model = self.models[job.job_id]
+                assert job.attempts == model.attempts
+                model.lost.add(model.current.token)
+                model.status, model.attempts = Status.PENDING, model.attempts - 1
+
+        def _held_by(self, worker_id):
+            return {
+                job_id
+                for job_id, model in self.models.items()
+                if model.current and model.current.worker_id == worker_id
+            }
 
         @rule(job_id=jobs)
         def crash(self, job_id):
             """Its own process dies, and the worker says so."""
             model = self.models[job_id]
             if model.current:
+                attempts = model.attempts
                 rescued = lifecycle.crash(database, model.current, "SIGKILL", delay_seconds=0)
-                self._crash(model)
-                assert (model.status, model.reason) == (rescued.status, rescued.dead_reason)
+                self._crash(model, counted=True)
+                assert (model.status, model.reason, attempts) == (
+                    rescued.status,
+                    rescued.dead_reason,
+                    rescued.attempts,
+                )
 
-        def _crash(self, model):
+        @rule(job_id=jobs)
+        def abandon(self, job_id):
+            """Its process is broken, and the worker says so."""
+            model = self.models[job_id]
+            if model.current:
+                attempts = model.attempts
+                rescued = lifecycle.abandon(database, model.current, "no file can be opened")
+                self._crash(model, counted=False)
+                assert (model.status, model.reason, attempts) == (
+                    rescued.status,
+                    rescued.dead_reason,
+                    rescued.attempts,
+                )
+
+        @rule(job_id=jobs)
+        def bury_unknown(self, job_id):
+            model = self.models[job_id]
+            is_possible = model.status is Status.PENDING
+            buried = lifecycle.bury_unknown(database, [job_id], job_type="t", grace_seconds=-3_600)
+            assert is_possible == bool(buried)
+            if is_possible:
+                model.status, model.reason = Status.FAILED, DeadReason.UNKNOWN_TYPE
+
+        def _crash(self, model, *, counted):
             model.lost.add(model.current.token)
             model.crashes, model.failures = model.crashes + 1, model.failures + 1
-            model.reason = _reason_after_a_crash(model)
+            model.reason = _reason_after_a_crash(model, counted)
+            model.attempts -= not counted
             model.status = Status.FAILED if model.reason else Status.PENDING
 
         @invariant()
@@ -276,12 +350,12 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
     return Machine
 
 
-def _reason_after_a_crash(model):
+def _reason_after_a_crash(model, counted):
     if model.crashes >= POISON_CRASHES:
         return DeadReason.POISON
     if model.effect_begun and model.on_ambiguous is OnAmbiguous.HOLD:
         return DeadReason.AMBIGUOUS
-    return DeadReason.ATTEMPTS_EXHAUSTED if model.attempts >= model.max_attempts else None
+    return DeadReason.ATTEMPTS_EXHAUSTED if counted and model.attempts >= model.max_attempts else None
 
 
 def test_any_order_of_verbs_keeps_every_promise(database, broker, dead_letters):

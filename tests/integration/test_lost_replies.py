@@ -1,0 +1,347 @@
+"""PostgreSQL moves a job and its reply is lost: for each verb, and whoever calls it, the truth is told, and once."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Thread
+from uuid import uuid4
+
+import dramatiq
+import falcon.testing
+import pytest
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import SkipMessage
+from eventually import eventually
+from proxy import Proxy
+from rows import claim_one
+
+from jobs_service import attempt, events, lifecycle
+from jobs_service.app import create_app
+from jobs_service.broker import message_for
+from jobs_service.database import open_database
+from jobs_service.dead_letters import DeadLetterList
+from jobs_service.errors import DatabaseUnavailable, Snoozed
+from jobs_service.events import Event
+from jobs_service.failures import ProcessBroken, ProcessLost
+from jobs_service.lifecycle import OnAmbiguous
+from jobs_service.maintenance.expirer import Expirer
+from jobs_service.maintenance.rescuer import Rescuer
+from jobs_service.maintenance.strays import Strays
+from jobs_service.middleware.lifecycle_sync import LifecycleSync
+
+TRANSITION = b"UPDATE jobs"
+#: How a verb looks for what it did itself.
+LOOK = (b"transition_token = ANY", b"lease_token = ANY")
+
+#: What is lost, and how often in a row. Twice is what no repetition on another connection makes good.
+LOSSES = {
+    "a reply": {TRANSITION: 1},
+    "two replies": {TRANSITION: 2},
+    "three replies": {TRANSITION: 3},
+    "a reply, and those of the look for it": {TRANSITION: 1, LOOK[0]: 2, LOOK[1]: 2},
+}
+
+
+class World:
+    """The callers of the verbs, on a database whose replies can be lost."""
+
+    def __init__(self, settings, proxy, near, broker, submit):
+        self.settings = settings
+        self.proxy = proxy
+        self.database = open_database(settings)
+        #: The same rows on a connection that nothing happens to.
+        self.near = near
+        self.broker = broker
+        self.dead_letters = DeadLetterList(broker.client)
+        self.submit = submit
+        self.worker_id = uuid4()
+        self.sync = LifecycleSync(self.database, broker, self.dead_letters, self.worker_id, give_back_seconds=30)
+        #: The events, and the ids of their jobs.
+        self.told = []
+
+    def note(self, event, facts):
+        self.told.append((event, facts.get("job_id")))
+
+    def message(self, job_id, job_type="known"):
+        return MessageProxy(message_for(job_id, job_type, "default", 5))
+
+    def begin(self, job_id):
+        message = self.message(job_id)
+        self.sync.before_process_message(self.broker, message)
+        return message
+
+    def end(self, message, exception=None, *, is_last=False):
+        if is_last:
+            message.fail()
+        self.sync.after_process_message(self.broker, message, exception=exception)
+
+    def sweep(self, service):
+        """Run a service until it is answered, as the leader does."""
+        runs = []
+
+        def run():
+            with suppress(DatabaseUnavailable):
+                runs.append(service.run_once())
+            return runs
+
+        eventually(run, what="a sweep that is answered")
+        # What was told of once is not told of again.
+        service.run_once()
+
+    def post(self, path):
+        return falcon.testing.TestClient(create_app(self.settings)).simulate_post(path).status_code
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """`prepare` returns what `act` needs: a job's id, or something that has it; the reply is lost to `act`."""
+
+    prepare: Callable
+    act: Callable
+    told: list
+    row: tuple
+    is_a_request: bool = False
+
+    @property
+    def is_dead(self):
+        return self.row[0] == "failed"
+
+    def answers(self, loss):
+        """Return what may be answered. Further losses may be too many for a client to wait."""
+        if not self.is_a_request:
+            return {None}
+        return {200} if loss == LOSSES["a reply"] else {200, 503}
+
+
+def running(world, **fields):
+    return world.begin(world.submit(type="known", **fields))
+
+
+def ended(exception=None, *, is_last=False):
+    return lambda world, message: world.end(message, exception, is_last=is_last)
+
+
+def running_unheard(world):
+    """Claim a job and miss every answer, when there is no time to ask again."""
+    job_id = world.submit(type="known")
+    [claim] = lifecycle.claim(world.near, [lifecycle.Ask(job_id, world.worker_id)])
+    world.sync._unanswered.add(claim.token)
+    return job_id
+
+
+def stop(world, _):
+    world.broker.draining = True
+    world.sync.after_worker_shutdown(world.broker, None)
+
+
+def held_by_a_lost_worker(world):
+    claim = claim_one(world.near, world.submit(on_ambiguous=OnAmbiguous.HOLD), uuid4())
+    lifecycle.begin_effect(world.near, claim)
+    world.near.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+    return claim.job_id
+
+
+def rescue(world, _):
+    world.sweep(Rescuer(world.database, world.dead_letters, interval_seconds=5, lease_seconds=15, heartbeat_seconds=5))
+
+
+def late(world):
+    job_id = world.submit()
+    world.near.rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
+    return job_id
+
+
+def expire(world, _):
+    world.sweep(Expirer(world.database, world.dead_letters, interval_seconds=5))
+
+
+def stray(world):
+    job_id = world.submit(type="gone", queue="abandoned")
+    world.near.rows("UPDATE jobs SET run_at = now() - interval '1 hour'")
+    return job_id
+
+
+def bury_strays(world, _):
+    world.sweep(Strays(world.database, world.broker, world.dead_letters, interval_seconds=30))
+
+
+def waiting(world):
+    return world.submit()
+
+
+def dead(world):
+    job_id = world.submit()
+    lifecycle.cancel(world.near, job_id)
+    world.dead_letters.push(job_id)
+    return job_id
+
+
+#: Verb, and where it has several callers which one, -> how it is called and what must come of it:
+#: the events, and the row's status, attempts, crashes and length of history.
+CASES = {
+    "claim": Case(
+        lambda world: world.submit(type="known"),
+        lambda world, job_id: world.begin(job_id) and None,
+        [Event.RECEIVED, Event.PROCESSING],
+        ("processing", 1, 0, 0),
+    ),
+    "complete": Case(running, ended(), [Event.COMPLETED], ("completed", 1, 0, 0)),
+    "retry": Case(running, ended(RuntimeError("no")), [Event.RETRIED], ("pending", 1, 0, 1)),
+    "bury": Case(running, ended(RuntimeError("no"), is_last=True), [Event.FAILED], ("failed", 1, 0, 1)),
+    "snooze": Case(running, ended(Snoozed("no", delay_seconds=9)), [Event.SNOOZED], ("pending", 0, 0, 0)),
+    "crash": Case(running, ended(ProcessLost("SIGKILL")), [Event.RETRIED], ("pending", 1, 1, 1)),
+    "crash, the last": Case(
+        lambda world: running(world, max_attempts=1),
+        ended(ProcessLost("SIGKILL")),
+        [Event.FAILED],
+        ("failed", 1, 1, 1),
+    ),
+    "abandon": Case(running, ended(ProcessBroken("no file")), [Event.RETRIED], ("pending", 0, 1, 1)),
+    "release": Case(running, stop, [Event.RELEASED], ("pending", 0, 0, 0)),
+    "release, of an unheard claim": Case(running_unheard, stop, [Event.RELEASED], ("pending", 0, 0, 0)),
+    "rescue": Case(held_by_a_lost_worker, rescue, [Event.RESCUED, Event.AMBIGUOUS, Event.FAILED], ("failed", 0, 1, 1)),
+    "expire": Case(late, expire, [Event.FAILED], ("failed", 0, 0, 0)),
+    "bury_unknown": Case(stray, bury_strays, [Event.FAILED], ("failed", 0, 0, 0)),
+    "bury_unknown, of a message": Case(
+        stray,
+        lambda world, job_id: world.sync.after_nack(world.broker, world.message(job_id, "gone")),
+        [Event.FAILED],
+        ("failed", 0, 0, 0),
+    ),
+    "cancel": Case(
+        waiting,
+        lambda world, job_id: world.post(f"/jobs/{job_id}/cancel"),
+        [Event.CANCELLED],
+        ("cancelled", 0, 0, 0),
+        is_a_request=True,
+    ),
+    "redrive": Case(
+        dead,
+        lambda world, job_id: world.post(f"/jobs/{job_id}/retry"),
+        [Event.REDRIVEN],
+        ("pending", 0, 0, 0),
+        is_a_request=True,
+    ),
+}
+
+
+def test_every_verb_has_a_case():
+    assert set(lifecycle.TRANSITIONS) == {name.partition(",")[0] for name in CASES}
+
+
+@pytest.fixture
+def proxy(postgres):
+    with Proxy(postgres.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def world(settings, proxy, database, broker, submit):
+    url = settings.database_url.replace(f":{proxy.target_port}/", f":{proxy.port}/")
+    dramatiq.actor(lambda job_id: None, broker=broker, actor_name="known", queue_name="default")  # noqa: ARG005
+    world = World(dataclasses.replace(settings, database_url=url), proxy, database, broker, submit)
+    # A first statement on a new connection is not sent twice: this is about the others.
+    world.database.rows("SELECT 1")
+    events.subscribe(world.note)
+    yield world
+    events._subscribers.remove(world.note)
+    attempt.end()
+    world.database.discard()
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_transition_whose_reply_is_lost_is_told_of_once(world, case, loss):
+    prepared = case.prepare(world)
+    [(job_id,)] = world.near.rows("SELECT id FROM jobs")
+    world.told.clear()
+    for statement, times in loss.items():
+        world.proxy.lose_reply(statement, times=times)
+
+    answer = case.act(world, prepared)
+
+    eventually(lambda: len(world.told) >= len(case.told), what="the events")
+    assert case.told == [event for event, _ in world.told]
+    assert {str(job_id)} == {of for _, of in world.told}
+    assert [case.row] == world.near.rows("SELECT status, attempts, crashes, jsonb_array_length(history) FROM jobs")
+    eventually(lambda: [str(job_id)] * case.is_dead == world.dead_letters.ids(), what="the list of dead letters")
+    assert answer in case.answers(loss)
+    assert world.proxy.lost >= min(loss[TRANSITION], 2)
+
+
+def test_a_redrive_that_is_sent_again_late_runs_nothing_again(world, worker_id):
+    """The job was run again, and to its end, before the statement is repeated."""
+    job_id = dead(world)
+    unheard = lifecycle.Unheard()
+    world.proxy.lose_reply(TRANSITION, times=2)
+    with pytest.raises(DatabaseUnavailable):
+        lifecycle.redrive(world.database, job_id, unheard=unheard)
+    lifecycle.complete(world.near, [(claim_one(world.near, job_id, worker_id), "1")])
+
+    assert lifecycle.redrive(world.database, job_id, unheard=unheard) is None
+
+    assert [("completed",)] == world.near.rows("SELECT status FROM jobs")
+
+
+def test_a_person_who_cancels_twice_is_told_so(world):
+    job_id = waiting(world)
+
+    assert [200, 409] == [world.post(f"/jobs/{job_id}/cancel") for _ in range(2)]
+    assert 1 == sum(event is Event.CANCELLED for event, _ in world.told)
+
+
+def test_a_claim_that_cannot_be_heard_of_at_a_stop_is_given_back(world):
+    job_id = world.submit(type="known")
+    world.broker.draining = True
+    world.proxy.lose_reply(TRANSITION, times=2)
+    with pytest.raises(SkipMessage):
+        world.begin(job_id)
+    assert [("processing",)] == world.near.rows("SELECT status FROM jobs")
+
+    world.proxy.lose_reply(TRANSITION, times=2)
+    stop(world, None)
+
+    assert [("pending", 0)] == world.near.rows("SELECT status, attempts FROM jobs")
+    assert [Event.RECEIVED, Event.RELEASED] == [event for event, _ in world.told]
+
+
+def test_a_stop_waits_for_the_verdict_on_what_was_done(world):
+    """What it gives back is a claim that it knows nothing of; what has returned is left to its own thread."""
+    done = running(world)
+    [known] = world.sync.running.values()
+    known.has_returned = True
+    unknown = running_unheard(world)
+    world.told.clear()
+    ending = Thread(target=stop, args=(world, None))
+
+    ending.start()
+    eventually(lambda: world.told, what="a claim that was given back")
+    assert [(Event.RELEASED, str(unknown))] == world.told
+    assert [("processing",)] == world.near.rows("SELECT status FROM jobs WHERE id = %s", (known.claim.job_id,))
+    assert ending.is_alive()
+    world.end(done)
+    ending.join()
+
+    assert (Event.COMPLETED, str(known.claim.job_id)) == world.told[-1]
+
+
+def test_a_stop_does_not_wait_for_a_server_that_has_nothing_of_its_own(world):
+    world.sync.give_back_seconds = math.inf
+    world.proxy.down()
+    ending = Thread(target=stop, args=(world, None), daemon=True)
+
+    ending.start()
+
+    eventually(lambda: not ending.is_alive(), what="the end of the stop")
+
+
+def test_a_stop_ends_in_time_whatever_it_leaves(world):
+    """The rescuer takes it then."""
+    running(world)
+    world.sync.give_back_seconds = 0.5
+    world.proxy.down()
+
+    stop(world, None)
+
+    assert [("processing",)] == world.near.rows("SELECT status FROM jobs")
