@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eventually import eventually
 
-from jobs_service.devstack.ports import free_port
+from jobs_service.devstack.ports import free_port, release
 from jobs_service.devstack.processes import Child
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +32,8 @@ class Service:
 
     def __init__(self, environ, folder):
         self.folder = folder
-        self.api_port, self.metrics_port = free_port(), free_port()
+        self._ports = []
+        self.api_port, self.metrics_port = self._free_port(), self._free_port()
         self.environ = {
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": f"{ROOT}:{JOB_TYPES}",
@@ -65,13 +66,15 @@ class Service:
 
     def start_worker(self, **environ):
         # Further workers of a test serve their metrics elsewhere.
-        port = str(free_port()) if any(child.log.stem.startswith("worker") for child in self.children) else None
+        port = str(self._free_port()) if any(child.log.stem.startswith("worker") for child in self.children) else None
         return self._start("worker", ({"WORKER_METRICS_PORT": port} if port else {}) | environ)
 
     def stop(self):
         for child in self.children:
             if child.running:
                 child.stop(seconds=15)
+        for port in self._ports:
+            release(port)
 
     def post(self, job_type, payload, **wishes):
         """Return the id of an accepted job."""
@@ -124,6 +127,10 @@ class Service:
 
     def log(self, child):
         return child.log.read_text(errors="replace")
+
+    def _free_port(self):
+        self._ports.append(free_port())
+        return self._ports[-1]
 
     def _start(self, command, environ):
         log = self.folder / f"{command}-{len(self.children)}.log"

@@ -15,7 +15,6 @@ from proxy import Proxy
 
 from jobs_service.config import Settings
 from jobs_service.database import open_database
-from jobs_service.devstack.ports import free_port
 from jobs_service.devstack.processes import descendants, is_alive
 from jobs_service.devstack.servers import Postgres, Valkey
 from jobs_service.migrations import migrate
@@ -76,13 +75,13 @@ class Stack:
 
     def start_own_valkey(self):
         """Have the service, which is yet to start, use a Redis of its own."""
-        server = self.servers.enter_context(Valkey(self.folder / "own-valkey", free_port(), save=False))
+        server = self.servers.enter_context(Valkey(self.folder / "own-valkey", save=False))
         self.redis_url = self.service.environ["REDIS_URL"] = f"{server.url}/0"
         return server
 
     def start_own_postgres(self):
         """Have the service, which is yet to start, use a PostgreSQL of its own, migrated."""
-        server = self.servers.enter_context(Postgres(self.folder / "own-postgres", free_port(), options=DURABLE))
+        server = self.servers.enter_context(Postgres(self.folder / "own-postgres", options=DURABLE))
         self.database_url = self.service.environ["DATABASE_URL"] = server.url
         database = open_database(Settings.from_env(self.service.environ))
         migrate(database)

@@ -97,8 +97,8 @@ def test_jobs_waiting_in_a_redis_that_is_wiped_all_run(service, broker):
         service.when(job_id, "completed")
 
 
-def test_a_post_while_redis_is_down_is_accepted_and_runs_later(service, tmp_path, free_port):
-    with Valkey(tmp_path / "own-valkey", free_port(), save=False) as valkey:
+def test_a_post_while_redis_is_down_is_accepted_and_runs_later(service, tmp_path):
+    with Valkey(tmp_path / "own-valkey", save=False) as valkey:
         service.environ["REDIS_URL"] = valkey.url
         service.start_api()
         service.start_worker()
