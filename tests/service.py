@@ -50,7 +50,7 @@ class Service:
             "TIME_LIMIT_SECONDS": "6",
             "HANG_GRACE_SECONDS": "2",
             "WORKER_SHUTDOWN_SECONDS": "10",
-            "STOP_GRACE_SECONDS": "15",
+            "STOP_GRACE_SECONDS": "30",
             "ACTOR_MODULES": "trying",
             "LOG_FORMAT": "json",
             # No jobs but the test's own.
@@ -111,9 +111,13 @@ class Service:
 
     def metrics(self, port=None):
         """Return the samples of the worker's metrics as {text before the value: value}."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{port or self.metrics_port}/metrics", timeout=10) as reply:
-            lines = reply.read().decode().splitlines()
+        # A worker's are served by a process of their own, which may come later than its first jobs.
+        lines = eventually(lambda: self._scrape(port or self.metrics_port), what="metrics").splitlines()
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
+
+    def _scrape(self, port):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+            return reply.read().decode()
 
     def lines(self, child, job_id):
         """Return the events that a child logged about a job."""

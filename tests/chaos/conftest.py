@@ -31,7 +31,7 @@ def stack(environ, tmp_path, request):
             child.kill()
         stack.service.stop()
         stack.servers.close()
-    eventually(lambda: not [pid for pid in pids if is_alive(pid)], seconds=60, what="the end of every process")
+    eventually(lambda: not [pid for pid in pids if is_alive(pid)], what="the end of every process")
     assert [] == wrong
 
 

@@ -111,11 +111,11 @@ class Stack:
         self.struck_at = self.sql("SELECT clock_timestamp()")[0][0]
         self.in_flight = [row[0] for row in self.sql("SELECT id::text FROM jobs WHERE finished_at IS NULL")]
 
-    def settle(self, seconds=60):
+    def settle(self, seconds=120):
         """Wait until every accepted job is in a terminal state."""
         self.until_ended(list(self.accepted), seconds=seconds)
 
-    def until_ended(self, job_ids, seconds=60):
+    def until_ended(self, job_ids, seconds=120):
         eventually(lambda: self._have_ended(job_ids), seconds=seconds, what="the end of these jobs")
 
     def job(self, job_id):

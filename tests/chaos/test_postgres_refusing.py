@@ -14,13 +14,28 @@ from jobs_service.devstack.servers import NOBODY
 
 
 @contextmanager
-def read_only(server, connection):  # noqa: ARG001
+def read_only(server, connection):
     """As on a standby, after a failover that the service was not told of."""
+
+    def reload(expected):
+        """Wait for a new session that has the setting: the old ones have it at their next statement then."""
+        connection.execute("SELECT pg_reload_conf()")
+        eventually(lambda: setting(server, "default_transaction_read_only") == expected, what="a reloaded setting")
+
     connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
-    connection.execute("SELECT pg_reload_conf()")
-    yield
-    connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
-    connection.execute("SELECT pg_reload_conf()")
+    reload("on")
+    try:
+        yield
+    finally:
+        connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        reload("off")
+
+
+def setting(server, name):
+    """Return a setting as a new session has it."""
+    with contextlib.closing(psycopg2.connect(server.url_of("postgres"))) as session, session.cursor() as cursor:
+        cursor.execute(f"SHOW {name}")
+        return cursor.fetchone()[0]
 
 
 @contextmanager
@@ -47,18 +62,19 @@ def full(server, connection):
 def locked(server, connection):  # noqa: ARG001
     """A migration, or a curious operator, holds the table."""
     holder = psycopg2.connect(server.url)
-    with holder.cursor() as cursor:
+    with contextlib.closing(holder), holder.cursor() as cursor:
         cursor.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
-    yield
-    holder.close()
+        yield
 
 
 @contextmanager
 def missing(server, connection):  # noqa: ARG001
     """A restore is under way: the table has another name for a while."""
     server.execute("ALTER TABLE jobs RENAME TO jobs_elsewhere", server.DATABASE)
-    yield
-    server.execute("ALTER TABLE jobs_elsewhere RENAME TO jobs", server.DATABASE)
+    try:
+        yield
+    finally:
+        server.execute("ALTER TABLE jobs_elsewhere RENAME TO jobs", server.DATABASE)
 
 
 class Operator:

@@ -51,7 +51,7 @@ def test_a_job_that_fails_is_retried_and_then_succeeds(service):
     job = service.when(job_id, "completed")
     assert (3, 3) == (job["attempts"], job["result"])
     assert [(1, "RuntimeError"), (2, "RuntimeError")] == [(e["attempt"], e["error"]) for e in job["history"]]
-    assert 2 == [line["event"] for line in service.lines(worker, job_id)].count("Job retried")
+    eventually(lambda: 2 == _events(service, worker, job_id).count("Job retried"), what="both retries in the log")
 
 
 def test_the_last_attempt_makes_a_dead_letter(service, broker):
