@@ -58,7 +58,9 @@ class Proxy:
     """Passes everything on until it is told otherwise; `heal` ends every fault. A context manager, thread-safe.
 
     `blackhole` is what TCP makes of a network that drops every packet: both ends keep their connection, nothing
-    arrives, and what was sent meanwhile arrives when it is over, even from a client that has long given up.
+    arrives, and what was sent meanwhile arrives when it is over, even from a client that has long given up. It may drop
+    those of one direction only: then the server carries out requests whose answers do not arrive, or it gets none
+    while what it had begun to say still arrives.
     """
 
     target_port: int
@@ -75,7 +77,7 @@ class Proxy:
         self._losses: list[_Loss] = []
         self._listener: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
-        self._flowing = asyncio.Event()
+        self._requests_flow, self._answers_flow = asyncio.Event(), asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"proxy-{self.port}")
         self._thread.start()
         self.heal()
@@ -92,7 +94,7 @@ class Proxy:
         """End every fault. Connections that were cut stay cut."""
         self.latency_seconds, self.bytes_per_second = 0.0, None
         self._losses.clear()
-        self._do(self._flow(flowing=True))
+        self._do(self._flow(requests=True, answers=True))
         self._do(self._listen())
 
     def refuse(self) -> None:
@@ -108,9 +110,9 @@ class Proxy:
         self.refuse()
         self.cut()
 
-    def blackhole(self) -> None:
-        """Deliver nothing, and say nothing about it, until `heal`."""
-        self._do(self._flow(flowing=False))
+    def blackhole(self, *, requests: bool = True, answers: bool = True) -> None:
+        """Deliver nothing of these directions, and say nothing about it, until `heal`. New connections wait too."""
+        self._do(self._flow(requests=not requests, answers=not answers))
 
     def lose_reply(self, request: bytes, *, times: int = 1, spared: int = 0) -> None:
         """Pass on a request that holds these bytes, and cut the connection when its reply comes."""
@@ -132,11 +134,12 @@ class Proxy:
             self._listener.close()
             self._listener = None
 
-    async def _flow(self, *, flowing: bool) -> None:
-        if flowing:
-            self._flowing.set()
-        else:
-            self._flowing.clear()
+    async def _flow(self, *, requests: bool, answers: bool) -> None:
+        for flow, flows in ((self._requests_flow, requests), (self._answers_flow, answers)):
+            if flows:
+                flow.set()
+            else:
+                flow.clear()
 
     async def _reset_all(self) -> None:
         for link in list(self._links):
@@ -152,7 +155,9 @@ class Proxy:
 
     async def _serve(self, from_client: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:
-            await self._flowing.wait()
+            # A connection is made of packets in both directions.
+            await self._requests_flow.wait()
+            await self._answers_flow.wait()
             from_server, server = await asyncio.open_connection(HOST, self.target_port, limit=_PIECE)
         except OSError:
             client.transport.abort()
@@ -171,13 +176,13 @@ class Proxy:
             server.close()
 
     async def _ask(self, link: _Link, source: asyncio.StreamReader) -> None:
-        while data := await self._receive(source):
+        while data := await self._receive(source, self._requests_flow):
             link.reply_is_lost = link.reply_is_lost or self._matches(link, data)
             await self._send(link.server, data)
         await _finish(link.server)
 
     async def _answer(self, link: _Link, source: asyncio.StreamReader) -> None:
-        while data := await self._receive(source):
+        while data := await self._receive(source, self._answers_flow):
             if link.reply_is_lost:
                 self.lost += 1
                 link.reset()
@@ -194,11 +199,11 @@ class Proxy:
         link.tail = (link.tail + data)[-1_024:]
         return struck
 
-    async def _receive(self, source: asyncio.StreamReader) -> bytes:
+    async def _receive(self, source: asyncio.StreamReader, flow: asyncio.Event) -> bytes:
         data = await source.read(_PIECE)
         if self.latency_seconds:
             await asyncio.sleep(self.latency_seconds)
-        await self._flowing.wait()
+        await flow.wait()
         return data
 
     async def _send(self, sink: asyncio.StreamWriter, data: bytes) -> None:

@@ -5,6 +5,7 @@ import socket
 import threading
 
 import pytest
+from eventually import eventually
 from proxy import HOST, Proxy
 
 
@@ -13,6 +14,7 @@ class Echo:
 
     def __enter__(self):
         self.received = []
+        self._connections = []
         self._listener = socket.create_server((HOST, 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -21,10 +23,16 @@ class Echo:
     def __exit__(self, *_):
         self._listener.close()
 
+    def say(self, data):
+        """Send what was not asked for, on every connection."""
+        for connection in self._connections:
+            connection.sendall(data)
+
     def _accept(self):
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
+                self._connections.append(connection)
                 threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection):
@@ -121,6 +129,32 @@ def test_a_blackhole_swallows_and_delivers_when_it_is_over(proxy, client, echo):
 
     proxy.heal()
     client.settimeout(30)
+    assert b"lost?" == client.recv(65_536)
+
+
+def test_answers_alone_are_swallowed_while_requests_are_carried_out(proxy, client, echo):
+    proxy.blackhole(requests=False)
+    client.sendall(b"heard")
+    eventually(lambda: [b"hello", b"heard"] == echo.received, what="a request that was carried out")
+    client.settimeout(0.1)
+
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+
+    proxy.heal()
+    client.settimeout(30)
+    assert b"heard" == client.recv(65_536)
+
+
+def test_requests_alone_are_swallowed_while_answers_arrive(proxy, client, echo):
+    proxy.blackhole(answers=False)
+    client.sendall(b"lost?")
+    echo.say(b"meanwhile")
+
+    assert b"meanwhile" == client.recv(65_536)
+    assert [b"hello"] == echo.received
+
+    proxy.heal()
     assert b"lost?" == client.recv(65_536)
 
 
