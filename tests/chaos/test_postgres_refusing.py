@@ -53,9 +53,11 @@ def full(server, connection):
         )
 
     eventually(all_are_taken, what="a server without a connection left")
-    yield
-    for each in taken:
-        each.close()
+    try:
+        yield
+    finally:
+        for each in taken:
+            each.close()
 
 
 @contextmanager
@@ -91,18 +93,26 @@ class Operator:
             return cursor.fetchall() if cursor.description else []
 
 
-# To take every connection from a busy service takes a while, and longer where the machine is slow.
-@pytest.mark.parametrize("refusal", [read_only, pytest.param(full, marks=pytest.mark.slow), locked, missing])
+@pytest.fixture
+def own_postgres(stack):
+    """A PostgreSQL of the test's own, with so few connections that all of them are soon taken."""
+    return stack.start_own_postgres("max_connections=40")
+
+
+@pytest.mark.parametrize("refusal", [read_only, full, locked, missing])
 def test_what_is_refused_is_a_503_and_what_has_ended_is_written_later(stack, own_postgres, refusal):
     stack.service.environ |= {"DATABASE_CONNECT_TIMEOUT_SECONDS": "1", "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2"}
     worker = stack.start()
     with stack.nobody_ends():
-        running = [stack.submit(payload={"seconds": 6}) for _ in range(4)]
-        eventually(lambda: len(stack.effects()) == 4, what="running jobs")
+        # They end when they are told, however long it takes until everything is refused.
+        started, go = stack.folder / "started", stack.folder / "go"
+        running = [stack.submit("test-wait-for-file", {"started": str(started), "go": str(go)}) for _ in range(4)]
+        eventually(lambda: len(started.read_text().splitlines()) == 4, what="running jobs")
         stack.submit_load(4)
         stack.strike()
         with refusal(own_postgres, Operator(own_postgres)):
             assert_unavailable(stack)
+            go.touch()
             eventually(lambda: "waiting for it" in stack.service.log(worker), what="a verdict that waits")
         eventually(stack.submit, what="an accepted job")
         stack.settle()

@@ -49,8 +49,8 @@ def test_a_stop_gives_back_what_it_could_not_finish(stack, tmp_path):
 
 def test_an_interrupted_job_that_had_its_effect_is_told_as_unknown(stack):
     worker = stack.start(WORKER_SHUTDOWN_SECONDS="8.5")
-    job_id = stack.submit(payload={"seconds": 11})
-    held = stack.submit(payload={"seconds": 11}, on_ambiguous="hold")
+    job_id = stack.submit(payload={"seconds": 40})
+    held = stack.submit(payload={"seconds": 40}, on_ambiguous="hold")
     eventually(lambda: stack.effects()[job_id] and stack.effects()[held], what="running jobs")
 
     stack.strike()
