@@ -13,7 +13,7 @@ from service import QUICK
 
 from jobs_service.config import Settings
 from jobs_service.database import open_database
-from jobs_service.devstack.ports import free_port as any_free_port
+from jobs_service.devstack import ports
 from jobs_service.devstack.servers import MailCatcher, Postgres, Valkey
 from jobs_service.migrations import migrate
 
@@ -91,4 +91,13 @@ def settings(environ):
 
 @pytest.fixture
 def free_port():
-    return any_free_port
+    """Return ports that stay free for the servers of this test."""
+    given = []
+
+    def free_port():
+        given.append(ports.free_port())
+        return given[-1]
+
+    yield free_port
+    for port in given:
+        ports.release(port)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eventually import eventually
 
-from jobs_service.devstack.ports import free_port
+from jobs_service.devstack.ports import free_port, release
 from jobs_service.devstack.processes import Child
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +32,8 @@ class Service:
 
     def __init__(self, environ, folder):
         self.folder = folder
-        self.api_port, self.metrics_port = free_port(), free_port()
+        self._ports = []
+        self.api_port, self.metrics_port = self._free_port(), self._free_port()
         self.environ = {
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": f"{ROOT}:{JOB_TYPES}",
@@ -49,7 +50,7 @@ class Service:
             "TIME_LIMIT_SECONDS": "6",
             "HANG_GRACE_SECONDS": "2",
             "WORKER_SHUTDOWN_SECONDS": "10",
-            "STOP_GRACE_SECONDS": "15",
+            "STOP_GRACE_SECONDS": "30",
             "ACTOR_MODULES": "trying",
             "LOG_FORMAT": "json",
             # No jobs but the test's own.
@@ -65,13 +66,15 @@ class Service:
 
     def start_worker(self, **environ):
         # Further workers of a test serve their metrics elsewhere.
-        port = str(free_port()) if any(child.log.stem.startswith("worker") for child in self.children) else None
+        port = str(self._free_port()) if any(child.log.stem.startswith("worker") for child in self.children) else None
         return self._start("worker", ({"WORKER_METRICS_PORT": port} if port else {}) | environ)
 
     def stop(self):
         for child in self.children:
             if child.running:
                 child.stop(seconds=15)
+        for port in self._ports:
+            release(port)
 
     def post(self, job_type, payload, **wishes):
         """Return the id of an accepted job."""
@@ -108,9 +111,13 @@ class Service:
 
     def metrics(self, port=None):
         """Return the samples of the worker's metrics as {text before the value: value}."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{port or self.metrics_port}/metrics", timeout=10) as reply:
-            lines = reply.read().decode().splitlines()
+        # A worker's are served by a process of their own, which may come later than its first jobs.
+        lines = eventually(lambda: self._scrape(port or self.metrics_port), what="metrics").splitlines()
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
+
+    def _scrape(self, port):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+            return reply.read().decode()
 
     def lines(self, child, job_id):
         """Return the events that a child logged about a job."""
@@ -124,6 +131,10 @@ class Service:
 
     def log(self, child):
         return child.log.read_text(errors="replace")
+
+    def _free_port(self):
+        self._ports.append(free_port())
+        return self._ports[-1]
 
     def _start(self, command, environ):
         log = self.folder / f"{command}-{len(self.children)}.log"

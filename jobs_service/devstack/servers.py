@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import psycopg2
 import redis
 
-from jobs_service.devstack.ports import free_port
+from jobs_service.devstack.ports import free_port, release
 from jobs_service.devstack.processes import Child, wait_until
 
 HOST = "127.0.0.1"
@@ -96,6 +96,12 @@ class Server(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        for port in self.ports():
+            release(port)
+
+    def ports(self) -> tuple[int, ...]:
+        """Return the ports it listens on."""
+        return (self.port,)
 
     def prepare(self) -> None:  # noqa: B027 - most servers need nothing
         """Make what must be there before the first start."""
@@ -244,6 +250,9 @@ class MailCatcher(Server):
         """`port` is for SMTP, `web_port` for the browser."""
         super().__init__(folder, port)
         self.web_port = web_port or free_port()
+
+    def ports(self) -> tuple[int, ...]:
+        return self.port, self.web_port
 
     @property
     def url(self) -> str:

@@ -29,8 +29,9 @@ def stack(environ, tmp_path, request):
         pids = stack.pids()
         for child in stack.service.children:
             child.kill()
+        stack.service.stop()
         stack.servers.close()
-    eventually(lambda: not [pid for pid in pids if is_alive(pid)], seconds=60, what="the end of every process")
+    eventually(lambda: not [pid for pid in pids if is_alive(pid)], what="the end of every process")
     assert [] == wrong
 
 

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from jobs_service.devstack.ports import free_port
+from jobs_service.devstack.ports import free_port, release
 
 HOST = "127.0.0.1"
 
@@ -88,6 +88,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        release(self.port)
 
     def heal(self) -> None:
         """End every fault. Connections that were cut stay cut."""

@@ -15,7 +15,6 @@ from proxy import Proxy
 
 from jobs_service.config import Settings
 from jobs_service.database import open_database
-from jobs_service.devstack.ports import free_port
 from jobs_service.devstack.processes import descendants, is_alive
 from jobs_service.devstack.servers import Postgres, Valkey
 from jobs_service.migrations import migrate
@@ -76,13 +75,13 @@ class Stack:
 
     def start_own_valkey(self):
         """Have the service, which is yet to start, use a Redis of its own."""
-        server = self.servers.enter_context(Valkey(self.folder / "own-valkey", free_port(), save=False))
+        server = self.servers.enter_context(Valkey(self.folder / "own-valkey", save=False))
         self.redis_url = self.service.environ["REDIS_URL"] = f"{server.url}/0"
         return server
 
-    def start_own_postgres(self):
-        """Have the service, which is yet to start, use a PostgreSQL of its own, migrated."""
-        server = self.servers.enter_context(Postgres(self.folder / "own-postgres", free_port(), options=DURABLE))
+    def start_own_postgres(self, *options):
+        """Have the service, which is yet to start, use a PostgreSQL of its own, migrated, with further options."""
+        server = self.servers.enter_context(Postgres(self.folder / "own-postgres", options=(*DURABLE, *options)))
         self.database_url = self.service.environ["DATABASE_URL"] = server.url
         database = open_database(Settings.from_env(self.service.environ))
         migrate(database)
@@ -112,11 +111,11 @@ class Stack:
         self.struck_at = self.sql("SELECT clock_timestamp()")[0][0]
         self.in_flight = [row[0] for row in self.sql("SELECT id::text FROM jobs WHERE finished_at IS NULL")]
 
-    def settle(self, seconds=60):
+    def settle(self, seconds=120):
         """Wait until every accepted job is in a terminal state."""
         self.until_ended(list(self.accepted), seconds=seconds)
 
-    def until_ended(self, job_ids, seconds=60):
+    def until_ended(self, job_ids, seconds=120):
         eventually(lambda: self._have_ended(job_ids), seconds=seconds, what="the end of these jobs")
 
     def job(self, job_id):

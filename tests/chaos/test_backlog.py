@@ -33,7 +33,7 @@ def test_a_backlog_waits_in_postgresql_and_the_urgent_go_first(stack, own_valkey
             return not stack.sql(f"SELECT FROM jobs WHERE {URGENT} LIMIT 1")
 
         eventually(urgent_are_done, seconds=120, what="the end of the urgent")
-        worker.stop(seconds=20)
+        worker.stop(seconds=60)
         assert 0 < max(lengths) <= WINDOW * len(WAITING)
         # Half a kilobyte for each message of the windows, and what the connections need.
         assert max(memory) - before < 4_000_000

@@ -21,4 +21,4 @@ def test_what_cannot_be_logged_is_done_all_the_same(stack):
         stack.submit_load(16)
         stack.settle()
     finally:
-        worker.stop(seconds=20)
+        worker.stop(seconds=60)

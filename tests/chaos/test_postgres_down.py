@@ -1,5 +1,6 @@
 """Fault 12: PostgreSQL crashes, restarts and ends sessions under load; verdicts wait for it."""
 
+import contextlib
 import os
 import signal
 import urllib.error
@@ -8,6 +9,8 @@ import urllib.request
 import psycopg2
 import pytest
 from eventually import eventually
+
+from jobs_service.devstack.processes import descendants, is_alive
 
 SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
@@ -36,7 +39,11 @@ def test_a_killed_session_takes_the_others_along_and_nobody_else(stack, own_post
         stack.submit_load(16)
         stack.strike()
         for _ in range(3):
-            os.kill(eventually(lambda: stack.sql(f"SELECT pid {SESSIONS}"), what="sessions")[0][0], signal.SIGKILL)
+            session = eventually(lambda: stack.sql(f"SELECT pid {SESSIONS}"), what="sessions")[0][0]
+            before = descendants(own_postgres.pid)
+            os.kill(session, signal.SIGKILL)
+            # PostgreSQL goes on to answer until it has seen the death of its process.
+            eventually(lambda pids=before: not any(map(is_alive, pids)), what="the end of the others")
             eventually(own_postgres.answers, what="a server that is up")
             stack.submit_load(8)
         eventually(stack.submit, what="an accepted job")
@@ -62,12 +69,19 @@ def test_a_database_that_lets_nobody_in_for_a_while(stack, postgres):
         stack.strike()
         stack.sql(f"SELECT pg_terminate_backend(pid) {SESSIONS}")
         postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        eventually(lambda: not end_sessions(postgres, name), what="a database without sessions")
         with pytest.raises(psycopg2.OperationalError):
             stack.sql("SELECT 1")
         assert_unavailable(stack)
         postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         stack.settle()
+
+
+def end_sessions(postgres, name):
+    """Return whether there were any."""
+    with contextlib.closing(psycopg2.connect(postgres.url_of("postgres"))) as session, session.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        return cursor.rowcount
 
 
 def assert_unavailable(stack):

@@ -14,13 +14,28 @@ from jobs_service.devstack.servers import NOBODY
 
 
 @contextmanager
-def read_only(server, connection):  # noqa: ARG001
+def read_only(server, connection):
     """As on a standby, after a failover that the service was not told of."""
+
+    def reload(expected):
+        """Wait for a new session that has the setting: the old ones have it at their next statement then."""
+        connection.execute("SELECT pg_reload_conf()")
+        eventually(lambda: setting(server, "default_transaction_read_only") == expected, what="a reloaded setting")
+
     connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
-    connection.execute("SELECT pg_reload_conf()")
-    yield
-    connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
-    connection.execute("SELECT pg_reload_conf()")
+    reload("on")
+    try:
+        yield
+    finally:
+        connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        reload("off")
+
+
+def setting(server, name):
+    """Return a setting as a new session has it."""
+    with contextlib.closing(psycopg2.connect(server.url_of("postgres"))) as session, session.cursor() as cursor:
+        cursor.execute(f"SHOW {name}")
+        return cursor.fetchone()[0]
 
 
 @contextmanager
@@ -38,27 +53,30 @@ def full(server, connection):
         )
 
     eventually(all_are_taken, what="a server without a connection left")
-    yield
-    for each in taken:
-        each.close()
+    try:
+        yield
+    finally:
+        for each in taken:
+            each.close()
 
 
 @contextmanager
 def locked(server, connection):  # noqa: ARG001
     """A migration, or a curious operator, holds the table."""
     holder = psycopg2.connect(server.url)
-    with holder.cursor() as cursor:
+    with contextlib.closing(holder), holder.cursor() as cursor:
         cursor.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
-    yield
-    holder.close()
+        yield
 
 
 @contextmanager
 def missing(server, connection):  # noqa: ARG001
     """A restore is under way: the table has another name for a while."""
     server.execute("ALTER TABLE jobs RENAME TO jobs_elsewhere", server.DATABASE)
-    yield
-    server.execute("ALTER TABLE jobs_elsewhere RENAME TO jobs", server.DATABASE)
+    try:
+        yield
+    finally:
+        server.execute("ALTER TABLE jobs_elsewhere RENAME TO jobs", server.DATABASE)
 
 
 class Operator:
@@ -75,18 +93,26 @@ class Operator:
             return cursor.fetchall() if cursor.description else []
 
 
-# To take every connection from a busy service takes a while, and longer where the machine is slow.
-@pytest.mark.parametrize("refusal", [read_only, pytest.param(full, marks=pytest.mark.slow), locked, missing])
+@pytest.fixture
+def own_postgres(stack):
+    """A PostgreSQL of the test's own, with so few connections that all of them are soon taken."""
+    return stack.start_own_postgres("max_connections=40")
+
+
+@pytest.mark.parametrize("refusal", [read_only, full, locked, missing])
 def test_what_is_refused_is_a_503_and_what_has_ended_is_written_later(stack, own_postgres, refusal):
     stack.service.environ |= {"DATABASE_CONNECT_TIMEOUT_SECONDS": "1", "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2"}
     worker = stack.start()
     with stack.nobody_ends():
-        running = [stack.submit(payload={"seconds": 6}) for _ in range(4)]
-        eventually(lambda: len(stack.effects()) == 4, what="running jobs")
+        # They end when they are told, however long it takes until everything is refused.
+        started, go = stack.folder / "started", stack.folder / "go"
+        running = [stack.submit("test-wait-for-file", {"started": str(started), "go": str(go)}) for _ in range(4)]
+        eventually(lambda: len(started.read_text().splitlines()) == 4, what="running jobs")
         stack.submit_load(4)
         stack.strike()
         with refusal(own_postgres, Operator(own_postgres)):
             assert_unavailable(stack)
+            go.touch()
             eventually(lambda: "waiting for it" in stack.service.log(worker), what="a verdict that waits")
         eventually(stack.submit, what="an accepted job")
         stack.settle()

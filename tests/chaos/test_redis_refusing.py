@@ -12,16 +12,20 @@ from eventually import eventually
 @contextmanager
 def out_of_memory(server, client):  # noqa: ARG001
     client.config_set("maxmemory", 1)
-    yield "maxmemory"
-    client.config_set("maxmemory", 0)
+    try:
+        yield "maxmemory"
+    finally:
+        client.config_set("maxmemory", 0)
 
 
 @contextmanager
 def read_only(server, client):  # noqa: ARG001
     """A replica of nobody, as after a failover that went wrong."""
     client.replicaof("127.0.0.1", 1)
-    yield "read only"
-    client.replicaof("NO", "ONE")
+    try:
+        yield "read only"
+    finally:
+        client.replicaof("NO", "ONE")
 
 
 @contextmanager
@@ -32,10 +36,13 @@ def cannot_save(server, client):
     client.config_set("save", "3600 1")
     client.bgsave()
     eventually(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", what="a failed snapshot")
-    yield "MISCONF"
-    (dump / "full").rmdir()
-    dump.rmdir()
-    client.bgsave()
+    try:
+        yield "MISCONF"
+    finally:
+        (dump / "full").rmdir()
+        dump.rmdir()
+        # Refused while Redis tries again by itself, and that one may still fail.
+        eventually(lambda: is_saved(client), what="a snapshot")
 
 
 @contextmanager
@@ -43,8 +50,10 @@ def full(server, client):  # noqa: ARG001
     """No connection is left for the service."""
     client.config_set("maxclients", 1)
     client.client_kill_filter(_type="normal", skipme=True)
-    yield "max number of clients"
-    client.config_set("maxclients", 10_000)
+    try:
+        yield "max number of clients"
+    finally:
+        client.config_set("maxclients", 10_000)
 
 
 @contextmanager
@@ -52,8 +61,10 @@ def locked(server, client):  # noqa: ARG001
     """Somebody has set a password."""
     client.config_set("requirepass", "secret")
     client.client_kill_filter(_type="normal", skipme=True)
-    yield "authenticated"
-    client.config_set("requirepass", "")
+    try:
+        yield "authenticated"
+    finally:
+        client.config_set("requirepass", "")
 
 
 @contextmanager
@@ -63,9 +74,19 @@ def busy(server, client):
     script = threading.Thread(target=_run_for_ever, args=(server,))
     script.start()
     eventually(lambda: _is_busy(server), what="a busy Redis")
-    yield "busy running a script"
-    client.script_kill()
-    script.join()
+    try:
+        yield "busy running a script"
+    finally:
+        client.script_kill()
+        script.join()
+
+
+def is_saved(client):
+    """Tell whether the last snapshot was a success; ask for another one if not."""
+    info = client.info("persistence")
+    if info["rdb_last_bgsave_status"] != "ok" and not info["rdb_bgsave_in_progress"]:
+        client.bgsave()
+    return info["rdb_last_bgsave_status"] == "ok"
 
 
 def _run_for_ever(server):

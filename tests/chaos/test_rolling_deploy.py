@@ -14,7 +14,7 @@ def test_an_old_worker_buries_nothing_that_a_new_one_can_do(stack):
     # Both at once for a while, as in a deployment; then only the new one.
     stack.service.start_worker()
     stack.until_ended(new_jobs[:4])
-    assert old.stop(seconds=20) == 0
+    assert old.stop(seconds=60) == 0
     stack.settle()
 
     assert {stack.job(job_id)["attempts"] for job_id in new_jobs} == {1}
@@ -24,7 +24,7 @@ def test_an_old_worker_buries_nothing_that_a_new_one_can_do(stack):
 def test_a_job_whose_type_is_gone_from_the_new_api_is_still_done_by_an_old_worker(stack):
     api = stack.service.start_api()
     job_id = stack.submit()
-    api.stop(seconds=20)
+    api.stop(seconds=60)
     stack.strike()
 
     stack.service.start_api(ACTOR_MODULES="trying")

@@ -122,7 +122,7 @@ def test_an_api_with_slow_clients_stops_when_it_is_told_to(api, connect):
     assert_answers(api)
     [child] = api.children
 
-    assert 0 == child.stop(seconds=40)
+    assert 0 == child.stop(seconds=60)
 
 
 def status(connection):

@@ -5,11 +5,12 @@ from eventually import eventually
 
 def test_a_late_verdict_is_refused_and_counted(stack):
     frozen = stack.start()
-    job_id = stack.submit(payload={"seconds": 0.5})
+    job_id = stack.submit(payload={"seconds": 5})
     eventually(lambda: stack.effects()[job_id], what="a running job")
 
     stack.strike()
     frozen.pause()
+    stack.sql("UPDATE jobs SET payload = '{}' RETURNING 1")
     stack.service.start_worker()
     stack.settle()
     frozen.resume()

@@ -22,7 +22,7 @@ def test_a_stop_under_load_costs_no_job_an_attempt(stack):
     eventually(lambda: is_running_some(stack), what="work in progress")
 
     stack.strike()
-    assert worker.stop(seconds=20) == 0
+    assert worker.stop(seconds=60) == 0
     left = stack.sql("SELECT id::text, status, attempts FROM jobs WHERE finished_at IS NULL")
     assert all((status, attempts) == ("pending", 0) for _, status, attempts in left)
     stack.service.start_worker(WORKER_PROCESSES="2")
@@ -38,7 +38,7 @@ def test_a_stop_gives_back_what_it_could_not_finish(stack, tmp_path):
     eventually(started.exists, what="a running job")
 
     stack.strike()
-    assert worker.stop(seconds=20) == 0
+    assert worker.stop(seconds=60) == 0
 
     job = stack.job(job_id)
     assert (job["status"], job["attempts"], job["history"]) == ("pending", 0, [])
@@ -50,12 +50,12 @@ def test_a_stop_gives_back_what_it_could_not_finish(stack, tmp_path):
 
 def test_an_interrupted_job_that_had_its_effect_is_told_as_unknown(stack):
     worker = stack.start(WORKER_SHUTDOWN_SECONDS="8.5")
-    job_id = stack.submit(payload={"seconds": 11})
-    held = stack.submit(payload={"seconds": 11}, on_ambiguous="hold")
+    job_id = stack.submit(payload={"seconds": 40})
+    held = stack.submit(payload={"seconds": 40}, on_ambiguous="hold")
     eventually(lambda: stack.effects()[job_id] and stack.effects()[held], what="running jobs")
 
     stack.strike()
-    assert worker.stop(seconds=20) == 0
+    assert worker.stop(seconds=60) == 0
 
     assert [(entry["attempt"], entry["ambiguous"]) for entry in stack.job(job_id)["history"]] == [(1, True)]
     assert stack.job(held)["dead_reason"] == "ambiguous"

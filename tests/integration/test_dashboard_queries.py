@@ -11,7 +11,6 @@ from dashboards import DASHBOARDS, MONITORING, RULES, RULES_FOLDER, expressions,
 from eventually import eventually
 from monitoring_tools import PROMETHEUS, needs_prometheus
 
-from jobs_service.devstack.ports import free_port
 from jobs_service.devstack.servers import Prometheus
 
 #: Metrics that are not there in this test, each with the reason. What asks for them has no answer.
@@ -29,7 +28,7 @@ WINDOW = "5m"
 
 
 @pytest.fixture
-def prometheus(service, tmp_path):
+def prometheus(service, tmp_path, free_port):
     port = free_port()
     targets = {"jobs-api": service.api_port, "jobs-worker": service.metrics_port, "prometheus": port}
     folder = tmp_path / "prometheus"

@@ -56,7 +56,7 @@ def test_a_waiting_consumer_is_woken_by_the_ring(broker, bell):
     thread.start()
 
     message = ring(broker)
-    thread.join(5)
+    thread.join(30)
 
     assert [message.message_id] == [proxy.message_id for proxy in got]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from eventually import eventually
 
-from jobs_service.devstack.ports import free_port
+from jobs_service.devstack.ports import free_port, release
 from jobs_service.devstack.processes import Child, descendants, is_alive
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +24,15 @@ PORTS = {"3000": "API_PORT", "8025": "MAIL_WEB_PORT"}
 def stack(tmp_path_factory):
     """What `make run` starts, on free ports."""
     folder = tmp_path_factory.mktemp("stack")
-    names = ("API_PORT", "MAIL_PORT", "MAIL_WEB_PORT", "WORKER_METRICS_PORT")
-    environ = {**_without_settings(), **{name: str(free_port()) for name in names}}
+    ports = {name: free_port() for name in ("API_PORT", "MAIL_PORT", "MAIL_WEB_PORT", "WORKER_METRICS_PORT")}
+    environ = {**_without_settings(), **{name: str(port) for name, port in ports.items()}}
     environ |= {"LOCAL_DIR": str(folder / "local"), "OUTPUT_DIR": str(folder / "output")}
     stack = Stack(environ, folder)
     stack.start()
     yield stack
     stack.child.stop(seconds=60)
+    for port in ports.values():
+        release(port)
 
 
 class Stack:
