@@ -87,7 +87,7 @@ def warn_of_long_types(registry: Registry, settings: Settings) -> None:
 
 def build_broker(settings: Settings, registry: Registry, worker_id: UUID, outputs: OutputStore) -> JobBroker:
     """Return the broker of a worker process. Nothing is connected or started before Dramatiq's worker boots."""
-    database = open_database(settings)
+    database = open_database(settings, service="worker")
     broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
     dead_letters = DeadLetterList(broker.client)
     services = [

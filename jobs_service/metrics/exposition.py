@@ -88,7 +88,7 @@ def _database(settings: Settings) -> Database:
         database_connect_timeout_seconds=CONNECT_SECONDS,
         database_statement_timeout_seconds=min(STATEMENT_SECONDS, settings.database_statement_timeout_seconds),
     )
-    return open_database(impatient, thread_safe=False)
+    return open_database(impatient, service="metrics", thread_safe=False)
 
 
 def serve() -> int:

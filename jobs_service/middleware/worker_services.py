@@ -1,11 +1,12 @@
 """Starts and ends what a worker process does beside running jobs: its heartbeat and maintenance."""
 
 from collections import defaultdict
+from threading import Thread
 
 from dramatiq.broker import Broker, MessageProxy
 from dramatiq.common import iter_queue
 from dramatiq.middleware import Middleware
-from dramatiq.worker import Worker
+from dramatiq.worker import ConsumerThread, Worker
 
 from jobs_service.broker import JobBroker
 from jobs_service.maintenance.leader import Maintenance
@@ -29,6 +30,13 @@ class WorkerServices(Middleware):
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         self.presence.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
         self.maintenance.start()
+
+    # The names are those of the threads' connections in pg_stat_activity as well.
+    def after_worker_thread_boot(self, broker: Broker, thread: Thread) -> None:  # noqa: ARG002
+        thread.name = "attempt"
+
+    def after_consumer_thread_boot(self, broker: Broker, thread: ConsumerThread) -> None:  # noqa: ARG002
+        thread.name = f"consumer of {thread.queue_name}"
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         self.watchdog.start(worker)

@@ -1,15 +1,18 @@
 """Job types that fail on purpose, for tests with real workers: loaded by ACTOR_MODULES=trying."""
 
 import ctypes
+import io
 import logging
 import os
 import re
 import signal
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import structlog
 
 from jobs_service.errors import Rejected, Snoozed
@@ -100,6 +103,15 @@ def hang(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
 def hold_the_lock(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
     """Have the regular expressions' C code run for ages, in which no other thread of Python does."""
     re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+@job("test-copy", payload=dict[str, Any])
+def copy(payload: dict[str, Any], attempt: Attempt) -> str:  # noqa: ARG001
+    """Return what COPY writes, on a connection of the job's own."""
+    written = io.StringIO()
+    with closing(psycopg2.connect(os.environ["DATABASE_URL"])) as connection, connection.cursor() as cursor:
+        cursor.copy_expert("COPY (SELECT generate_series(1, 3)) TO STDOUT", written)
+    return written.getvalue()
 
 
 @job("test-loop", payload=dict[str, Any], time_limit_seconds=1)
