@@ -65,7 +65,7 @@ class Watchdog:
         return [
             token
             for token, running in list(self.lifecycle_sync.running.items())
-            # What has returned waits for PostgreSQL with its verdict, and may have to wait for long.
+            # What has returned waits for PostgreSQL with its verdict, for long perhaps; LifecycleSync knows how long.
             if not running.has_returned and running.seconds > running.limit_seconds + self.hang_grace_seconds
         ]
 
