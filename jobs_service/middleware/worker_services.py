@@ -12,6 +12,7 @@ from jobs_service.broker import JobBroker
 from jobs_service.maintenance.leader import Maintenance
 from jobs_service.presence import Presence
 from jobs_service.sampler import Sampler
+from jobs_service.supervisor import end_with_parent
 from jobs_service.watchdog import Watchdog
 
 
@@ -28,6 +29,9 @@ class WorkerServices(Middleware):
         self.sampler = sampler
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        self.watchdog.start(worker)
+        # From here on there may be jobs to give back, and the watchdog ends an orphan that cannot stop.
+        end_with_parent()
         self.presence.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
         self.maintenance.start()
 
@@ -39,7 +43,6 @@ class WorkerServices(Middleware):
         thread.name = f"consumer of {thread.queue_name}"
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
-        self.watchdog.start(worker)
         self.sampler.start(worker)
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
