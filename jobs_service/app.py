@@ -26,7 +26,7 @@ from jobs_service.submission import Submitter
 def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     """Return the WSGI application. Connects to nothing before the first request."""
     registry = load(settings.actor_modules)
-    database = open_database(settings)
+    database = open_database(settings, service="app")
     database_proxy.initialize(database)
     broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
     submitter = Submitter(database, Publisher(broker), registry, settings)

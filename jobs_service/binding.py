@@ -1,6 +1,7 @@
 """Binds the registered job types to a Dramatiq broker, one actor a type."""
 
 import math
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from jobs_service import attempt, isolation
 from jobs_service.attempt import Running
 from jobs_service.broker import JobBroker
 from jobs_service.config import Settings
-from jobs_service.errors import InvalidRequest, JobsError, OutcomeUnknown, Rejected, Snoozed
+from jobs_service.errors import InvalidRequest, JobsError, NotThisProcess, OutcomeUnknown, Rejected, Snoozed
 from jobs_service.mailer import Mailer
 from jobs_service.registry import Attempt, JobType, Registry
 from jobs_service.storage import OutputStore
@@ -53,11 +54,25 @@ def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callabl
 
 
 def call(job_type: JobType, running: Running, outputs: OutputStore, mailer: Mailer) -> str:
-    """Call the job's function and return its result as JSON text. Raises what it raises."""
+    """Call the job's function and return its result as JSON text. Raises what it raises.
+
+    Where it forked and returns in both processes, the copy ends here: claim, connections and verdict are not its own.
+    """
     claim = running.claim
     payload = job_type.decode(claim.payload)
-    known = Attempt(claim.job_id, claim.attempts, outputs, mailer, begin_effect=running.begin_effect)
-    result = job_type.function(payload, known)
+    process = os.getpid()
+
+    def begin_effect() -> None:
+        if os.getpid() != process:
+            raise NotThisProcess("a forked process cannot begin the effect of its parent's attempt")
+        running.begin_effect()
+
+    known = Attempt(claim.job_id, claim.attempts, outputs, mailer, begin_effect=begin_effect)
+    try:
+        result = job_type.function(payload, known)
+    finally:
+        if os.getpid() != process:
+            os._exit(1)
     try:
         return _encode(result)
     except Exception as error:

@@ -1,6 +1,7 @@
 """PostgreSQL through peewee: one kept connection a thread, replaced when the server has dropped it."""
 
-import select
+import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,12 +9,12 @@ from typing import Any, TypeVar
 
 import peewee
 import psycopg2
-import psycopg2.errors
 import psycopg2.extensions
 import psycopg2.extras
 
 from jobs_service.config import Settings
-from jobs_service.errors import DatabaseUnavailable
+from jobs_service.deadlines import Line, deadlines
+from jobs_service.errors import DatabaseUnavailable, NotThisProcess, SchemaUnavailable
 
 Row = tuple[Any, ...]
 
@@ -31,6 +32,12 @@ _LOST = (
     peewee.InternalError,
 )
 
+_QUERY_CANCELED = "57014"
+
+#: A table or column is not there, or not open to us: somebody restores or migrates, or code and schema do not fit.
+#: Undefined table, undefined column, insufficient privilege, invalid schema name.
+_NOT_THERE = frozenset({"42P01", "42703", "42501", "3F000"})
+
 T = TypeVar("T")
 
 
@@ -41,12 +48,26 @@ class Database(peewee.PostgresqlDatabase):
     whether the server had carried out the statement, and it is sent once more on a new one.
     """
 
-    def __init__(self, url: str, *, connect_seconds: float, answer_seconds: float, **options: Any) -> None:  # noqa: ANN401
-        """A statement without an answer after `answer_seconds` counts as lost. `options` are what libpq takes."""
-        # Made of the class, because while it connects the connection has nothing else to say how long that may take.
-        factory = type("Connection", (_Connection,), {"patience_seconds": connect_seconds})
-        super().__init__(url, connection_factory=factory, **options)
+    def __init__(
+        self,
+        url: str,
+        *,
+        service: str,
+        connect_seconds: int,
+        answer_seconds: float,
+        **options: Any,  # noqa: ANN401 - what libpq takes
+    ) -> None:
+        """A statement without an answer after `answer_seconds` counts as lost.
+
+        `service` is what `pg_stat_activity` calls this process; each connection adds the role of its thread.
+        """
+        super().__init__(
+            url, connection_factory=_Connection, cursor_factory=_Cursor, connect_timeout=connect_seconds, **options
+        )
+        self._service = service
         self._answer_seconds = answer_seconds
+        #: The process that connects: a copy of it by fork has the same sockets, and must leave them alone.
+        self._pid: int | None = None
         # peewee holds this lock while it connects, so one unanswered connect would hold up every thread. Its
         # state is per thread; the server version, the only thing shared, is the same whoever writes it.
         self._lock = _NoLock()
@@ -56,7 +77,8 @@ class Database(peewee.PostgresqlDatabase):
     def rows(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         """Run one statement in its own transaction and return its rows, or [] for a statement that has none.
 
-        Raises `DatabaseUnavailable` when the server cannot be reached or gives up on the statement.
+        Raises `DatabaseUnavailable` when the server cannot be reached or gives up on the statement, its
+        `SchemaUnavailable` where the tables are not there, and `NotThisProcess` in a forked copy of this process.
         """
         return self._recovering(lambda: self._run(sql, parameters))
 
@@ -73,7 +95,14 @@ class Database(peewee.PostgresqlDatabase):
         """Peewee's queries pass through here; they recover like `rows`, unless they are part of a transaction."""
         return self._recovering(lambda: super(Database, self).execute_sql(sql, params))
 
+    @property
+    def _is_copied(self) -> bool:
+        """Whether this is a copy by fork of the process that has the connections."""
+        return self._pid is not None and self._pid != os.getpid()
+
     def _recovering(self, statement: Callable[[], T]) -> T:
+        if self._is_copied:
+            raise NotThisProcess("a forked process cannot use the database connections of its parent")
         if reason := not self.in_transaction() and self._answering.reason_to_refuse():
             raise DatabaseUnavailable(reason)
         try:
@@ -87,24 +116,34 @@ class Database(peewee.PostgresqlDatabase):
     def _asked_twice(self, statement: Callable[[], T]) -> T:
         kept = not self.is_closed() and not self.in_transaction()
         try:
-            return statement()
-        except _Silent as error:
-            # Neither would others be answered, nor this one on a new connection: none of them is to wait for it.
-            self._drop()
-            self._answering.is_away(_first_line(error))
-            raise DatabaseUnavailable(_first_line(error)) from error
-        except psycopg2.errors.QueryCanceled as error:
-            # Too slow, but the connection is well. Once more would only double the load of a slow server.
-            raise DatabaseUnavailable(_first_line(error)) from error
+            return self._asked(statement)
         except _LOST as error:
-            self._drop()
             if not kept:
                 raise DatabaseUnavailable(_first_line(error)) from error
         try:
-            return statement()
+            return self._asked(statement)
         except _LOST as error:
-            self._drop()
             raise DatabaseUnavailable(_first_line(error)) from error
+
+    def _asked(self, statement: Callable[[], T]) -> T:
+        """Send the statement. Raises `DatabaseUnavailable` where a second time would not help, else the error."""
+        try:
+            return statement()
+        except (psycopg2.Error, peewee.PeeweeException) as error:
+            driven = _driven(error)
+            if isinstance(driven, _Silent):
+                # Neither would others be answered, nor this one on a new connection: none of them is to wait for it.
+                self._drop()
+                self._answering.is_away(_first_line(error))
+                raise DatabaseUnavailable(_first_line(error)) from error
+            if driven.pgcode == _QUERY_CANCELED:
+                # Too slow, but the connection is well. Once more would only double the load of a slow server.
+                raise DatabaseUnavailable(_first_line(error)) from error
+            if driven.pgcode in _NOT_THERE:
+                raise SchemaUnavailable(_first_line(error)) from error
+            if isinstance(error, _LOST):
+                self._drop()
+            raise
 
     def _run(self, sql: str, parameters: Sequence[object] | Mapping[str, object]) -> list[Row]:
         with self.connection().cursor() as cursor:
@@ -115,20 +154,29 @@ class Database(peewee.PostgresqlDatabase):
         if reason := self._connecting.reason_to_refuse():
             raise psycopg2.OperationalError(reason)
         try:
-            connection = super()._connect()  # type: ignore[misc] # the stubs leave out what subclasses override
+            connection = self._new_connection()
         except psycopg2.OperationalError as error:
             self._connecting.is_away(_first_line(error))
             raise
         self._connecting.is_back()
-        connection.patience_seconds = self._answer_seconds
         psycopg2.extras.register_uuid(conn_or_curs=connection)
         # JSON is passed on as the text PostgreSQL sends: whoever needs it decoded knows into what.
         psycopg2.extras.register_default_jsonb(connection, loads=str)
         return connection
 
+    def _new_connection(self) -> "_Connection":
+        self._pid = os.getpid()
+        name = f"async-job-system {self._service} {_role(threading.current_thread().name)}"
+        adapter: Any = self._adapter  # type: ignore[attr-defined] # the stubs leave out what subclasses may use
+        connection: _Connection = adapter.connect(self, **self.connect_params, application_name=name)
+        connection.autocommit = True
+        connection.wait_at_most(self._answer_seconds)
+        return connection
+
     def _drop(self) -> None:
         try:
-            if not self.is_closed():
+            # Closing a forked copy would say good-bye to the server in the name of the parent.
+            if not self.is_closed() and not self._is_copied:
                 self.connection().close()
         except psycopg2.Error:
             pass  # it was broken: that is why it goes
@@ -169,31 +217,42 @@ class _Silent(psycopg2.OperationalError):  # type: ignore[misc] # psycopg2 has n
 
 
 class _Connection(psycopg2.extensions.connection):  # type: ignore[misc] # psycopg2 has no types
-    """A connection that is not waited for without end.
-
-    PostgreSQL's own timeouts do not help where it is frozen or unreachable, and libpq waits for ever.
-    """
+    """A connection that is not waited for without end, as libpq does where a server is frozen or unreachable."""
 
     #: Seconds to wait for an answer, None for ever.
     patience_seconds: float | None = None
+    line: Line | None = None
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Bound the statements from now on. Raises `OperationalError` when the process can open no further file."""
+        try:
+            self.line = Line(self.fileno())
+        except OSError as error:
+            raise psycopg2.OperationalError(str(error)) from error
+        self.patience_seconds = seconds
+
+    def close(self) -> None:
+        super().close()
+        if self.line is not None:
+            self.line.close()
 
 
-def _wait(connection: Any) -> None:  # noqa: ANN401 - any connection of this process, ours or not
-    """Wait until libpq is through. Psycopg calls it (PEP 249 has no timeouts of its own)."""
-    patience: float | None = getattr(connection, "patience_seconds", None)
-    deadline = None if patience is None else time.monotonic() + patience
-    while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
-        readiness = select.poll()
-        readiness.register(connection.fileno(), _EVENTS[state])
-        remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        if not readiness.poll(remaining):
-            # Psycopg closes the connection when this raises.
-            raise _Silent(f"PostgreSQL gave no answer in {patience:g} s")
-
-
-_EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
-
-psycopg2.extensions.set_wait_callback(_wait)
+class _Cursor(psycopg2.extensions.cursor):  # type: ignore[misc] # as above
+    def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002, ANN401 - the name is psycopg2's
+        """Raises `_Silent` when there is no answer in the time that the connection grants."""
+        line, patience = self.connection.line, self.connection.patience_seconds
+        if line is None or patience is None:
+            super().execute(query, vars)
+            return
+        try:
+            deadlines.begin(line, patience)
+            super().execute(query, vars)
+        except psycopg2.Error as error:
+            if deadlines.has_cut(line):
+                raise _Silent(f"PostgreSQL gave no answer in {patience:g} s") from error
+            raise
+        finally:
+            deadlines.end(line)
 
 
 class _NoLock:
@@ -202,7 +261,7 @@ class _NoLock:
     def __exit__(self, *_: object) -> None: ...
 
 
-def open_database(settings: Settings, *, thread_safe: bool = True) -> Database:
+def open_database(settings: Settings, *, service: str = "command", thread_safe: bool = True) -> Database:
     """Return the database of these settings. Connects at the first statement of each thread, not now.
 
     With `thread_safe` False there is one connection, for callers that take turns.
@@ -210,11 +269,11 @@ def open_database(settings: Settings, *, thread_safe: bool = True) -> Database:
     statement_ms = settings.database_statement_timeout_seconds * 1000
     return Database(
         settings.database_url.replace("postgres://", "postgresql://", 1),
+        service=service,
         connect_seconds=settings.database_connect_timeout_seconds,
         # PostgreSQL is to end a slow statement itself, which keeps the connection; this is for when it cannot.
         answer_seconds=settings.database_statement_timeout_seconds + 1,
         thread_safe=thread_safe,
-        application_name=f"async-job-system {threading.current_thread().name}",
         options=f"-c timezone=UTC -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=30s"
         # For the server's side: the session, and the leader's lock with it, of a machine that vanished.
         " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
@@ -224,6 +283,17 @@ def open_database(settings: Settings, *, thread_safe: bool = True) -> Database:
         keepalives_count=3,
         tcp_user_timeout=(settings.database_statement_timeout_seconds + 5) * 1000,
     )
+
+
+def _role(thread_name: str) -> str:
+    """Return the thread's name without its number: threads that do the same have the same role."""
+    return re.sub(r"[-_ ]*\d.*", "", thread_name)
+
+
+def _driven(error: Exception) -> Any:  # noqa: ANN401 - psycopg2 has no types
+    """Return the driver's error of which peewee made another. Its `pgcode` is None where PostgreSQL said nothing."""
+    driven = getattr(error, "orig", None) or error
+    return driven if isinstance(driven, psycopg2.Error) else psycopg2.Error(str(error))
 
 
 def _first_line(error: Exception) -> str:

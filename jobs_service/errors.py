@@ -23,6 +23,14 @@ class DatabaseUnavailable(JobsError):
     """PostgreSQL did not answer, or refused to. Nothing is known about the statement's fate."""
 
 
+class SchemaUnavailable(DatabaseUnavailable):
+    """PostgreSQL answered that a table or column is not there, or not open to this user. The message names it."""
+
+
+class NotThisProcess(JobsError):
+    """A copy of the process, made by fork, tried to use what belongs to the original."""
+
+
 class BrokerUnavailable(JobsError):
     """Redis did not answer, or refused to."""
 

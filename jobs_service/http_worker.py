@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -89,6 +89,10 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
         )
         self._collected_bytes = 0
         self._leaving: deque[Connection] = deque()
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        # The name is that of the thread's connection in pg_stat_activity as well.
+        return ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="request")
 
     def accept(self, listener: socket.socket) -> None:
         try:

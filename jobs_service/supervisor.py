@@ -139,7 +139,7 @@ def is_orphan() -> bool:
     return parent is not None and parent.pid != os.getppid()
 
 
-def end_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent dies, however it dies (Linux)."""
+def end_with_parent(signum: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel send this signal to this process when its parent dies, however it dies (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)

@@ -65,14 +65,15 @@ class Watchdog:
         return [
             token
             for token, running in list(self.lifecycle_sync.running.items())
-            # What has returned waits for PostgreSQL with its verdict, and may have to wait for long.
+            # What has returned waits for PostgreSQL with its verdict, for long perhaps; LifecycleSync knows how long.
             if not running.has_returned and running.seconds > running.limit_seconds + self.hang_grace_seconds
         ]
 
     def _end_as_orphan(self) -> None:
         """End a process whose dramatiq command was killed, if it has not begun to stop by itself.
 
-        The kernel has told it to. But one that was just starting waits for ever to tell its parent that it has begun.
+        The kernel has told it to. But one that was just starting waits for ever to tell its parent that it has begun
+        (`boot` has the rest of it).
         """
         if is_orphan() and not self._stopping.wait(INTERVAL_SECONDS):
             log.error("The dramatiq command is gone; this process ends")
@@ -94,4 +95,5 @@ class Watchdog:
 
 def dead_threads(worker: Worker) -> list[str]:
     threads = [*worker.workers, *worker.consumers.values()]
-    return [thread.name for thread in threads if not thread.is_alive()]
+    # While the worker boots, some are there and not started yet.
+    return [thread.name for thread in threads if thread.ident is not None and not thread.is_alive()]

@@ -1,6 +1,7 @@
 """The worker: `dramatiq jobs_service.worker:boot` runs this in each of its processes."""
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -54,8 +55,10 @@ DEAD_LETTERS_SECONDS = 10.0
 
 def boot() -> None:
     """Build this process's broker and make it Dramatiq's. The `dramatiq` command calls it."""
-    # A worker process whose dramatiq command was killed must not stay behind as one too many.
-    end_with_parent()
+    # A worker process whose dramatiq command was killed must not stay behind as one too many. As long as there is
+    # nothing to give back, by a signal that has no handler: Dramatiq's raises SystemExit at the second of the signals
+    # that the kernel sends, and on its way out the process would wait for its dead parent to hear that it has begun.
+    end_with_parent(signal.SIGKILL)
     if is_orphan():
         # It is dead already. Not by sys.exit: Dramatiq would then tell it that its worker has begun, and wait for it.
         os._exit(1)
@@ -87,7 +90,7 @@ def warn_of_long_types(registry: Registry, settings: Settings) -> None:
 
 def build_broker(settings: Settings, registry: Registry, worker_id: UUID, outputs: OutputStore) -> JobBroker:
     """Return the broker of a worker process. Nothing is connected or started before Dramatiq's worker boots."""
-    database = open_database(settings)
+    database = open_database(settings, service="worker")
     broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
     dead_letters = DeadLetterList(broker.client)
     services = [

@@ -24,6 +24,7 @@ from jobs_service.metrics.collector import Truth
 from jobs_service.metrics.objectives import Objectives
 from jobs_service.metrics.rows import JobRows
 from jobs_service.registry import Registry, load
+from jobs_service.supervisor import end_with_parent, is_orphan
 
 #: Seconds to wait for PostgreSQL at a scrape: to connect, and for one statement.
 CONNECT_SECONDS = 1
@@ -88,11 +89,14 @@ def _database(settings: Settings) -> Database:
         database_connect_timeout_seconds=CONNECT_SECONDS,
         database_statement_timeout_seconds=min(STATEMENT_SECONDS, settings.database_statement_timeout_seconds),
     )
-    return open_database(impatient, thread_safe=False)
+    return open_database(impatient, service="metrics", thread_safe=False)
 
 
 def serve() -> int:
     """Serve GET /metrics until this process is ended. Dramatiq forks it beside the workers."""
+    end_with_parent()
+    if is_orphan():
+        return 1
     settings = Settings.from_env(os.environ)
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     registry = build_registry(settings, load(settings.actor_modules))

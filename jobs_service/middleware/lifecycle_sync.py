@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
-import psycopg2
 from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import Middleware, Shutdown, SkipMessage
 from dramatiq.middleware.threading import Interrupt
@@ -28,6 +27,7 @@ from jobs_service.errors import (
     LeaseLost,
     OutcomeUnknown,
     Rejected,
+    SchemaUnavailable,
     Snoozed,
 )
 from jobs_service.events import Event
@@ -51,8 +51,8 @@ from jobs_service.middleware.time_limit import ISOLATED_OPTION
 
 log = get_logger(__name__)
 
-#: Both pass. `ProgrammingError` is a table that is not there, or not open to us, while somebody restores or migrates.
-NOT_NOW = (DatabaseUnavailable, psycopg2.ProgrammingError)
+#: Somebody restores or migrates, which passes. What lasts longer is a process whose code does not fit the schema.
+SCHEMA_PATIENCE_SECONDS = 600.0
 
 #: A job cannot be put off for longer at a time.
 MAX_SNOOZE_SECONDS = 366 * 86_400.0
@@ -372,6 +372,10 @@ class LifecycleSync(Middleware):
         """
         try:
             self._settle(running, decide(running, exception, retry_seconds=retry_seconds))
+        except SchemaUnavailable:
+            # Nor could anything else be written.
+            log.exception("Verdict not written; this process stops, and its job is taken back", **_facts(running))
+            os.kill(os.getpid(), signal.SIGTERM)
         except Exception as error:
             log.exception("Verdict not written; the attempt counts as failed", **_facts(running))
             try:
@@ -455,9 +459,10 @@ class LifecycleSync(Middleware):
         while True:
             try:
                 answer = write()
-            except NOT_NOW as error:
+            except DatabaseUnavailable as error:
                 metrics.STATE_SYNC_ERRORS.labels(operation).inc()
-                if (give_up_when_draining and self.broker.draining) or time.monotonic() >= until:
+                is_over = time.monotonic() >= until or _is_hopeless(error, started)
+                if is_over or (give_up_when_draining and self.broker.draining):
                     raise
                 if tries == 0:
                     log.warning("PostgreSQL does not answer; waiting for it", error=str(error).strip())
@@ -466,6 +471,10 @@ class LifecycleSync(Middleware):
             else:
                 observations.add(metrics.STATE_SYNC_DURATION.labels(operation), time.perf_counter() - started)
                 return answer
+
+
+def _is_hopeless(error: DatabaseUnavailable, started: float) -> bool:
+    return isinstance(error, SchemaUnavailable) and time.perf_counter() - started > SCHEMA_PATIENCE_SECONDS
 
 
 def _age_seconds(running: Running) -> float:

@@ -1,16 +1,18 @@
 """Starts and ends what a worker process does beside running jobs: its heartbeat and maintenance."""
 
 from collections import defaultdict
+from threading import Thread
 
 from dramatiq.broker import Broker, MessageProxy
 from dramatiq.common import iter_queue
 from dramatiq.middleware import Middleware
-from dramatiq.worker import Worker
+from dramatiq.worker import ConsumerThread, Worker
 
 from jobs_service.broker import JobBroker
 from jobs_service.maintenance.leader import Maintenance
 from jobs_service.presence import Presence
 from jobs_service.sampler import Sampler
+from jobs_service.supervisor import end_with_parent
 from jobs_service.watchdog import Watchdog
 
 
@@ -27,11 +29,20 @@ class WorkerServices(Middleware):
         self.sampler = sampler
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        self.watchdog.start(worker)
+        # From here on there may be jobs to give back, and the watchdog ends an orphan that cannot stop.
+        end_with_parent()
         self.presence.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
         self.maintenance.start()
 
+    # The names are those of the threads' connections in pg_stat_activity as well.
+    def after_worker_thread_boot(self, broker: Broker, thread: Thread) -> None:  # noqa: ARG002
+        thread.name = "attempt"
+
+    def after_consumer_thread_boot(self, broker: Broker, thread: ConsumerThread) -> None:  # noqa: ARG002
+        thread.name = f"consumer of {thread.queue_name}"
+
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
-        self.watchdog.start(worker)
         self.sampler.start(worker)
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002

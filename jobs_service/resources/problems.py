@@ -5,10 +5,9 @@ from typing import Any
 
 import falcon
 import msgspec
-import peewee
 import psycopg2
 
-from jobs_service.errors import DatabaseUnavailable, InvalidRequest, MalformedBody
+from jobs_service.errors import DatabaseUnavailable, InvalidRequest, MalformedBody, SchemaUnavailable
 from jobs_service.logs import get_logger
 from jobs_service.metrics.definitions import REJECTIONS
 
@@ -24,8 +23,8 @@ def install(app: "falcon.App[Any, Any]") -> None:
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _http_error)
     app.add_error_handler(psycopg2.DataError, _data_error)
-    app.add_error_handler((psycopg2.ProgrammingError, peewee.ProgrammingError), _not_migrated)
     app.add_error_handler(DatabaseUnavailable, _database_unavailable)
+    app.add_error_handler(SchemaUnavailable, _not_migrated)
     app.add_error_handler(InvalidRequest, _invalid_request)
 
 
@@ -49,8 +48,8 @@ def _database_unavailable(
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_unavailable", detail)
 
 
-def _not_migrated(req: falcon.Request, resp: falcon.Response, error: Exception, params: object) -> None:  # noqa: ARG001
-    """Handle tables that are not what this code expects: fixed statements have no other reason to be refused."""
+def _not_migrated(req: falcon.Request, resp: falcon.Response, error: SchemaUnavailable, params: object) -> None:  # noqa: ARG001
+    """Handle tables that are not what this code expects."""
     log.error(
         "The database is not migrated; run: python -m jobs_service migrate", path=req.path, error=str(error).strip()
     )

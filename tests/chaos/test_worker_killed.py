@@ -2,11 +2,14 @@
 
 import os
 import signal
+import sys
+from contextlib import suppress
 
 import pytest
 from eventually import eventually
+from service import ROOT
 
-from jobs_service.devstack.processes import descendants, is_alive
+from jobs_service.devstack.processes import Child, descendants, is_alive
 
 PLACES = ["worker.after_pop", "worker.after_claim", "worker.after_effect", "worker.after_verdict", "bury.before_push"]
 
@@ -149,3 +152,49 @@ def test_a_command_killed_while_its_worker_starts_leaves_nobody_behind(stack):
         os.kill(command, signal.SIGKILL)
         eventually(lambda pids=processes: not any(is_alive(pid) for pid in pids), what="the end of its process")
     stack.submit_load(8)
+
+
+def test_a_command_killed_while_its_worker_boots_takes_it_along(stack, tmp_path):
+    """Where a handler would only note the signal, and Python is busy elsewhere."""
+    stack.service.start_api()
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    slow = {"ACTOR_MODULES": "slow_to_import", "IMPORT_BEGUN": str(begun), "IMPORT_GO": str(go)}
+    worker = stack.service.start_worker(**slow)
+
+    def booting():
+        """Return a dramatiq command and its process, which is importing job types."""
+        importing = set(map(int, begun.read_text().split())) if begun.exists() else set()
+        return next(
+            ((pid, *found) for pid in stack.worker_pids(worker) if (found := importing & {*descendants(pid)})), None
+        )
+
+    command, process = eventually(booting, what="a worker that boots")
+    stack.strike()
+    os.kill(command, signal.SIGKILL)
+
+    eventually(lambda: not is_alive(process), what="the end of its process")
+    go.touch()
+    stack.submit("csv-generation", {"name": "Alice", "score": 95})
+
+
+def test_a_dramatiq_command_without_a_supervisor_takes_all_its_processes_along(stack):
+    """It forks one for the metrics, too."""
+    stack.service.start_api()
+    argv = [sys.executable, "-m", "dramatiq", "jobs_service.worker:boot", "--processes=1", "--threads=2"]
+    (stack.folder / "metrics").mkdir()
+    environ = stack.service.environ | {"PROMETHEUS_MULTIPROC_DIR": str(stack.folder / "metrics")}
+    command = Child(argv, log=stack.folder / "dramatiq.log", env=environ, cwd=ROOT)
+    stack.service.children.append(command)
+
+    def serves():
+        with suppress(OSError):
+            return stack.service.metrics()
+        return None
+
+    eventually(serves, what="metrics")
+    processes = descendants(command.pid)
+
+    os.kill(command.pid, signal.SIGKILL)
+
+    eventually(lambda: not any(is_alive(pid) for pid in processes), what="the end of all")
+    stack.service.start_worker()

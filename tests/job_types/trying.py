@@ -1,15 +1,20 @@
 """Job types that fail on purpose, for tests with real workers: loaded by ACTOR_MODULES=trying."""
 
 import ctypes
+import io
 import logging
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import structlog
 
 from jobs_service.errors import Rejected, Snoozed
@@ -100,6 +105,50 @@ def hang(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
 def hold_the_lock(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
     """Have the regular expressions' C code run for ages, in which no other thread of Python does."""
     re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+@job("test-copy", payload=dict[str, Any])
+def copy(payload: dict[str, Any], attempt: Attempt) -> str:  # noqa: ARG001
+    """Return what COPY writes, on a connection of the job's own."""
+    written = io.StringIO()
+    with closing(psycopg2.connect(os.environ["DATABASE_URL"])) as connection, connection.cursor() as cursor:
+        cursor.copy_expert("COPY (SELECT generate_series(1, 3)) TO STDOUT", written)
+    return written.getvalue()
+
+
+@job("test-fork", payload=dict[str, Any])
+def fork(payload: dict[str, Any], attempt: Attempt) -> int:
+    """Fork, and return in both processes, or end the child in another way. Its id is in the file `child`.
+
+    With `crash` the first attempt kills its process, so that the next one has a process to itself.
+    """
+    if payload.get("crash") and attempt.number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if (child := os.fork()) == 0:
+        match payload["how"]:
+            case "exit":
+                sys.exit(0)
+            case "raise":
+                raise RuntimeError("raised in the child")
+            case "begin":
+                attempt.begin_effect()
+        return 0
+    with Path(payload["child"]).open("a") as file:
+        file.write(f"{child}\n")
+    os.waitpid(child, 0)
+    return attempt.number
+
+
+@job("test-children", payload=dict[str, Any])
+def children(payload: dict[str, Any], attempt: Attempt) -> list[object]:  # noqa: ARG001
+    """Use processes as job code may."""
+    with multiprocessing.get_context(payload["method"]).Pool(2) as pool:
+        squares = pool.map(square, [1, 2, 3])
+    return [squares, subprocess.check_output(["echo", "done"], text=True)]
+
+
+def square(number: int) -> int:
+    return number * number
 
 
 @job("test-loop", payload=dict[str, Any], time_limit_seconds=1)

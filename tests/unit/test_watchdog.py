@@ -47,9 +47,12 @@ def test_an_attempt_that_has_returned_may_wait_for_postgresql_for_ever():
 
 
 def test_a_dead_thread_is_named():
-    alive, dead = (SimpleNamespace(name=name, is_alive=lambda name=name: name == "alive") for name in ("alive", "dead"))
+    alive, dead, unborn = (
+        SimpleNamespace(name=name, ident=ident, is_alive=lambda name=name: name == "alive")
+        for name, ident in (("alive", 1), ("dead", 2), ("unborn", None))
+    )
 
-    assert ["dead"] == dead_threads(SimpleNamespace(workers=[alive], consumers={"default": dead}))
+    assert ["dead"] == dead_threads(SimpleNamespace(workers=[alive, unborn], consumers={"default": dead}))
 
 
 def test_a_stop_for_a_dead_thread_is_given_all_its_time(monkeypatch):
@@ -58,7 +61,7 @@ def test_a_stop_for_a_dead_thread_is_given_all_its_time(monkeypatch):
     monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **_: limits.append(seconds))
     monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: limits.append(None))
     before = signal.signal(signal.SIGTERM, lambda signum, _: signals.append(signum))
-    dead = SimpleNamespace(name="dead", is_alive=lambda: False)
+    dead = SimpleNamespace(name="dead", ident=1, is_alive=lambda: False)
     watchdog = Watchdog(SimpleNamespace(running={}), hang_grace_seconds=10, standstill_seconds=40)
     try:
         watchdog._run(SimpleNamespace(workers=[dead], consumers={}))

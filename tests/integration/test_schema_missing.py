@@ -1,0 +1,75 @@
+"""A verdict that meets a missing table waits for it, and not for ever: then the process has to go."""
+
+import signal
+import threading
+
+import pytest
+from dramatiq.broker import MessageProxy
+from eventually import eventually
+from rows import claim_one
+
+from jobs_service import attempt
+from jobs_service.broker import message_for
+from jobs_service.middleware import lifecycle_sync as module
+from jobs_service.middleware.lifecycle_sync import LifecycleSync
+
+
+@pytest.fixture
+def sync(database, broker, dead_letters, worker_id):
+    return LifecycleSync(database, broker, dead_letters, worker_id)
+
+
+@pytest.fixture
+def running(sync, submit, worker_id):
+    """An attempt whose function has returned."""
+    claim = claim_one(sync.database, submit(), worker_id)
+    running = sync.running[claim.token] = attempt.begin(claim)
+    running.result = "1"
+    return running
+
+
+@pytest.fixture
+def signals():
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda signum, _: received.append(signum))
+    yield received
+    signal.signal(signal.SIGTERM, before)
+
+
+def settle(sync, running):
+    claim = running.claim
+    sync.after_process_message(None, MessageProxy(message_for(claim.job_id, claim.type, claim.queue, 5)))
+
+
+def test_a_verdict_waits_for_a_table_that_comes_back(sync, running, signals, database, row):
+    database.rows("ALTER TABLE jobs RENAME TO jobs_elsewhere")
+    answer, asked = sync.database.rows, threading.Event()
+
+    def rows(*statement):
+        try:
+            return answer(*statement)
+        finally:
+            asked.set()
+
+    sync.database.rows = rows
+    restore = threading.Thread(target=lambda: (asked.wait(), answer("ALTER TABLE jobs_elsewhere RENAME TO jobs")))
+    restore.start()
+
+    settle(sync, running)
+
+    restore.join()
+    assert row(running.claim.job_id, "status") == "completed"
+    assert not signals
+
+
+def test_a_process_whose_verdicts_find_no_table_for_too_long_ends(sync, running, signals, row, monkeypatch):
+    monkeypatch.setattr(module, "SCHEMA_PATIENCE_SECONDS", 0.0)
+    sync.database.rows("ALTER TABLE jobs RENAME COLUMN result TO outcome")
+
+    settle(sync, running)
+
+    sync.database.rows("ALTER TABLE jobs RENAME COLUMN outcome TO result")
+    eventually(lambda: signals, what="a signal to stop")
+    # With its worker, for the rescuer to take back.
+    assert row(running.claim.job_id, "status") == "processing"
+    assert not sync.running
