@@ -97,6 +97,7 @@ def _options(job_type: JobType, settings: Settings) -> dict[str, Any]:
         "time_limit": _milliseconds(job_type.time_limit_seconds or settings.time_limit_seconds),
         # No further attempt can succeed where the code or the payload says no; one that is put off is none of Retries'.
         "throws": (Rejected, InvalidRequest, Snoozed),
+        "is_canary": job_type.is_canary,
     }
 
 

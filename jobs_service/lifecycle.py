@@ -35,6 +35,8 @@ class Status(StrEnum):
 TRANSITIONS: Mapping[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
     "claim": ((Status.PENDING,), (Status.PROCESSING,)),
     "complete": ((Status.PROCESSING,), (Status.COMPLETED,)),
+    # Leads to no state: the row is gone.
+    "complete_canary": ((Status.PROCESSING,), ()),
     "retry": ((Status.PROCESSING,), (Status.PENDING,)),
     "bury": ((Status.PROCESSING,), (Status.FAILED,)),
     "release": ((Status.PROCESSING,), (Status.PENDING,)),
@@ -338,6 +340,29 @@ def complete(database: Database, done: Sequence[tuple[Claim, str]]) -> list[bool
     names["results"] = [result for _, result in ordered]
     completed = {job_id for (job_id,) in _sent(database, _COMPLETE, "id", names)}
     return [claim.job_id in completed for claim, _ in done]
+
+
+_COMPLETE_CANARY = """
+WITH gone AS (
+  DELETE FROM jobs
+  WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s
+  RETURNING queue, id, lease_token, extract(epoch FROM timezone('utc', now()) - created_at)::float8 AS seconds
+)
+INSERT INTO canaries (queue, job_id, lease_token, finished_at, seconds)
+SELECT queue, id, lease_token, now(), GREATEST(seconds, 0) FROM gone
+ON CONFLICT (queue) DO UPDATE
+SET job_id = excluded.job_id, lease_token = excluded.lease_token,
+    finished_at = excluded.finished_at, seconds = excluded.seconds
+RETURNING job_id"""
+
+_COMPLETED_CANARY = "SELECT job_id FROM canaries WHERE job_id = %(job_id)s AND lease_token = %(token)s"
+
+
+def complete_canary(database: Database, claim: Claim) -> bool:
+    """Delete a canary that came through, and note when: nobody looks for its row. False: the lease is gone."""
+    names = {"job_id": claim.job_id, "token": claim.token}
+    # `rows` may have sent it twice, and then only the first one found the row: look for our own token.
+    return any(database.row(sql, names) for sql in (_COMPLETE_CANARY, _COMPLETED_CANARY))
 
 
 _RETRY = """

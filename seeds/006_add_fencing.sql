@@ -22,6 +22,8 @@ CREATE TABLE leases (
 CREATE TABLE canaries (
   queue VARCHAR(50) PRIMARY KEY,
   job_id UUID NOT NULL,
+  -- The attempt that completed it. One whose answer was lost finds itself by it.
+  lease_token UUID NOT NULL,
   finished_at TIMESTAMPTZ NOT NULL,
   seconds DOUBLE PRECISION NOT NULL
 );

@@ -2,15 +2,12 @@
 
 import http.client
 import urllib.request
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from uuid import UUID
+from collections.abc import Sequence
 
 import msgspec
 
-from jobs_service import lifecycle
 from jobs_service.database import Database
-from jobs_service.lifecycle import TERMINAL, Status
+from jobs_service.lifecycle import Status
 from jobs_service.logs import get_logger
 from jobs_service.maintenance.service import Service
 from jobs_service.origin import Origin
@@ -19,27 +16,24 @@ from jobs_service.submission import Submission, Submitter
 
 log = get_logger(__name__)
 
-#: Finished canaries kept of each queue and status; the newest one that completed is what the metrics tell of.
-KEPT = 3
-
 #: Seconds to wait for the API. Meanwhile the leader's other services wait, too.
 API_SECONDS = 2.0
 
 # An index range for each type and status, whatever the statistics say: by an order that no other index has.
-_CANARIES = """
-SELECT kind, state, found.id
+_ON_THEIR_WAY = """
+SELECT DISTINCT kind
 FROM unnest(%(types)s::text[]) AS kind
 CROSS JOIN unnest(%(statuses)s::text[]) AS state
 CROSS JOIN LATERAL (
-  SELECT id FROM jobs WHERE type = kind AND status = state ORDER BY id DESC NULLS LAST LIMIT 20
-) AS found
-ORDER BY found.id DESC"""
-
-Found = Mapping[tuple[str, Status], Sequence[UUID]]
+  SELECT id FROM jobs WHERE type = kind AND status = state ORDER BY id DESC NULLS LAST LIMIT 1
+) AS found"""
 
 
 class Canary(Service):
-    """One canary a queue at a time: while one is on its way, however long, there is no second."""
+    """One canary a queue at a time: while one is on its way, however long, there is no second.
+
+    One that came through leaves the table; one that failed stays, a dead letter like any other.
+    """
 
     name = "canary"
 
@@ -60,16 +54,15 @@ class Canary(Service):
         self.api_url = api_url.rstrip("/")
 
     def run_once(self) -> dict[str, int]:
-        found = self._find()
-        idle = [each for each in self.job_types if not _is_on_its_way(found, each)]
-        return {"submitted": self._submit(idle), "pruned": self._prune(found)}
+        on_their_way = self._on_their_way()
+        return {"submitted": self._submit([each for each in self.job_types if each.name not in on_their_way])}
 
-    def _find(self) -> Found:
-        names = {"types": [job_type.name for job_type in self.job_types], "statuses": list(Status)}
-        found: dict[tuple[str, Status], list[UUID]] = defaultdict(list)
-        for kind, status, job_id in self.database.rows(_CANARIES, names):
-            found[kind, Status(status)].append(job_id)
-        return found
+    def _on_their_way(self) -> set[str]:
+        names = {
+            "types": [job_type.name for job_type in self.job_types],
+            "statuses": [Status.PENDING, Status.PROCESSING],
+        }
+        return {kind for (kind,) in self.database.rows(_ON_THEIR_WAY, names)}
 
     def _submit(self, job_types: Sequence[JobType]) -> int:
         for submitted, job_type in enumerate(job_types):
@@ -96,14 +89,3 @@ class Canary(Service):
         request = urllib.request.Request(f"{self.api_url}/jobs", body, headers)  # noqa: S310 - the settings allow http and https only
         with urllib.request.urlopen(request, timeout=API_SECONDS):  # noqa: S310 - as above
             pass
-
-    def _prune(self, found: Found) -> int:
-        return sum(
-            lifecycle.prune(self.database, old, status=status, retention_seconds=0)
-            for (_, status), job_ids in found.items()
-            if status in TERMINAL and (old := list(job_ids[KEPT:]))
-        )
-
-
-def _is_on_its_way(found: Found, job_type: JobType) -> bool:
-    return any(found.get((job_type.name, status)) for status in (Status.PENDING, Status.PROCESSING))

@@ -64,8 +64,6 @@ def build_truth(settings: Settings, registry: Registry) -> Truth:
     """Return the collector of what is true now, with connections of its own."""
     database = _database(settings)
     rows = JobRows(database, queues=registry.queues, lease_seconds=settings.lease_seconds)
-    # Switched off, the last ones would grow old for ever.
-    canaries = registry.canaries if settings.canary_seconds else []
     broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
     return Truth(
         {
@@ -74,7 +72,8 @@ def build_truth(settings: Settings, registry: Registry) -> Truth:
             "postgresql": lambda: servers.postgresql(database),
             "workers": rows.workers,
             "jobs": rows.jobs,
-            "canaries": lambda: rows.canaries(canaries),
+            # Switched off, the last ones would grow old for ever.
+            **({"canaries": rows.canaries} if settings.canary_seconds else {}),
             "overdue": rows.overdue,
             "dead_letters": rows.dead_letters,
             "tables": lambda: servers.tables(database),

@@ -421,6 +421,8 @@ class LifecycleSync(Middleware):
 
     def _write(self, claim: Claim, verdict: Complete | Retry | Bury | Snooze) -> bool:
         match verdict:
+            case Complete() if self.broker.get_actor(claim.type).options["is_canary"]:
+                return lifecycle.complete_canary(self.database, claim)
             case Complete(result):
                 return self._complete((claim, result))
             case Retry(failure, delay_seconds):

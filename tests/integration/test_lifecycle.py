@@ -91,6 +91,25 @@ def test_a_verdict_that_is_sent_twice_holds_once(database, claim, row):
     assert ("completed", 1) == row(claim.job_id, "status", "attempts")
 
 
+def test_completing_a_canary_deletes_it_and_notes_when(database, claim, row):
+    assert lifecycle.complete_canary(database, claim)
+
+    assert row(claim.job_id, "status") is None
+    noted = database.row("SELECT queue, job_id, seconds >= 0 FROM canaries WHERE finished_at <= now()")
+    assert ("default", claim.job_id, True) == noted
+
+
+def test_a_canary_completed_twice_is_so_by_its_own_attempt_only(database, claim, worker_id):
+    """The first answer was lost; and an attempt that lost its lease to another is late."""
+    database.rows("UPDATE jobs SET status = 'pending', lease_token = NULL")
+    successor = claim_one(database, claim.job_id, worker_id)
+
+    assert not lifecycle.complete_canary(database, claim)
+    for _ in range(2):
+        assert lifecycle.complete_canary(database, successor)
+    assert not lifecycle.complete_canary(database, claim)
+
+
 def test_a_retry_puts_the_job_off_and_writes_history(database, claim, row):
     assert lifecycle.retry(database, claim, FAILURE, delay_seconds=30)
 

@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 from eventually import eventually
 
@@ -73,6 +75,15 @@ def commands(first_words):
 def test_the_readme_names_two_commands():
     assert ["make run\n"] == commands("make run")
     assert ["make test\n"] == commands("make test")
+
+
+def test_the_table_is_empty_before_the_first_job(stack):
+    """The service's own canary has come through by then, and is not there any more."""
+    url = re.search(r"postgresql://\S+", stack.said())[0]
+    [look] = re.findall(r"`(SELECT [^`]* FROM jobs;)`", README)
+
+    eventually(lambda: _rows(url, "SELECT queue FROM canaries"), what="a canary that came through")
+    eventually(lambda: _rows(url, look) == [], what="an empty table")
 
 
 def test_the_walk_through_holds(stack):
@@ -145,6 +156,12 @@ def test_a_crashed_child_ends_the_stack_with_a_line_that_names_it(stack):
     assert 1 == stack.child.exit_code()
     assert "app ended by itself with code -9; its log is" in stack.said()
     stack.start()
+
+
+def _rows(url, sql):
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall()
 
 
 def _completed(stack, look, job_id):
