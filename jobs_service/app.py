@@ -12,7 +12,7 @@ from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
 from jobs_service.metrics import definitions, log_records
 from jobs_service.metrics.exposition import build_registry
-from jobs_service.middleware.http import RequestContext, RequestMetrics
+from jobs_service.middleware.http import HttpRules, RequestContext, RequestMetrics
 from jobs_service.models import database_proxy
 from jobs_service.publisher import Publisher
 from jobs_service.registry import load
@@ -34,7 +34,9 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     events.subscribe(count)
     logs.observe(log_records.count)
 
-    app: falcon.App[Any, Any] = falcon.App(middleware=[RequestContext(), RequestMetrics()])
+    app: falcon.App[Any, Any] = falcon.App(
+        middleware=[RequestContext(), RequestMetrics(), HttpRules(settings.api_prefix)]
+    )
     problems.install(app)
     app.add_route("/jobs", JobCollection(submitter, registry, max_body_bytes=settings.max_body_bytes))
     app.add_route("/jobs/{job_id}", JobItem())

@@ -73,6 +73,12 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _prefix(value: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", value):
+        raise ValueError("expected a path such as /jobs-api, without a slash at its end")
+    return value
+
+
 def _host(value: str) -> str:
     try:
         ipaddress.ip_address(value)
@@ -107,6 +113,8 @@ class Settings:
     api_processes: int = _setting(2, _whole(1, 64))
     api_threads: int = _setting(8, _whole(1, 256))
     api_request_seconds: float = _setting(60.0, _seconds(0.1, 600))
+    api_keepalive_seconds: int = _setting(75, _whole(1, 3_600))
+    api_prefix: str = _setting("", _prefix)
     max_body_bytes: int = _setting(1_048_576, _whole(1_024, 104_857_600))
 
     # E-mail.

@@ -16,8 +16,8 @@ threads = _settings.api_threads
 worker_class = "jobs_service.http_worker.HttpWorker"
 #: For each process; below the 1,024 open files that many systems allow one.
 worker_connections = 512
-#: Idle connections of clients are kept this long, unless their number is needed for others.
-keepalive = 75
+#: Unless their number is needed for others.
+keepalive = _settings.api_keepalive_seconds
 timeout = 30
 graceful_timeout = 25
 max_requests = 0

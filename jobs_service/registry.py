@@ -12,7 +12,7 @@ from jobs_service import logs
 from jobs_service.errors import UnknownJobType
 from jobs_service.mailer import Mailer
 from jobs_service.storage import OutputStore
-from jobs_service.typed import invalid
+from jobs_service.typed import invalid, without_nulls
 
 DEFAULT_QUEUE = "default"
 
@@ -58,16 +58,13 @@ class JobType:
     def parse(self, payload: object) -> Any:  # noqa: ANN401 - each type has a payload class of its own
         """Return the typed payload. Raises `InvalidRequest`, pointing below `/payload`."""
         try:
-            return self._checked(msgspec.convert(payload, self.payload))
+            return self._checked(msgspec.convert(without_nulls(payload, self.payload), self.payload))
         except msgspec.ValidationError as error:
             raise invalid(error, below="/payload") from None
 
     def decode(self, payload: str) -> Any:  # noqa: ANN401
         """Return the typed payload from stored JSON. Raises `InvalidRequest` when this code no longer accepts it."""
-        try:
-            return self._checked(msgspec.json.decode(payload, type=self.payload))
-        except msgspec.ValidationError as error:
-            raise invalid(error, below="/payload") from None
+        return self.parse(msgspec.json.decode(payload))
 
     def _checked(self, payload: Any) -> Any:  # noqa: ANN401
         if self.check is not None:

@@ -10,7 +10,7 @@ import msgspec
 from gunicorn.http.errors import ParseException
 
 from jobs_service.errors import InvalidRequest, MalformedBody
-from jobs_service.typed import invalid
+from jobs_service.typed import invalid, without_nulls
 
 #: How deep arrays and objects may be nested.
 MAX_DEPTH = 32
@@ -27,7 +27,7 @@ def read(req: falcon.Request, form: type[T], *, max_bytes: int) -> T:
     """Return the body as `form`. Raises `InvalidRequest` with a pointer, or Falcon's 411, 413 and 415."""
     value = parse(_bytes(req, max_bytes))
     try:
-        return msgspec.convert(value, form)
+        return msgspec.convert(without_nulls(value, form), form)
     except msgspec.ValidationError as error:
         raise invalid(error) from None
 
@@ -35,7 +35,10 @@ def read(req: falcon.Request, form: type[T], *, max_bytes: int) -> T:
 def parse(raw: bytes) -> object:
     """Return the JSON value. Raises `MalformedBody`, or `InvalidRequest` for what is JSON but cannot be kept."""
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        # A byte order mark says nothing in UTF-8 and may be ignored (RFC 8259, section 8.1).
+        value = json.loads(
+            raw.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
     except RecursionError:
         raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep") from None
     except UnicodeDecodeError:
@@ -52,6 +55,12 @@ def _bytes(req: falcon.Request, max_bytes: int) -> bytes:
     media_type = (req.content_type or "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise falcon.HTTPUnsupportedMediaType(description="Send the body as Content-Type: application/json.")
+    if (req.get_header("Content-Encoding") or "identity").strip().lower() != "identity":
+        raise falcon.HTTPUnsupportedMediaType(
+            # What would be taken: RFC 9110, section 12.5.3.
+            description="Send the body without a Content-Encoding.",
+            headers={"Accept-Encoding": "identity"},
+        )
     if req.content_length is None and "chunked" not in (req.get_header("Transfer-Encoding") or "").lower():
         raise falcon.HTTPLengthRequired(description="Send a body, with its Content-Length.")
     if (req.content_length or 0) > max_bytes:

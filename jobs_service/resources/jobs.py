@@ -43,7 +43,7 @@ class JobCollection:
         job = self.submitter.submit(submission, req.context.origin)
         observations.add(PAYLOAD_BYTES.labels(), len(job.payload.encode()))
         resp.status = falcon.HTTP_CREATED
-        resp.set_header("Location", f"/jobs/{job.id}")
+        resp.set_header("Location", f"{req.root_path}/jobs/{job.id}")
         resp.data = b'{"job_id":"%b","status":"pending"}' % str(job.id).encode()
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -211,4 +211,4 @@ def _encode_cursor(job_id: UUID) -> str:
 
 def _next_page(req: falcon.Request, cursor: str) -> str:
     # Not the path as it came: "//jobs" would be a link to a host of that name.
-    return f"{req.uri_template}{falcon.to_query_str({**req.params, 'cursor': cursor})}"
+    return f"{req.root_path}{req.uri_template}{falcon.to_query_str({**req.params, 'cursor': cursor})}"

@@ -39,4 +39,5 @@ def is_internal(req: falcon.Request) -> bool:
     except ValueError:  # a Unix socket has no address
         return True
     mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_private)
+    # Nor has any host of the internet an address that a network shares behind a gateway (RFC 6598).
+    return not (mapped or address).is_global

@@ -86,7 +86,7 @@ def _answer(
     resp.content_type = MEDIA_TYPE
     REJECTIONS.labels(code).inc()
     problem = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
-    resp.data = msgspec.json.encode({**problem, "instance": req.path, "code": code, **more})
+    resp.data = msgspec.json.encode({**problem, "instance": f"{req.root_path}{req.path}", "code": code, **more})
 
 
 def _sentence(error: InvalidRequest) -> str:

@@ -23,7 +23,6 @@ def test_plain_json_is_parsed():
         (b'{"a":1,"a":2}', "'a' stands twice"),
         (b'{"a":{"b":1,"b":2}}', "'b' stands twice"),
         (b'{"a":"\xff"}', "not UTF-8"),
-        (b"\xef\xbb\xbf{}", "not JSON"),
         (b'{"a":"\n"}', "not JSON"),
         (b"[" * 40 + b"]" * 40, "nested more than 32 deep"),
         (b"[" * 100_000 + b"]" * 100_000, "nested more than 32 deep"),

@@ -1,5 +1,6 @@
 """Request bodies nobody would think of: a typed result or one of our own refusals, and never anything else."""
 
+import codecs
 import json
 
 import falcon
@@ -57,8 +58,9 @@ def assert_ours(refusal):
 @example(b'{"a":"\xed\xa0\x80"}')
 def test_bytes_are_a_value_or_refused(raw):
     if value := parsed(raw):
-        assert value == [json.loads(raw)]
-        assert msgspec.json.decode(raw) == value[0], "another reader of JSON sees another value"
+        unmarked = raw.removeprefix(codecs.BOM_UTF8)
+        assert value == [json.loads(unmarked)]
+        assert msgspec.json.decode(unmarked) == value[0], "another reader of JSON sees another value"
 
 
 @given(VALUES)
