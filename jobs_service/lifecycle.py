@@ -250,6 +250,21 @@ def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
     return [found[job.id] for job in jobs]
 
 
+# One message to the server, and nothing that a session would have to keep, so that it works through a pooler.
+_TRY_SUBMIT = """
+BEGIN;
+INSERT INTO jobs (id, type, status, payload) VALUES (%s, 'readiness', 'pending', '{}');
+ROLLBACK"""
+
+
+def try_submit(database: Database) -> None:
+    """Write a job and take it back: only that tells whether one would be accepted.
+
+    When it raises, its transaction may be open: the caller discards the connection.
+    """
+    database.rows(_TRY_SUBMIT, (uuid4(),))
+
+
 def publish_soon(database: Database, job_id: UUID) -> None:
     """Have the relay publish a job whose message could not be sent."""
     database.rows("UPDATE jobs SET publish_at = now() WHERE id = %s AND (status = 'pending') IS TRUE", (job_id,))

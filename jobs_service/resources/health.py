@@ -9,20 +9,12 @@ import peewee
 import psycopg2
 import redis
 
-from jobs_service import migrations
+from jobs_service import lifecycle, migrations
 from jobs_service.database import Database
 from jobs_service.errors import DatabaseUnavailable, MigrationError
-from jobs_service.ids import new_id
 
 #: Seconds an answer about the database is given again, so that a storm of probes costs it one statement.
 KEPT_SECONDS = 1.0
-
-# What `POST /jobs` does, and takes back: only that tells whether it would be refused. One message to the server, and
-# nothing that a session would have to keep, so that it works through a pooler.
-_TRIAL = """
-BEGIN;
-INSERT INTO jobs (id, type, status, payload) VALUES (%s, 'readiness', 'pending', '{}');
-ROLLBACK"""
 
 #: By SQLSTATE: what is wrong, and what to do.
 _ADVICE = {
@@ -82,7 +74,7 @@ class Readiness:
             missing = migrations.pending(self.database)
             if missing:
                 return f"not migrated: {', '.join(missing)}; run python -m jobs_service migrate"
-            self.database.rows(_TRIAL, (new_id(),))
+            lifecycle.try_submit(self.database)
         except MigrationError as error:
             return str(error)
         except (DatabaseUnavailable, psycopg2.ProgrammingError, peewee.ProgrammingError) as error:

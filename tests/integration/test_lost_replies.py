@@ -32,14 +32,14 @@ from jobs_service.middleware.lifecycle_sync import LifecycleSync
 
 TRANSITION = b"UPDATE jobs"
 #: How a verb looks for what it did itself.
-LOOK = (b"transition_token = ANY", b"lease_token = ANY")
+LOOK = (b"transition_token = ANY", b"lease_token = ANY", b"SELECT job_id FROM canaries")
 
 #: What is lost, and how often in a row. Twice is what no repetition on another connection makes good.
 LOSSES = {
     "a reply": {TRANSITION: 1},
     "two replies": {TRANSITION: 2},
     "three replies": {TRANSITION: 3},
-    "a reply, and those of the look for it": {TRANSITION: 1, LOOK[0]: 2, LOOK[1]: 2},
+    "a reply, and those of the look for it": {TRANSITION: 1} | dict.fromkeys(LOOK, 2),
 }
 
 
@@ -66,8 +66,8 @@ class World:
     def message(self, job_id, job_type="known"):
         return MessageProxy(message_for(job_id, job_type, "default", 5))
 
-    def begin(self, job_id):
-        message = self.message(job_id)
+    def begin(self, job_id, job_type="known"):
+        message = self.message(job_id, job_type)
         self.sync.before_process_message(self.broker, message)
         return message
 
@@ -102,16 +102,22 @@ class Case:
     told: list
     row: tuple
     is_a_request: bool = False
+    #: What its transition is recognised by.
+    transition: bytes = TRANSITION
 
     @property
     def is_dead(self):
-        return self.row[0] == "failed"
+        return self.row is not None and self.row[0] == "failed"
 
     def answers(self, loss):
         """Return what may be answered. Further losses may be too many for a client to wait."""
         if not self.is_a_request:
             return {None}
         return {200} if loss == LOSSES["a reply"] else {200, 503}
+
+
+def singing(world):
+    return world.begin(world.submit(type="canary"), "canary")
 
 
 def running(world, **fields):
@@ -187,6 +193,7 @@ CASES = {
         ("processing", 1, 0, 0),
     ),
     "complete": Case(running, ended(), [Event.COMPLETED], ("completed", 1, 0, 0)),
+    "complete_canary": Case(singing, ended(), [Event.COMPLETED], None, transition=b"DELETE FROM jobs"),
     "retry": Case(running, ended(RuntimeError("no")), [Event.RETRIED], ("pending", 1, 0, 1)),
     "bury": Case(running, ended(RuntimeError("no"), is_last=True), [Event.FAILED], ("failed", 1, 0, 1)),
     "snooze": Case(running, ended(Snoozed("no", delay_seconds=9)), [Event.SNOOZED], ("pending", 0, 0, 0)),
@@ -236,10 +243,16 @@ def proxy(postgres):
         yield proxy
 
 
+def declare_type(broker, name, *, is_canary):
+    options = {"is_canary": is_canary}
+    dramatiq.Actor(print, broker=broker, actor_name=name, queue_name="default", priority=0, options=options)
+
+
 @pytest.fixture
 def world(settings, proxy, database, broker, submit):
     url = settings.database_url.replace(f":{proxy.target_port}/", f":{proxy.port}/")
-    dramatiq.actor(lambda job_id: None, broker=broker, actor_name="known", queue_name="default")  # noqa: ARG005
+    for name, is_canary in {"known": False, "canary": True}.items():
+        declare_type(broker, name, is_canary=is_canary)
     world = World(dataclasses.replace(settings, database_url=url), proxy, database, broker, submit)
     # A first statement on a new connection is not sent twice: this is about the others.
     world.database.rows("SELECT 1")
@@ -257,14 +270,16 @@ def test_a_transition_whose_reply_is_lost_is_told_of_once(world, case, loss):
     [(job_id,)] = world.near.rows("SELECT id FROM jobs")
     world.told.clear()
     for statement, times in loss.items():
-        world.proxy.lose_reply(statement, times=times)
+        world.proxy.lose_reply(case.transition if statement is TRANSITION else statement, times=times)
 
     answer = case.act(world, prepared)
 
     eventually(lambda: len(world.told) >= len(case.told), what="the events")
     assert case.told == [event for event, _ in world.told]
     assert {str(job_id)} == {of for _, of in world.told}
-    assert [case.row] == world.near.rows("SELECT status, attempts, crashes, jsonb_array_length(history) FROM jobs")
+    assert [case.row] * (case.row is not None) == world.near.rows(
+        "SELECT status, attempts, crashes, jsonb_array_length(history) FROM jobs"
+    )
     eventually(lambda: [str(job_id)] * case.is_dead == world.dead_letters.ids(), what="the list of dead letters")
     assert answer in case.answers(loss)
     assert world.proxy.lost >= min(loss[TRANSITION], 2)
