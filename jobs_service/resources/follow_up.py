@@ -14,7 +14,7 @@ from jobs_service.logs import get_logger
 
 log = get_logger(__name__)
 
-#: A call is asked again for so long. Later it would be a surprise to whoever was told 503 and has changed their mind.
+#: A call is asked again for so long. The client was told 503: carried out later than that, it would be a surprise.
 FOLLOW_UP_SECONDS = 60.0
 
 _PAUSE_SECONDS = 0.5
@@ -75,6 +75,6 @@ class FollowUp:
                 time.sleep(_PAUSE_SECONDS)
                 self._calls.append((ask, until))
             else:
-                log.warning("Nobody knows what came of a call; look at the job", error=str(error))
+                log.warning("Outcome of a call unknown; look at the job", error=str(error))
         except Exception:
             log.exception("Call not followed up")

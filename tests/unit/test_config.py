@@ -65,3 +65,9 @@ def test_every_field_is_read_from_the_variable_of_its_name():
     assert {"API_PORT", "DATABASE_URL", "REDIS_URL", "MAIL_HOST"} <= {
         variable(field) for field in dataclasses.fields(Settings)
     }
+
+
+def test_a_stop_has_time_for_its_verdicts_before_it_is_killed():
+    settings = Settings.from_env(REQUIRED | {"WORKER_SHUTDOWN_SECONDS": "80", "STOP_GRACE_SECONDS": "100"})
+
+    assert 80 < settings.give_back_seconds < settings.kill_after_seconds < 100
