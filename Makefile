@@ -40,8 +40,8 @@ chaos: $(STAMP) ## break the service on purpose in every way there is a test for
 	@$(BIN)/python -m pytest tests/chaos
 
 SECONDS ?= 60
-soak: $(STAMP) ## faults at random under load for SECONDS=60, the same schedule for the same SEED=
-	@PYTHONPATH=.:tests $(BIN)/python tests/chaos/soak.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+soak: $(STAMP) ## faults at random under load for SECONDS=60, the same schedule for the same SEED=, some of them with ONLY=
+	@PYTHONPATH=.:tests $(BIN)/python tests/chaos/soak.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 bench: $(STAMP) ## measure jobs per second, CPU and latency beside a straightforward implementation
 	@$(BIN)/python -m bench $(BENCH)

@@ -64,7 +64,9 @@ class Server(ABC):
         """Start it and return once it answers. Raises `ServerError`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.prepare()
-        self.child = Child(self.command(), log=self.log, cwd=self.folder, privileges=self.privileges())
+        self.child = Child(
+            self.command(), log=self.log, env=self.environment(), cwd=self.folder, privileges=self.privileges()
+        )
         child = self.child
         if not wait_until(lambda: not child.running or self.answers(), START_SECONDS) or not child.running:
             self.stop()
@@ -108,6 +110,10 @@ class Server(ABC):
 
     def privileges(self) -> tuple[str, ...]:
         return ()
+
+    def environment(self) -> dict[str, str] | None:
+        """Return the environment of its process; None: that of this one."""
+        return None
 
     @abstractmethod
     def command(self) -> list[str]: ...

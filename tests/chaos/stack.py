@@ -79,9 +79,9 @@ class Stack:
         self.redis_url = self.service.environ["REDIS_URL"] = f"{server.url}/0"
         return server
 
-    def start_own_postgres(self, *options):
+    def start_own_postgres(self, *options, kind=Postgres):
         """Have the service, which is yet to start, use a PostgreSQL of its own, migrated, with further options."""
-        server = self.servers.enter_context(Postgres(self.folder / "own-postgres", options=(*DURABLE, *options)))
+        server = self.servers.enter_context(kind(self.folder / "own-postgres", options=(*DURABLE, *options)))
         self.database_url = self.service.environ["DATABASE_URL"] = server.url
         database = open_database(Settings.from_env(self.service.environ))
         migrate(database)
