@@ -35,6 +35,10 @@ class ProcessLost(JobsError):
     """An attempt's own process ended without a word."""
 
 
+class ProcessBroken(ProcessLost):
+    """The process in which the attempt ran can open no file any more. Whose fault that is cannot be told from here."""
+
+
 def failure_of(exception: BaseException, seconds: float, *, is_ambiguous: bool = False) -> Failure:
     """Return what is kept of an exception: bounded, and free of what PostgreSQL's text cannot hold."""
     if isinstance(exception, IsolatedFailure):
