@@ -9,11 +9,12 @@ from typing import Any
 import dramatiq
 import msgspec
 
-from jobs_service import attempt, isolation
+from jobs_service import attempt, descriptors, isolation
 from jobs_service.attempt import Running
 from jobs_service.broker import JobBroker
 from jobs_service.config import Settings
 from jobs_service.errors import InvalidRequest, JobsError, NotThisProcess, OutcomeUnknown, Rejected, Snoozed
+from jobs_service.failures import ProcessBroken
 from jobs_service.mailer import Mailer
 from jobs_service.registry import Attempt, JobType, Registry
 from jobs_service.storage import OutputStore
@@ -48,9 +49,23 @@ def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callabl
         running = attempt.current()
         # It was with a lost worker, and may have been what killed it: it is not to have neighbours again.
         is_suspect = running.claim.crashes > 0
-        running.result = isolation.run(running) if is_suspect else call(job_type, running, outputs, mailer)
+        try:
+            running.result = isolation.run(running) if is_suspect else call(job_type, running, outputs, mailer)
+        except Exception as error:
+            _blame_the_process(error, has_begun=not is_suspect)
+            raise
 
     return perform
+
+
+def _blame_the_process(error: Exception, *, has_begun: bool) -> None:
+    """Raise what says so where not the job failed but the process that it shares: one job's leak fails them all."""
+    if isinstance(error, JobsError) or not (descriptors.lacked(error) or descriptors.are_exhausted()):
+        return
+    if has_begun:
+        # It may have been this job's doing: from now on it has a process to itself.
+        raise ProcessBroken(f"its worker process can open no further file: {error}") from error
+    raise Snoozed("its worker process can open no further file", delay_seconds=0) from error
 
 
 def call(job_type: JobType, running: Running, outputs: OutputStore, mailer: Mailer) -> str:

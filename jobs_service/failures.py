@@ -36,7 +36,7 @@ class ProcessLost(JobsError):
 
 
 class ProcessBroken(JobsError):
-    """An attempt failed by the state of the process that it shares: no file can be opened there any more."""
+    """The process in which the attempt ran can open no file any more. Whose fault that is cannot be told from here."""
 
 
 def failure_of(exception: BaseException, seconds: float, *, is_ambiguous: bool = False) -> Failure:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from threading import Event, Thread
 from uuid import UUID
 
@@ -9,6 +10,9 @@ from jobs_service.database import Database
 from jobs_service.logs import get_logger
 
 log = get_logger(__name__)
+
+#: How long a stop waits for the thread: one that stands still is not to hold it up.
+STOP_SECONDS = 20.0
 
 # An upsert: a process that was frozen so long that its row was cleared away comes back by the same statement.
 _HEARTBEAT = """
@@ -27,6 +31,8 @@ class Presence:
         self.queues: list[str] = []
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="heartbeat", daemon=True)
+        #: When the thread last began to write a heartbeat, by the monotonic clock.
+        self.last_turn = time.monotonic()
 
     def start(self, *, queues: list[str]) -> None:
         self.queues = queues
@@ -35,7 +41,10 @@ class Presence:
     def stop(self) -> None:
         """End the heartbeat and clear the row. Only for a process whose jobs have all ended."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
 
     def beat(self) -> None:
         """Raises `DatabaseUnavailable`."""
@@ -48,6 +57,7 @@ class Presence:
     def _run(self) -> None:
         answered = True
         while True:
+            self.last_turn = time.monotonic()
             try:
                 self.beat()
                 answered = True

@@ -30,6 +30,9 @@ class Sampler:
         self.lifecycle_sync = lifecycle_sync
         self.attempt_metrics = attempt_metrics
         self._stopping = Event()
+        self._thread: Thread | None = None
+        #: When the thread last began to sample, by the monotonic clock.
+        self.last_turn = time.monotonic()
         self._started_at = time.time()
         self._cpu_seconds = 0.0
         #: The jobs that were seen running once, as (queue, type): their gauges go back to 0.
@@ -38,7 +41,11 @@ class Sampler:
     def start(self, worker: Worker) -> None:
         broker = self.lifecycle_sync.broker
         self._seen = {(actor.queue_name, actor.actor_name) for actor in broker.actors.values()}
-        Thread(target=self._run, args=(worker,), name="sampler", daemon=True).start()
+        self._thread = Thread(target=self._run, args=(worker,), name="sampler", daemon=True)
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     def stop(self) -> None:
         """End it, and write down what this process has observed: the process ends next."""
@@ -53,6 +60,7 @@ class Sampler:
 
     def _run(self, worker: Worker) -> None:
         while True:
+            self.last_turn = time.monotonic()
             try:
                 self.sample(worker)
             except Exception:

@@ -116,23 +116,22 @@ def _middleware(
         database, broker, dead_letters, worker_id, give_back_seconds=settings.give_back_seconds
     )
     attempt_metrics = AttemptMetrics(Objectives(settings))
-    # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
-    yield WorkerServices(
-        broker,
-        Presence(database, worker_id, threads=settings.worker_threads, heartbeat_seconds=settings.heartbeat_seconds),
-        Maintenance(
-            database,
-            services,
-            # Of all the services the relay speaks most often.
-            silence_seconds=settings.lease_seconds + settings.relay_seconds,
-        ),
-        Watchdog(
-            lifecycle_sync,
-            hang_grace_seconds=settings.hang_grace_seconds,
-            standstill_seconds=2 * settings.lease_seconds + 10,
-        ),
-        Sampler(lifecycle_sync, attempt_metrics),
+    presence = Presence(
+        database, worker_id, threads=settings.worker_threads, heartbeat_seconds=settings.heartbeat_seconds
     )
+    # Of all the services the relay speaks most often.
+    maintenance = Maintenance(database, services, silence_seconds=settings.lease_seconds + settings.relay_seconds)
+    sampler = Sampler(lifecycle_sync, attempt_metrics)
+    time_limit = StrictTimeLimit(time_limit=settings.time_limit_seconds * 1000)
+    watchdog = Watchdog(
+        lifecycle_sync,
+        presence,
+        {"maintenance": maintenance, "sampler": sampler, "time limits": time_limit},
+        hang_grace_seconds=settings.hang_grace_seconds,
+        standstill_seconds=2 * settings.lease_seconds + 10,
+    )
+    # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
+    yield WorkerServices(broker, presence, maintenance, watchdog, sampler)
     # Around the rest, so that no log line of an attempt is without its context.
     yield AttemptContext(worker_id)
     # Before the others, so its after-hook is the last: what it counts up it counts down, whoever skips the message.
@@ -141,7 +140,7 @@ def _middleware(
     yield lifecycle_sync
     yield Retries()
     # Last: its clock starts just before the actor and stops before any other hook runs, so it interrupts no hook.
-    yield StrictTimeLimit(time_limit=settings.time_limit_seconds * 1000)
+    yield time_limit
 
 
 def _services(

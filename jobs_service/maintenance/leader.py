@@ -17,6 +17,9 @@ log = get_logger(__name__)
 #: Any number nobody else uses. PostgreSQL gives the lock up when the leader's connection ends, however it ends.
 LOCK = 0x4A4F4253_02
 
+#: How long a stop waits for the thread: one that stands still is not to hold it up.
+STOP_SECONDS = 20.0
+
 #: Seconds between two attempts to become the leader.
 ELECTION_SECONDS = 1.0
 
@@ -35,6 +38,8 @@ class Maintenance:
         self.services = services
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="maintenance", daemon=True)
+        #: When the thread last began a turn or a service, by the monotonic clock.
+        self.last_turn = time.monotonic()
         #: The connection that holds the lock.
         self._elected_on: Any = None
         self._due: dict[str, float] = {}
@@ -49,7 +54,10 @@ class Maintenance:
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -58,6 +66,7 @@ class Maintenance:
 
     def _turn(self) -> float:
         """Return the seconds until the next turn."""
+        self.last_turn = time.monotonic()
         try:
             return self._work() if self._is_leader() else _jitter(ELECTION_SECONDS)
         except Exception:
@@ -105,7 +114,7 @@ class Maintenance:
         return max(0.0, min(self._due.values()) - time.monotonic())
 
     def _run_service(self, service: Service) -> None:
-        started = time.monotonic()
+        self.last_turn = started = time.monotonic()
         try:
             counts = service.run_once()
         except Exception as error:  # noqa: BLE001 - logged below; the other services go on

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
@@ -14,13 +15,14 @@ from dramatiq.middleware import Middleware, Shutdown, SkipMessage
 from dramatiq.middleware.threading import Interrupt
 from dramatiq.worker import Worker
 
-from jobs_service import attempt, events, lifecycle, logs
+from jobs_service import attempt, descriptors, events, lifecycle, logs
 from jobs_service.attempt import Running
 from jobs_service.batch import Batch
-from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker
+from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, message_of
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.errors import (
+    BrokerUnavailable,
     DatabaseUnavailable,
     InvalidRequest,
     JobsError,
@@ -157,6 +159,10 @@ def _is_ambiguous(running: Running, exception: BaseException) -> bool:
 
 class NotClaimable(JobsError):
     """There is nothing to do for this message."""
+
+
+class NotHere(JobsError):
+    """The job is for another process: this one is to be replaced."""
 
 
 class LifecycleSync(Middleware):
@@ -323,6 +329,10 @@ class LifecycleSync(Middleware):
             time.sleep(_GLANCE_SECONDS)
 
     def _claim(self, job_id: UUID) -> Claim:
+        if descriptors.are_exhausted():
+            # The watchdog sees it too, and has the process stop.
+            self.broker.draining = True
+            raise NotHere("this process can open no further file")
         ask = Ask(job_id, self.worker_id)
         self._unanswered.add(ask.token)
         claim = self._until_the_database_answers("claim", lambda: self._claim_row(ask), give_up_when_draining=True)
@@ -362,6 +372,10 @@ class LifecycleSync(Middleware):
             self._release(running.claim)
         if isinstance(error, NotClaimable):
             events.emit(Event.NOT_CLAIMED, job_id=message.message_id, type=message.actor_name)
+        elif isinstance(error, NotHere):
+            log.warning("Not claimed; another process will", job_id=message.message_id, error=str(error))
+            with suppress(BrokerUnavailable):
+                self.broker.ring(message.queue_name, [message_of(message)])
         else:
             log.error("Claim failed; the relay will ring again", job_id=message.message_id, exc_info=error)
 

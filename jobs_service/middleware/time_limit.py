@@ -22,8 +22,19 @@ class StrictTimeLimit(TimeLimit):
 
     def __init__(self, *, time_limit: float, interval: int = 1000) -> None:
         super().__init__(time_limit=time_limit, interval=interval)
+        #: When upstream's thread last looked at the deadlines, by the monotonic clock.
+        self.last_turn = monotonic()
         manager: Any = self.manager
-        manager._handle_deadlines = lambda: _interrupt_overdue(manager)  # noqa: SLF001 - the thread that calls it is upstream's
+        manager.name = "time limits"
+        manager._handle_deadlines = self._look  # noqa: SLF001 - the thread that calls it is upstream's
+
+    def is_alive(self) -> bool:
+        manager: Any = self.manager
+        return bool(manager.is_alive())
+
+    def _look(self) -> None:
+        self.last_turn = monotonic()
+        _interrupt_overdue(self.manager)
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         # A suspect's clock starts when its own process has (isolation.py).

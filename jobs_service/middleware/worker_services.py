@@ -29,11 +29,12 @@ class WorkerServices(Middleware):
         self.sampler = sampler
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        self.presence.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
+        self.maintenance.start()
+        self.sampler.start(worker)
         self.watchdog.start(worker)
         # From here on there may be jobs to give back, and the watchdog ends an orphan that cannot stop.
         end_with_parent()
-        self.presence.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
-        self.maintenance.start()
 
     # The names are those of the threads' connections in pg_stat_activity as well.
     def after_worker_thread_boot(self, broker: Broker, thread: Thread) -> None:  # noqa: ARG002
@@ -42,9 +43,6 @@ class WorkerServices(Middleware):
     def after_consumer_thread_boot(self, broker: Broker, thread: ConsumerThread) -> None:  # noqa: ARG002
         thread.name = f"consumer of {thread.queue_name}"
 
-    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
-        self.sampler.start(worker)
-
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         self.watchdog.stop()
         self.broker.draining = True
@@ -52,6 +50,7 @@ class WorkerServices(Middleware):
         self._return_messages(worker)
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        self.watchdog.end()
         self.presence.stop()
         self.sampler.stop()
 

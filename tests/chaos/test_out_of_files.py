@@ -1,24 +1,48 @@
-"""A fault of our own: a worker process has no file descriptor left for a while."""
+"""A fault of our own: a worker process can open no further file, for a while or because a job leaks descriptors."""
 
 import resource
 
 from eventually import eventually
 
+CSV_JOB = ("csv-generation", {"name": "Alice", "score": 95})
 
-def test_a_worker_without_file_descriptors_fails_attempts_and_recovers(stack):
+
+def test_a_worker_that_can_open_nothing_is_replaced_and_fails_no_job_for_it(stack, tmp_path):
     worker = stack.start()
     pids = stack.serving_pids(worker)
-    before = [resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids]
+    started, go = tmp_path / "started", tmp_path / "go"
+    running = stack.submit("test-wait-for-file", {"started": str(started), "go": str(go)})
+    eventually(started.exists, what="a running job")
 
     stack.strike()
     for pid in pids:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[0][1]))
-    jobs = [stack.submit("csv-generation", {"name": "Alice", "score": 95}, max_attempts=100) for _ in range(4)]
-    eventually(lambda: all(stack.job(job_id)["history"] for job_id in jobs), what="failed attempts")
-    for pid, limits in zip(pids, before, strict=True):
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]))
+    jobs = [stack.submit(*CSV_JOB) for _ in range(8)]
+    eventually(lambda: "This process stops and is replaced" in stack.service.log(worker), what="a process that stops")
+    go.touch()
     stack.settle()
 
-    assert {stack.job(job_id)["history"][0]["error"] for job_id in jobs} == {"OSError"}
     assert {stack.job(job_id)["status"] for job_id in jobs} == {"completed"}
-    assert stack.worker_pids(worker) == pids
+    assert (stack.job(running)["status"], stack.job(running)["attempts"]) == ("completed", 1)
+    # What had begun when the last descriptor was gone was isolated for it, and nothing else.
+    assert {entry["error"] for job_id in jobs for entry in stack.job(job_id)["history"]} <= {"WorkerLost"}
+    assert max(stack.job(job_id)["crashes"] for job_id in jobs) <= 1
+    eventually(lambda: stack.worker_pids(worker) and not {*pids} & {*stack.worker_pids(worker)}, what="another process")
+
+
+def test_a_job_that_leaks_descriptors_fails_alone(stack):
+    worker = stack.start()
+    pids = stack.serving_pids(worker)
+
+    stack.strike()
+    innocent = [stack.submit(*CSV_JOB) for _ in range(8)]
+    leaking = stack.submit("test-leak", {}, max_attempts=2)
+    innocent += [stack.submit(*CSV_JOB) for _ in range(16)]
+    stack.settle()
+
+    assert {stack.job(job_id)["status"] for job_id in innocent} == {"completed"}
+    assert max(stack.job(job_id)["crashes"] for job_id in innocent) <= 1
+    # First among the others, which counts against the process; then alone, which counts against the job.
+    job = stack.job(leaking)
+    assert (job["status"], [entry["error"] for entry in job["history"]]) == ("failed", ["WorkerLost", "OSError"])
+    eventually(lambda: stack.worker_pids(worker) and not {*pids} & {*stack.worker_pids(worker)}, what="another process")

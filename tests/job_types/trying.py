@@ -6,9 +6,11 @@ import logging
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -105,6 +107,26 @@ def hang(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
 def hold_the_lock(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
     """Have the regular expressions' C code run for ages, in which no other thread of Python does."""
     re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+@job("test-leak", payload=dict[str, Any])
+def leak(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+    """Leave every file descriptor that the process may have open, and fail for the want of one."""
+    # Few enough to be quick.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    while True:
+        os.open(os.devnull, os.O_RDONLY)
+
+
+@job("test-end-thread", payload=dict[str, Any], time_limit_seconds=60)
+def end_thread(payload: dict[str, Any], attempt: Attempt) -> int:  # noqa: ARG001
+    """End another thread of the process, as an error that it does not catch would. Takes `seconds` more."""
+    [thread] = [thread for thread in threading.enumerate() if thread.name == payload["name"]]
+    while thread.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        time.sleep(0.01)
+    time.sleep(payload.get("seconds", 0))
+    return os.getpid()
 
 
 @job("test-copy", payload=dict[str, Any])

@@ -13,7 +13,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
 #: A module may import from its own rank and below. Names are the modules' and folders' in jobs_service.
 RANKS = [
-    {"errors", "events", "ids", "config", "slots", "incoming", "failpoints", "deadlines"},
+    {"errors", "events", "ids", "config", "slots", "incoming", "failpoints", "deadlines", "descriptors"},
     {"logs", "supervisor", "origin", "telemetry", "tracing", "typed", "database", "smtp", "addresses", "breaker"},
     {"mailer", "storage", "models", "migrations", "lifecycle"},
     {"registry", "failures"},

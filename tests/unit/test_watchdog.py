@@ -1,13 +1,15 @@
 """What the watchdog sees."""
 
 import faulthandler
+import os
 import signal
+import time
 from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
-from jobs_service import watchdog as watchdog_module
+from jobs_service import descriptors
 from jobs_service.attempt import Running
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Claim
@@ -21,8 +23,24 @@ def running(*, seconds, limit_seconds):
     return attempt
 
 
+def turning(*, seconds=0.0, alive=True):
+    """A service that began its last turn so long ago."""
+    return SimpleNamespace(last_turn=time.monotonic() - seconds, is_alive=lambda: alive, heartbeat_seconds=2.0)
+
+
+def watching(sync, presence=None, **services):
+    sync.broker = SimpleNamespace(draining=False)
+    watchdog = Watchdog(sync, presence or turning(), services, hang_grace_seconds=10, standstill_seconds=40)
+    watchdog._awake_since -= 3_600
+    return watchdog
+
+
+def reasons(watchdog):
+    return list(watchdog.reasons_to_stop(SimpleNamespace(workers=[], consumers={})))
+
+
 def hung(sync):
-    return Watchdog(sync, hang_grace_seconds=10, standstill_seconds=40).hung()
+    return watching(sync).hung()
 
 
 @pytest.mark.parametrize(
@@ -33,9 +51,7 @@ def test_an_attempt_hangs_some_time_after_its_limit(seconds, hangs):
     attempt = running(seconds=seconds, limit_seconds=60)
     sync = SimpleNamespace(running={attempt.claim.token: attempt})
 
-    assert ([attempt.claim.token] if hangs else []) == Watchdog(
-        sync, hang_grace_seconds=10, standstill_seconds=40
-    ).hung()
+    assert ([attempt.claim.token] if hangs else []) == hung(sync)
 
 
 def test_an_attempt_that_has_returned_may_wait_for_postgresql_for_ever():
@@ -57,12 +73,13 @@ def test_a_dead_thread_is_named():
 
 def test_a_stop_for_a_dead_thread_is_given_all_its_time(monkeypatch):
     limits, signals = [], []
-    monkeypatch.setattr(watchdog_module, "INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **_: limits.append(seconds))
     monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: limits.append(None))
     before = signal.signal(signal.SIGTERM, lambda signum, _: signals.append(signum))
     dead = SimpleNamespace(name="dead", ident=1, is_alive=lambda: False)
-    watchdog = Watchdog(SimpleNamespace(running={}), hang_grace_seconds=10, standstill_seconds=40)
+    watchdog = watching(SimpleNamespace(running={}))
+    watchdog.interval_seconds = 0.0
+    watchdog.end()
     try:
         watchdog._run(SimpleNamespace(workers=[dead], consumers={}))
     finally:
@@ -70,3 +87,59 @@ def test_a_stop_for_a_dead_thread_is_given_all_its_time(monkeypatch):
 
     assert signals == [signal.SIGTERM]
     assert limits == [40, 40, None]
+    assert watchdog.lifecycle_sync.broker.draining
+
+
+@pytest.fixture
+def sync():
+    return SimpleNamespace(running={})
+
+
+def test_nothing_is_wrong_where_every_service_turns(sync):
+    assert [] == reasons(watching(sync, turning(seconds=39), maintenance=turning(seconds=39)))
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "maintenance"])
+@pytest.mark.parametrize(
+    ("service", "what"),
+    [(turning(alive=False), "has died"), (turning(seconds=41), "stands still")],
+    ids=["dead", "standing still"],
+)
+def test_a_service_that_does_not_turn_is_a_reason_to_stop(sync, name, service, what):
+    others = {"presence": service} if name == "heartbeat" else {name: service}
+
+    assert [f"the thread {what}: {name}"] == reasons(watching(sync, **others))
+
+
+def test_while_the_process_was_frozen_nothing_could_turn(sync):
+    watchdog = watching(sync, turning(seconds=41))
+    watchdog._looked_at -= 41
+
+    assert [] == reasons(watchdog)
+
+
+def test_a_process_that_can_open_nothing_has_to_stop(sync, monkeypatch):
+    watchdog = watching(sync)
+    monkeypatch.setattr(descriptors, "are_exhausted", lambda: True)
+
+    assert ["no further file can be opened"] == reasons(watchdog)
+
+
+@pytest.mark.parametrize(
+    ("presence", "beats"), [(turning(seconds=3), 0), (turning(seconds=5), 1), (turning(alive=False), 1)]
+)
+def test_the_watchdog_beats_for_a_heartbeat_that_is_late_or_dead(sync, presence, beats):
+    beaten = []
+    presence.beat = lambda: beaten.append(1)
+
+    watching(sync, presence)._stand_in()
+
+    assert beats == len(beaten)
+
+
+def test_a_stop_that_has_begun_is_not_asked_for_again(sync, monkeypatch):
+    watchdog = watching(sync)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a second signal would end the process at once"))
+    watchdog.stop()
+
+    watchdog._stop_process(["found just before"])
