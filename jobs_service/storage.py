@@ -97,7 +97,7 @@ class LocalOutputs:
         return f"output/{name}"
 
     def search(self, job_ids: Iterable[UUID]) -> Search:
-        """Begin to look for the files of these jobs. On the way, remove what killed writers of version 1.0 left."""
+        """Begin to look for the files of these jobs. On the way, remove what writers of earlier versions left."""
         return Search(self._visible_names(), job_ids)
 
     def remove(self, names: Iterable[str]) -> int:

@@ -83,7 +83,7 @@ class Pruner(Service):
             self._round = self._next_round()
         pruned = self._go_on(self._round) if self._round else Counter[Status]()
         for status, jobs in pruned.items():
-            events.emit(Event.PRUNED, status=status, jobs=jobs)
+            events.emit(Event.PRUNED, status=status.value, jobs=jobs)
         counts = {status.value: pruned[status] for status in self.retention_seconds}
         return {**counts, "temporary_files": self.outputs.reap()}
 
