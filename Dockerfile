@@ -38,6 +38,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /app
 USER 10001:10001
 EXPOSE 3000 9191
-# `api` and `worker` become gunicorn and dramatiq by exec, so these are process 1 and get the stop signal themselves.
+# Process 1 is gunicorn, which `api` becomes by exec, or the supervisor of `worker`. Both get the stop signal themselves
+# and reap the orphans that become theirs, so no init is needed.
 ENTRYPOINT ["python", "-m", "jobs_service"]
 CMD ["api"]

@@ -176,7 +176,7 @@ class Round:
 
     def _check_outputs(self) -> None:
         """Every job has done its work: a file each, all with the same right content."""
-        files = list(self.stack.outputs.iterdir())
+        files = [path for path in self.stack.outputs.iterdir() if path.is_file()]
         wrong = [path.name for path in files if path.read_bytes() != EXPECTED_FILE]
         if wrong or not len(files) == self.observer.jobs() == self._jobs:
             raise Failed(f"{self._jobs} jobs, {self.observer.jobs()} rows, {len(files)} files, wrong: {wrong[:3]}")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 
 from jobs_service.logs import get_logger
@@ -98,6 +99,7 @@ class Supervisor:
             for program in self.programs:
                 if not self._signals:
                     program.tend()
+            self._reap_orphans()
             time.sleep(LOOK_SECONDS)
         self._end()
         return 0
@@ -111,7 +113,22 @@ class Supervisor:
                 passed_on = number
             if time.monotonic() > kill_at:
                 self._kill()
+            self._reap_orphans()
             time.sleep(LOOK_SECONDS)
+
+    def _reap_orphans(self) -> None:
+        """Have the kernel forget ended processes that this one did not start.
+
+        As process 1 of a container it becomes the parent of whatever the jobs' code leaves behind; what ends then stays
+        in the table of processes until its parent has asked. How the programs ended is for them to ask.
+        """
+        if sys.platform == "linux":
+            programs = {program.process.pid for program in self.programs if program.process is not None}
+            with suppress(ChildProcessError):
+                while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    if ended.si_pid in programs:
+                        break  # it is the first in line until it was asked for; the next look goes on
+                    os.waitpid(ended.si_pid, 0)
 
     def _pass_on(self, number: int) -> None:
         # Dramatiq's command takes a second SIGTERM as an order to end now.

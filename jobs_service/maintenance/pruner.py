@@ -1,7 +1,10 @@
 """Deletes jobs that have been finished for longer than their retention, and the files they made."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
 from uuid import UUID
 
 from jobs_service import events, lifecycle
@@ -11,11 +14,16 @@ from jobs_service.failpoints import failpoint
 from jobs_service.ids import earliest_id
 from jobs_service.lifecycle import Status
 from jobs_service.maintenance.service import Service
-from jobs_service.storage import OutputStore
+from jobs_service.storage import OutputStore, Search
 
-#: Rows of one statement, and statements of one run: what a run may hold up the leader's other services by.
+#: Rows of one statement; and how many statements of a run may look for expired jobs of a status, and delete jobs: what
+#: a run may hold up the leader's other services by.
 BATCH = 1_000
+LOOKS = 50
 BATCHES = 20
+
+#: The part of its time that the pruner may spend on reading the names in the folder.
+SEARCH_SHARE = 0.01
 
 # Ids are in the order of acceptance, so the oldest jobs are found by jobs_by_status: no index has to be kept for this
 # alone. What was looked at is not looked at again before the walk has reached its end.
@@ -25,11 +33,31 @@ FROM jobs
 WHERE (status, id) > (%(status)s, %(after)s) AND (status, id) < (%(status)s, %(before)s)
 ORDER BY status, id LIMIT %(limit)s"""
 
+_STILL_EXPIRED = """
+SELECT id FROM jobs
+WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
+  AND finished_at < now() - %(retention)s * interval '1 second'"""
+
 _FIRST = UUID(int=0)
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Expired jobs of each status that are yet to be deleted, and the search for their files."""
+
+    expired: Mapping[Status, list[UUID]]
+    search: Search
+
+    def next_batch(self) -> tuple[Status, list[UUID]] | None:
+        return next(((status, job_ids[:BATCH]) for status, job_ids in self.expired.items() if job_ids), None)
+
+
 class Pruner(Service):
-    """Walks over the finished jobs of each status from the oldest on, a piece a run, busy or idle."""
+    """Works in rounds: looks for expired jobs, reads the folder for their files, deletes both. A piece a run.
+
+    A folder cannot be asked for the files of a job, and may hold a million others. So all names are read, once for many
+    jobs; only when there are any to delete, or nothing has been read yet; and for 1 % of the time at most.
+    """
 
     name = "pruner"
 
@@ -47,25 +75,48 @@ class Pruner(Service):
         self.interval_seconds = interval_seconds
         self.retention_seconds = {status: seconds for status, seconds in retention_seconds.items() if seconds}
         self._after = dict.fromkeys(self.retention_seconds, _FIRST)
+        self._round: Round | None = None
+        self._has_searched = False
 
     def run_once(self) -> dict[str, int]:
-        pruned = {status.value: self._prune(status) for status in self.retention_seconds}
+        if self._round is None:
+            self._round = self._next_round()
+        pruned = self._go_on(self._round) if self._round else Counter[Status]()
         for status, jobs in pruned.items():
-            if jobs:
-                events.emit(Event.PRUNED, status=status, jobs=jobs)
-        return {**pruned, "temporary_files": self.outputs.reap()}
+            events.emit(Event.PRUNED, status=status.value, jobs=jobs)
+        counts = {status.value: pruned[status] for status in self.retention_seconds}
+        return {**counts, "temporary_files": self.outputs.reap()}
 
-    def _prune(self, status: Status) -> int:
+    def _next_round(self) -> Round | None:
+        """Return what to do next; the first time, if only to have what earlier versions left in the folder removed."""
+        expired = {status: self._expired(status) for status in self.retention_seconds}
+        if self._has_searched and not any(expired.values()):
+            return None
+        self._has_searched = True
+        return Round(expired, self.outputs.search(chain(*expired.values())))
+
+    def _expired(self, status: Status) -> list[UUID]:
         expired: list[UUID] = []
-        for _ in range(BATCHES):
+        for _ in range(LOOKS):
             found = self._walk(status)
             expired += [job_id for job_id, is_expired in found if is_expired]
             if len(found) < BATCH:
                 break
-        # Files first: what is left after a crash is a row whose file is gone, and the next run takes it.
-        self.outputs.delete(expired)
-        failpoint("pruner.after_files")
-        return sum(self._delete(status, expired[start : start + BATCH]) for start in range(0, len(expired), BATCH))
+        return expired
+
+    def _go_on(self, work: Round) -> Counter[Status]:
+        """Do the next piece of it, and return how many jobs of each status that deleted."""
+        pruned = Counter[Status]()
+        if not work.search.go_on(seconds=self.interval_seconds * SEARCH_SHARE):
+            return pruned
+        for _ in range(BATCHES):
+            if (batch := work.next_batch()) is None:
+                self._round = None
+                break
+            status, job_ids = batch
+            pruned[status] += self._delete(work, status, job_ids)
+            del work.expired[status][: len(job_ids)]
+        return +pruned
 
     def _walk(self, status: Status) -> list[tuple[UUID, bool]]:
         retention = self.retention_seconds[status]
@@ -80,5 +131,12 @@ class Pruner(Service):
         self._after[status] = found[-1][0] if len(found) == BATCH else _FIRST
         return found
 
-    def _delete(self, status: Status, job_ids: list[UUID]) -> int:
-        return lifecycle.prune(self.database, job_ids, status=status, retention_seconds=self.retention_seconds[status])
+    def _delete(self, work: Round, status: Status, job_ids: list[UUID]) -> int:
+        retention = self.retention_seconds[status]
+        # Reading the folder takes its time. A job that was redriven meanwhile keeps its file, which may be new.
+        names = {"job_ids": job_ids, "status": status, "retention": retention}
+        expired = [job_id for (job_id,) in self.database.rows(_STILL_EXPIRED, names)]
+        # Files first: what is left after a crash is a row whose file is gone, and a later round takes it.
+        self.outputs.remove(work.search.files_of(expired))
+        failpoint("pruner.after_files")
+        return lifecycle.prune(self.database, expired, status=status, retention_seconds=retention)

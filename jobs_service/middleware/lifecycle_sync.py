@@ -18,7 +18,7 @@ from dramatiq.worker import Worker
 from jobs_service import attempt, descriptors, events, lifecycle, logs
 from jobs_service.attempt import Running
 from jobs_service.batch import Batch
-from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, message_of
+from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, due_ms_of, message_of
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.errors import (
@@ -375,7 +375,7 @@ class LifecycleSync(Middleware):
         elif isinstance(error, NotHere):
             log.warning("Not claimed; another process will", job_id=message.message_id, error=str(error))
             with suppress(BrokerUnavailable):
-                self.broker.ring(message.queue_name, [message_of(message)])
+                self.broker.ring(message.queue_name, [(message_of(message), due_ms_of(message))])
         else:
             log.error("Claim failed; the relay will ring again", job_id=message.message_id, exc_info=error)
 

@@ -42,7 +42,7 @@ SQL = {
 #: job_dlq and the queues follow the rows, and may take this long.
 CATCH_UP_SECONDS = 20.0
 
-_TEMPORARY = re.compile(r"\.([0-9a-f-]{36})\.csv\.[0-9a-f]{16}\.tmp")
+_TEMPORARY = re.compile(r"([0-9a-f-]{36})\.csv\.[0-9a-f]{16}\.tmp")
 
 
 def violations(stack):
@@ -108,7 +108,7 @@ def _files_wrong(stack, rows):
 def _leftovers_wrong(stack, rows):
     """Only a killed writer leaves a temporary file, and only until the pruner comes."""
     killed = {row[0] for row in rows if "WorkerLost" in row[4]}
-    names = [path.name for path in stack.outputs.iterdir()] if stack.outputs.exists() else []
+    names = [path.name for path in stack.outputs.rglob("*") if path.is_file()]
     for name in names:
         temporary = _TEMPORARY.fullmatch(name)
         if temporary and temporary[1] not in killed:

@@ -133,7 +133,8 @@ def test_files_are_whole_and_belong_to_jobs(quiet):
     file.write_text(CSV)
     assert violations(quiet) == []
 
-    (quiet.outputs / f".{job_id}.csv.0123456789abcdef.tmp").touch()
+    (quiet.outputs / ".incomplete-1").mkdir()
+    (quiet.outputs / ".incomplete-1" / f"{job_id}.csv.0123456789abcdef.tmp").touch()
     (quiet.outputs / f"{new_id()}.csv").touch()
     assert seen(quiet, "was left by a worker that lives")
     assert seen(quiet, "belongs to no job")

@@ -117,7 +117,7 @@ def test_a_folder_that_is_removed_is_made_again(stack):
 
 
 def contents(stack):
-    return list(stack.outputs.iterdir()) if stack.outputs.is_dir() else []
+    return [path for path in stack.outputs.rglob("*") if path.is_file()]
 
 
 def keep(stack):

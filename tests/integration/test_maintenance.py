@@ -1,28 +1,24 @@
 """Relay, rescuer and dead letters: called directly, on real servers."""
 
-import time
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import dramatiq
 import pytest
-from rows import add_worker, claim_one, complete_one
+from rows import add_worker, claim_one
 
 from jobs_service import lifecycle
 from jobs_service.broker import message_for
 from jobs_service.dead_letters import KEY
 from jobs_service.errors import BrokerUnavailable
-from jobs_service.ids import earliest_id, new_id
-from jobs_service.lifecycle import DeadReason, Failure, Status
-from jobs_service.maintenance import pruner as pruner_module
+from jobs_service.ids import new_id
+from jobs_service.lifecycle import DeadReason, Failure
 from jobs_service.maintenance import rescuer as rescuer_module
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.leader import Maintenance
-from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.rescuer import Rescuer
 from jobs_service.maintenance.strays import Strays
-from jobs_service.storage import LocalOutputs
 
 
 @pytest.fixture
@@ -292,87 +288,3 @@ def test_a_queue_that_a_worker_serves_is_left_alone(database, strays, submit, wo
 
     assert {"moved": 0, "buried": 0} == strays.run_once()
     assert "served" == row(job_id, "queue")
-
-
-@pytest.fixture
-def outputs(tmp_path):
-    return LocalOutputs(tmp_path / "output")
-
-
-@pytest.fixture
-def finish(database, submit, worker_id, outputs):
-    """Finish jobs that were accepted and finished so many days ago."""
-
-    def finish(*, days, count=1):
-        job_ids = []
-        for _ in range(count):
-            claim = claim_one(database, submit(), worker_id)
-            complete_one(database, claim, "1")
-            job_id = UUID(int=earliest_id(time.time() - days * 86_400).int + len(job_ids))
-            database.rows(
-                "UPDATE jobs SET id = %s, finished_at = now() - %s * interval '1 day' WHERE id = %s",
-                (job_id, days, claim.job_id),
-            )
-            outputs.write(f"{job_id}.csv", b"x")
-            job_ids.append(job_id)
-        return job_ids
-
-    return finish
-
-
-def names_in(outputs):
-    return [path.name for path in outputs._directory.iterdir()]
-
-
-def pruner(database, outputs, **retention_days):
-    seconds = {Status(status): days * 86_400 for status, days in retention_days.items()}
-    return Pruner(database, outputs, interval_seconds=1, retention_seconds=seconds)
-
-
-def test_what_is_older_than_its_retention_goes_with_its_file(database, outputs, finish, row):
-    [old], [young] = finish(days=8), finish(days=6)
-
-    assert 1 == pruner(database, outputs, completed=7, failed=7).run_once()["completed"]
-
-    assert (None, "completed") == (row(old, "status"), row(young, "status"))
-    assert [f"{young}.csv"] == names_in(outputs)
-
-
-def test_a_retention_of_zero_keeps_everything(database, outputs, finish, row):
-    [old] = finish(days=3_000)
-
-    pruner(database, outputs, completed=0).run_once()
-
-    assert "completed" == row(old, "status")
-
-
-def test_many_are_pruned_in_batches_by_walking_on(database, outputs, finish, monkeypatch):
-    monkeypatch.setattr(pruner_module, "BATCH", 3)
-    monkeypatch.setattr(pruner_module, "BATCHES", 2)
-    finish(days=8, count=14)
-    service = pruner(database, outputs, completed=7)
-
-    assert [6, 6, 2, 0] == [service.run_once()["completed"] for _ in range(4)]
-    assert [] == names_in(outputs)
-
-
-def test_the_walk_begins_anew_at_its_end(database, outputs, finish, monkeypatch):
-    monkeypatch.setattr(pruner_module, "BATCH", 2)
-    monkeypatch.setattr(pruner_module, "BATCHES", 1)
-    ids = finish(days=8, count=3)
-    # Old, and finished a moment ago: scheduled for long, or redriven.
-    database.rows("UPDATE jobs SET finished_at = now() WHERE id = ANY(%s)", (ids[:2],))
-    service = pruner(database, outputs, completed=7)
-
-    assert [0, 1] == [service.run_once()["completed"] for _ in range(2)]
-    database.rows("UPDATE jobs SET finished_at = now() - interval '8 days' WHERE id = ANY(%s)", (ids[:2],))
-    assert 2 == service.run_once()["completed"]
-
-
-def test_a_row_whose_file_was_deleted_by_a_run_that_died_is_pruned_by_the_next(database, outputs, finish, row):
-    [old] = finish(days=8)
-    outputs.delete([old])
-
-    assert 1 == pruner(database, outputs, completed=7).run_once()["completed"]
-
-    assert row(old, "status") is None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs_service import storage
 from jobs_service.ids import new_id
 from jobs_service.storage import LocalOutputs
 
@@ -17,7 +18,13 @@ PROJECT = Path(__file__).parents[2]
 
 
 def names_in(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
+    """Return the names of the files in it and below it."""
+    return sorted(path.name for path in directory.rglob("*") if not path.is_dir() or path.is_symlink())
+
+
+def incomplete_in(directory: Path) -> Path:
+    [found] = directory.glob(".incomplete-*")
+    return found
 
 
 @pytest.fixture
@@ -193,38 +200,114 @@ def test_a_kill_before_the_rename_leaves_only_a_temporary_file(tmp_path, step):
 
     assert -signal.SIGKILL == finished.returncode
     (left,) = names_in(tmp_path)
-    assert left.startswith(".a.csv.")
+    assert left.startswith("a.csv.")
+    assert [left] == names_in(incomplete_in(tmp_path))
     assert 1 == LocalOutputs(tmp_path).reap(older_than_seconds=0)
     assert [] == names_in(tmp_path)
 
 
 def test_only_old_temporary_files_are_reaped(outputs, tmp_path):
     outputs.write("a.csv", b"hello")
-    old = [tmp_path / "out" / name for name in (".a.csv.0123456789abcdef.tmp", ".gitkeep", "b.tmp")]
-    new = tmp_path / "out" / ".a.csv.fedcba9876543210.tmp"
-    for path in (*old, new):
-        path.touch()
-    for path in old:
-        os.utime(path, (time.time() - 3_601,) * 2)
+    folder = incomplete_in(tmp_path / "out")
+    touch_old(folder / "a.csv.0123456789abcdef.tmp", folder / ".gitkeep", folder / "b.tmp")
+    (folder / "a.csv.fedcba9876543210.tmp").touch()
 
     assert 1 == outputs.reap()
-    assert sorted([".gitkeep", "b.tmp", new.name, "a.csv"]) == names_in(tmp_path / "out")
+    assert sorted([".gitkeep", "a.csv", "a.csv.fedcba9876543210.tmp", "b.tmp"]) == names_in(tmp_path / "out")
+
+
+def test_reaping_does_not_read_the_folder_of_the_files(outputs, tmp_path, monkeypatch):
+    outputs.write("a.csv", b"hello")
+    read = []
+    scandir = os.scandir
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", lambda fd: (read.append(os.fstat(fd).st_ino), scandir(fd))[1])
+        outputs.reap()
+
+    assert [incomplete_in(tmp_path / "out").stat().st_ino] == read
+
+
+def test_a_search_reaps_what_earlier_versions_left_beside_the_files(outputs, tmp_path):
+    outputs.write("a.csv", b"hello")
+    folder = tmp_path / "out"
+    touch_old(folder / ".a.csv.0123456789abcdef.tmp", folder / ".gitkeep")
+    (folder / ".a.csv.fedcba9876543210.tmp").touch()
+
+    assert outputs.search([]).go_on(seconds=0)
+
+    assert [".a.csv.fedcba9876543210.tmp", ".gitkeep", "a.csv"] == names_in(folder)
+
+
+def touch_old(*paths: Path) -> None:
+    for path in paths:
+        path.touch()
+        os.utime(path, (time.time() - 3_601,) * 2)
+
+
+def test_a_folder_that_another_user_made_for_its_own_is_left_alone(outputs, tmp_path, monkeypatch):
+    """A container's worker and one beside it write into the same folder."""
+    outputs.write("a.csv", b"hello")
+    monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+    outputs.write("b.csv", b"hello")
+
+    assert 2 == len(list((tmp_path / "out").glob(".incomplete-*")))
+
+
+def test_no_link_is_followed_to_the_temporary_files(outputs, tmp_path):
+    outputs.write("a.csv", b"hello")
+    folder = incomplete_in(tmp_path / "out")
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+
+    with pytest.raises(NotADirectoryError):
+        outputs.write("b.csv", b"hello")
+
+
+def test_the_folder_of_temporary_files_is_made_again(outputs, tmp_path):
+    outputs.write("a.csv", b"hello")
+    incomplete_in(tmp_path / "out").rmdir()
+
+    outputs.write("b.csv", b"hello")
+
+    assert ["a.csv", "b.csv"] == names_in(tmp_path / "out")
 
 
 def test_there_is_nothing_to_reap_before_the_first_file(outputs):
     assert 0 == outputs.reap()
 
 
-def test_the_files_of_a_job_go_with_it_and_no_other(outputs):
-    job_id, other = new_id(), new_id()
+def test_the_files_of_a_job_are_found_and_no_other(outputs):
+    job_id, without, other = new_id(), new_id(), new_id()
     for name in (f"{job_id}.csv", f"{job_id}.txt", f"{other}.csv"):
         outputs.write(name, b"x")
 
-    assert 2 == outputs.delete([job_id, new_id()])
+    search = outputs.search([job_id, without])
 
-    assert [f"{other}.csv"] == names_in(outputs._directory)
-    assert 0 == outputs.delete([job_id])
+    assert search.go_on(seconds=0)
+    assert [f"{job_id}.csv", f"{job_id}.txt"] == sorted(search.files_of([job_id, without]))
+    assert [] == search.files_of([without, other])
 
 
-def test_without_a_directory_there_is_nothing_to_delete(outputs):
-    assert 0 == outputs.delete([new_id()])
+def test_a_search_goes_on_where_it_stopped(outputs, monkeypatch):
+    monkeypatch.setattr(storage, "_PIECE", 2)
+    job_ids = [new_id() for _ in range(5)]
+    for job_id in job_ids:
+        outputs.write(f"{job_id}.csv", b"x")
+    search = outputs.search(job_ids)
+
+    assert [False, False, True] == [search.go_on(seconds=0) for _ in range(3)]
+    assert {f"{job_id}.csv" for job_id in job_ids} == set(search.files_of(job_ids))
+
+
+def test_what_is_removed_is_counted_once(outputs):
+    outputs.write("a.csv", b"x")
+
+    assert 1 == outputs.remove(["a.csv", "b.csv"])
+    assert 0 == outputs.remove(["a.csv"])
+    assert [] == names_in(outputs._directory)
+
+
+def test_without_a_directory_there_is_nothing_to_find_or_remove(outputs):
+    assert outputs.search([new_id()]).go_on(seconds=0)
+    assert 0 == outputs.remove(["a.csv"])
