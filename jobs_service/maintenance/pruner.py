@@ -2,9 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from uuid import UUID
 
 from jobs_service import events, lifecycle
@@ -48,8 +48,12 @@ class Round:
     expired: Mapping[Status, list[UUID]]
     search: Search
 
-    def next_batch(self) -> tuple[Status, list[UUID]] | None:
-        return next(((status, job_ids[:BATCH]) for status, job_ids in self.expired.items() if job_ids), None)
+    def batches(self) -> Iterator[tuple[Status, list[UUID]]]:
+        """Take jobs out of it, a batch at a time."""
+        for status, job_ids in self.expired.items():
+            while job_ids:
+                batch, job_ids[:BATCH] = job_ids[:BATCH], []
+                yield status, batch
 
 
 class Pruner(Service):
@@ -79,9 +83,9 @@ class Pruner(Service):
         self._has_searched = False
 
     def run_once(self) -> dict[str, int]:
-        if self._round is None:
-            self._round = self._next_round()
-        pruned = self._go_on(self._round) if self._round else Counter[Status]()
+        # Taken away first: when something fails, a search that broke off for one, the next run begins a new round.
+        work, self._round = self._round or self._next_round(), None
+        pruned = self._go_on(work) if work else Counter[Status]()
         for status, jobs in pruned.items():
             events.emit(Event.PRUNED, status=status.value, jobs=jobs)
         counts = {status.value: pruned[status] for status in self.retention_seconds}
@@ -107,15 +111,11 @@ class Pruner(Service):
     def _go_on(self, work: Round) -> Counter[Status]:
         """Do the next piece of it, and return how many jobs of each status that deleted."""
         pruned = Counter[Status]()
-        if not work.search.go_on(seconds=self.interval_seconds * SEARCH_SHARE):
-            return pruned
-        for _ in range(BATCHES):
-            if (batch := work.next_batch()) is None:
-                self._round = None
-                break
-            status, job_ids = batch
+        is_searched = work.search.go_on(seconds=self.interval_seconds * SEARCH_SHARE)
+        for status, job_ids in islice(work.batches(), BATCHES if is_searched else 0):
             pruned[status] += self._delete(work, status, job_ids)
-            del work.expired[status][: len(job_ids)]
+        if not is_searched or any(work.expired.values()):
+            self._round = work
         return +pruned
 
     def _walk(self, status: Status) -> list[tuple[UUID, bool]]:

@@ -1,5 +1,7 @@
 """The pruner: expired jobs go with their files, in pieces, whatever happens in between."""
 
+import errno
+import os
 import time
 from uuid import UUID
 
@@ -9,7 +11,7 @@ from rows import claim_one, complete_one
 from jobs_service import lifecycle
 from jobs_service import storage as storage_module
 from jobs_service.errors import DatabaseUnavailable
-from jobs_service.ids import earliest_id
+from jobs_service.ids import earliest_id, new_id
 from jobs_service.lifecycle import Status
 from jobs_service.maintenance import pruner as pruner_module
 from jobs_service.maintenance.pruner import Pruner
@@ -153,3 +155,22 @@ def test_rows_that_postgresql_did_not_delete_are_deleted_by_the_next_run(databas
 
     assert 2 == service.run_once()["completed"]
     assert (0,) == database.row("SELECT count(*) FROM jobs")
+
+
+def test_a_folder_that_cannot_be_read_to_its_end_deletes_nothing(database, outputs, finish, monkeypatch):
+    [old] = finish(days=8)
+    service = pruner(database, outputs, completed=7)
+
+    def broken(_):
+        yield f"{new_id()}.csv"
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage_module, "_names", broken)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                service.run_once()
+    assert [f"{old}.csv"] == names_in(outputs)
+
+    assert 1 == service.run_once()["completed"]
+    assert [] == names_in(outputs)
