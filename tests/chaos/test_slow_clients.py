@@ -22,7 +22,7 @@ def api(environ, tmp_path):
     service = Service(environ, tmp_path)
     service.start_api()
     yield service
-    service.stop()
+    service.end()
 
 
 @pytest.fixture
