@@ -7,8 +7,9 @@ STAMP := $(VENV)/.made-from-requirements
 TESTS ?= tests
 # `make test` leaves the slow ones out, unless it is told which tests to run.
 SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
-# Most of them wait for processes; the tests of a file stay together, and share what it has set up.
-PARALLEL := $(if $(filter tests,$(TESTS)),-n 4 --dist loadfile)
+# Most of them wait for processes; the tests of a file stay together, and share what it has set up. The files come in
+# their order, in which the long ones are first: by the number of tests, the default, a few long ones would be left over.
+PARALLEL := $(if $(filter tests,$(TESTS)),-n 4 --dist loadfile --no-loadscope-reorder)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint format ci chaos soak bench bench-metrics bench-backlog compose-test dashboards picture docs clean

@@ -28,7 +28,7 @@ QUICK = {
 
 
 class Service:
-    """An API and workers on the servers of one test. `stop` ends what the test left running."""
+    """An API and workers on the servers of one test. `end` kills what the test left running."""
 
     def __init__(self, environ, folder):
         self.folder = folder
@@ -70,9 +70,15 @@ class Service:
         return self._start("worker", ({"WORKER_METRICS_PORT": port} if port else {}) | environ)
 
     def stop(self):
+        """Have all of it end in its own way."""
         for child in self.children:
             if child.running:
                 child.stop(seconds=15)
+
+    def end(self):
+        """Leave no process behind, and no port held. Nobody is asked to finish anything: that takes seconds."""
+        for child in self.children:
+            child.kill()
         for port in self._ports:
             release(port)
 

@@ -111,7 +111,7 @@ class Child:
         code = self._process.wait(_KILL_SECONDS)
         self.exit_code()
         # PostgreSQL's processes have groups of their own, and hold its shared memory until they are gone.
-        wait_until(lambda: not _group_exists(self.pid) and not any(map(is_alive, pids)), _KILL_SECONDS)
+        wait_until(lambda: not _group_is_alive(self.pid) and not any(map(is_alive, pids)), _KILL_SECONDS)
         return code
 
     def pause(self) -> None:
@@ -176,18 +176,28 @@ def _arranged(
     return [setpriv, "--pdeathsig", death_signal.name.removeprefix("SIG"), *privileges, "--", *command]
 
 
+def _groups() -> list[tuple[int, int]]:
+    """Return (process, its group) for every process, on Linux."""
+    return [(pid, int(fields[2])) for pid, fields in _stats()]
+
+
 def _parents() -> list[tuple[int, int]]:
     """Return (process, its parent) for every process."""
     if not Path("/proc/self").exists():
         listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], check=True, capture_output=True, text=True)  # noqa: S607
         numbers = [int(word) for word in listing.stdout.split()]
         return list(zip(numbers[::2], numbers[1::2], strict=True))
-    pairs = []
+    return [(pid, int(fields[1])) for pid, fields in _stats()]
+
+
+def _stats() -> list[tuple[int, list[str]]]:
+    """Return what Linux says of every process: its state, its parent, its group and so on."""
+    found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it ended while we looked
             # The name, in parentheses, may hold spaces and parentheses itself.
-            pairs.append((int(stat.parent.name), int(stat.read_text().rpartition(")")[2].split()[1])))
-    return pairs
+            found.append((int(stat.parent.name), stat.read_text().rpartition(")")[2].split()))
+    return found
 
 
 def _signal(pid: int, signal_number: signal.Signals) -> None:
@@ -200,11 +210,14 @@ def _kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _group_exists(group: int) -> bool:
+def _group_is_alive(group: int) -> bool:
+    """Say whether a process of the group runs. Those that have ended may wait for seconds until init collects them."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # macOS says so of a group of processes that have all ended
         return False
-    return True
+    if not Path("/proc/self").exists():
+        return True
+    return any(is_alive(pid) for pid, its_group in _groups() if its_group == group)

@@ -27,9 +27,7 @@ def stack(environ, tmp_path, request):
         _report.add(request.node.path.relative_to(ROOT), stack, sum("was accepted" in sentence for sentence in wrong))
     finally:
         pids = stack.pids()
-        for child in stack.service.children:
-            child.kill()
-        stack.service.stop()
+        stack.service.end()
         stack.servers.close()
     eventually(lambda: not [pid for pid in pids if is_alive(pid)], what="the end of every process")
     assert [] == wrong

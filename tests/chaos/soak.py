@@ -96,9 +96,7 @@ class Soak:
         return self._verdict()
 
     def end(self) -> None:
-        for child in self.stack.service.children:
-            child.kill()
-        self.stack.service.stop()
+        self.stack.service.end()
         self.stack.servers.close()
 
     def say(self, what: str) -> None:

@@ -72,4 +72,4 @@ def service(environ, tmp_path):
     """The service's own processes; started by the test, ended for it."""
     service = Service(environ, tmp_path)
     yield service
-    service.stop()
+    service.end()

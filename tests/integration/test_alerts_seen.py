@@ -81,7 +81,7 @@ def watched(postgres, quick, tmp_path_factory):
             with prometheus_for(service, folder) as prometheus:
                 yield Watched(service, valkey, prometheus)
         finally:
-            service.stop()
+            service.end()
 
 
 def prometheus_for(service, folder):

@@ -54,7 +54,7 @@ def scrapes(postgres, valkey, tmp_path_factory):
     try:
         return take_scrapes(started(service))
     finally:
-        service.stop()
+        service.end()
         postgres.execute("DROP DATABASE test_scrapes WITH (FORCE)")
 
 
