@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs_service.config import Settings
-from jobs_service.errors import JobsError, MigrationError
+from jobs_service.errors import DatabaseUnavailable, JobsError, MigrationError
 
 if TYPE_CHECKING:
     from jobs_service.supervisor import Program
@@ -20,6 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = _parser().parse_args(arguments).command
     try:
         return COMMANDS[command](Settings.from_env(os.environ))
+    except DatabaseUnavailable as error:
+        print(
+            f"{command}: PostgreSQL cannot be used: {error}; see that it runs and DATABASE_URL is right",
+            file=sys.stderr,
+        )
+        return 1
     except JobsError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 1
@@ -46,7 +53,9 @@ def migrate(settings: Settings) -> int:
     from jobs_service import migrations
     from jobs_service.database import open_database
 
-    applied = migrations.migrate(open_database(settings))
+    # Ctrl-C ends it at once, as a kill would, and not when PostgreSQL has answered. It may be ended anywhere.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    applied = migrations.migrate(open_database(settings), tell=lambda line: print(f"migrate: {line}", flush=True))
     print(f"migrate: applied {', '.join(applied)}" if applied else "migrate: nothing to do")
     return 0
 

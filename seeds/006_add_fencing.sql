@@ -1,15 +1,18 @@
 -- How a transition, a worker and the leader are recognised again: by tokens and counters, never by a wall clock.
 
+-- step: adding columns to jobs
 ALTER TABLE jobs
   -- The transition that last changed the row, other than a claim. A statement whose answer was lost finds itself by it.
   ADD COLUMN transition_token UUID,
   -- Since when a job waits that was given back, or taken back from a lost worker, and kept its run_at, its place in line.
   ADD COLUMN returned_at TIMESTAMPTZ;
 
+-- step: adding columns to workers
 ALTER TABLE workers
   -- Counts up with each heartbeat. That it stands still is what tells of a lost worker, whatever the clocks do.
   ADD COLUMN beats BIGINT NOT NULL DEFAULT 0;
 
+-- step: creating leases and canaries
 -- Who may do a chore of which there is to be one at a time. The token counts up with each holder and fences its writes.
 CREATE TABLE leases (
   name TEXT PRIMARY KEY,

@@ -1,0 +1,9 @@
+-- Every filter of GET /jobs reads one range of an index, newest first (docs/decisions/0007).
+
+-- Completed rows are in it too: behind a backlog there is no other quick way to them.
+CREATE INDEX jobs_by_status ON jobs (status, id);
+DROP INDEX jobs_not_completed;
+
+-- Read backwards. NULLS FIRST makes this an order that no other index has; by its statistics PostgreSQL might prefer
+-- another one, and walk over a million newer jobs of another kind.
+CREATE INDEX jobs_by_type ON jobs (type, status, id NULLS FIRST);
