@@ -9,7 +9,7 @@ import msgspec
 from jobs_service.database import Database
 from jobs_service.lifecycle import Status
 from jobs_service.logs import get_logger
-from jobs_service.maintenance.service import Service
+from jobs_service.maintenance.service import Service, Turn
 from jobs_service.origin import Origin
 from jobs_service.registry import JobType
 from jobs_service.submission import Submission, Submitter
@@ -53,7 +53,7 @@ class Canary(Service):
         self.interval_seconds = interval_seconds
         self.api_url = api_url.rstrip("/")
 
-    def run_once(self) -> dict[str, int]:
+    def run_once(self, turn: Turn) -> dict[str, int]:  # noqa: ARG002 - one canary a queue is one step
         on_their_way = self._on_their_way()
         return {"submitted": self._submit([each for each in self.job_types if each.name not in on_their_way])}
 

@@ -13,7 +13,7 @@ from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
 from jobs_service.ids import earliest_id
 from jobs_service.lifecycle import Status
-from jobs_service.maintenance.service import Service
+from jobs_service.maintenance.service import Service, Turn
 from jobs_service.storage import OutputStore, Search
 
 #: Rows of one statement; and how many statements of a run may look for expired jobs of a status, and delete jobs: what
@@ -82,38 +82,44 @@ class Pruner(Service):
         self._round: Round | None = None
         self._has_searched = False
 
-    def run_once(self) -> dict[str, int]:
+    def run_once(self, turn: Turn) -> dict[str, int]:
         # Taken away first: when something fails, a search that broke off for one, the next run begins a new round.
-        work, self._round = self._round or self._next_round(), None
-        pruned = self._go_on(work) if work else Counter[Status]()
+        work, self._round = self._round or self._next_round(turn), None
+        pruned = self._go_on(work, turn) if work else Counter[Status]()
         for status, jobs in pruned.items():
             events.emit(Event.PRUNED, status=status.value, jobs=jobs)
         counts = {status.value: pruned[status] for status in self.retention_seconds}
         return {**counts, "temporary_files": self.outputs.reap()}
 
-    def _next_round(self) -> Round | None:
+    def _next_round(self, turn: Turn) -> Round | None:
         """Return what to do next; the first time, if only to have what earlier versions left in the folder removed."""
-        expired = {status: self._expired(status) for status in self.retention_seconds}
+        expired = {status: self._expired(status, turn) for status in self.retention_seconds}
         if self._has_searched and not any(expired.values()):
             return None
         self._has_searched = True
         return Round(expired, self.outputs.search(chain(*expired.values())))
 
-    def _expired(self, status: Status) -> list[UUID]:
+    def _expired(self, status: Status, turn: Turn) -> list[UUID]:
         expired: list[UUID] = []
         for _ in range(LOOKS):
             found = self._walk(status)
             expired += [job_id for job_id, is_expired in found if is_expired]
             if len(found) < BATCH:
                 break
+            if turn.is_over:
+                turn.again()
+                break
         return expired
 
-    def _go_on(self, work: Round) -> Counter[Status]:
+    def _go_on(self, work: Round, turn: Turn) -> Counter[Status]:
         """Do the next piece of it, and return how many jobs of each status that deleted."""
         pruned = Counter[Status]()
         is_searched = work.search.go_on(seconds=self.interval_seconds * SEARCH_SHARE)
         for status, job_ids in islice(work.batches(), BATCHES if is_searched else 0):
-            pruned[status] += self._delete(work, status, job_ids)
+            pruned[status] += self._delete(work, status, job_ids, turn)
+            if turn.is_over:
+                turn.again()
+                break
         if not is_searched or any(work.expired.values()):
             self._round = work
         return +pruned
@@ -131,7 +137,7 @@ class Pruner(Service):
         self._after[status] = found[-1][0] if len(found) == BATCH else _FIRST
         return found
 
-    def _delete(self, work: Round, status: Status, job_ids: list[UUID]) -> int:
+    def _delete(self, work: Round, status: Status, job_ids: list[UUID], turn: Turn) -> int:
         retention = self.retention_seconds[status]
         # Reading the folder takes its time. A job that was redriven meanwhile keeps its file, which may be new.
         names = {"job_ids": job_ids, "status": status, "retention": retention}
@@ -139,4 +145,4 @@ class Pruner(Service):
         # Files first: what is left after a crash is a row whose file is gone, and a later round takes it.
         self.outputs.remove(work.search.files_of(expired))
         failpoint("pruner.after_files")
-        return lifecycle.prune(self.database, expired, status=status, retention_seconds=retention)
+        return lifecycle.prune(self.database, expired, status=status, retention_seconds=retention, fence=turn.fence)

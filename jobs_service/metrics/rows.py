@@ -50,10 +50,12 @@ CROSS JOIN LATERAL (
 ) AS counts (overdue)
 GROUP BY names.queue"""
 
+# A heartbeat of later than now is from before PostgreSQL's clock was set back.
 _STALE = """
 SELECT queue, count(*) FROM jobs
 WHERE status = 'processing' AND NOT EXISTS (
-  SELECT FROM workers WHERE workers.id = jobs.worker_id AND heartbeat_at > now() - %s * interval '1 second'
+  SELECT FROM workers WHERE workers.id = jobs.worker_id
+    AND heartbeat_at BETWEEN now() - %(lease)s * interval '1 second' AND now() + %(lease)s * interval '1 second'
 )
 GROUP BY queue"""
 
@@ -63,7 +65,9 @@ _DEAD = (
 
 _CANARIES = "SELECT queue, extract(epoch FROM finished_at)::float8, seconds FROM canaries WHERE queue = ANY(%s)"
 
-_WORKERS = "SELECT count(*) FROM workers WHERE heartbeat_at > now() - %s * interval '1 second'"
+_WORKERS = """
+SELECT count(*) FROM workers
+WHERE heartbeat_at BETWEEN now() - %(lease)s * interval '1 second' AND now() + %(lease)s * interval '1 second'"""
 
 
 class JobRows:
@@ -105,11 +109,11 @@ class JobRows:
         yield from (last_success, latency)
 
     def workers(self) -> Iterator[Any]:
-        (count,) = self.database.row(_WORKERS, (self.lease_seconds,)) or (0,)
+        (count,) = self.database.row(_WORKERS, {"lease": self.lease_seconds}) or (0,)
         workers = definitions.WORKERS.family()
         workers.add_metric([], count)
         yield workers
-        yield self._by_queue(definitions.STALE_PROCESSING, self.database.rows(_STALE, (self.lease_seconds,)))
+        yield self._by_queue(definitions.STALE_PROCESSING, self.database.rows(_STALE, {"lease": self.lease_seconds}))
 
     def _by_queue(self, row: definitions.Computed, counts: Iterable[tuple[Any, ...]]) -> Any:  # noqa: ANN401
         family, by_queue = row.family(), dict(counts)

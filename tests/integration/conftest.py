@@ -1,18 +1,20 @@
 """Collaborators on real servers, built as the service builds them."""
 
-from uuid import uuid4
+import time
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
-from rows import add_worker
+from rows import add_worker, claim_one, complete_one
 from service import Service
 
 from jobs_service import lifecycle
 from jobs_service.broker import JobBroker, redis_client
 from jobs_service.database import open_database
 from jobs_service.dead_letters import DeadLetterList
-from jobs_service.ids import new_id
+from jobs_service.ids import earliest_id, new_id
 from jobs_service.lifecycle import NewJob
+from jobs_service.storage import LocalOutputs
 
 
 @pytest.fixture
@@ -73,3 +75,29 @@ def service(environ, tmp_path):
     service = Service(environ, tmp_path)
     yield service
     service.end()
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    return LocalOutputs(tmp_path / "output")
+
+
+@pytest.fixture
+def finish(database, submit, worker_id, outputs):
+    """Finish jobs that were accepted and finished so many days ago."""
+
+    def finish(*, days, count=1):
+        job_ids = []
+        for _ in range(count):
+            claim = claim_one(database, submit(), worker_id)
+            complete_one(database, claim, "1")
+            job_id = UUID(int=earliest_id(time.time() - days * 86_400).int + len(job_ids))
+            database.rows(
+                "UPDATE jobs SET id = %s, finished_at = now() - %s * interval '1 day' WHERE id = %s",
+                (job_id, days, claim.job_id),
+            )
+            outputs.write(f"{job_id}.csv", b"x")
+            job_ids.append(job_id)
+        return job_ids
+
+    return finish

@@ -12,6 +12,7 @@ from jobs_service import lifecycle
 from jobs_service.lifecycle import DeadReason, Failure
 from jobs_service.maintenance import canary as canary_module
 from jobs_service.maintenance.canary import Canary
+from jobs_service.maintenance.service import Turn
 from jobs_service.metrics.rows import JobRows
 from jobs_service.publisher import Publisher
 from jobs_service.registry import JobType, Registry
@@ -41,22 +42,22 @@ def on_their_way(database):
 
 
 def test_every_queue_has_one_canary_and_no_second_before_it_has_ended(canary, database, worker_id):
-    assert {"submitted": 2} == canary().run_once()
+    assert {"submitted": 2} == canary().run_once(Turn())
     first = on_their_way(database)
     assert {"canary-default", "canary-slow"} == first.keys()
     claim = claim_one(database, first["canary-default"], worker_id)
-    assert {"submitted": 0} == canary().run_once()
+    assert {"submitted": 0} == canary().run_once(Turn())
 
     lifecycle.complete_canary(database, claim)
 
-    assert {"submitted": 1} == canary().run_once()
+    assert {"submitted": 1} == canary().run_once(Turn())
     assert first["canary-slow"] == on_their_way(database)["canary-slow"]
 
 
 def test_one_that_came_through_leaves_the_table_and_one_that_failed_does_not(canary, database, worker_id, submit):
     other = submit()
     service = canary()
-    service.run_once()
+    service.run_once(Turn())
     first = on_their_way(database)
     completed = claim_one(database, first["canary-default"], worker_id)
     failed = claim_one(database, first["canary-slow"], worker_id)
@@ -65,14 +66,14 @@ def test_one_that_came_through_leaves_the_table_and_one_that_failed_does_not(can
     assert lifecycle.bury(database, failed, Failure("E", "m", "t", 0), reason=DeadReason.REJECTED)
 
     assert {(other, "pending"), (failed.job_id, "failed")} == set(database.rows("SELECT id, status FROM jobs"))
-    assert {"submitted": 2} == service.run_once()
+    assert {"submitted": 2} == service.run_once(Turn())
 
 
 def test_the_metrics_tell_of_the_last_that_came_through(canary, database, worker_id):
     service, rows = canary(), JobRows(database, queues=["default", "slow"], lease_seconds=15)
     seen = []
     for _ in range(2):
-        service.run_once()
+        service.run_once(Turn())
         claim = claim_one(database, on_their_way(database)["canary-slow"], worker_id)
         database.rows("UPDATE jobs SET created_at = created_at - interval '1 minute' WHERE id = %s", (claim.job_id,))
         assert lifecycle.complete_canary(database, claim)
@@ -100,7 +101,7 @@ def test_an_api_that_does_not_answer_holds_up_nothing(canary, database, monkeypa
     with socket.create_server(("127.0.0.1", 0)) as silent:
         urls = [f"http://127.0.0.1:{port}" for port in (silent.getsockname()[1], free_port())]
 
-        assert [{"submitted": 0}] * 2 == [canary(url).run_once() for url in urls]
+        assert [{"submitted": 0}] * 2 == [canary(url).run_once(Turn()) for url in urls]
     assert {} == on_their_way(database)
 
 

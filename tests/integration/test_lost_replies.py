@@ -14,7 +14,7 @@ from dramatiq.broker import MessageProxy
 from dramatiq.middleware import SkipMessage
 from eventually import eventually
 from proxy import Proxy
-from rows import claim_one
+from rows import Sweeps, claim_one
 
 from jobs_service import attempt, events, lifecycle
 from jobs_service.app import create_app
@@ -25,8 +25,9 @@ from jobs_service.errors import DatabaseUnavailable, Snoozed
 from jobs_service.events import Event
 from jobs_service.failures import ProcessBroken, ProcessLost
 from jobs_service.lifecycle import OnAmbiguous
+from jobs_service.liveness import Liveness
 from jobs_service.maintenance.expirer import Expirer
-from jobs_service.maintenance.rescuer import Rescuer
+from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays
 from jobs_service.middleware.lifecycle_sync import LifecycleSync
 
@@ -82,12 +83,12 @@ class World:
 
         def run():
             with suppress(DatabaseUnavailable):
-                runs.append(service.run_once())
+                runs.append(service.run_once(Turn()))
             return runs
 
         eventually(run, what="a sweep that is answered")
         # What was told of once is not told of again.
-        service.run_once()
+        service.run_once(Turn())
 
     def post(self, path):
         return falcon.testing.TestClient(create_app(self.settings)).simulate_post(path).status_code
@@ -149,7 +150,10 @@ def held_by_a_lost_worker(world):
 
 
 def rescue(world, _):
-    world.sweep(Rescuer(world.database, world.dead_letters, interval_seconds=5, lease_seconds=15, heartbeat_seconds=5))
+    sweeps = Sweeps(world.database, world.dead_letters)
+    [(worker_id,)] = world.near.rows("SELECT worker_id FROM jobs")
+    sweeps.rowless_is_silent(worker_id)
+    world.sweep(sweeps.rescuer)
 
 
 def late(world):
@@ -169,7 +173,8 @@ def stray(world):
 
 
 def bury_strays(world, _):
-    world.sweep(Strays(world.database, world.broker, world.dead_letters, interval_seconds=30))
+    liveness = Liveness(lease_seconds=15, heartbeat_seconds=5)
+    world.sweep(Strays(world.database, world.broker, world.dead_letters, interval_seconds=30, liveness=liveness))
 
 
 def waiting(world):

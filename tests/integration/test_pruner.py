@@ -2,61 +2,26 @@
 
 import errno
 import os
-import time
-from uuid import UUID
 
 import pytest
-from rows import claim_one, complete_one
+from rows import pruner
 
 from jobs_service import lifecycle
 from jobs_service import storage as storage_module
 from jobs_service.errors import DatabaseUnavailable
-from jobs_service.ids import earliest_id, new_id
-from jobs_service.lifecycle import Status
+from jobs_service.ids import new_id
 from jobs_service.maintenance import pruner as pruner_module
-from jobs_service.maintenance.pruner import Pruner
-from jobs_service.storage import LocalOutputs
-
-
-@pytest.fixture
-def outputs(tmp_path):
-    return LocalOutputs(tmp_path / "output")
-
-
-@pytest.fixture
-def finish(database, submit, worker_id, outputs):
-    """Finish jobs that were accepted and finished so many days ago."""
-
-    def finish(*, days, count=1):
-        job_ids = []
-        for _ in range(count):
-            claim = claim_one(database, submit(), worker_id)
-            complete_one(database, claim, "1")
-            job_id = UUID(int=earliest_id(time.time() - days * 86_400).int + len(job_ids))
-            database.rows(
-                "UPDATE jobs SET id = %s, finished_at = now() - %s * interval '1 day' WHERE id = %s",
-                (job_id, days, claim.job_id),
-            )
-            outputs.write(f"{job_id}.csv", b"x")
-            job_ids.append(job_id)
-        return job_ids
-
-    return finish
+from jobs_service.maintenance.service import Turn
 
 
 def names_in(outputs):
     return [path.name for path in outputs._directory.iterdir() if path.is_file()]
 
 
-def pruner(database, outputs, **retention_days):
-    seconds = {Status(status): days * 86_400 for status, days in retention_days.items()}
-    return Pruner(database, outputs, interval_seconds=1, retention_seconds=seconds)
-
-
 def test_what_is_older_than_its_retention_goes_with_its_file(database, outputs, finish, row):
     [old], [young] = finish(days=8), finish(days=6)
 
-    assert 1 == pruner(database, outputs, completed=7, failed=7).run_once()["completed"]
+    assert 1 == pruner(database, outputs, completed=7, failed=7).run_once(Turn())["completed"]
 
     assert (None, "completed") == (row(old, "status"), row(young, "status"))
     assert [f"{young}.csv"] == names_in(outputs)
@@ -65,7 +30,7 @@ def test_what_is_older_than_its_retention_goes_with_its_file(database, outputs, 
 def test_a_retention_of_zero_keeps_everything(database, outputs, finish, row):
     [old] = finish(days=3_000)
 
-    pruner(database, outputs, completed=0).run_once()
+    pruner(database, outputs, completed=0).run_once(Turn())
 
     assert "completed" == row(old, "status")
 
@@ -76,7 +41,7 @@ def test_many_are_pruned_in_batches_by_walking_on(database, outputs, finish, mon
     finish(days=8, count=14)
     service = pruner(database, outputs, completed=7)
 
-    assert [6, 6, 2, 0] == [service.run_once()["completed"] for _ in range(4)]
+    assert [6, 6, 2, 0] == [service.run_once(Turn())["completed"] for _ in range(4)]
     assert [] == names_in(outputs)
 
 
@@ -88,16 +53,16 @@ def test_the_walk_begins_anew_at_its_end(database, outputs, finish, monkeypatch)
     database.rows("UPDATE jobs SET finished_at = now() WHERE id = ANY(%s)", (ids[:2],))
     service = pruner(database, outputs, completed=7)
 
-    assert [0, 1] == [service.run_once()["completed"] for _ in range(2)]
+    assert [0, 1] == [service.run_once(Turn())["completed"] for _ in range(2)]
     database.rows("UPDATE jobs SET finished_at = now() - interval '8 days' WHERE id = ANY(%s)", (ids[:2],))
-    assert 2 == service.run_once()["completed"]
+    assert 2 == service.run_once(Turn())["completed"]
 
 
 def test_a_row_whose_file_was_deleted_by_a_run_that_died_is_pruned_by_the_next(database, outputs, finish, row):
     [old] = finish(days=8)
     outputs.remove([f"{old}.csv"])
 
-    assert 1 == pruner(database, outputs, completed=7).run_once()["completed"]
+    assert 1 == pruner(database, outputs, completed=7).run_once(Turn())["completed"]
 
     assert row(old, "status") is None
 
@@ -110,10 +75,10 @@ def test_a_large_folder_is_read_a_piece_a_run_and_only_for_jobs_to_delete(databa
     service = pruner(database, outputs, completed=7)
 
     # Seven files and the folder of temporary ones, which is no name of a file.
-    assert [0, 0, 0, 3] == [service.run_once()["completed"] for _ in range(4)]
+    assert [0, 0, 0, 3] == [service.run_once(Turn())["completed"] for _ in range(4)]
     assert 4 == len(names_in(outputs))
     monkeypatch.setattr(outputs, "search", lambda _: pytest.fail("nothing is expired, and the folder is read"))
-    assert 0 == service.run_once()["completed"]
+    assert 0 == service.run_once(Turn())["completed"]
 
 
 def test_a_job_that_is_redriven_while_the_folder_is_read_keeps_its_file(database, outputs, finish, row, monkeypatch):
@@ -121,11 +86,11 @@ def test_a_job_that_is_redriven_while_the_folder_is_read_keeps_its_file(database
     monkeypatch.setattr(pruner_module, "SEARCH_SHARE", 0)
     gone, redriven = finish(days=8, count=2)
     service = pruner(database, outputs, completed=7)
-    assert 0 == service.run_once()["completed"]
+    assert 0 == service.run_once(Turn())["completed"]
 
     assert lifecycle.redrive(database, redriven)
 
-    assert 1 == sum(service.run_once()["completed"] for _ in range(3))
+    assert 1 == sum(service.run_once(Turn())["completed"] for _ in range(3))
     assert [f"{redriven}.csv"] == names_in(outputs)
     assert (None, "pending") == (row(gone, "status"), row(redriven, "status"))
 
@@ -135,7 +100,7 @@ def test_all_files_of_a_job_go_with_it(database, outputs, finish):
     for name in (f"{old}.report.txt", f"{young}.txt"):
         outputs.write(name, b"x")
 
-    pruner(database, outputs, completed=7).run_once()
+    pruner(database, outputs, completed=7).run_once(Turn())
 
     assert {f"{young}.csv", f"{young}.txt"} == set(names_in(outputs))
 
@@ -150,10 +115,10 @@ def test_rows_that_postgresql_did_not_delete_are_deleted_by_the_next_run(databas
     with monkeypatch.context() as patched:
         patched.setattr(lifecycle, "prune", away)
         with pytest.raises(DatabaseUnavailable):
-            service.run_once()
+            service.run_once(Turn())
     assert [] == names_in(outputs)
 
-    assert 2 == service.run_once()["completed"]
+    assert 2 == service.run_once(Turn())["completed"]
     assert (0,) == database.row("SELECT count(*) FROM jobs")
 
 
@@ -169,8 +134,8 @@ def test_a_folder_that_cannot_be_read_to_its_end_deletes_nothing(database, outpu
         patched.setattr(storage_module, "_names", broken)
         for _ in range(2):
             with pytest.raises(OSError, match="Input/output"):
-                service.run_once()
+                service.run_once(Turn())
     assert [f"{old}.csv"] == names_in(outputs)
 
-    assert 1 == service.run_once()["completed"]
+    assert 1 == service.run_once(Turn())["completed"]
     assert [] == names_in(outputs)

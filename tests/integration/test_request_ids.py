@@ -7,12 +7,11 @@ from uuid import uuid4
 
 import pytest
 from eventually import eventually
-from rows import claim_one
+from rows import Sweeps, claim_one
 
 from jobs_service import events, lifecycle
 from jobs_service.events import Event
 from jobs_service.lifecycle import OnAmbiguous
-from jobs_service.maintenance.rescuer import Rescuer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -101,9 +100,8 @@ def test_the_words_about_a_lost_worker_say_whose_request_it_was(database, dead_l
     monkeypatch.setattr(events, "_subscribers", [lambda event, facts: told.append((event, facts))])
     job_id = submit(request_id="my-request", traceparent=TRACEPARENT, on_ambiguous=OnAmbiguous.HOLD)
     lifecycle.begin_effect(database, claim_one(database, job_id, uuid4()))
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
 
-    Rescuer(database, dead_letters, interval_seconds=5, lease_seconds=15, heartbeat_seconds=5).run_once()
+    assert 1 == Sweeps(database, dead_letters).sweep_until_silent()
 
     assert [Event.RESCUED, Event.AMBIGUOUS, Event.FAILED] == [event for event, _ in told]
     assert [("my-request", TRACE)] * 3 == [(facts["request_id"], facts["trace_id"]) for _, facts in told]
