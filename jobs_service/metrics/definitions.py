@@ -286,6 +286,9 @@ MAINTENANCE_DURATION = _histogram(
 MAINTENANCE_ERRORS = _counter(
     "jobs_maintenance_errors_total", _WORKER, "service", "Runs of a service that ended in an error."
 )
+CLOCK_STEPS = _counter(
+    "jobs_database_clock_steps_total", _WORKER, "", "Times PostgreSQL's clock was set by more than a second."
+)
 PRUNED = _counter("jobs_pruned_total", _WORKER, "status", "Rows of finished jobs deleted by age.")
 
 # --- Both ---
@@ -295,6 +298,13 @@ LOG_RECORDS = _counter(
     _BOTH,
     "level logger",
     "Log lines from warning up, by the module that wrote them (libraries: their package); events: a job's events.",
+)
+CLOCK_OFFSET = _gauge(
+    "jobs_clock_offset_seconds",
+    _BOTH,
+    "",
+    "Seconds by which this process's clock is ahead of PostgreSQL's. Has a label pid: the process's slot.",
+    mode="liveall",
 )
 BUILD_INFO = _gauge(
     "jobs_build_info", _BOTH, "version python dramatiq", "1, with the versions that run.", mode="livemax"
@@ -432,6 +442,7 @@ def zero_worker(registry: "Registry") -> None:
     _each(STATE_SYNC_DURATION, (), OPERATIONS)
     _each(STATE_SYNC_ERRORS, (), OPERATIONS)
     _each(PRUNED, (), TERMINAL)
+    CLOCK_STEPS.labels()
     _each(BREAKER_OPEN, (), BREAKERS)
     _zero_both()
 

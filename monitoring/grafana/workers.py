@@ -206,6 +206,26 @@ def _leader() -> list[Panel]:
             unit="s",
             width=8,
         ),
+        *_clocks(),
+    ]
+
+
+def _clocks() -> list[Panel]:
+    return [
+        graph(
+            "Clocks",
+            "How far the clocks of the processes are off PostgreSQL's, which decides what is due. Near 0.",
+            [Query("max by (instance) (abs(jobs_clock_offset_seconds))", BY_INSTANCE)],
+            unit="s",
+            width=12,
+        ),
+        graph(
+            "PostgreSQL's clock was set",
+            "Jumps of more than a second in each interval: none.",
+            [Query(increase("jobs_database_clock_steps_total", "", ""), "steps")],
+            unit="short",
+            width=12,
+        ),
     ]
 
 

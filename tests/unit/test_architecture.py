@@ -19,7 +19,7 @@ RANKS = [
     {"registry", "failures"},
     {"broker"},
     {"dead_letters", "publisher", "presence", "attempt", "batch"},
-    {"submission", "binding", "isolation", "maintenance", "metrics"},
+    {"submission", "binding", "isolation", "maintenance", "metrics", "clock"},
     {"middleware", "resources", "sampler", "watchdog", "supervisor"},
     {"http_worker"},
     {"app", "worker", "isolated", "gunicorn_config"},

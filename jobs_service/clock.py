@@ -1,0 +1,59 @@
+"""PostgreSQL's clock, compared with this process's own: it decides what is due, so a step of it is told."""
+
+import time
+from collections.abc import Callable
+
+from jobs_service.logs import get_logger
+from jobs_service.metrics import definitions as metrics
+
+log = get_logger(__name__)
+
+#: A step is told from this many seconds on: less is what adjusting a clock looks like.
+STEP_SECONDS = 1.0
+
+#: For so many comparisons a process that does not lead keeps a step in mind: a step may cost the leader its lease, and
+#: whoever follows is to tell of it.
+KEPT_COMPARISONS = 3
+
+
+def steady_seconds() -> float:
+    """Return a clock that nobody sets and that goes on while the machine sleeps, where there is one (Linux)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class DatabaseClock:
+    """Notices steps of PostgreSQL's clock, and measures how far this process's wall clock is off it."""
+
+    def __init__(self, *, leads: Callable[[], bool], wall: Callable[[], float] = time.time) -> None:
+        """The one process for which `leads` is true tells of steps."""
+        self._leads = leads
+        self._wall = wall
+        #: The least and the most that PostgreSQL's clock may be ahead of the steady one: an answer takes its time.
+        self._ahead: tuple[float, float] | None = None
+        self._untold_seconds = 0.0
+        self._comparisons_left = 0
+
+    def compare(self, database_seconds: float, *, asked_at: float, answered_at: float) -> None:
+        """Take in what PostgreSQL's clock said between two moments of `steady_seconds`."""
+        metrics.CLOCK_OFFSET.labels().set(self._wall() - database_seconds - (answered_at - asked_at) / 2)
+        step = self._step_to(database_seconds - answered_at, database_seconds - asked_at)
+        if abs(step) > STEP_SECONDS:
+            self._untold_seconds += step
+            self._comparisons_left = KEPT_COMPARISONS
+        if self._untold_seconds and self._leads():
+            self._tell()
+        self._comparisons_left -= 1
+        if self._comparisons_left <= 0:
+            self._untold_seconds = 0.0
+
+    def _step_to(self, least: float, most: float) -> float:
+        """Return the seconds by which the clock has certainly stepped since the last comparison."""
+        before, self._ahead = self._ahead, (least, most)
+        if before is None:
+            return 0.0
+        return max(0.0, least - before[1]) + min(0.0, most - before[0])
+
+    def _tell(self) -> None:
+        seconds, self._untold_seconds = round(self._untold_seconds, 1), 0.0
+        metrics.CLOCK_STEPS.labels().inc()
+        log.warning("PostgreSQL's clock was set: what is due, and in which order, goes by it", seconds=seconds)
