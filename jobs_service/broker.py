@@ -126,6 +126,23 @@ class JobBroker(RedisBroker):
         except redis.RedisError as error:
             raise BrokerUnavailable(str(error)) from error
 
+    def newest(self, queue_name: str) -> list[float | None]:
+        """Return for each priority, 0 to 9, the time (ms) of the last message in its line, or None where none waits.
+
+        Raises `BrokerUnavailable`.
+        """
+        bounds = [((9 - priority) * _PRIORITY_STEP, (10 - priority) * _PRIORITY_STEP) for priority in range(10)]
+        try:
+            with self.client.pipeline(transaction=False) as pipeline:
+                for low, high in bounds:
+                    pipeline.zrange(
+                        self.key(queue_name), f"({high}", low, desc=True, withscores=True, byscore=True, offset=0, num=1
+                    )
+                lasts = pipeline.execute()
+        except redis.RedisError as error:
+            raise BrokerUnavailable(str(error)) from error
+        return [last[0][1] - low if last else None for last, (low, _) in zip(lasts, bounds, strict=True)]
+
     def key(self, queue_name: str) -> str:
         return f"{self.namespace}:{queue_name}"
 

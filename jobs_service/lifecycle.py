@@ -215,17 +215,20 @@ def publish_soon(database: Database, job_id: UUID) -> None:
 
 def published(
     database: Database, job_ids: Sequence[UUID], *, republish_seconds: float, fence: int | None = None
-) -> None:
+) -> int:
     """Note that messages were sent: unless claimed, these jobs are published again after `republish_seconds`.
 
-    Touches no indexed column, so PostgreSQL updates the rows in place (HOT).
+    Returns how many are still to be claimed; none if the fence is not the lease's any more. Touches no indexed column,
+    so PostgreSQL updates the rows in place (HOT).
     """
-    database.rows(
+    noted = database.rows(
         # Only where the job is still due: one that ran meanwhile and waits for its retry has a date of its own.
         f"""UPDATE jobs SET publish_at = now() + %(seconds)s * interval '1 second'
-        WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND publish_at <= now() AND {_FENCE}""",
+        WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND run_at <= now() AND {_FENCE}
+        RETURNING 1""",
         {"seconds": republish_seconds, "job_ids": list(job_ids), "fence": fence},
     )
+    return len(noted)
 
 
 # A statement that names its jobs by id writes its guard as (status = …) IS TRUE: the same truth, but no condition of a
@@ -427,7 +430,8 @@ RETURNING jobs.id, type, queue, attempts, request_id, traceparent, status, dead_
 # A worker that has beaten since it was found silent lives, and keeps its jobs.
 _RESCUE = _TAKE_BACK.replace(
     "<which>",
-    f"""jobs JOIN unnest(%(workers)s::uuid[], %(beats)s::bigint[]) AS silent (id, beats) ON silent.id = jobs.worker_id
+    f"""jobs JOIN unnest(%(workers)s::uuid[], %(beats)s::bigint[]) AS silent (id, beats)
+       ON silent.id IS NOT DISTINCT FROM jobs.worker_id
   WHERE status = 'processing' AND {_FENCE}
     AND NOT EXISTS (
       SELECT FROM workers WHERE workers.id = silent.id AND workers.beats IS DISTINCT FROM silent.beats
@@ -445,7 +449,7 @@ WORKER_LOST = "WorkerLost"
 
 
 def rescue(
-    database: Database, silent: Mapping[UUID, int | None], *, limit: int = 500, fence: int | None = None
+    database: Database, silent: Mapping[UUID | None, int | None], *, limit: int = 500, fence: int | None = None
 ) -> list[Rescued]:
     """Take back the jobs of silent workers: for another attempt, or as dead letters.
 

@@ -2,29 +2,52 @@
 
 import os
 import socket
+import time
 from threading import Event, Thread
 from uuid import UUID
 
+from jobs_service.clock import DatabaseClock, steady_seconds
 from jobs_service.database import Database
+from jobs_service.liveness import Liveness
 from jobs_service.logs import get_logger
 
 log = get_logger(__name__)
 
-# An upsert: a process that was frozen so long that its row was cleared away comes back by the same statement.
+# An upsert: a process that was frozen so long that its row was cleared away comes back by the same statement. By the
+# answer each process knows of the others, so that one that becomes the leader need not learn who has been silent.
 _HEARTBEAT = """
-INSERT INTO workers (id, hostname, pid, queues, threads) VALUES (%s, %s, %s, %s, %s)
-ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), beats = workers.beats + 1"""
+WITH beat AS (
+  INSERT INTO workers (id, hostname, pid, queues, threads)
+  VALUES (%(id)s, %(hostname)s, %(pid)s, %(queues)s, %(threads)s)
+  ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), beats = workers.beats + 1
+  RETURNING id, beats
+)
+SELECT id, beats, extract(epoch FROM clock_timestamp())::float8
+FROM (SELECT id, beats FROM beat UNION ALL SELECT id, beats FROM workers WHERE id <> %(id)s) AS all_workers"""
 
 
 class Presence:
-    """One heartbeat for all the jobs of this process, in a thread of its own."""
+    """One heartbeat for all the jobs of this process, in a thread of its own. Each is a look at the others' too."""
 
-    def __init__(self, database: Database, worker_id: UUID, *, threads: int, heartbeat_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        worker_id: UUID,
+        *,
+        threads: int,
+        heartbeat_seconds: float,
+        liveness: Liveness,
+        clock: DatabaseClock,
+    ) -> None:
         self.database = database
         self.worker_id = worker_id
         self.threads = threads
         self.heartbeat_seconds = heartbeat_seconds
+        self.liveness = liveness
+        self.clock = clock
         self.queues: list[str] = []
+        #: When the thread last began a beat, by the monotonic clock.
+        self.last_turn = time.monotonic()
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -37,9 +60,22 @@ class Presence:
         self._stopping.set()
         self._thread.join()
 
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def beat(self) -> None:
         """Raises `DatabaseUnavailable`."""
-        self.database.rows(_HEARTBEAT, (self.worker_id, socket.gethostname(), os.getpid(), self.queues, self.threads))
+        names = {
+            "id": self.worker_id,
+            "hostname": socket.gethostname(),
+            "pid": os.getpid(),
+            "queues": self.queues,
+            "threads": self.threads,
+        }
+        asked_at = steady_seconds()
+        rows = self.database.rows(_HEARTBEAT, names)
+        self.liveness.look({worker_id: beats for worker_id, beats, _ in rows})
+        self.clock.compare(rows[0][2], asked_at=asked_at, answered_at=steady_seconds())
 
     def leave(self) -> None:
         """Raises `DatabaseUnavailable`."""
@@ -48,6 +84,7 @@ class Presence:
     def _run(self) -> None:
         answered = True
         while True:
+            self.last_turn = time.monotonic()
             try:
                 self.beat()
                 answered = True

@@ -11,17 +11,20 @@ from dramatiq.middleware import Middleware, Retries
 from jobs_service import events, logs, tracing
 from jobs_service.binding import declare
 from jobs_service.broker import JobBroker, redis_client
+from jobs_service.clock import DatabaseClock
 from jobs_service.config import Settings
 from jobs_service.database import Database, open_database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Status
+from jobs_service.liveness import Liveness
 from jobs_service.logs import get_logger
 from jobs_service.mailer import SmtpMailer
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.leader import Maintenance
+from jobs_service.maintenance.leadership import Leadership
 from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.rescuer import Rescuer
@@ -90,13 +93,20 @@ def build_broker(settings: Settings, registry: Registry, worker_id: UUID, output
     database = open_database(settings)
     broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
     dead_letters = DeadLetterList(broker.client)
+    liveness = _liveness(settings)
     services = [
-        *_services(settings, database, broker, dead_letters, outputs),
+        *_services(settings, database, broker, dead_letters, outputs, liveness=liveness),
         *_canaries(settings, registry, database, broker),
     ]
-    for middleware in _middleware(settings, database, broker, dead_letters, worker_id=worker_id, services=services):
+    for middleware in _middleware(
+        settings, database, broker, dead_letters, worker_id=worker_id, services=services, liveness=liveness
+    ):
         broker.add_middleware(middleware)
     return broker
+
+
+def _liveness(settings: Settings) -> Liveness:
+    return Liveness(lease_seconds=settings.lease_seconds, heartbeat_seconds=settings.heartbeat_seconds)
 
 
 def _middleware(
@@ -107,20 +117,24 @@ def _middleware(
     *,
     worker_id: UUID,
     services: Sequence[Service],
+    liveness: Liveness,
 ) -> Iterator[Middleware]:
     """Yield the middleware in order: `before_*` hooks run down the list, `after_*` hooks up it."""
     lifecycle_sync = LifecycleSync(database, broker, dead_letters, worker_id)
     attempt_metrics = AttemptMetrics(Objectives(settings))
+    leadership = Leadership(database, worker_id, lease_seconds=settings.lease_seconds)
     # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
     yield WorkerServices(
         broker,
-        Presence(database, worker_id, threads=settings.worker_threads, heartbeat_seconds=settings.heartbeat_seconds),
-        Maintenance(
+        Presence(
             database,
-            services,
-            # Of all the services the relay speaks most often.
-            silence_seconds=settings.lease_seconds + settings.relay_seconds,
+            worker_id,
+            threads=settings.worker_threads,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            liveness=liveness,
+            clock=DatabaseClock(leads=lambda: leadership.is_held),
         ),
+        Maintenance(database, services, leadership),
         Watchdog(
             lifecycle_sync,
             hang_grace_seconds=settings.hang_grace_seconds,
@@ -140,7 +154,13 @@ def _middleware(
 
 
 def _services(
-    settings: Settings, database: Database, broker: JobBroker, dead_letters: DeadLetterList, outputs: OutputStore
+    settings: Settings,
+    database: Database,
+    broker: JobBroker,
+    dead_letters: DeadLetterList,
+    outputs: OutputStore,
+    *,
+    liveness: Liveness,
 ) -> Iterator[Service]:
     yield Relay(
         database,
@@ -153,12 +173,12 @@ def _services(
         database,
         dead_letters,
         interval_seconds=settings.sweep_seconds,
-        lease_seconds=settings.lease_seconds,
-        heartbeat_seconds=settings.heartbeat_seconds,
+        liveness=liveness,
+        rowless=_liveness(settings),
     )
     yield DeadLetters(database, dead_letters, interval_seconds=min(DEAD_LETTERS_SECONDS, settings.sweep_seconds * 2))
     yield Expirer(database, dead_letters, interval_seconds=settings.sweep_seconds)
-    yield Strays(database, broker, dead_letters, interval_seconds=STRAYS_SECONDS)
+    yield Strays(database, broker, dead_letters, interval_seconds=STRAYS_SECONDS, liveness=liveness)
     yield Pruner(
         database,
         outputs,

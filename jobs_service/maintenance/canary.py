@@ -12,7 +12,7 @@ from jobs_service import lifecycle
 from jobs_service.database import Database
 from jobs_service.lifecycle import TERMINAL, Status
 from jobs_service.logs import get_logger
-from jobs_service.maintenance.service import Service
+from jobs_service.maintenance.service import Service, Turn
 from jobs_service.origin import Origin
 from jobs_service.registry import JobType
 from jobs_service.submission import Submission, Submitter
@@ -59,10 +59,10 @@ class Canary(Service):
         self.interval_seconds = interval_seconds
         self.api_url = api_url.rstrip("/")
 
-    def run_once(self) -> dict[str, int]:
+    def run_once(self, turn: Turn) -> dict[str, int]:
         found = self._find()
         idle = [each for each in self.job_types if not _is_on_its_way(found, each)]
-        return {"submitted": self._submit(idle), "pruned": self._prune(found)}
+        return {"submitted": self._submit(idle), "pruned": self._prune(found, turn)}
 
     def _find(self) -> Found:
         names = {"types": [job_type.name for job_type in self.job_types], "statuses": list(Status)}
@@ -97,9 +97,9 @@ class Canary(Service):
         with urllib.request.urlopen(request, timeout=API_SECONDS):  # noqa: S310 - as above
             pass
 
-    def _prune(self, found: Found) -> int:
+    def _prune(self, found: Found, turn: Turn) -> int:
         return sum(
-            lifecycle.prune(self.database, old, status=status, retention_seconds=0)
+            lifecycle.prune(self.database, old, status=status, retention_seconds=0, fence=turn.fence)
             for (_, status), job_ids in found.items()
             if status in TERMINAL and (old := list(job_ids[KEPT:]))
         )

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
-from jobs_service.maintenance.service import Service
+from jobs_service.maintenance.service import Service, Turn
 
 #: Seconds between two comparisons id by id. In between the lengths are compared, which costs nothing.
 COMPARE_SECONDS = 60.0
@@ -22,7 +22,7 @@ class DeadLetters(Service):
         self.interval_seconds = interval_seconds
         self._compared_at = 0.0
 
-    def run_once(self) -> dict[str, int]:
+    def run_once(self, turn: Turn) -> dict[str, int]:  # noqa: ARG002 - one comparison is one step
         (failed,) = self.database.row("SELECT count(*) FROM jobs WHERE status = 'failed'") or (0,)
         if self.dead_letters.length() == failed and not self._is_time_to_compare():
             return {"rebuilt": 0}

@@ -5,7 +5,7 @@ from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
 from jobs_service.lifecycle import DeadReason, Moved
-from jobs_service.maintenance.service import Service
+from jobs_service.maintenance.service import Service, Turn
 
 BATCH = 500
 
@@ -20,11 +20,15 @@ class Expirer(Service):
         self.dead_letters = dead_letters
         self.interval_seconds = interval_seconds
 
-    def run_once(self) -> dict[str, int]:
+    def run_once(self, turn: Turn) -> dict[str, int]:
         expired = 0
-        while batch := lifecycle.expire(self.database, limit=BATCH):
+        while not turn.is_over:
+            batch = lifecycle.expire(self.database, limit=BATCH, fence=turn.fence)
+            if not batch:
+                return {"expired": expired}
             self._tell(batch)
             expired += len(batch)
+        turn.again()
         return {"expired": expired}
 
     def _tell(self, batch: list[Moved]) -> None:

@@ -1,42 +1,39 @@
-"""The maintenance thread of a worker process: elected by an advisory lock, it runs the services in turn."""
+"""The maintenance thread of a worker process: while it holds the lease, it runs the services in turn."""
 
 import random
 import time
 from collections.abc import Sequence
 from threading import Event, Thread
-from typing import Any
 
 from jobs_service.database import Database
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
 from jobs_service.logs import get_logger
-from jobs_service.maintenance.service import Service
+from jobs_service.maintenance.leadership import Leadership
+from jobs_service.maintenance.service import Service, Turn
 from jobs_service.metrics import definitions as metrics
 
 log = get_logger(__name__)
 
-#: Any number nobody else uses. PostgreSQL gives the lock up when the leader's connection ends, however it ends.
-LOCK = 0x4A4F4253_02
-
 #: Seconds between two attempts to become the leader.
 ELECTION_SECONDS = 1.0
 
+#: Seconds after which a service is to leave the rest to its next run.
+RUN_SECONDS = 0.5
+
 
 class Maintenance:
-    """One thread a process; the one that holds the lock works, the others ask for it now and then.
+    """One thread a process; the one that holds the lease works, the others ask for it now and then."""
 
-    The lock belongs to the thread's own connection, on which the services' statements run as well: when that
-    connection breaks, or stays silent, leadership ends with it.
-    """
-
-    def __init__(self, database: Database, services: Sequence[Service], *, silence_seconds: float) -> None:
-        """A leader that has sent nothing for `silence_seconds` loses its lock."""
+    def __init__(self, database: Database, services: Sequence[Service], leadership: Leadership) -> None:
         self.database = database
-        self.silence_seconds = silence_seconds
         self.services = services
+        self.leadership = leadership
+        #: When the thread last began a turn, by the monotonic clock.
+        self.last_turn = time.monotonic()
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="maintenance", daemon=True)
-        #: The connection that holds the lock.
-        self._elected_on: Any = None
+        #: The token under which the services were last scheduled.
+        self._led_under: int | None = None
         self._due: dict[str, float] = {}
         self._failing: set[str] = set()
 
@@ -51,63 +48,53 @@ class Maintenance:
         self._stopping.set()
         self._thread.join()
 
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self.last_turn = time.monotonic()
             self._stopping.wait(self._turn())
-        self._resign()
+        self.leadership.resign()
+        self.database.discard()
 
     def _turn(self) -> float:
         """Return the seconds until the next turn."""
         try:
-            return self._work() if self._is_leader() else _jitter(ELECTION_SECONDS)
+            return self._work() if self._leads() else _jitter(ELECTION_SECONDS)
         except Exception:
-            # A leader that ends without giving up its lock would leave the fleet without maintenance.
-            self._resign()
+            # A thread that ends with the lease in its hands would keep the fleet without maintenance for its time.
+            self.leadership.resign()
             log.exception("Maintenance starts over")
             return ELECTION_SECONDS
 
-    def _resign(self) -> None:
-        self._elected_on = None
-        metrics.MAINTENANCE_LEADER.labels().set(0)
-        self.database.discard()
-
-    def _is_leader(self) -> bool:
-        try:
-            if self._elected_on is not None and self._elected_on is self.database.connection():
-                return True
-            self._elected_on = None
-            metrics.MAINTENANCE_LEADER.labels().set(0)
-            (elected,) = self.database.row("SELECT pg_try_advisory_lock(%s)", (LOCK,)) or (False,)
-        except Exception as error:  # noqa: BLE001 - whatever the driver raises, the answer is no, and we ask again
-            log.debug("No election", error=str(error))
-            return False
-        if elected:
+    def _leads(self) -> bool:
+        leads = self.leadership.ensure()
+        if leads and self.leadership.token != self._led_under:
             self._take_over()
-        return bool(elected)
+        self._led_under = self.leadership.token
+        return leads
 
     def _take_over(self) -> None:
-        # The kernel answers for a frozen process: only PostgreSQL can notice that its leader says nothing any more.
-        self.database.rows(f"SET idle_session_timeout = '{int(self.silence_seconds * 1000)}ms'")
-        self._elected_on = self.database.connection()
-        metrics.MAINTENANCE_LEADER.labels().set(1)
-        for service in self.services:
-            service.begin()
-        now = time.monotonic()
-        self._due = {service.name: now + service.delay_seconds for service in self.services}
-        log.info("Leading maintenance", services=[service.name for service in self.services])
+        self._due = {service.name: time.monotonic() for service in self.services}
+        log.info("Leading maintenance", services=list(self._due), token=self.leadership.token)
 
     def _work(self) -> float:
-        """Run what is due and return the seconds until something is due again."""
-        for service in self.services:
-            if time.monotonic() >= self._due[service.name] and not self._stopping.is_set():
-                self._run_service(service)
-                self._due[service.name] = time.monotonic() + _jitter(service.interval_seconds)
-        return max(0.0, min(self._due.values()) - time.monotonic())
+        """Run the one service that can wait the least, if any is due; return the seconds until the next turn.
+
+        One at a time, so that the lease is renewed in between and whatever has become due is seen.
+        """
+        now = time.monotonic()
+        if due := [service for service in self.services if self._due[service.name] <= now]:
+            self._run_service(min(due, key=lambda service: self._due[service.name] + service.slack_seconds))
+            return 0.0
+        return max(0.0, min([*self._due.values(), now + self.leadership.seconds_to_renewal]) - time.monotonic())
 
     def _run_service(self, service: Service) -> None:
         started = time.monotonic()
+        turn = Turn(fence=self.leadership.token, seconds=self._run_seconds, is_cut_short=self._is_cut_short)
         try:
-            counts = service.run_once()
+            counts = service.run_once(turn)
         except Exception as error:  # noqa: BLE001 - logged below; the other services go on
             metrics.MAINTENANCE_ERRORS.labels(service.name).inc()
             self._failed(service, error)
@@ -117,7 +104,17 @@ class Maintenance:
             if any(counts.values()):
                 seconds = round(time.monotonic() - started, 4)
                 log.debug("Maintenance done", maintenance=service.name, seconds=seconds, **counts)
-        metrics.MAINTENANCE_DURATION.labels(service.name).observe(time.monotonic() - started)
+        ended = time.monotonic()
+        self._due[service.name] = ended + min(_jitter(service.interval_seconds), turn.next_seconds)
+        metrics.MAINTENANCE_DURATION.labels(service.name).observe(ended - started)
+
+    @property
+    def _run_seconds(self) -> float:
+        # A run is to fit several times between two renewals.
+        return min(RUN_SECONDS, self.leadership.lease_seconds / 10)
+
+    def _is_cut_short(self) -> bool:
+        return self._stopping.is_set() or not self.leadership.is_held
 
     def _failed(self, service: Service, error: Exception) -> None:
         """One service's error must not end the others; a bug is loud, and it is tried again."""

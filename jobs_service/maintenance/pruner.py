@@ -10,10 +10,10 @@ from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
 from jobs_service.ids import earliest_id
 from jobs_service.lifecycle import Status
-from jobs_service.maintenance.service import Service
+from jobs_service.maintenance.service import Service, Turn
 from jobs_service.storage import OutputStore
 
-#: Rows of one statement, and statements of one run: what a run may hold up the leader's other services by.
+#: Rows of one statement, and statements of one run.
 BATCH = 1_000
 BATCHES = 20
 
@@ -48,24 +48,24 @@ class Pruner(Service):
         self.retention_seconds = {status: seconds for status, seconds in retention_seconds.items() if seconds}
         self._after = dict.fromkeys(self.retention_seconds, _FIRST)
 
-    def run_once(self) -> dict[str, int]:
-        pruned = {status.value: self._prune(status) for status in self.retention_seconds}
+    def run_once(self, turn: Turn) -> dict[str, int]:
+        pruned = {status.value: self._prune(status, turn) for status in self.retention_seconds}
         for status, jobs in pruned.items():
             if jobs:
                 events.emit(Event.PRUNED, status=status, jobs=jobs)
         return {**pruned, "temporary_files": self.outputs.reap()}
 
-    def _prune(self, status: Status) -> int:
-        expired: list[UUID] = []
+    def _prune(self, status: Status, turn: Turn) -> int:
+        pruned = 0
         for _ in range(BATCHES):
+            if turn.is_over:
+                turn.again()
+                break
             found = self._walk(status)
-            expired += [job_id for job_id, is_expired in found if is_expired]
+            pruned += self._delete(status, [job_id for job_id, is_expired in found if is_expired], turn)
             if len(found) < BATCH:
                 break
-        # Files first: what is left after a crash is a row whose file is gone, and the next run takes it.
-        self.outputs.delete(expired)
-        failpoint("pruner.after_files")
-        return sum(self._delete(status, expired[start : start + BATCH]) for start in range(0, len(expired), BATCH))
+        return pruned
 
     def _walk(self, status: Status) -> list[tuple[UUID, bool]]:
         retention = self.retention_seconds[status]
@@ -80,5 +80,11 @@ class Pruner(Service):
         self._after[status] = found[-1][0] if len(found) == BATCH else _FIRST
         return found
 
-    def _delete(self, status: Status, job_ids: list[UUID]) -> int:
-        return lifecycle.prune(self.database, job_ids, status=status, retention_seconds=self.retention_seconds[status])
+    def _delete(self, status: Status, job_ids: list[UUID], turn: Turn) -> int:
+        if not job_ids:
+            return 0
+        # Files first: what is left after a crash is a row whose file is gone, and the next run takes it.
+        self.outputs.delete(job_ids)
+        failpoint("pruner.after_files")
+        retention = self.retention_seconds[status]
+        return lifecycle.prune(self.database, job_ids, status=status, retention_seconds=retention, fence=turn.fence)

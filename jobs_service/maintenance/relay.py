@@ -1,27 +1,32 @@
 """Publishes what is due and was not published: scheduled jobs, retries, and whatever Redis lost or never got."""
 
+import math
+
 from jobs_service import lifecycle
 from jobs_service.broker import JobBroker, message_for
 from jobs_service.database import Database, Row
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
 from jobs_service.failpoints import failpoint
+from jobs_service.lifecycle import _FENCE
 from jobs_service.logs import get_logger
-from jobs_service.maintenance.service import Service
+from jobs_service.maintenance.service import Service, Turn
 
 log = get_logger(__name__)
 
 BATCH = 500
 
-# One index range for each priority, so that a scheduled job of high priority is not stepped over again and again:
-# run_at <= now() ends the range. Rows already published are filtered; there are at most as many as the window holds.
+# One index range for each priority, so that a scheduled job of high priority is not stepped over again and again: what
+# is due, or older than what Redis has, ends the range. Rows already published are filtered; there are at most as many
+# as the window holds. None is published for so long ahead as `far`, unless the clock was set back since.
 _DUE = """
-SELECT id, type, waiting.priority
-FROM generate_series(9, %(lowest)s, -1) AS level
+SELECT id, type, waiting.priority, extract(epoch FROM waiting.run_at)::float8 * 1000
+FROM unnest(%(priorities)s::int[], %(untils)s::float8[]) AS level (priority, until)
 CROSS JOIN LATERAL (
   SELECT id, type, priority, run_at FROM jobs
-  WHERE queue = %(queue)s AND status = 'pending' AND priority = level
-    AND run_at <= now() AND publish_at <= now()
+  WHERE queue = %(queue)s AND status = 'pending' AND priority = level.priority
+    AND run_at <= LEAST(now(), to_timestamp(level.until / 1000))
+    AND (publish_at <= now() OR publish_at > now() + %(far)s * interval '1 second')
   ORDER BY run_at, id
   LIMIT %(limit)s
 ) AS waiting
@@ -31,10 +36,10 @@ LIMIT %(limit)s"""
 _EVERYTHING_SOON = """
 WITH soon AS (
   UPDATE jobs SET publish_at = now()
-  WHERE status = 'pending' AND run_at <= now() AND publish_at > now()
+  WHERE status = 'pending' AND run_at <= now() AND publish_at > now() AND <fence>
   RETURNING 1
 )
-SELECT count(*) FROM soon"""
+SELECT count(*) FROM soon""".replace("<fence>", _FENCE)
 
 
 class Relay(Service):
@@ -56,50 +61,78 @@ class Relay(Service):
         self.dead_letters = dead_letters
         self.interval_seconds = interval_seconds
         self.republish_seconds = republish_seconds
+        #: The queue that was served last: the others come first.
+        self._last = ""
 
-    def run_once(self) -> dict[str, int]:
+    def run_once(self, turn: Turn) -> dict[str, int]:
         if not self.dead_letters.has_epoch():
-            self._start_over()
+            self._start_over(turn)
         published, failure = 0, None
-        for queue in sorted(self.broker.get_declared_queues()):
+        queues = sorted(self.broker.get_declared_queues(), key=lambda queue: (queue <= self._last, queue))
+        while queues and not turn.is_over:
+            # One batch of each in turn, so that a queue which is filled as fast as it is drained holds up no other.
+            queue = self._last = queues.pop(0)
             try:
-                published += self._fill(queue)
+                filled = self._fill(queue, turn)
             except BrokerUnavailable as error:
                 failure = error  # perhaps of this queue alone, as with a foreign value at its key
+                continue
+            if filled:
+                published += filled
+                queues.append(queue)
         if failure is not None:
             raise failure
+        if queues:
+            turn.again()
         return {"published": published}
 
-    def _start_over(self) -> None:
+    def _start_over(self, turn: Turn) -> None:
         """Redis is empty: what was published is not there any more, so publish it again at once."""
         self.dead_letters.set_epoch("1")
         try:
-            (jobs,) = self.database.row(_EVERYTHING_SOON) or (0,)
+            (jobs,) = self.database.row(_EVERYTHING_SOON, {"fence": turn.fence}) or (0,)
             # An empty one is also what a new installation begins with.
             (log.warning if jobs else log.info)("Redis was empty: what waits is published again", jobs=jobs)
         except DatabaseUnavailable as error:
             # Only a short cut, which a huge backlog may make too long: each row is published again in its time.
             log.warning("Jobs left for their next republish", error=str(error))
 
-    def _fill(self, queue: str) -> int:
-        """Publish what the queue's window has room for and return the number of messages sent."""
-        filled = 0
-        while due := self._due(queue):
-            self._publish(queue, due)
-            filled += len(due)
-        return filled
+    def _fill(self, queue: str, turn: Turn) -> int:
+        """Publish a batch of what the queue's window has room for and return the number of messages sent.
+
+        0 also when none of them could be noted: the lease is lost, and to go on would be to send them again and again.
+        """
+        due = self._due(queue)
+        return len(due) if due and self._publish(queue, due, turn) else 0
 
     def _due(self, queue: str) -> list[Row]:
-        """Return what is due and has room, the most urgent first. Less urgent messages take no room from it."""
-        rooms = [self.broker.window - waiting for waiting in self.broker.waiting_from(queue)]
-        lowest = next((priority for priority, room in enumerate(rooms) if room > 0), None)
-        if lowest is None:
-            return []
-        found = self.database.rows(_DUE, {"queue": queue, "lowest": lowest, "limit": BATCH})
-        return [row for place, row in enumerate(found) if place < rooms[row[2]]]
+        """Return what is due and has room, the most urgent first. Less urgent messages take no room from it.
 
-    def _publish(self, queue: str, due: list[Row]) -> None:
+        What is older than the last message in line has room in any case: a job that came back from a lost worker, say.
+        """
+        rooms = [self.broker.window - waiting for waiting in self.broker.waiting_from(queue)]
+        newest = self.broker.newest(queue) if min(rooms) <= 0 else [None] * len(rooms)
+        untils = {
+            priority: math.inf if room > 0 else last
+            for priority, (room, last) in enumerate(zip(rooms, newest, strict=True))
+            if room > 0 or last is not None
+        }
+        names = {
+            "queue": queue,
+            "priorities": list(untils),
+            "untils": list(untils.values()),
+            "far": 2 * self.republish_seconds,
+            "limit": BATCH,
+        }
+        return [
+            row
+            for place, row in enumerate(self.database.rows(_DUE, names) if untils else [])
+            if place < rooms[row[2]] or row[3] < (newest[row[2]] or 0)
+        ]
+
+    def _publish(self, queue: str, due: list[Row], turn: Turn) -> int:
         failpoint("relay.before_ring")
-        self.broker.ring(queue, [message_for(job_id, kind, queue, priority) for job_id, kind, priority in due])
+        self.broker.ring(queue, [message_for(job_id, kind, queue, priority) for job_id, kind, priority, _ in due])
         failpoint("relay.after_ring")
-        lifecycle.published(self.database, [row[0] for row in due], republish_seconds=self.republish_seconds)
+        job_ids = [row[0] for row in due]
+        return lifecycle.published(self.database, job_ids, republish_seconds=self.republish_seconds, fence=turn.fence)

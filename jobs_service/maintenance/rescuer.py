@@ -1,6 +1,5 @@
 """Takes jobs back from workers that went silent, and clears away those workers' rows."""
 
-import time
 from uuid import UUID
 
 from jobs_service import events, lifecycle
@@ -8,17 +7,26 @@ from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
-from jobs_service.lifecycle import Rescued, Status
-from jobs_service.maintenance.service import Service
+from jobs_service.lifecycle import _FENCE, Rescued, Status
+from jobs_service.liveness import Liveness
+from jobs_service.maintenance.service import Service, Turn
 
 BATCH = 500
 
-_SILENT = """
-SELECT DISTINCT jobs.worker_id, beats FROM jobs LEFT JOIN workers ON workers.id = jobs.worker_id
-WHERE status = 'processing' AND jobs.started_at < now() - %(lease)s * interval '1 second'
-  AND (heartbeat_at IS NULL OR heartbeat_at <= now() - %(lease)s * interval '1 second')"""
+#: The row of a silent worker is cleared away after so many times the lease.
+CLEARED_LEASES = 10
 
-_CLEAR = "DELETE FROM workers WHERE heartbeat_at < now() - 10 * %s * interval '1 second'"
+# Workers, and who is named by a running job and has no row: such a one has no counter.
+_LOOK = """
+SELECT id, beats FROM workers
+UNION ALL
+SELECT DISTINCT worker_id, NULL::bigint FROM jobs
+WHERE status = 'processing' AND NOT EXISTS (SELECT FROM workers WHERE workers.id = jobs.worker_id)"""
+
+# A worker that has beaten since keeps its row.
+_CLEAR = """
+DELETE FROM workers USING unnest(%(workers)s::uuid[], %(beats)s::bigint[]) AS silent (id, beats)
+WHERE workers.id = silent.id AND workers.beats = silent.beats AND <fence>""".replace("<fence>", _FENCE)
 
 
 class Rescuer(Service):
@@ -32,38 +40,51 @@ class Rescuer(Service):
         dead_letters: DeadLetterList,
         *,
         interval_seconds: float,
-        lease_seconds: float,
-        heartbeat_seconds: float,
+        liveness: Liveness,
+        rowless: Liveness,
     ) -> None:
+        """`liveness` is looked at by the heartbeat, too; `rowless` is for jobs whose worker has no row."""
         self.database = database
         self.dead_letters = dead_letters
         self.interval_seconds = interval_seconds
-        self.lease_seconds = lease_seconds
-        # After an outage of PostgreSQL every heartbeat is old: the living get the time to beat first.
-        self.delay_seconds = heartbeat_seconds * 1.2
-        self._ran_at = _seconds_awake_or_asleep()
+        self.liveness = liveness
+        self.rowless = rowless
 
-    def begin(self) -> None:
-        # Not to lead is no sleep.
-        self._ran_at = _seconds_awake_or_asleep()
+    @property
+    def slack_seconds(self) -> float:
+        # A sweep that finds nobody silent is short: it goes before whatever else is due.
+        return 0.0
 
-    def run_once(self) -> dict[str, int]:
-        if self._has_slept():
-            # So have the workers beside it: their heartbeats are old, and they are well.
-            return {"rescued": 0}
+    def run_once(self, turn: Turn) -> dict[str, int]:
+        self._look()
+        rescued = self._rescue(self.liveness.silent() | self.rowless.silent(), turn)
+        self._clear(self.liveness.silent(CLEARED_LEASES * self.liveness.lease_seconds), turn)
+        # The moment a silence is complete is known: the jobs need not wait for the next sweep after it.
+        turn.again(min(self.liveness.seconds_to_next(), self.rowless.seconds_to_next()))
+        return {"rescued": rescued}
+
+    def _look(self) -> None:
+        found: dict[UUID | None, int | None] = dict(self.database.rows(_LOOK))
+        self.liveness.look({worker_id: beats for worker_id, beats in found.items() if beats is not None})
+        self.rowless.look({worker_id: beats for worker_id, beats in found.items() if beats is None})
+
+    def _rescue(self, silent: dict[UUID | None, int | None], turn: Turn) -> int:
         rescued = 0
-        silent: dict[UUID, int | None] = dict(self.database.rows(_SILENT, {"lease": self.lease_seconds}))
-        while batch := lifecycle.rescue(self.database, silent, limit=BATCH):
+        while not turn.is_over:
+            batch = lifecycle.rescue(self.database, silent, limit=BATCH, fence=turn.fence)
+            if not batch:
+                return rescued
             failpoint("rescuer.after_rescue")
             for job in batch:
                 self._tell(job)
             rescued += len(batch)
-        self.database.rows(_CLEAR, (self.lease_seconds,))
-        return {"rescued": rescued}
+        turn.again()
+        return rescued
 
-    def _has_slept(self) -> bool:
-        before, self._ran_at = self._ran_at, _seconds_awake_or_asleep()
-        return self._ran_at - before > self.lease_seconds + self.interval_seconds
+    def _clear(self, silent: dict[UUID | None, int | None], turn: Turn) -> None:
+        if silent:
+            names = {"workers": list(silent), "beats": list(silent.values()), "fence": turn.fence}
+            self.database.rows(_CLEAR, names)
 
     def _tell(self, job: Rescued) -> None:
         facts = job.facts | job.origin.fields
@@ -73,8 +94,3 @@ class Rescuer(Service):
         if job.status is Status.FAILED:
             self.dead_letters.push(job.job_id)
             events.emit(Event.FAILED, **facts, error="WorkerLost", reason=job.dead_reason)
-
-
-def _seconds_awake_or_asleep() -> float:
-    """Return a clock that nobody sets and that goes on while the machine sleeps, where there is one (Linux)."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -9,8 +9,9 @@ from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
 from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, DeadReason
+from jobs_service.liveness import Liveness
 from jobs_service.logs import get_logger
-from jobs_service.maintenance.service import Service
+from jobs_service.maintenance.service import Service, Turn
 
 log = get_logger(__name__)
 
@@ -29,7 +30,7 @@ WITH RECURSIVE waiting (queue) AS (
 )
 SELECT queue FROM waiting
 WHERE queue IS NOT NULL AND NOT EXISTS (
-  SELECT FROM workers WHERE waiting.queue = ANY(queues) AND heartbeat_at > now() - %s * interval '1 second'
+  SELECT FROM workers WHERE waiting.queue = ANY(queues) AND id <> ALL(%s::uuid[])
 )"""
 
 # In the order of jobs_waiting, so that it is read and not the table.
@@ -45,21 +46,33 @@ class Strays(Service):
     name = "strays"
 
     def __init__(
-        self, database: Database, broker: JobBroker, dead_letters: DeadLetterList, *, interval_seconds: float
+        self,
+        database: Database,
+        broker: JobBroker,
+        dead_letters: DeadLetterList,
+        *,
+        interval_seconds: float,
+        liveness: Liveness,
     ) -> None:
         self.database = database
         self.broker = broker
         self.dead_letters = dead_letters
         self.interval_seconds = interval_seconds
+        self.liveness = liveness
 
-    def run_once(self) -> dict[str, int]:
+    def run_once(self, turn: Turn) -> dict[str, int]:
         counts = {"moved": 0, "buried": 0}
-        for (queue,) in self.database.rows(_UNSERVED, (GRACE_SECONDS,)):
+        for (queue,) in self.database.rows(_UNSERVED, (list(self.liveness.silent(GRACE_SECONDS)),)):
             for job_type, job_ids in self._strays(queue).items():
+                if turn.is_over:
+                    turn.again()
+                    return counts
                 if self.broker.knows(job_type):
-                    counts["moved"] += self._move(job_ids, queue, self.broker.get_actor(job_type).queue_name)
+                    counts["moved"] += self._move(job_ids, queue, job_type, turn)
                 else:
-                    counts["buried"] += sum(self._bury(job_id, job_type, queue) for job_id in job_ids)
+                    counts["buried"] += self._bury(job_ids, queue, job_type, turn)
+        if sum(counts.values()) >= BATCH:
+            turn.again()
         return counts
 
     def _strays(self, queue: str) -> dict[str, list[UUID]]:
@@ -69,19 +82,24 @@ class Strays(Service):
             by_type[job_type].append(job_id)
         return by_type
 
-    def _move(self, job_ids: list[UUID], queue: str, to: str) -> int:
+    def _move(self, job_ids: list[UUID], queue: str, job_type: str, turn: Turn) -> int:
+        to = self.broker.get_actor(job_type).queue_name
         if queue == to:
             return 0
-        lifecycle.move(self.database, job_ids, queue=to)
+        lifecycle.move(self.database, job_ids, queue=to, fence=turn.fence)
         log.warning("Jobs moved from a queue that no worker serves", queue=queue, to=to, jobs=len(job_ids))
         return len(job_ids)
 
-    def _bury(self, job_id: UUID, job_type: str, queue: str) -> bool:
-        buried = lifecycle.bury_unknown(
-            self.database, job_id, job_type=job_type, grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS
-        )
-        if buried:
-            self.dead_letters.push(job_id)
-            facts = {"job_id": str(job_id), "type": job_type, "queue": queue, "attempt": 0}
-            events.emit(Event.FAILED, **facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE)
+    def _bury(self, job_ids: list[UUID], queue: str, job_type: str, turn: Turn) -> int:
+        buried = 0
+        for job_id in job_ids:
+            grace = UNKNOWN_TYPE_GRACE_SECONDS
+            if lifecycle.bury_unknown(self.database, job_id, job_type=job_type, grace_seconds=grace, fence=turn.fence):
+                buried += 1
+                self._tell(job_id, queue, job_type)
         return buried
+
+    def _tell(self, job_id: UUID, queue: str, job_type: str) -> None:
+        self.dead_letters.push(job_id)
+        facts = {"job_id": str(job_id), "type": job_type, "queue": queue, "attempt": 0}
+        events.emit(Event.FAILED, **facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE)

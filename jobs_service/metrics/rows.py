@@ -51,10 +51,12 @@ CROSS JOIN LATERAL (
 ) AS counts (overdue)
 GROUP BY names.queue"""
 
+# A heartbeat of later than now is from before PostgreSQL's clock was set back.
 _STALE = """
 SELECT queue, count(*) FROM jobs
 WHERE status = 'processing' AND NOT EXISTS (
-  SELECT FROM workers WHERE workers.id = jobs.worker_id AND heartbeat_at > now() - %s * interval '1 second'
+  SELECT FROM workers WHERE workers.id = jobs.worker_id
+    AND heartbeat_at BETWEEN now() - %(lease)s * interval '1 second' AND now() + %(lease)s * interval '1 second'
 )
 GROUP BY queue"""
 
@@ -72,7 +74,9 @@ CROSS JOIN LATERAL (
   WHERE jobs.type = canary.type AND status = 'completed' ORDER BY id DESC NULLS LAST LIMIT 1
 ) AS last"""
 
-_WORKERS = "SELECT count(*) FROM workers WHERE heartbeat_at > now() - %s * interval '1 second'"
+_WORKERS = """
+SELECT count(*) FROM workers
+WHERE heartbeat_at BETWEEN now() - %(lease)s * interval '1 second' AND now() + %(lease)s * interval '1 second'"""
 
 
 class JobRows:
@@ -116,11 +120,11 @@ class JobRows:
         yield from (last_success, latency)
 
     def workers(self) -> Iterator[Any]:
-        (count,) = self.database.row(_WORKERS, (self.lease_seconds,)) or (0,)
+        (count,) = self.database.row(_WORKERS, {"lease": self.lease_seconds}) or (0,)
         workers = definitions.WORKERS.family()
         workers.add_metric([], count)
         yield workers
-        yield self._by_queue(definitions.STALE_PROCESSING, self.database.rows(_STALE, (self.lease_seconds,)))
+        yield self._by_queue(definitions.STALE_PROCESSING, self.database.rows(_STALE, {"lease": self.lease_seconds}))
 
     def _by_queue(self, row: definitions.Computed, counts: Iterable[tuple[Any, ...]]) -> Any:  # noqa: ANN401
         family, by_queue = row.family(), dict(counts)

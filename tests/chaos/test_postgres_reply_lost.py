@@ -13,7 +13,7 @@ STATEMENTS = {
     "buried": b"SET status = 'failed', dead_reason",
     "noted as published": b"SET publish_at",
     "heartbeat": b"INSERT INTO workers",
-    "elected": b"pg_try_advisory_lock",
+    "elected": b"INSERT INTO leases",
 }
 
 

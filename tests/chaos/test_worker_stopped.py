@@ -10,9 +10,8 @@ def is_running_some(stack):
 
 
 def is_led(stack):
-    """Tell whether some process holds the lock of the leader, which gives it up as the first thing when it stops."""
-    held = "locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    return stack.sql(f"SELECT count(*) FROM pg_locks WHERE {held}")[0][0] > 0
+    """Tell whether some process holds the lease of the leader, which gives it up as the first thing when it stops."""
+    return stack.sql("SELECT count(*) FROM leases WHERE expires_at > '-infinity'")[0][0] > 0
 
 
 def test_a_stop_under_load_costs_no_job_an_attempt(stack):

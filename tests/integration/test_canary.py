@@ -10,6 +10,7 @@ from jobs_service import lifecycle
 from jobs_service.lifecycle import Ask, DeadReason, Failure
 from jobs_service.maintenance import canary as canary_module
 from jobs_service.maintenance.canary import KEPT, Canary
+from jobs_service.maintenance.service import Turn
 from jobs_service.publisher import Publisher
 from jobs_service.registry import JobType, Registry
 from jobs_service.submission import Submitter
@@ -38,15 +39,15 @@ def on_their_way(database):
 
 
 def test_every_queue_has_one_canary_and_no_second_before_it_has_ended(canary, database, worker_id):
-    assert {"submitted": 2, "pruned": 0} == canary().run_once()
+    assert {"submitted": 2, "pruned": 0} == canary().run_once(Turn())
     first = on_their_way(database)
     assert {"canary-default", "canary-slow"} == first.keys()
     claim = claim_one(database, first["canary-default"], worker_id)
-    assert {"submitted": 0, "pruned": 0} == canary().run_once()
+    assert {"submitted": 0, "pruned": 0} == canary().run_once(Turn())
 
     complete_one(database, claim, "null")
 
-    assert {"submitted": 1, "pruned": 0} == canary().run_once()
+    assert {"submitted": 1, "pruned": 0} == canary().run_once(Turn())
     assert first["canary-slow"] == on_their_way(database)["canary-slow"]
 
 
@@ -55,7 +56,7 @@ def test_a_few_finished_ones_are_kept_the_newest(canary, database, worker_id, su
     service = canary()
     completed, failed = [], []
     for number in range(2 * (KEPT + 2)):
-        service.run_once()
+        service.run_once(Turn())
         claim = claim_one(database, on_their_way(database)["canary-default"], worker_id)
         if number % 2:
             complete_one(database, claim, "null")
@@ -63,7 +64,7 @@ def test_a_few_finished_ones_are_kept_the_newest(canary, database, worker_id, su
         else:
             lifecycle.bury(database, claim, Failure("E", "m", "t", 0), reason=DeadReason.REJECTED)
             failed.append(claim.job_id)
-    service.run_once()
+    service.run_once(Turn())
 
     for status, ids in (("completed", completed), ("failed", failed)):
         rows = database.rows("SELECT id FROM jobs WHERE type = 'canary-default' AND status = %s ORDER BY id", (status,))
@@ -78,7 +79,7 @@ def test_an_api_that_does_not_answer_holds_up_nothing(canary, database, monkeypa
     with socket.create_server(("127.0.0.1", 0)) as silent:
         urls = [f"http://127.0.0.1:{port}" for port in (silent.getsockname()[1], free_port())]
 
-        assert [{"submitted": 0, "pruned": 0}] * 2 == [canary(url).run_once() for url in urls]
+        assert [{"submitted": 0, "pruned": 0}] * 2 == [canary(url).run_once(Turn()) for url in urls]
     assert {} == on_their_way(database)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from jobs_service.app import create_app
 from jobs_service.maintenance.expirer import Expirer
+from jobs_service.maintenance.service import Turn
 from jobs_service.models import Job
 
 CSV = {"type": "csv-generation", "payload": {"name": "Alice", "score": 95}}
@@ -187,7 +188,7 @@ def test_a_waiting_job_is_cancelled_once(client):
 def test_a_dead_letter_is_retried_and_leaves_the_list(client, database, dead_letters):
     job_id = post(client, CSV | {"expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}).json["job_id"]
     database.rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
-    Expirer(database, dead_letters, interval_seconds=1).run_once()
+    Expirer(database, dead_letters, interval_seconds=1).run_once(Turn())
     assert [job_id] == dead_letters.ids()
 
     reply = client.simulate_post(f"/jobs/{job_id}/retry")

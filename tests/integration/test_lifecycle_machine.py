@@ -14,6 +14,7 @@ from jobs_service.ids import new_id
 from jobs_service.lifecycle import POISON_CRASHES, DeadReason, Failure, NewJob, OnAmbiguous, Status
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.relay import Relay
+from jobs_service.maintenance.service import Turn
 
 FAILURE = Failure(error="E", message="m", traceback="t", seconds=0.1)
 
@@ -99,7 +100,7 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
 
         @rule()
         def relay(self):
-            self.relay_service.run_once()
+            self.relay_service.run_once(Turn())
 
         @rule()
         def lose_every_message(self):
@@ -177,7 +178,7 @@ def machine_on(database, broker, dead_letters):  # noqa: C901 - it adds up the r
 
         @rule()
         def project_dead_letters(self):
-            self.dead_letters_service.run_once()
+            self.dead_letters_service.run_once(Turn())
             failed = {str(job_id) for job_id, model in self.models.items() if model.status is Status.FAILED}
             assert failed == set(dead_letters.ids())
             assert len(failed) == dead_letters.length()

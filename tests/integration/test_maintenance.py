@@ -1,12 +1,13 @@
 """Relay, rescuer and dead letters: called directly, on real servers."""
 
+import itertools
 import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import dramatiq
 import pytest
-from rows import add_worker, claim_one, complete_one
+from rows import Sweeps, add_worker, claim_one, complete_one
 
 from jobs_service import lifecycle
 from jobs_service.broker import message_for
@@ -14,14 +15,17 @@ from jobs_service.dead_letters import KEY
 from jobs_service.errors import BrokerUnavailable
 from jobs_service.ids import earliest_id, new_id
 from jobs_service.lifecycle import DeadReason, Failure, Status
+from jobs_service.liveness import Liveness
+from jobs_service.maintenance import expirer as expirer_module
 from jobs_service.maintenance import pruner as pruner_module
+from jobs_service.maintenance import relay as relay_module
 from jobs_service.maintenance import rescuer as rescuer_module
+from jobs_service.maintenance import strays as strays_module
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
-from jobs_service.maintenance.leader import Maintenance
 from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.relay import Relay
-from jobs_service.maintenance.rescuer import Rescuer
+from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays
 from jobs_service.storage import LocalOutputs
 
@@ -46,19 +50,19 @@ def test_what_is_due_is_published_once(relay, broker, submit):
     submit()
     submit(delay_seconds=60)
 
-    assert {"published": 1} == relay.run_once()
-    assert {"published": 0} == relay.run_once()
+    assert {"published": 1} == relay.run_once(Turn())
+    assert {"published": 0} == relay.run_once(Turn())
     assert 1 == broker.waiting("default")
 
 
 def test_a_message_that_was_lost_is_published_again_when_its_time_comes(relay, broker, submit, database):
     submit()
-    relay.run_once()
+    relay.run_once(Turn())
     broker.flush("default")
 
     database.rows("UPDATE jobs SET publish_at = now()")
 
-    assert {"published": 1} == relay.run_once()
+    assert {"published": 1} == relay.run_once(Turn())
 
 
 def test_a_foreign_value_at_one_queues_key_holds_up_no_other(relay, broker, submit):
@@ -67,7 +71,7 @@ def test_a_foreign_value_at_one_queues_key_holds_up_no_other(relay, broker, subm
     submit()
 
     with pytest.raises(BrokerUnavailable):
-        relay.run_once()
+        relay.run_once(Turn())
 
     assert 1 == broker.waiting("default")
 
@@ -75,11 +79,11 @@ def test_a_foreign_value_at_one_queues_key_holds_up_no_other(relay, broker, subm
 def test_what_redis_lost_is_published_again_at_once(relay, broker, submit):
     for _ in range(3):
         submit()
-    relay.run_once()
+    relay.run_once(Turn())
 
     broker.client.flushall()
 
-    assert {"published": 3} == relay.run_once()
+    assert {"published": 3} == relay.run_once(Turn())
 
 
 def test_the_window_is_never_exceeded_and_the_urgent_come_first(relay, broker, submit):
@@ -87,8 +91,8 @@ def test_the_window_is_never_exceeded_and_the_urgent_come_first(relay, broker, s
     for priority in (1, 9, 5, 9, 1):
         submit(priority=priority)
 
-    assert {"published": 3} == relay.run_once()
-    assert {"published": 0} == relay.run_once()
+    assert {"published": 3} == relay.run_once(Turn())
+    assert {"published": 0} == relay.run_once(Turn())
 
     bell = broker.consume("default", prefetch=9, timeout=100)
     assert [9, 9, 5] == [next(bell).options["priority"] for _ in range(3)]
@@ -98,12 +102,12 @@ def test_a_window_that_is_full_of_others_has_room_for_the_more_urgent(relay, bro
     broker.window = 3
     for priority in (1, 1, 1, 1):
         submit(priority=priority)
-    assert {"published": 3} == relay.run_once()
+    assert {"published": 3} == relay.run_once(Turn())
 
     for priority in (0, 1, 9, 5):
         submit(priority=priority)
 
-    assert {"published": 2} == relay.run_once()
+    assert {"published": 2} == relay.run_once(Turn())
     bell = broker.consume("default", prefetch=9, timeout=100)
     assert [9, 5, 1, 1, 1] == [next(bell).options["priority"] for _ in range(5)]
 
@@ -115,41 +119,104 @@ def test_nothing_is_noted_as_published_while_redis_is_away(relay, broker, submit
     monkeypatch.setattr(broker, "ring", _raise(BrokerUnavailable("away")))
 
     with pytest.raises(BrokerUnavailable):
-        relay.run_once()
+        relay.run_once(Turn())
 
     assert row(job_id, "publish_at <= now()")
 
 
-def test_the_rescuer_takes_jobs_back_from_the_silent_and_clears_their_rows(database, dead_letters, submit, row):
-    silent = uuid4()
-    add_worker(database, silent, silent_seconds=3600)
-    job_id = submit()
-    claim_one(database, job_id, silent)
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
-    rescuer = Rescuer(database, dead_letters, interval_seconds=5, lease_seconds=15, heartbeat_seconds=5)
+@pytest.fixture
+def sweeps(database, dead_letters):
+    return Sweeps(database, dead_letters)
 
-    assert {"rescued": 1} == rescuer.run_once()
+
+def beat(database, worker_id):
+    database.rows("UPDATE workers SET beats = beats + 1 WHERE id = %s", (worker_id,))
+
+
+def test_the_rescuer_takes_jobs_back_from_the_silent(database, sweeps, submit, row, worker_id):
+    job_id = submit()
+    claim_one(database, job_id, worker_id)
+
+    assert 1 == sweeps.sweep_until_silent()
     assert "pending" == row(job_id, "status")
-    assert (0,) == database.row("SELECT count(*) FROM workers")
+
+
+def test_a_worker_that_beats_keeps_its_jobs_whatever_the_dates_say(database, sweeps, submit, row, worker_id):
+    claim = claim_one(database, submit(), worker_id)
+    database.rows("UPDATE workers SET heartbeat_at = now() - interval '1 hour'")
+    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+
+    for _ in range(10):
+        assert 0 == sweeps.sweep()
+        sweeps.clock.move_on(5)
+        beat(database, worker_id)
+
+    assert "processing" == row(claim.job_id, "status")
+
+
+def test_a_silent_worker_loses_its_jobs_whatever_the_dates_say(database, sweeps, submit, worker_id):
+    claim_one(database, submit(), worker_id)
+    database.rows("UPDATE workers SET heartbeat_at = now() + interval '1 hour'")
+    database.rows("UPDATE jobs SET started_at = now() + interval '1 hour'")
+
+    assert 1 == sweeps.sweep_until_silent()
+
+
+def test_a_worker_that_beats_after_the_look_keeps_its_jobs(database, sweeps, submit, worker_id, monkeypatch):
+    claim_one(database, submit(), worker_id)
+    monkeypatch.setattr(sweeps.rescuer, "_look", _after(sweeps.rescuer._look, lambda: beat(database, worker_id)))
+
+    sweeps.liveness.silent = lambda *_: {worker_id: 0}
+
+    assert 0 == sweeps.sweep()
+
+
+@pytest.mark.parametrize("nobody", [None, UUID(int=1)])
+def test_jobs_whose_worker_has_no_row_are_watched_for_a_lease(database, sweeps, submit, nobody):
+    claim = claim_one(database, submit(), uuid4())
+    database.rows("UPDATE jobs SET worker_id = %s WHERE id = %s", (nobody, claim.job_id))
+
+    assert 1 == sweeps.sweep_until_silent()
+
+
+def test_the_row_of_a_worker_silent_for_long_is_cleared_away(database, sweeps, worker_id):
+    living = uuid4()
+    add_worker(database, living)
+
+    for _ in range(31):
+        sweeps.sweep()
+        sweeps.clock.move_on(5)
+        beat(database, living)
+
+    assert [(living,)] == database.rows("SELECT id FROM workers"), worker_id
+
+
+def test_the_rescuer_comes_again_when_the_next_silence_is_complete(sweeps, worker_id):  # noqa: ARG001
+    sweeps.sweep()
+    sweeps.clock.move_on(5)
+    turn = Turn()
+    sweeps.sweep(turn)
+
+    assert 10 == turn.next_seconds
 
 
 def test_the_list_is_rebuilt_when_it_differs_from_the_failed_rows(database, dead_letters, broker, bury):
     service = DeadLetters(database, dead_letters, interval_seconds=10)
     ids = [str(bury()) for _ in range(3)]
 
-    assert {"rebuilt": 3} == service.run_once()
-    assert {"rebuilt": 0} == service.run_once()
+    assert {"rebuilt": 3} == service.run_once(Turn())
+    assert {"rebuilt": 0} == service.run_once(Turn())
     assert sorted(ids) == sorted(item.decode() for item in broker.client.lrange(KEY, 0, -1))
 
     broker.client.flushall()
 
-    assert {"rebuilt": 3} == service.run_once()
+    assert {"rebuilt": 3} == service.run_once(Turn())
 
 
 def test_the_list_is_emptied_with_the_last_failed_row(database, dead_letters, broker):
     dead_letters.push(new_id())
 
-    DeadLetters(database, dead_letters, interval_seconds=10).run_once()
+    DeadLetters(database, dead_letters, interval_seconds=10).run_once(Turn())
 
     assert 0 == broker.client.exists(KEY)
 
@@ -163,27 +230,21 @@ def test_an_id_is_pushed_once(dead_letters):
     assert 1 == dead_letters.length()
 
 
-def test_one_of_two_is_elected_and_the_other_follows_when_it_goes(settings):
-    from jobs_service.database import open_database
-
-    first, second = (Maintenance(open_database(settings), [], silence_seconds=60) for _ in range(2))
-
-    assert first._is_leader()
-    assert first._is_leader()
-    assert not second._is_leader()
-
-    first.database.discard()
-
-    assert second._is_leader()
-
-
 def test_a_republished_message_is_the_one_that_was_sent(relay, broker, submit):
     job_id = submit(priority=7)
     broker.enqueue(message_for(job_id, "csv-generation", "default", 7))
 
-    relay.run_once()
+    relay.run_once(Turn())
 
     assert 1 == broker.waiting("default")
+
+
+def _after(first, then):
+    def both(*arguments):
+        first(*arguments)
+        then()
+
+    return both
 
 
 def _raise(error):
@@ -197,7 +258,7 @@ def test_a_list_of_the_right_length_with_a_wrong_id_is_mended(database, dead_let
     job_id = bury()
     dead_letters.client.rpush(KEY, str(new_id()))
 
-    assert {"rebuilt": 1} == DeadLetters(database, dead_letters, interval_seconds=1).run_once()
+    assert {"rebuilt": 1} == DeadLetters(database, dead_letters, interval_seconds=1).run_once(Turn())
 
     assert [str(job_id)] == dead_letters.ids()
 
@@ -207,46 +268,134 @@ def test_a_value_of_another_kind_gives_way_to_the_list(database, dead_letters, b
     dead_letters.client.set(KEY, "what is this")
     service = DeadLetters(database, dead_letters, interval_seconds=1)
 
-    assert {"rebuilt": 1} == service.run_once()
+    assert {"rebuilt": 1} == service.run_once(Turn())
 
     assert [str(job_id)] == dead_letters.ids()
 
 
-def test_after_a_sleep_of_the_machine_the_living_beat_first(database, dead_letters, submit, row):
-    claim = claim_one(database, submit(), uuid4())
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
-    rescuer = Rescuer(database, dead_letters, interval_seconds=1, lease_seconds=15, heartbeat_seconds=5)
-    rescuer._ran_at -= 3_600
-
-    assert {"rescued": 0} == rescuer.run_once()
-    assert "processing" == row(claim.job_id, "status")
-    assert {"rescued": 1} == rescuer.run_once()
-
-
-def test_a_leader_that_was_none_for_long_has_not_slept(database, dead_letters, submit):
-    claim_one(database, submit(), uuid4())
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
-    rescuer = Rescuer(database, dead_letters, interval_seconds=1, lease_seconds=15, heartbeat_seconds=5)
-    rescuer._ran_at -= 3_600
-    rescuer.begin()
-
-    assert {"rescued": 1} == rescuer.run_once()
-
-
-def test_more_than_a_batch_is_rescued_in_one_sweep(database, dead_letters, submit, monkeypatch):
+def test_more_than_a_batch_is_rescued_in_one_sweep(database, sweeps, submit, monkeypatch):
     monkeypatch.setattr(rescuer_module, "BATCH", 2)
     for _ in range(5):
         claim_one(database, submit(), uuid4())
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
-    rescuer = Rescuer(database, dead_letters, interval_seconds=1, lease_seconds=15, heartbeat_seconds=5)
 
-    assert {"rescued": 5} == rescuer.run_once()
+    assert 5 == sweeps.sweep_until_silent()
+
+
+@pytest.fixture(params=["rescuer", "expirer", "relay", "strays", "pruner"])
+def five(request, submit):
+    """Return a service that has five jobs to work on, and what it counts them as."""
+    return globals()[f"_for_{request.param}"](request.getfixturevalue, submit)
+
+
+def test_a_service_leaves_what_does_not_fit_into_its_turn_to_the_next(five, monkeypatch):
+    """Each does one batch at most of a turn that is over, asks for another one, and has done all in the end."""
+    for module in (rescuer_module, expirer_module, relay_module, strays_module, pruner_module):
+        monkeypatch.setattr(module, "BATCH", 2)
+    work, what = five
+    done = []
+    while sum(done) < 5:
+        turn = Turn(is_cut_short=_on_second_look())
+        done.append(work.run_once(turn)[what])
+        assert turn.next_seconds == 0 or sum(done) == 5
+        assert len(done) < 20
+    assert max(done) <= 2
+
+
+def _on_second_look():
+    """A turn that is over once it has begun."""
+    looks = itertools.count()
+    return lambda: next(looks) > 0
+
+
+def _for_rescuer(get, submit):
+    for _ in range(5):
+        claim_one(get("database"), submit(), UUID(int=1))
+    get("sweeps").rowless_is_silent()
+    return get("sweeps").rescuer, "rescued"
+
+
+def _for_expirer(get, submit):
+    for _ in range(5):
+        submit(expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    return Expirer(get("database"), get("dead_letters"), interval_seconds=1), "expired"
+
+
+def _for_relay(get, submit):
+    for _ in range(5):
+        submit()
+    return get("relay"), "published"
+
+
+def _for_strays(get, submit):
+    for _ in range(5):
+        submit(queue="abandoned", type="forgotten")
+    late(get("database"), 601)
+    return get("strays"), "buried"
+
+
+def _for_pruner(get, _):
+    get("finish")(days=8, count=5)
+    return pruner(get("database"), get("outputs"), completed=7), "completed"
+
+
+def test_a_queue_that_is_filled_as_fast_as_it_is_drained_holds_up_no_other(relay, broker, submit, monkeypatch):
+    monkeypatch.setattr(relay_module, "BATCH", 1)
+    for queue in ("another", "third"):
+        broker.declare_queue(queue)
+    for queue in ("another", "default", "third"):
+        for _ in range(3):
+            submit(queue=queue)
+
+    for _ in range(3):
+        relay.run_once(Turn(is_cut_short=_on_second_look()))
+
+    assert [1, 1, 1] == [broker.waiting(queue) for queue in ("another", "default", "third")]
+
+
+def test_what_is_older_than_the_last_in_line_has_room_in_a_full_window(relay, broker, submit, database):
+    broker.window = 2
+    early = submit()
+    claim_one(database, early, uuid4())
+    for _ in range(4):
+        submit()
+    assert {"published": 2} == relay.run_once(Turn())
+    # As a rescue leaves it.
+    database.rows("UPDATE jobs SET status = 'pending', lease_token = NULL, publish_at = now() WHERE id = %s", (early,))
+
+    assert {"published": 1} == relay.run_once(Turn())
+
+    bell = broker.consume("default", prefetch=9, timeout=100)
+    assert str(early) == next(bell).message_id
+
+
+def test_a_job_that_was_published_before_the_clock_was_set_back_is_published_again(relay, broker, submit, database):
+    submit()
+    relay.run_once(Turn())
+    broker.flush("default")
+
+    database.rows("UPDATE jobs SET publish_at = now() + interval '30 seconds'")
+    assert {"published": 0} == relay.run_once(Turn())
+    database.rows("UPDATE jobs SET publish_at = now() + interval '1 hour'")
+    assert {"published": 1} == relay.run_once(Turn())
+    assert (True,) == database.row("SELECT publish_at < now() + interval '21 seconds' FROM jobs")
+
+
+def test_a_leader_whose_lease_is_lost_changes_no_row(five, database):
+    work, what = five
+    before = database.rows("SELECT * FROM jobs ORDER BY id")
+    database.rows("INSERT INTO leases VALUES ('maintenance', gen_random_uuid(), 8, 'infinity')")
+
+    work.run_once(Turn(fence=7))
+    assert before == database.rows("SELECT * FROM jobs ORDER BY id")
+
+    assert 5 == work.run_once(Turn(fence=8))[what]
+    assert before != database.rows("SELECT * FROM jobs ORDER BY id")
 
 
 def test_an_expired_job_is_listed_as_a_dead_letter(database, dead_letters, submit):
     job_id = submit(expires_at=datetime.now(UTC) - timedelta(seconds=1))
 
-    assert {"expired": 1} == Expirer(database, dead_letters, interval_seconds=1).run_once()
+    assert {"expired": 1} == Expirer(database, dead_letters, interval_seconds=1).run_once(Turn())
 
     assert [str(job_id)] == dead_letters.ids()
 
@@ -254,7 +403,8 @@ def test_an_expired_job_is_listed_as_a_dead_letter(database, dead_letters, submi
 @pytest.fixture
 def strays(database, broker, dead_letters):
     dramatiq.actor(lambda job_id: None, broker=broker, actor_name="known", queue_name="default")  # noqa: ARG005
-    return Strays(database, broker, dead_letters, interval_seconds=1)
+    liveness = Liveness(lease_seconds=15, heartbeat_seconds=5)
+    return Strays(database, broker, dead_letters, interval_seconds=1, liveness=liveness)
 
 
 def late(database, seconds):
@@ -263,11 +413,11 @@ def late(database, seconds):
 
 def test_a_job_whose_type_has_moved_to_another_queue_follows_it(database, strays, submit, row):
     job_id = submit(queue="abandoned", type="known")
-    assert {"moved": 0, "buried": 0} == strays.run_once()
+    assert {"moved": 0, "buried": 0} == strays.run_once(Turn())
 
     late(database, 61)
 
-    assert {"moved": 1, "buried": 0} == strays.run_once()
+    assert {"moved": 1, "buried": 0} == strays.run_once(Turn())
     assert ("default", "pending") == row(job_id, "queue", "status")
 
 
@@ -276,11 +426,11 @@ def test_a_job_of_an_unknown_type_on_an_unserved_queue_is_a_dead_letter_in_time(
 ):
     job_id = submit(queue="abandoned", type="forgotten")
     late(database, 61)
-    assert {"moved": 0, "buried": 0} == strays.run_once()
+    assert {"moved": 0, "buried": 0} == strays.run_once(Turn())
 
     late(database, 601)
 
-    assert {"moved": 0, "buried": 1} == strays.run_once()
+    assert {"moved": 0, "buried": 1} == strays.run_once(Turn())
     assert ("failed", "unknown_type") == row(job_id, "status", "dead_reason")
     assert [str(job_id)] == dead_letters.ids()
 
@@ -290,7 +440,7 @@ def test_a_queue_that_a_worker_serves_is_left_alone(database, strays, submit, wo
     job_id = submit(queue="served", type="known")
     late(database, 3_600)
 
-    assert {"moved": 0, "buried": 0} == strays.run_once()
+    assert {"moved": 0, "buried": 0} == strays.run_once(Turn())
     assert "served" == row(job_id, "queue")
 
 
@@ -332,7 +482,7 @@ def pruner(database, outputs, **retention_days):
 def test_what_is_older_than_its_retention_goes_with_its_file(database, outputs, finish, row):
     [old], [young] = finish(days=8), finish(days=6)
 
-    assert 1 == pruner(database, outputs, completed=7, failed=7).run_once()["completed"]
+    assert 1 == pruner(database, outputs, completed=7, failed=7).run_once(Turn())["completed"]
 
     assert (None, "completed") == (row(old, "status"), row(young, "status"))
     assert [f"{young}.csv"] == names_in(outputs)
@@ -341,7 +491,7 @@ def test_what_is_older_than_its_retention_goes_with_its_file(database, outputs, 
 def test_a_retention_of_zero_keeps_everything(database, outputs, finish, row):
     [old] = finish(days=3_000)
 
-    pruner(database, outputs, completed=0).run_once()
+    pruner(database, outputs, completed=0).run_once(Turn())
 
     assert "completed" == row(old, "status")
 
@@ -352,7 +502,7 @@ def test_many_are_pruned_in_batches_by_walking_on(database, outputs, finish, mon
     finish(days=8, count=14)
     service = pruner(database, outputs, completed=7)
 
-    assert [6, 6, 2, 0] == [service.run_once()["completed"] for _ in range(4)]
+    assert [6, 6, 2, 0] == [service.run_once(Turn())["completed"] for _ in range(4)]
     assert [] == names_in(outputs)
 
 
@@ -364,15 +514,15 @@ def test_the_walk_begins_anew_at_its_end(database, outputs, finish, monkeypatch)
     database.rows("UPDATE jobs SET finished_at = now() WHERE id = ANY(%s)", (ids[:2],))
     service = pruner(database, outputs, completed=7)
 
-    assert [0, 1] == [service.run_once()["completed"] for _ in range(2)]
+    assert [0, 1] == [service.run_once(Turn())["completed"] for _ in range(2)]
     database.rows("UPDATE jobs SET finished_at = now() - interval '8 days' WHERE id = ANY(%s)", (ids[:2],))
-    assert 2 == service.run_once()["completed"]
+    assert 2 == service.run_once(Turn())["completed"]
 
 
 def test_a_row_whose_file_was_deleted_by_a_run_that_died_is_pruned_by_the_next(database, outputs, finish, row):
     [old] = finish(days=8)
     outputs.delete([old])
 
-    assert 1 == pruner(database, outputs, completed=7).run_once()["completed"]
+    assert 1 == pruner(database, outputs, completed=7).run_once(Turn())["completed"]
 
     assert row(old, "status") is None

@@ -7,11 +7,10 @@ from uuid import uuid4
 
 import pytest
 from eventually import eventually
-from rows import claim_one
+from rows import Sweeps, claim_one
 
 from jobs_service import events
 from jobs_service.events import Event
-from jobs_service.maintenance.rescuer import Rescuer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -100,9 +99,8 @@ def test_the_words_about_a_lost_worker_say_whose_request_it_was(database, dead_l
     monkeypatch.setattr(events, "_subscribers", [lambda event, facts: told.append((event, facts))])
     job_id = submit(request_id="my-request", traceparent=TRACEPARENT, max_attempts=1)
     claim_one(database, job_id, uuid4())
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
 
-    Rescuer(database, dead_letters, interval_seconds=5, lease_seconds=15, heartbeat_seconds=5).run_once()
+    assert 1 == Sweeps(database, dead_letters).sweep_until_silent()
 
     assert [Event.RESCUED, Event.FAILED] == [event for event, _ in told]
     assert [("my-request", TRACE)] * 2 == [(facts["request_id"], facts["trace_id"]) for _, facts in told]

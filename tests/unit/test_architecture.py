@@ -13,13 +13,13 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
 #: A module may import from its own rank and below. Names are the modules' and folders' in jobs_service.
 RANKS = [
-    {"errors", "events", "ids", "config", "slots", "incoming", "failpoints"},
+    {"errors", "events", "ids", "config", "slots", "incoming", "failpoints", "liveness"},
     {"logs", "origin", "telemetry", "tracing", "typed", "database", "smtp", "addresses", "breaker"},
     {"mailer", "storage", "models", "migrations", "lifecycle"},
     {"registry", "failures"},
     {"broker"},
-    {"dead_letters", "publisher", "presence", "attempt", "batch"},
-    {"submission", "binding", "isolation", "maintenance", "metrics", "clock"},
+    {"dead_letters", "publisher", "attempt", "batch"},
+    {"submission", "binding", "isolation", "maintenance", "metrics", "clock", "presence"},
     {"middleware", "resources", "sampler", "watchdog", "supervisor"},
     {"http_worker"},
     {"app", "worker", "isolated", "gunicorn_config"},

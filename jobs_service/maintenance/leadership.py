@@ -1,0 +1,109 @@
+"""Which process leads maintenance: the one that holds a lease, a row in `leases` that it renews.
+
+Nothing of it lives in a session: each step is one statement in its own transaction, so it works through a pooler, and
+a connection may be lost and replaced. PostgreSQL's clock decides when a lease has run out. The token counts up with
+each holder, and whatever is written under an older one changes nothing.
+"""
+
+import time
+from uuid import UUID
+
+from jobs_service.database import Database
+from jobs_service.errors import DatabaseUnavailable
+from jobs_service.logs import get_logger
+from jobs_service.metrics import definitions as metrics
+
+log = get_logger(__name__)
+
+#: Renewals in the time of a lease: two may fail.
+RENEWALS = 3
+
+# Who finds it held by another only reads. clock_timestamp(), because now() of a statement that waited for the row is
+# from before the renewal that it waited for. A lease that ends later than any could is from before the clock was set
+# back: it has run out.
+_ACQUIRE = """
+INSERT INTO leases AS lease (name, holder, token, expires_at)
+SELECT 'maintenance', %(holder)s, 1, clock_timestamp() + %(seconds)s * interval '1 second'
+WHERE NOT EXISTS (
+  SELECT FROM leases
+  WHERE name = 'maintenance' AND holder <> %(holder)s AND expires_at > clock_timestamp()
+    AND expires_at <= clock_timestamp() + %(seconds)s * interval '1 second'
+)
+ON CONFLICT (name) DO UPDATE
+SET holder = excluded.holder, token = lease.token + (lease.holder <> excluded.holder)::int,
+    expires_at = clock_timestamp() + %(seconds)s * interval '1 second'
+WHERE lease.holder = excluded.holder OR lease.expires_at <= clock_timestamp()
+   OR lease.expires_at > clock_timestamp() + %(seconds)s * interval '1 second'
+RETURNING token"""
+
+_RESIGN = """
+UPDATE leases SET expires_at = '-infinity'
+WHERE name = 'maintenance' AND holder = %(holder)s AND token = %(token)s"""
+
+
+class Leadership:
+    """A process's part in the lease. Used by one thread; `is_held` may be asked by any."""
+
+    def __init__(self, database: Database, holder: UUID, *, lease_seconds: float) -> None:
+        self.database = database
+        self.holder = holder
+        self.lease_seconds = lease_seconds
+        #: Counts up with each holder: what the services' writes are fenced by.
+        self.token: int | None = None
+        self._renewed_at = 0.0
+        self._is_refused = False
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process may lead: by its own clock the lease ends no later than by PostgreSQL's."""
+        return self.token is not None and time.monotonic() < self._renewed_at + self.lease_seconds
+
+    @property
+    def seconds_to_renewal(self) -> float:
+        """Return the seconds until the lease is to be renewed: 0 if it is not held."""
+        due_at = self._renewed_at + self.lease_seconds / RENEWALS
+        return max(0.0, due_at - time.monotonic()) if self.is_held else 0.0
+
+    def ensure(self) -> bool:
+        """Acquire the lease, or renew it when it is time. Returns whether this process leads."""
+        if self.seconds_to_renewal:
+            return True
+        try:
+            self._acquire()
+        except DatabaseUnavailable as error:
+            self._refused(error)
+        if not self.is_held:
+            self._lose()
+        return self.is_held
+
+    def resign(self) -> None:
+        """Give the lease up, so that another process need not wait for its end. A silent PostgreSQL is only logged."""
+        token = self.token
+        self._lose()
+        if token is None:
+            return
+        try:
+            self.database.rows(_RESIGN, {"holder": self.holder, "token": token})
+        except DatabaseUnavailable as error:
+            log.warning("Maintenance not given up; its lease ends by itself", error=str(error))
+
+    def _acquire(self) -> None:
+        # From before the question: the lease that PostgreSQL grants ends later.
+        asked_at = time.monotonic()
+        row = self.database.row(_ACQUIRE, {"holder": self.holder, "seconds": self.lease_seconds})
+        self._is_refused = False
+        if row is None:
+            self._lose()
+            return
+        self.token, self._renewed_at = row[0], asked_at
+        metrics.MAINTENANCE_LEADER.labels().set(1)
+
+    def _lose(self) -> None:
+        self.token = None
+        metrics.MAINTENANCE_LEADER.labels().set(0)
+
+    def _refused(self, error: DatabaseUnavailable) -> None:
+        """Say once why nobody can be elected, such as a PostgreSQL that is read-only."""
+        if not self._is_refused:
+            log.warning("Maintenance waits: PostgreSQL grants no lease", error=str(error))
+        self._is_refused = True
