@@ -102,11 +102,12 @@ def test_nothing_is_wrong_where_every_service_turns(sync):
 @pytest.mark.parametrize("name", ["heartbeat", "maintenance"])
 @pytest.mark.parametrize(
     ("service", "what"),
-    [(turning(alive=False), "has died"), (turning(seconds=41), "stands still")],
+    # Made by the test: its clock goes on from there.
+    [(lambda: turning(alive=False), "has died"), (lambda: turning(seconds=41), "stands still")],
     ids=["dead", "standing still"],
 )
 def test_a_service_that_does_not_turn_is_a_reason_to_stop(sync, name, service, what):
-    others = {"presence": service} if name == "heartbeat" else {name: service}
+    others = {"presence": service()} if name == "heartbeat" else {name: service()}
 
     assert [f"the thread {what}: {name}"] == reasons(watching(sync, **others))
 
@@ -126,10 +127,11 @@ def test_a_process_that_can_open_nothing_has_to_stop(sync, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("presence", "beats"), [(turning(seconds=3), 0), (turning(seconds=5), 1), (turning(alive=False), 1)]
+    ("made", "beats"),
+    [(lambda: turning(seconds=3), 0), (lambda: turning(seconds=5), 1), (lambda: turning(alive=False), 1)],
 )
-def test_the_watchdog_beats_for_a_heartbeat_that_is_late_or_dead(sync, presence, beats):
-    beaten = []
+def test_the_watchdog_beats_for_a_heartbeat_that_is_late_or_dead(sync, made, beats):
+    presence, beaten = made(), []
     presence.beat = lambda: beaten.append(1)
 
     watching(sync, presence)._stand_in()
