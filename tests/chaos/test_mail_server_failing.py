@@ -79,6 +79,8 @@ def test_each_answer_has_its_outcome(stack, server, mail_environ):
 
 def test_mails_that_were_put_off_are_sent_once_when_the_server_is_well(stack, server, mail_environ):
     """Every temporary fault in turn, for jobs that may try again and again."""
+    # Or they were sent before the first fault.
+    server.replies = WILLING | TEMPORARY["closed for now"]
     stack.start(**mail_environ)
     jobs = [submit(stack, max_attempts=100) for _ in range(4)]
     with stack.nobody_ends():
