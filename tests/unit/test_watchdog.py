@@ -25,7 +25,7 @@ def running(*, seconds, limit_seconds):
 
 def turning(*, seconds=0.0, alive=True):
     """A service that began its last turn so long ago."""
-    return SimpleNamespace(last_turn=time.monotonic() - seconds, is_alive=lambda: alive, heartbeat_seconds=2.0)
+    return SimpleNamespace(last_turn=time.monotonic() - seconds, is_alive=lambda: alive, heartbeat_seconds=20.0)
 
 
 def watching(sync, presence=None, **services):
@@ -96,17 +96,17 @@ def sync():
 
 
 def test_nothing_is_wrong_where_every_service_turns(sync):
-    assert [] == reasons(watching(sync, turning(seconds=39), maintenance=turning(seconds=39)))
+    assert [] == reasons(watching(sync, turning(seconds=20), maintenance=turning(seconds=20)))
 
 
 @pytest.mark.parametrize("name", ["heartbeat", "maintenance"])
 @pytest.mark.parametrize(
     ("service", "what"),
-    [(turning(alive=False), "has died"), (turning(seconds=41), "stands still")],
+    [({"alive": False}, "has died"), ({"seconds": 41}, "stands still")],
     ids=["dead", "standing still"],
 )
 def test_a_service_that_does_not_turn_is_a_reason_to_stop(sync, name, service, what):
-    others = {"presence": service} if name == "heartbeat" else {name: service}
+    others = {"presence" if name == "heartbeat" else name: turning(**service)}
 
     assert [f"the thread {what}: {name}"] == reasons(watching(sync, **others))
 
@@ -126,10 +126,12 @@ def test_a_process_that_can_open_nothing_has_to_stop(sync, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("presence", "beats"), [(turning(seconds=3), 0), (turning(seconds=5), 1), (turning(alive=False), 1)]
+    ("heartbeat", "beats"),
+    [({}, 0), ({"seconds": 41}, 1), ({"alive": False}, 1)],
+    ids=["in time", "late", "dead"],
 )
-def test_the_watchdog_beats_for_a_heartbeat_that_is_late_or_dead(sync, presence, beats):
-    beaten = []
+def test_the_watchdog_beats_for_a_heartbeat_that_is_late_or_dead(sync, heartbeat, beats):
+    beaten, presence = [], turning(**heartbeat)
     presence.beat = lambda: beaten.append(1)
 
     watching(sync, presence)._stand_in()
