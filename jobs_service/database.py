@@ -14,6 +14,9 @@ import psycopg2.extras
 
 from jobs_service.config import Settings
 from jobs_service.errors import DatabaseUnavailable
+from jobs_service.logs import get_logger
+
+log = get_logger(__name__)
 
 Row = tuple[Any, ...]
 
@@ -115,7 +118,7 @@ class Database(peewee.PostgresqlDatabase):
         if reason := self._connecting.reason_to_refuse():
             raise psycopg2.OperationalError(reason)
         try:
-            connection = super()._connect()  # type: ignore[misc] # the stubs leave out what subclasses override
+            connection = self._taken(super()._connect)  # type: ignore[misc] # the stubs leave out what subclasses override
         except psycopg2.OperationalError as error:
             self._connecting.is_away(_first_line(error))
             raise
@@ -125,6 +128,17 @@ class Database(peewee.PostgresqlDatabase):
         # JSON is passed on as the text PostgreSQL sends: whoever needs it decoded knows into what.
         psycopg2.extras.register_default_jsonb(connection, loads=str)
         return connection
+
+    def _taken(self, connect: Callable[[], T]) -> T:
+        """Connect, without `options` where they are refused: a pooler such as PgBouncer knows of none."""
+        try:
+            return connect()
+        except psycopg2.OperationalError as error:
+            if "unsupported startup parameter" not in str(error):
+                raise
+            if left_out := self.connect_params.pop("options", ""):
+                log.warning("A pooler takes no options: set them for the database's role", left_out=left_out)
+            return connect()
 
     def _drop(self) -> None:
         try:
