@@ -10,6 +10,8 @@ import pytest
 from jobs_service.devstack.servers import HOST, Postgres, Server
 
 PGBOUNCER = os.environ.get("TEST_PGBOUNCER") or shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+#: Where it finds libraries that the machine does not have.
+LIBRARIES = os.environ.get("TEST_PGBOUNCER_LIBRARIES", "")
 
 needs_pgbouncer = pytest.mark.skipif(
     PGBOUNCER is None, reason="pgbouncer is neither on PATH nor named by TEST_PGBOUNCER"
@@ -46,7 +48,7 @@ class PgBouncer(Server):
         self._config.write_text(CONFIG.format(**names, user=Postgres.USER, password=Postgres.PASSWORD))
 
     def command(self):
-        return [PGBOUNCER, str(self._config)]
+        return ["env", f"LD_LIBRARY_PATH={LIBRARIES}", PGBOUNCER, str(self._config)]
 
     def privileges(self):
         return self.postgres.privileges()

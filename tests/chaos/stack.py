@@ -80,9 +80,9 @@ class Stack:
         self.redis_url = self.service.environ["REDIS_URL"] = f"{server.url}/0"
         return server
 
-    def start_own_postgres(self):
+    def start_own_postgres(self, kind=Postgres):
         """Have the service, which is yet to start, use a PostgreSQL of its own, migrated."""
-        server = self.servers.enter_context(Postgres(self.folder / "own-postgres", free_port(), options=DURABLE))
+        server = self.servers.enter_context(kind(self.folder / "own-postgres", free_port(), options=DURABLE))
         self.database_url = self.service.environ["DATABASE_URL"] = server.url
         database = open_database(Settings.from_env(self.service.environ))
         migrate(database)
