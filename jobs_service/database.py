@@ -15,6 +15,9 @@ import psycopg2.extras
 from jobs_service.config import Settings
 from jobs_service.deadlines import Line, deadlines
 from jobs_service.errors import DatabaseUnavailable, NotThisProcess, SchemaUnavailable
+from jobs_service.logs import get_logger
+
+log = get_logger(__name__)
 
 Row = tuple[Any, ...]
 
@@ -154,7 +157,7 @@ class Database(peewee.PostgresqlDatabase):
         if reason := self._connecting.reason_to_refuse():
             raise psycopg2.OperationalError(reason)
         try:
-            connection = self._new_connection()
+            connection = self._taken(self._new_connection)
         except psycopg2.OperationalError as error:
             self._connecting.is_away(_first_line(error))
             raise
@@ -172,6 +175,17 @@ class Database(peewee.PostgresqlDatabase):
         connection.autocommit = True
         connection.wait_at_most(self._answer_seconds)
         return connection
+
+    def _taken(self, connect: "Callable[[], _Connection]") -> "_Connection":
+        """Connect, without `options` where they are refused: a pooler such as PgBouncer knows of none."""
+        try:
+            return connect()
+        except psycopg2.OperationalError as error:
+            if "unsupported startup parameter" not in str(error):
+                raise
+            if left_out := self.connect_params.pop("options", ""):
+                log.warning("A pooler takes no options: set them for the database's role", left_out=left_out)
+            return connect()
 
     def _drop(self) -> None:
         try:
