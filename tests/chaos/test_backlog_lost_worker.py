@@ -56,9 +56,15 @@ def lose_a_worker(stack, count, payload, *, processes):
     lost = kill_the_process_of(stack, lasting[0])
     seconds = eventually(lambda: seconds_to_the_next_begin(stack, lost), seconds=240, what="the next attempts")
     [(waiting,)] = stack.sql("SELECT count(*) FROM jobs WHERE status = 'pending'")
-    # The point is made.
-    stack.sql("DELETE FROM jobs WHERE status = 'pending' RETURNING 1")
+    eventually(lambda: is_quiet(stack), seconds=60, what="quiet")
     return seconds, waiting
+
+
+def is_quiet(stack):
+    """Delete what waits, for the point is made, and tell whether nothing runs any more."""
+    waiting = "SELECT id FROM jobs WHERE status = 'pending' ORDER BY id FOR UPDATE SKIP LOCKED"
+    stack.sql(f"DELETE FROM jobs WHERE id IN ({waiting}) RETURNING 1")
+    return not stack.sql("SELECT FROM jobs WHERE finished_at IS NULL LIMIT 1")
 
 
 def write_backlog(stack, count, payload):
