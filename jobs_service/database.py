@@ -230,7 +230,7 @@ def open_database(settings: Settings, *, thread_safe: bool = True) -> Database:
         thread_safe=thread_safe,
         application_name=f"async-job-system {threading.current_thread().name}",
         options=f"-c timezone=UTC -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=30s"
-        # For the server's side: the session, and the leader's lock with it, of a machine that vanished.
+        # For the server's side: the session, and the locks it holds, of a machine that vanished.
         " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
         # A server that vanished without a word is noticed in seconds, not in the kernel's two hours.
         keepalives_idle=5,

@@ -15,64 +15,82 @@ from jobs_service.lifecycle import NewJob
 
 PROMISED_SECONDS = 30
 
-#: Jobs of this length leave the threads of a worker free now and then; the quick ones keep maintenance as busy as can be.
-SLOW, QUICK_JOBS = '{"seconds": 0.2}', "{}"
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processes", "payload"),
+    [
+        pytest.param(2, '{"seconds": 0.2}', id="two processes"),
+        # As busy as maintenance can be: the window is drained as fast as it is filled.
+        pytest.param(4, "{}", id="four processes, quick jobs"),
+    ],
+)
+def test_a_lost_workers_jobs_run_again_within_half_a_minute(stack, processes, payload):
+    for name in QUICK:
+        del stack.service.environ[name]
+
+    seconds, waiting = lose_a_worker(stack, 150_000, payload, processes=processes)
+
+    assert waiting > 10_000
+    assert seconds < PROMISED_SECONDS
+
+
+def test_a_lost_workers_jobs_go_before_what_is_younger(stack):
+    _, waiting = lose_a_worker(stack, 5_000, '{"seconds": 0.2}', processes=2)
+
+    assert waiting > 2_500
+
+
+def lose_a_worker(stack, count, payload, *, processes):
+    """Kill one of the processes at work on a backlog.
+
+    Returns the seconds until all of its jobs have begun again, and how many jobs were waiting then.
+    """
+    stack.start(workers=processes)
+    lasting = [stack.submit(payload={"seconds": 40}) for _ in range(2)]
+    eventually(lambda: all(stack.effects()[job_id] for job_id in lasting), what="running jobs")
+    # For the attempts after the kill.
+    stack.sql("UPDATE jobs SET payload = '{}' RETURNING 1")
+    write_backlog(stack, count, payload)
+    eventually(lambda: stack.sql("SELECT count(*) > 100 FROM jobs WHERE status = 'completed'")[0][0], what="work")
+    lost = kill_the_process_of(stack, lasting[0])
+    seconds = eventually(lambda: seconds_to_the_next_begin(stack, lost), seconds=240, what="the next attempts")
+    [(waiting,)] = stack.sql("SELECT count(*) FROM jobs WHERE status = 'pending'")
+    eventually(lambda: is_quiet(stack), seconds=60, what="quiet")
+    return seconds, waiting
+
+
+def is_quiet(stack):
+    """Delete what waits, for the point is made, and tell whether nothing runs any more."""
+    waiting = "SELECT id FROM jobs WHERE status = 'pending' ORDER BY id FOR UPDATE SKIP LOCKED"
+    stack.sql(f"DELETE FROM jobs WHERE id IN ({waiting}) RETURNING 1")
+    return not stack.sql("SELECT FROM jobs WHERE finished_at IS NULL LIMIT 1")
 
 
 def write_backlog(stack, count, payload):
     database = open_database(Settings.from_env(stack.service.environ))
     for start in range(0, count, 5_000):
         jobs = [
-            NewJob(id=new_id(), type="test-nothing", payload=payload, queue="default", priority=5, max_attempts=3)
-            for _ in range(min(5_000, count - start))
+            NewJob(id=new_id(), type="test-effect", payload=payload, queue="default", priority=5, max_attempts=3)
+            for _ in range(start, min(start + 5_000, count))
         ]
         lifecycle.submit(database, jobs)
-    database.rows("ANALYZE jobs")
     database.discard()
 
 
-def kill_one(stack):
-    """Kill a worker process that runs a job; return its jobs, and when that was by PostgreSQL's clock."""
-    [(pid, worker_id)] = eventually(
-        lambda: stack.sql(
-            """SELECT pid, workers.id FROM jobs JOIN workers ON workers.id = worker_id
-            WHERE status = 'processing' AND type = 'test-effect' LIMIT 1"""
-        ),
-        what="a running job",
-    )
+def kill_the_process_of(stack, job_id):
+    """Return the jobs that were lost with it."""
+    sql = "SELECT workers.id, pid FROM workers JOIN jobs ON worker_id = workers.id WHERE jobs.id = %s"
+    [(worker_id, pid)] = stack.sql(sql, (job_id,))
     stack.strike()
     os.kill(pid, signal.SIGKILL)
-    sql = "SELECT jobs.id FROM jobs WHERE status = 'processing' AND worker_id = %s"
+    sql = "SELECT id::text FROM jobs WHERE status = 'processing' AND worker_id = %s"
     return [job_id for (job_id,) in stack.sql(sql, (worker_id,))]
 
 
 def seconds_to_the_next_begin(stack, job_ids):
-    """Wait until each of the jobs has begun once more; return the seconds from the kill to the last of these begins."""
+    """Return the seconds from the kill to the last of the next attempts' begins, once all have begun."""
     sql = """SELECT count(*), max(extract(epoch FROM started_at - %s))::float8 FROM jobs
-    WHERE id = ANY(%s::uuid[]) AND crashes > 0 AND (attempts > 1 OR status IN ('processing', 'completed'))"""
-
-    def begun():
-        [(count, seconds)] = stack.sql(sql, (stack.struck_at, job_ids))
-        return seconds if count == len(job_ids) else None
-
-    return eventually(begun, seconds=240, what="the next attempts")
-
-
-def lose_a_worker_behind(stack, count, payload, *, processes):
-    # In line before the backlog, and running until its process is killed.
-    lasting = [stack.submit(payload={"seconds": 40}) for _ in range(2)]
-    eventually(lambda: all(stack.effects()[job_id] for job_id in lasting), what="running jobs")
-    write_backlog(stack, count, payload)
-    eventually(
-        lambda: stack.sql("SELECT count(*) > 100 FROM jobs WHERE status = 'completed'")[0][0],
-        seconds=120,
-        what=f"{processes} processes at work on the backlog",
-    )
-    lost = kill_one(stack)
-    assert lost
-    seconds = seconds_to_the_next_begin(stack, lost)
-    waiting = stack.sql("SELECT count(*) FROM jobs WHERE status = 'pending'")[0][0]
-    # The point is made.
-    stack.sql("DELETE FROM jobs WHERE status = 'pending' RETURNING 1")
-    stack.sql("UPDATE jobs SET payload = '{}' WHERE status = 'processing' RETURNING 1")
-    return seconds, waiting
+    WHERE id = ANY(%s::uuid[]) AND crashes > 0 AND status IN ('processing', 'completed')"""
+    [(count, seconds)] = stack.sql(sql, (stack.struck_at, job_ids))
+    return seconds if count == len(job_ids) else None
