@@ -15,7 +15,7 @@ HOUR = 3_600
 
 @pytest.fixture
 def clocked_postgres(stack):
-    return stack.start_own_postgres(ClockedPostgres)
+    return stack.start_own_postgres(kind=ClockedPostgres)
 
 
 def running(stack, tmp_path, name):
