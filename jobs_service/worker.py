@@ -48,6 +48,9 @@ from jobs_service.watchdog import Watchdog
 
 log = get_logger(__name__)
 
+#: How long a leader that was killed is waited for, if the lease of jobs is not shorter.
+LEADERSHIP_SECONDS = 10.0
+
 #: Seconds between two looks for jobs on queues that nobody serves.
 STRAYS_SECONDS = 30.0
 
@@ -122,7 +125,7 @@ def _middleware(
     """Yield the middleware in order: `before_*` hooks run down the list, `after_*` hooks up it."""
     lifecycle_sync = LifecycleSync(database, broker, dead_letters, worker_id)
     attempt_metrics = AttemptMetrics(Objectives(settings))
-    leadership = Leadership(database, worker_id, lease_seconds=settings.lease_seconds)
+    leadership = Leadership(database, worker_id, lease_seconds=min(LEADERSHIP_SECONDS, settings.lease_seconds))
     # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
     yield WorkerServices(
         broker,
