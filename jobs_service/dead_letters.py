@@ -1,6 +1,6 @@
 """`job_dlq`, the Redis list of dead letters: a projection of the failed rows, for whoever watches Redis."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 import redis
@@ -57,26 +57,31 @@ class DeadLetterList:
 
     def ids(self) -> list[str]:
         """Return what is on the list; nothing if it is no list. Raises `BrokerUnavailable`."""
-        if self.length() < 0:
-            return []
-        try:
-            listed: Sequence[bytes] = self.client.lrange(KEY, 0, -1)  # type: ignore[assignment] # never decoded here
-            return [item.decode(errors="replace") for item in listed]
-        except redis.RedisError as error:
-            raise BrokerUnavailable(str(error)) from error
+        return [listed for page in self.pages(10_000) for listed in page]
 
-    def replace(self, job_ids: Iterable[UUID]) -> None:
-        """Put exactly these ids on the list, in one step for whoever reads it. Raises `BrokerUnavailable`."""
+    def pages(self, size: int) -> Iterator[list[str]]:
+        """Yield what is on the list, so many at a time. Otherwise like `ids`."""
+        for start in range(0, self.length(), size):
+            try:
+                # The stubs do not know that nothing is decoded here.
+                listed: Sequence[bytes] = self.client.lrange(KEY, start, start + size - 1)  # type: ignore[assignment]
+            except redis.RedisError as error:
+                raise BrokerUnavailable(str(error)) from error
+            yield [item.decode(errors="replace") for item in listed]
+
+    def replacing(self, job_ids: Sequence[UUID], size: int) -> Iterator[None]:
+        """Put exactly these ids on the list, so many at a step; whoever reads it sees the old one until the last step.
+
+        Raises `BrokerUnavailable`.
+        """
         new = f"{KEY}:new"
-        ids = [str(job_id) for job_id in job_ids]
         try:
-            with self.client.pipeline(transaction=True) as pipeline:
-                pipeline.delete(new, *([] if ids else [KEY]))
-                for start in range(0, len(ids), 1_000):
-                    pipeline.rpush(new, *ids[start : start + 1_000])
-                if ids:
-                    pipeline.rename(new, KEY)
-                pipeline.execute()
+            self.client.delete(new, *([] if job_ids else [KEY]))
+            for start in range(0, len(job_ids), size):
+                self.client.rpush(new, *map(str, job_ids[start : start + size]))
+                yield
+            if job_ids:
+                self.client.rename(new, KEY)
         except redis.RedisError as error:
             raise BrokerUnavailable(str(error)) from error
 

@@ -49,6 +49,9 @@ from jobs_service.watchdog import Watchdog
 
 log = get_logger(__name__)
 
+#: How long a leader that was killed is waited for, if the lease of jobs is not shorter.
+LEADERSHIP_SECONDS = 10.0
+
 #: Seconds between two looks for jobs on queues that nobody serves.
 STRAYS_SECONDS = 30.0
 
@@ -127,7 +130,7 @@ def _middleware(
         database, broker, dead_letters, worker_id, give_back_seconds=settings.give_back_seconds
     )
     attempt_metrics = AttemptMetrics(Objectives(settings))
-    leadership = Leadership(database, worker_id, lease_seconds=settings.lease_seconds)
+    leadership = Leadership(database, worker_id, lease_seconds=min(LEADERSHIP_SECONDS, settings.lease_seconds))
     presence = Presence(
         database,
         worker_id,

@@ -1,14 +1,24 @@
 """Keeps `job_dlq` equal to the failed rows."""
 
 import time
+from collections.abc import Iterator
 from uuid import UUID
 
-from jobs_service.database import Database
+from jobs_service.database import Database, Row
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.maintenance.service import Service, Turn
 
 #: Seconds between two comparisons id by id. In between the lengths are compared, which costs nothing.
 COMPARE_SECONDS = 60.0
+
+#: Ids of one step.
+BATCH = 10_000
+
+# By jobs_by_status, in its order.
+_FAILED = """
+SELECT id, finished_at FROM jobs
+WHERE (status, id) > ('failed', %(after)s) AND status = 'failed'
+ORDER BY status, id LIMIT %(limit)s"""
 
 
 class DeadLetters(Service):
@@ -21,20 +31,46 @@ class DeadLetters(Service):
         self.dead_letters = dead_letters
         self.interval_seconds = interval_seconds
         self._compared_at = 0.0
+        #: A comparison that did not fit into one turn.
+        self._mending: Iterator[int] | None = None
 
-    def run_once(self, turn: Turn) -> dict[str, int]:  # noqa: ARG002 - one comparison is one step
-        (failed,) = self.database.row("SELECT count(*) FROM jobs WHERE status = 'failed'") or (0,)
-        if self.dead_letters.length() == failed and not self._is_time_to_compare():
-            return {"rebuilt": 0}
-        ids = self._failed()
-        if sorted(map(str, ids)) == sorted(self.dead_letters.ids()):
-            return {"rebuilt": 0}
-        self.dead_letters.replace(ids)
-        return {"rebuilt": len(ids)}
+    def run_once(self, turn: Turn) -> dict[str, int]:
+        mending, self._mending = self._mending or self._mend(), None
+        for rebuilt in mending:
+            if rebuilt:
+                return {"rebuilt": rebuilt}
+            if turn.is_over:
+                self._mending = mending
+                turn.again()
+                break
+        return {"rebuilt": 0}
 
-    def _failed(self) -> list[UUID]:
-        rows = self.database.rows("SELECT id FROM jobs WHERE status = 'failed' ORDER BY finished_at, id")
-        return [job_id for (job_id,) in rows]
+    def _mend(self) -> Iterator[int]:
+        """Yield 0 after each step, and the number of ids once the list is written anew."""
+        (count,) = self.database.row("SELECT count(*) FROM jobs WHERE status = 'failed'") or (0,)
+        if self.dead_letters.length() == count and not self._is_time_to_compare():
+            return
+        found: list[Row] = []
+        for rows in self._failed():
+            found += rows
+            yield 0
+        failed: list[UUID] = [job_id for job_id, _ in sorted(found, key=lambda row: (row[1], row[0]))]
+        listed: list[str] = []
+        for page in self.dead_letters.pages(BATCH):
+            listed += page
+            yield 0
+        if len(failed) == len(listed) and set(map(str, failed)) == set(listed):
+            return
+        for _ in self.dead_letters.replacing(failed, BATCH):
+            yield 0
+        yield len(failed)
+
+    def _failed(self) -> Iterator[list[Row]]:
+        """Yield the failed jobs' ids and when they failed, a batch at a time."""
+        rows: list[Row] = [(UUID(int=0), None)]
+        while rows:
+            rows = self.database.rows(_FAILED, {"after": rows[-1][0], "limit": BATCH})
+            yield rows
 
     def _is_time_to_compare(self) -> bool:
         if time.monotonic() < self._compared_at + COMPARE_SECONDS:

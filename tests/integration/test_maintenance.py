@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import dramatiq
 import pytest
+import redis
 from rows import Sweeps, add_worker, claim_one, pruner
 
 from jobs_service import lifecycle
@@ -14,6 +15,7 @@ from jobs_service.errors import BrokerUnavailable
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import DeadReason, Failure
 from jobs_service.liveness import Liveness
+from jobs_service.maintenance import dead_letters as dead_letters_module
 from jobs_service.maintenance import expirer as expirer_module
 from jobs_service.maintenance import pruner as pruner_module
 from jobs_service.maintenance import relay as relay_module
@@ -207,6 +209,36 @@ def test_the_list_is_rebuilt_when_it_differs_from_the_failed_rows(database, dead
     broker.client.flushall()
 
     assert {"rebuilt": 3} == service.run_once(Turn())
+
+
+def test_a_long_list_is_rebuilt_in_several_turns(database, dead_letters, bury, monkeypatch):
+    """Whoever reads it meanwhile sees the old list."""
+    monkeypatch.setattr(dead_letters_module, "BATCH", 2)
+    ids = [str(bury()) for _ in range(5)]
+    service = DeadLetters(database, dead_letters, interval_seconds=10)
+    turns = []
+    while not turns or turns[-1].next_seconds == 0:
+        assert [] == dead_letters.ids()
+        turns.append(Turn(seconds=0))
+        rebuilt = service.run_once(turns[-1])
+        assert len(turns) < 50
+
+    assert {"rebuilt": 5} == rebuilt
+    assert len(turns) > 5
+    assert ids == dead_letters.ids()
+
+
+def test_a_comparison_that_redis_interrupts_begins_anew(database, dead_letters, bury, monkeypatch):
+    monkeypatch.setattr(dead_letters_module, "BATCH", 2)
+    ids = [str(bury()) for _ in range(5)]
+    service = DeadLetters(database, dead_letters, interval_seconds=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(dead_letters.client, "rename", _raise(redis.ConnectionError("away")))
+        with pytest.raises(BrokerUnavailable):
+            service.run_once(Turn())
+
+    assert {"rebuilt": 5} == service.run_once(Turn())
+    assert ids == dead_letters.ids()
 
 
 def test_the_list_is_emptied_with_the_last_failed_row(database, dead_letters, broker):
