@@ -315,12 +315,12 @@ def _wait_for_turn(session: _Session, holder: UUID, tell: Tell) -> None:
     since = time.monotonic()
     while True:
         [(other, beats, is_busy)] = session.run(_LOOK)
-        if (other, beats) != seen or is_busy:
-            if other is not None and seen is None:
-                tell("waiting for another run of migrate, or for what it left to end")
+        if other is not None and seen is None:
+            tell("waiting for another run of migrate, or for what it left to end")
+        if is_busy or (other, beats) != seen:
             seen, since = (other, beats), time.monotonic()
-        is_over = other is None or time.monotonic() - since > TAKE_OVER_SECONDS
-        if is_over and session.run(_TAKE, (holder, other, beats)):
+        is_quiet = not is_busy and time.monotonic() - since > TAKE_OVER_SECONDS
+        if (other is None or is_quiet) and session.run(_TAKE, (holder, other, beats)):
             return
         time.sleep(GLANCE_SECONDS)
 

@@ -12,6 +12,16 @@ ALTER TABLE workers
   -- Counts up with each heartbeat. That it stands still is what tells of a lost worker, whatever the clocks do.
   ADD COLUMN beats BIGINT NOT NULL DEFAULT 0;
 
+-- step: counting the heartbeats of the version before
+-- Its workers write heartbeat_at alone. Beside a leader of this version they would be taken for lost, with all their jobs.
+CREATE FUNCTION count_beat() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  NEW.beats := OLD.beats + 1;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER workers_count_beat BEFORE UPDATE OF heartbeat_at ON workers
+  FOR EACH ROW WHEN (NEW.beats = OLD.beats) EXECUTE FUNCTION count_beat();
+
 -- step: creating leases and canaries
 -- Who may do a chore of which there is to be one at a time. The token counts up with each holder and fences its writes.
 CREATE TABLE leases (

@@ -15,8 +15,10 @@ _INDEXES = """
 SELECT indexrelid::regclass::text, indisvalid, indisready, pg_get_indexdef(indexrelid)
 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE relnamespace = 'public'::regnamespace ORDER BY 1"""
 
+_TRIGGERS = "SELECT tgrelid::regclass::text, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1"
+
 
 def catalog(database):
-    """Return columns in their order, defaults, constraints and indexes of a `Database`, without what migrate keeps."""
-    rows = [row for query in (_COLUMNS, _CONSTRAINTS, _INDEXES) for row in database.rows(query)]
+    """Return columns in their order, defaults, constraints, indexes and triggers, without what migrate keeps."""
+    rows = [row for query in (_COLUMNS, _CONSTRAINTS, _INDEXES, _TRIGGERS) for row in database.rows(query)]
     return [row for row in rows if not row[0].startswith("schema_migration")]

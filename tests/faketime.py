@@ -32,12 +32,12 @@ class ClockedPostgres(Postgres):
         # In one step: a process that reads it meanwhile finds the old one or the new one.
         fresh.rename(self._offset)
 
-    def command(self):
-        faking = {
+    def environment(self):
+        return {
+            **os.environ,
             "LD_PRELOAD": FAKETIME,
-            "FAKETIME_TIMESTAMP_FILE": self._offset,
+            "FAKETIME_TIMESTAMP_FILE": str(self._offset),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
         }
-        return ["env", *(f"{name}={value}" for name, value in faking.items()), *super().command()]

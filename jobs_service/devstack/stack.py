@@ -121,7 +121,8 @@ class Stack:
         done = subprocess.run(command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False)
         if done.returncode:
             raise StackError(f"the database could not be prepared: {done.stderr.strip()}")
-        self._say(done.stdout.strip())
+        # The last line: what was applied. Its steps are for databases that are large.
+        self._say(done.stdout.strip().rpartition("\n")[2])
 
     def _start_child(self, name: str, command: str) -> None:
         logs = self.folder / "logs"

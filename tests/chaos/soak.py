@@ -25,8 +25,8 @@ from threading import Event, Thread
 from typing import TypeVar
 
 import psycopg2
-from clock import SteppedPostgres, faketime
 from eventually import eventually
+from faketime import FAKETIME, ClockedPostgres
 from invariants import violations
 from service import QUICK, Service
 from stack import LOAD, Stack
@@ -212,9 +212,9 @@ class Soak:
 
     def step_the_clock(self) -> None:
         seconds = self._any((-HOUR, HOUR))
-        self.postgres.step(seconds)
+        self.postgres.set_clock(seconds)
         self._pause(2, 6)
-        self.postgres.step(0)
+        self.postgres.set_clock(0)
         time.sleep(SEEN_SECONDS)
 
     def fill_the_disk(self) -> None:
@@ -260,8 +260,8 @@ class Soak:
         self.stack.servers.callback(subprocess.run, ["umount", "--lazy", str(self.disk)], check=False)
 
     def _kind_of_postgres(self) -> type[Postgres]:
-        if faketime():
-            return SteppedPostgres
+        if FAKETIME:
+            return ClockedPostgres
         self.left_out.append("step_the_clock")
         return Postgres
 
