@@ -39,7 +39,8 @@ def test_a_fork_that_returns_in_both_ends_in_the_copy(service, database, tmp_pat
 
     job = service.when(job_id, "completed")
     assert job["result"] == job["attempts"]
-    told = [line["event"] for line in service.lines(worker, job_id)]
+    eventually(lambda: "Job completed" in events_of(service, worker, job_id), what="the line that tells of it")
+    told = events_of(service, worker, job_id)
     assert told.count("Job completed") == 1
     assert "Late verdict refused" not in told
     assert database.row("SELECT effect_at FROM jobs WHERE id = %s", (job_id,)) == (None,)

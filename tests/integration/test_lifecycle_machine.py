@@ -258,8 +258,10 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
                 assert not release_one(database, claim)
                 assert not lifecycle.snooze(database, claim, None, delay_seconds=0)
                 assert not lifecycle.begin_effect(database, claim)
-                assert lifecycle.crash(database, claim, "late", delay_seconds=0) is None
-                assert lifecycle.abandon(database, claim, "late") is None
+                # One that said so itself is answered once more, as after a lost reply.
+                if claim.token not in model.told:
+                    assert lifecycle.crash(database, claim, "late", delay_seconds=0) is None
+                    assert lifecycle.abandon(database, claim, "late") is None
 
         @rule(worker_id=st.sampled_from(WORKERS))
         def lose_a_worker(self, worker_id):

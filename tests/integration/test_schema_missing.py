@@ -16,7 +16,7 @@ from jobs_service.middleware.lifecycle_sync import LifecycleSync
 
 @pytest.fixture
 def sync(database, broker, dead_letters, worker_id):
-    return LifecycleSync(database, broker, dead_letters, worker_id)
+    return LifecycleSync(database, broker, dead_letters, worker_id, give_back_seconds=5)
 
 
 @pytest.fixture
