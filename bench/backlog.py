@@ -7,6 +7,7 @@ have no worker, then lets a worker take as many. What waits has the priorities 0
 import argparse
 import contextlib
 import json
+import math
 import shlex
 import statistics
 import subprocess
@@ -57,12 +58,21 @@ _STATEMENT = """
 SELECT COALESCE(sum(total_exec_time) * 1000 / NULLIF(sum(rows), 0), 0)::float8
 FROM pg_stat_statements JOIN pg_database ON pg_database.oid = dbid WHERE datname = %s AND query LIKE %s"""
 
+_DONE = {"job_ids": [uuid4()], "leases": [uuid4()], "transitions": [uuid4()], "results": ["null"]}
+_ANY_DUE = {
+    "queue": "default",
+    "priorities": list(range(10)),
+    "untils": [math.inf] * 10,
+    "far": 40,
+    "limit": relay.BATCH,
+}
+
 #: What is explained, with its parameters, on the full table.
 _HOT = {
     "submit": (lifecycle._SUBMIT, {name: [] for name in lifecycle.NewJob.__slots__}),  # noqa: SLF001
     "claim": (lifecycle._CLAIM, {"job_ids": [uuid4()], "worker_ids": [uuid4()], "tokens": [uuid4()]}),  # noqa: SLF001
-    "complete": (lifecycle._COMPLETE, {"job_ids": [uuid4()], "tokens": [uuid4()], "results": ["null"]}),  # noqa: SLF001
-    "relay": (relay._DUE, {"queue": "default", "lowest": 0, "limit": relay.BATCH}),  # noqa: SLF001
+    "complete": (lifecycle._COMPLETE, _DONE),  # noqa: SLF001
+    "relay": (relay._DUE, _ANY_DUE),  # noqa: SLF001
     "scrape": (rows._CURRENT, {}),  # noqa: SLF001
 }
 

@@ -45,7 +45,8 @@ class Sampler:
         self._thread.start()
 
     def is_alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        """Tell whether the thread runs, or is yet to start: once the worker's own threads are there to be looked at."""
+        return self._thread is None or self._thread.is_alive()
 
     def stop(self) -> None:
         """End it, and write down what this process has observed: the process ends next."""

@@ -31,10 +31,12 @@ class WorkerServices(Middleware):
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         self.presence.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
         self.maintenance.start()
-        self.sampler.start(worker)
         self.watchdog.start(worker)
         # From here on there may be jobs to give back, and the watchdog ends an orphan that cannot stop.
         end_with_parent()
+
+    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        self.sampler.start(worker)
 
     # The names are those of the threads' connections in pg_stat_activity as well.
     def after_worker_thread_boot(self, broker: Broker, thread: Thread) -> None:  # noqa: ARG002

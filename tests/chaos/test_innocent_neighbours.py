@@ -4,7 +4,6 @@ import pytest
 from eventually import eventually
 
 
-@pytest.mark.xfail(strict=True, reason="a rescue still counts the attempt")
 @pytest.mark.parametrize("how", ["exit", "kill"])
 def test_the_neighbours_of_a_job_that_ends_their_process_use_no_attempt(stack, tmp_path, how):
     stack.start()

@@ -1,6 +1,7 @@
 """What job code may do in a worker process, and what of it the process does not survive."""
 
 import pytest
+from eventually import eventually
 
 from jobs_service.devstack.processes import is_alive
 
@@ -25,6 +26,10 @@ def test_each_connection_says_whose_it_is(service, database):
     rows = database.rows("SELECT application_name FROM pg_stat_activity WHERE datname = current_database()")
     names = {name.removeprefix("async-job-system ") for (name,) in rows}
     assert {"app request", "worker attempt", "worker heartbeat", "worker maintenance"} <= names
+
+
+def events_of(service, worker, job_id):
+    return [line["event"] for line in service.lines(worker, job_id)]
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["in the worker", "in a process of its own"])

@@ -64,6 +64,8 @@ class Model:
     expired: bool = False
     #: The tokens of attempts that are over and were not told.
     lost: set = field(default_factory=set)
+    #: The tokens of attempts that said of themselves that their process died or broke.
+    told: set = field(default_factory=set)
 
     @property
     def current(self):
@@ -295,6 +297,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             model = self.models[job_id]
             if model.current:
                 attempts = model.attempts
+                model.told.add(model.current.token)
                 rescued = lifecycle.crash(database, model.current, "SIGKILL", delay_seconds=0)
                 self._crash(model, counted=True)
                 assert (model.status, model.reason, attempts) == (
@@ -309,6 +312,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             model = self.models[job_id]
             if model.current:
                 attempts = model.attempts
+                model.told.add(model.current.token)
                 rescued = lifecycle.abandon(database, model.current, "no file can be opened")
                 self._crash(model, counted=False)
                 assert (model.status, model.reason, attempts) == (
