@@ -10,6 +10,7 @@ What differs from `dramatiq.brokers.redis`, and why (docs/decisions/0002):
 - A delay is never kept in Redis: it is noted on the message, and `LifecycleSync` writes it to the row.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -298,7 +299,8 @@ class Popped(MessageProxy):
 
     def __init__(self, message: Message[Any], place: float) -> None:
         super().__init__(message)
-        self.due_ms = place % _PRIORITY_STEP
+        # Whoever put it there by hand may have put it at infinity, of which there is no remainder.
+        self.due_ms = place % _PRIORITY_STEP if math.isfinite(place) else 0.0
 
 
 def message_for(job_id: UUID, job_type: str, queue_name: str, priority: int) -> Message[Any]:
@@ -327,7 +329,7 @@ def due_ms_of(proxy: MessageProxy) -> float:
 def score(message: Message[Any], due_ms: float) -> int:
     """Return the place in line: the higher priority first, then the one that was due first."""
     # A row written by hand may be due at any time, but must not get another priority by that.
-    due = min(max(int(due_ms), 0), _PRIORITY_STEP - 1)
+    due = int(min(max(due_ms, 0), _PRIORITY_STEP - 1))
     return (9 - int(message.options.get("priority", 5))) * _PRIORITY_STEP + due
 
 

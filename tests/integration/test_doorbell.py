@@ -1,6 +1,7 @@
 """The doorbell on a real Valkey."""
 
 import json
+import math
 import threading
 
 import pytest
@@ -88,6 +89,17 @@ def test_popped_messages_go_back_to_their_places(broker, bell, give_back):
 
     in_hand = 0 if give_back == "requeue" else 1
     assert before[in_hand:] == broker.client.zrange(broker.key("default"), 0, -1, withscores=True)
+
+
+@pytest.mark.parametrize("place", [-math.inf, math.inf])
+def test_a_message_that_was_put_at_infinity_is_given_back_like_any_other(broker, bell, place):
+    by_hand = message_for(new_id(), "csv-generation", "default", 5)
+    broker.client.zadd(broker.key("default"), {by_hand.encode(): place})
+    ring(broker)
+
+    bell.requeue([next(bell), next(bell)])
+
+    assert 2 == broker.waiting("default")
 
 
 def test_a_draining_process_hands_out_nothing_and_gives_back_what_it_has(broker, bell):

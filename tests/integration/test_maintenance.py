@@ -74,6 +74,15 @@ def test_a_foreign_value_at_one_queues_key_holds_up_no_other(relay, broker, subm
     assert 1 == broker.waiting("default")
 
 
+def test_a_date_at_infinity_holds_up_no_other_job(relay, broker, submit, database):
+    """Written by hand; PostgreSQL calls it due."""
+    database.rows("UPDATE jobs SET run_at = '-infinity' WHERE id = %s", (submit(),))
+    submit()
+
+    assert {"published": 2} == relay.run_once(Turn())
+    assert 2 == broker.waiting("default")
+
+
 def test_what_redis_lost_is_published_again_at_once(relay, broker, submit):
     for _ in range(3):
         submit()

@@ -1,5 +1,6 @@
 """The messages, and their places in line. What Redis does with them: integration/test_doorbell.py."""
 
+import math
 from uuid import UUID
 
 import dramatiq
@@ -42,7 +43,7 @@ def test_the_time_in_an_id_has_no_part_in_the_order():
     assert score(message_for(newest, "t", "q", 5), 1) < score(message_for(new_id(), "t", "q", 5), 2)
 
 
-@pytest.mark.parametrize("foreign", [-1e18, 1e18])
+@pytest.mark.parametrize("foreign", [-math.inf, -1e18, 1e18, math.inf])
 def test_no_date_changes_the_priority(foreign):
     """A row inserted by hand is due whenever its author liked."""
     line = [(message_for(new_id(), "t", "q", priority), due) for due in (foreign, 1e12) for priority in range(10)]
