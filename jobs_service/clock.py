@@ -21,6 +21,16 @@ def steady_seconds() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
+def measure_offset(
+    database_seconds: float, *, asked_at: float, answered_at: float, wall: Callable[[], float] = time.time
+) -> None:
+    """Note how far this process's wall clock is off PostgreSQL's, which was read between two moments.
+
+    The moments are of `steady_seconds`; the answer has just come.
+    """
+    metrics.CLOCK_OFFSET.labels().set(wall() - database_seconds - (answered_at - asked_at) / 2)
+
+
 class DatabaseClock:
     """Notices steps of PostgreSQL's clock, and measures how far this process's wall clock is off it."""
 
@@ -35,7 +45,7 @@ class DatabaseClock:
 
     def compare(self, database_seconds: float, *, asked_at: float, answered_at: float) -> None:
         """Take in what PostgreSQL's clock said between two moments of `steady_seconds`."""
-        metrics.CLOCK_OFFSET.labels().set(self._wall() - database_seconds - (answered_at - asked_at) / 2)
+        measure_offset(database_seconds, asked_at=asked_at, answered_at=answered_at, wall=self._wall)
         step = self._step_to(database_seconds - answered_at, database_seconds - asked_at)
         if abs(step) > STEP_SECONDS:
             self._untold_seconds += step

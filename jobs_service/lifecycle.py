@@ -116,6 +116,8 @@ class Submitted:
     is_due: bool
     #: It was not written: no attempt could begin before its `expires_at`.
     is_expired: bool
+    #: What PostgreSQL's clock said meanwhile, in Unix seconds.
+    database_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +242,8 @@ WITH new AS (
   FROM new WHERE NOT is_expired
   ON CONFLICT (id) DO NOTHING
 )
-SELECT id, (extract(epoch FROM due) * 1000)::float8, is_due, is_expired FROM new"""
+SELECT id, (extract(epoch FROM due) * 1000)::float8, is_due, is_expired, extract(epoch FROM clock_timestamp())::float8
+FROM new"""
 
 
 def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:

@@ -8,6 +8,8 @@ from service import Service
 
 HOUR, DAY = 3_600, 86_400
 
+OFFSET = "jobs_clock_offset_seconds"
+
 #: Loaded by every Python process that finds it on its path.
 SITE = """
 import os, time
@@ -55,6 +57,9 @@ def test_dates_are_judged_by_the_clock_of_postgresql(stack, seconds):
     status, refusal = stack.service.request("POST", "/jobs", expired)
 
     assert (422, "/expires_at") == (status, refusal["errors"][0]["pointer"])
+    offsets = [value for name, value in stack.service.metrics(stack.service.api_port).items() if OFFSET in name]
+    # To the minute: an answer may take as long as the machine makes it.
+    assert [seconds] == [pytest.approx(offset, abs=60) for offset in offsets]
     assert [(2,)] == stack.sql("SELECT count(*) FROM jobs")
     with stack.redis() as client:
         assert 0 == client.zcard("dramatiq:default"), "a message before its job is due leads to nothing"
