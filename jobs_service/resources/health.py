@@ -20,7 +20,6 @@ KEPT_SECONDS = 1.0
 _ADVICE = {
     "25006": "PostgreSQL is read-only, as a standby is: point DATABASE_URL at the primary",
     "53100": "PostgreSQL's disk is full: make room on it",
-    "53300": "PostgreSQL has no connection left: raise max_connections, or run fewer processes or threads",
     "42501": "the role of DATABASE_URL may not write to the table jobs: grant it SELECT, INSERT, UPDATE and DELETE",
     "42P01": "the table jobs is not there: run python -m jobs_service migrate",
     "57014": "the table jobs is locked, or PostgreSQL too slow: look in pg_stat_activity for who holds a lock",

@@ -120,6 +120,27 @@ def test_what_is_refused_is_a_503_and_what_has_ended_is_written_later(stack, own
         assert {("completed", 1)} == {(job["status"], job["attempts"]) for job in ended}
 
 
+def test_a_standby_behind_the_address_is_named(stack, own_postgres):
+    stack.start()
+    stack.submit_load(4)
+    stack.settle()
+    own_postgres.stop()
+    # Not promoted yet, or demoted: it recovers, and is to be read only.
+    signal_file = own_postgres.folder / "data" / "standby.signal"
+    signal_file.touch()
+    own_postgres.start()
+
+    eventually(lambda: "primary" in stack.service.get("/readyz")[1]["checks"]["database"], what="advice")
+    assert 503 == stack.service.get("/readyz")[0]
+    assert_unavailable(stack)
+
+    own_postgres.stop()
+    signal_file.unlink()
+    own_postgres.start()
+    eventually(stack.submit, what="an accepted job")
+    eventually(lambda: stack.service.get("/readyz")[0] == 200, what="a ready API")
+
+
 @pytest.fixture
 def small_disk(stack):
     """A disk for PostgreSQL, not much larger than what it needs to start."""
@@ -146,6 +167,7 @@ def test_a_full_disk_refuses_new_jobs_and_keeps_the_old_ones(stack, small_disk):
                 file.flush()
         payload = {"name": "Alice", "score": 95}
         eventually(lambda: stack.submit("csv-generation", payload) is None, what="a job that finds no room")
+        eventually(lambda: stack.service.get("/readyz")[0] == 503, what="an API that says it can accept no job")
         ballast.unlink()
         # Without room for its log it ends itself, and is for the operator to start again.
         if not server.child.running or not eventually(server.answers, what="an answer"):
