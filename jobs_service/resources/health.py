@@ -1,5 +1,6 @@
 """/livez and /readyz."""
 
+import math
 import time
 from threading import Lock
 
@@ -15,6 +16,9 @@ from jobs_service.errors import DatabaseUnavailable, MigrationError
 
 #: Seconds an answer about the database is given again, so that a storm of probes costs it one statement.
 KEPT_SECONDS = 1.0
+
+#: An answer so old is given no more: whoever meets another request that asks waits for the new one.
+STALE_SECONDS = 10.0
 
 #: By SQLSTATE: what is wrong, and what to do.
 _ADVICE = {
@@ -44,7 +48,7 @@ class Readiness:
         self.redis_client = redis_client
         self._lock = Lock()
         self._kept = ""
-        self._kept_until = 0.0
+        self._kept_until = -math.inf
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
         checks = {"database": self._database(), "redis": self._redis()}
@@ -59,7 +63,8 @@ class Readiness:
 
     def _database(self) -> str:
         # Who finds another request asking gets the last answer, and does not wait for a server that may be silent.
-        if self._lock.acquire(blocking=not self._kept):
+        is_stale = time.monotonic() > self._kept_until + STALE_SECONDS
+        if self._lock.acquire(blocking=is_stale):
             try:
                 if time.monotonic() >= self._kept_until:
                     self._kept = self._look()

@@ -3,6 +3,7 @@
 import signal
 import threading
 
+import dramatiq
 import pytest
 from dramatiq.broker import MessageProxy
 from eventually import eventually
@@ -16,6 +17,8 @@ from jobs_service.middleware.lifecycle_sync import LifecycleSync
 
 @pytest.fixture
 def sync(database, broker, dead_letters, worker_id):
+    options = {"is_canary": False}
+    dramatiq.Actor(print, broker=broker, actor_name="csv-generation", queue_name="default", priority=0, options=options)
     return LifecycleSync(database, broker, dead_letters, worker_id, give_back_seconds=5)
 
 
