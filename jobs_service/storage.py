@@ -1,6 +1,7 @@
 """Where jobs put the files they make: the contract, and the local directory."""
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -11,7 +12,11 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
+import structlog
+
 from jobs_service.failpoints import failpoint
+
+log = structlog.get_logger(__name__)
 
 #: A plain file name, short enough that the temporary name made from it is one too.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -20,6 +25,10 @@ _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 #: Whatever has the name already, a symbolic link too, is never written through.
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o644
+
+#: What file systems that are not local, as network and desktop shares, answer to what they cannot do at all.
+_CANNOT_SYNC_A_FOLDER = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
+_CANNOT_SET_A_MODE = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS})
 
 #: Far longer than any write takes, so what is older has lost its writer.
 STALE_AFTER_SECONDS = 3_600.0
@@ -48,19 +57,22 @@ class LocalOutputs:
     2. The file is renamed over its final name, which is one step for every reader.
     3. The directory is synced, so the name survives a power cut.
 
+    A file system that cannot set a mode or sync a directory does without, which the log says once in each process.
+
     An error, a full disk for one, leaves the final name as it was and no temporary file; a kill leaves at most
     a temporary file, which `reap` removes. Two attempts of one job never share a temporary file.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._shortcomings = _Shortcomings()
 
     def write(self, name: str, content: bytes) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError(f"not a plain file name: {name[:64]!r}")
         self._directory.mkdir(parents=True, exist_ok=True)
         with _opened(self._directory) as directory:
-            _replace_file(directory, name, content)
+            _replace_file(directory, name, content, self._shortcomings)
         return f"output/{name}"
 
     def delete(self, job_ids: Iterable[UUID]) -> int:
@@ -83,6 +95,34 @@ class LocalOutputs:
             return 0
 
 
+class _Shortcomings:
+    """What a file system cannot do and a file can do without. Each is said once."""
+
+    def __init__(self) -> None:
+        self._unsaid = {"set a mode", "sync a folder"}
+
+    def set_mode(self, file: int) -> None:
+        """Undo what the umask took at open: whoever serves the files must read them."""
+        with self._allowing(_CANNOT_SET_A_MODE, "set a mode", "who may read files depends on how it is mounted"):
+            os.fchmod(file, _MODE)
+
+    def sync_folder(self, directory: int) -> None:
+        with self._allowing(_CANNOT_SYNC_A_FOLDER, "sync a folder", "a power cut may lose the names of the last files"):
+            os.fsync(directory)
+
+    @contextlib.contextmanager
+    def _allowing(self, codes: frozenset[int], step: str, consequence: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in codes:
+                raise
+            with contextlib.suppress(KeyError):  # said already, perhaps just now by another thread
+                self._unsaid.remove(step)
+                reason = os.strerror(error.errno)
+                log.warning("OUTPUT_DIR is on a limited file system", cannot=step, so=consequence, error=reason)
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
     """Hold the directory itself, so that no step can end up in another one put in its place."""
@@ -93,22 +133,22 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(directory)
 
 
-def _replace_file(directory: int, name: str, content: bytes) -> None:
+def _replace_file(directory: int, name: str, content: bytes, shortcomings: _Shortcomings) -> None:
     temporary = f".{name}.{secrets.token_hex(8)}.tmp"
     try:
-        _write_synced(directory, temporary, content)
+        _write_synced(directory, temporary, content, shortcomings)
         failpoint("storage.before_rename")
         os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         failpoint("storage.after_rename")
     except BaseException:  # a time limit's interrupt too must leave nothing behind
         _remove(directory, temporary)
         raise
-    os.fsync(directory)
+    shortcomings.sync_folder(directory)
 
 
-def _write_synced(directory: int, name: str, content: bytes) -> None:
+def _write_synced(directory: int, name: str, content: bytes, shortcomings: _Shortcomings) -> None:
     with os.fdopen(os.open(name, _NEW_FILE, _MODE, dir_fd=directory), "wb") as file:
-        os.fchmod(file.fileno(), _MODE)  # the umask had its say at open; whoever serves the files must read them
+        shortcomings.set_mode(file.fileno())
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

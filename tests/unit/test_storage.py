@@ -2,13 +2,16 @@
 
 import errno
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import structlog
 
 from jobs_service.ids import new_id
 from jobs_service.storage import LocalOutputs
@@ -134,6 +137,111 @@ def test_the_content_is_synced_before_it_gets_its_name_and_the_name_after(output
     outputs.write("a.csv", b"hello")
 
     assert ["sync", "rename", "sync"] == steps
+
+
+def fail(monkeypatch, step, code, *, only=lambda _: True):
+    """Have a step of `os` fail for the descriptors that `only` picks."""
+    real = getattr(os, step)
+
+    def failing(fd: int, *rest: int) -> None:
+        if only(fd):
+            raise OSError(code, os.strerror(code))
+        real(fd, *rest)
+
+    monkeypatch.setattr(os, step, failing)
+
+
+def is_a_folder(fd: int) -> bool:
+    return stat.S_ISDIR(os.fstat(fd).st_mode)
+
+
+def limits_in(lines):
+    assert {"OUTPUT_DIR is on a limited file system"} == {line["event"] for line in lines}
+    assert {"warning"} == {line["log_level"] for line in lines}
+    return [line["cannot"] for line in lines]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_share_that_cannot_sync_a_folder_keeps_files_and_says_so_once(outputs, tmp_path, monkeypatch, code):
+    with monkeypatch.context() as patched, structlog.testing.capture_logs() as lines:
+        fail(patched, "fsync", code, only=is_a_folder)
+        assert ["output/a.csv", "output/b.csv"] == [outputs.write(f"{name}.csv", b"hello") for name in "ab"]
+
+    assert ["a.csv", "b.csv"] == names_in(tmp_path / "out")
+    assert ["sync a folder"] == limits_in(lines)
+    assert os.strerror(code) == lines[0]["error"]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS])
+def test_a_share_without_modes_keeps_files_and_says_so_once(outputs, tmp_path, monkeypatch, code):
+    with monkeypatch.context() as patched, structlog.testing.capture_logs() as lines:
+        fail(patched, "fchmod", code)
+        outputs.write("a.csv", b"hello")
+        outputs.write("b.csv", b"hello")
+
+    assert ["a.csv", "b.csv"] == names_in(tmp_path / "out")
+    assert ["set a mode"] == limits_in(lines)
+
+
+def test_both_shortcomings_are_said(outputs, monkeypatch):
+    with monkeypatch.context() as patched, structlog.testing.capture_logs() as lines:
+        fail(patched, "fchmod", errno.EPERM)
+        fail(patched, "fsync", errno.EINVAL, only=is_a_folder)
+        outputs.write("a.csv", b"hello")
+
+    assert ["set a mode", "sync a folder"] == limits_in(lines)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_folder_that_fails_to_sync_is_an_error(outputs, monkeypatch, code):
+    """It can, but could not: a name may be lost of which the job would say that it is there."""
+    with monkeypatch.context() as patched:
+        fail(patched, "fsync", code, only=is_a_folder)
+        with pytest.raises(OSError, match=os.strerror(code)):
+            outputs.write("a.csv", b"hello")
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EPERM])
+def test_the_content_must_be_synced_on_any_file_system(outputs, tmp_path, monkeypatch, code):
+    with monkeypatch.context() as patched:
+        fail(patched, "fsync", code, only=lambda fd: not is_a_folder(fd))
+        with pytest.raises(OSError, match=os.strerror(code)):
+            outputs.write("a.csv", b"hello")
+
+    assert [] == names_in(tmp_path / "out")
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from jobs_service.storage import LocalOutputs
+
+outputs = LocalOutputs(Path(sys.argv[1]))
+print(outputs.write("a.csv", b"hello"), outputs.write("b.csv", b"hello"))
+"""
+
+
+def test_the_kernels_own_refusals_are_tolerated(tmp_path):
+    """As a share gives them: strace has the kernel refuse to sync this folder, and to set any mode."""
+    if not shutil.which("strace"):
+        pytest.skip("needs strace")
+    refusals = ["-e", "inject=fsync:error=EINVAL:when=2+2", "-e", "inject=fchmod:error=EPERM"]
+    command = ["strace", "-qq", "-o", str(tmp_path / "trace"), "-e", "trace=fsync,fchmod", *refusals]
+    folder = tmp_path / "out"
+
+    finished = subprocess.run(
+        [*command, sys.executable, "-c", WRITE, folder], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+
+    if "ptrace" in finished.stderr:
+        pytest.skip("needs the right to trace a process")
+    assert "output/a.csv output/b.csv" in finished.stdout, finished.stderr
+    assert ["a.csv", "b.csv"] == names_in(folder)
+    assert 1 == finished.stdout.count("sync a folder")
+    assert 1 == finished.stdout.count("set a mode")
+    trace = (tmp_path / "trace").read_text()
+    assert 2 == trace.count("EINVAL")
+    assert 2 == trace.count("EPERM")
 
 
 WRITE_BEYOND_THE_LIMIT = """
