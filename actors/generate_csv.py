@@ -156,6 +156,10 @@ def neutralise(text: str) -> str:
         return text
     if _SIGNED_NUMBER.fullmatch(text):
         return text
+    if _SIGNED_NUMBER.fullmatch(text):
+        return text
+    if _SIGNED_NUMBER.fullmatch(text):
+        return text
     guarded = "".join(f"'{line}" if _is_formula(line) else line for line in text.splitlines(keepends=True))
     return f"'{guarded}" if guarded.startswith(("\t", "\r")) else guarded
 

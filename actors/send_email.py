@@ -14,8 +14,10 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from jobs_service import headers
 from jobs_service.addresses import MAX_ADDRESS_BYTES, problem_with
 from jobs_service.errors import InvalidRequest, Rejected
+from jobs_service.headers import Header
 from jobs_service.registry import Attempt, job
 
 MAX_LISTED = 50
@@ -42,8 +44,8 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subject: Annotated[str, Meta(max_length=MAX_SUBJECT_CHARACTERS)]
     body: Text
     html: Text | None = None
-    cc: Recipients = ()
-    bcc: Recipients = ()
+    cc: Recipients | None = None
+    bcc: Recipients | None = None
     reply_to: Recipient | None = None
 
     def __post_init__(self) -> None:
@@ -75,7 +77,7 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if isinstance(value, str):
                 yield f"/payload/{field}", value
             else:
-                yield from ((f"/payload/{field}/{index}", address) for index, address in enumerate(value or ()))
+                yield from ((f"/payload/{field}/{index}", address) for index, address in enumerate(_listed(value)))
 
 
 @job("EMAIL_SEND", payload=Mail)
@@ -90,16 +92,22 @@ def send_email(mail: Mail, attempt: Attempt) -> str:
 def compose(mail: Mail, job_id: UUID, sender: Address) -> EmailMessage:
     """Build the message. It names nobody of `bcc`."""
     message = EmailMessage(policy=_POLICY.clone(utf8=not mail.has_ascii_addresses))
-    message["Message-ID"] = f"<{job_id}@{sender.domain}>"
-    message["X-Job-ID"] = str(job_id)
     message["Date"] = datetime.now(UTC)
-    message["From"] = sender
-    for header, addresses in (("To", mail.to), ("Cc", mail.cc), ("Reply-To", mail.reply_to or ())):
-        if addresses:
-            message[header] = [_address(address) for address in _listed(addresses)]
-    message["Subject"] = mail.subject
+    for header in _headers(mail, job_id, sender):
+        message[header.name] = header
     _set_text(message, mail)
     return message
+
+
+def _headers(mail: Mail, job_id: UUID, sender: Address) -> Iterator[Header]:
+    yield headers.tokens("Message-ID", [f"<{job_id}@{sender.domain}>"])
+    yield headers.tokens("X-Job-ID", [str(job_id)])
+    yield headers.tokens("Auto-Submitted", ["auto-generated"])  # RFC 3834: no out-of-office program is to answer it
+    yield headers.sender(sender)
+    for name, addresses in (("To", mail.to), ("Cc", mail.cc), ("Reply-To", mail.reply_to)):
+        if addresses:
+            yield headers.tokens(name, _listed(addresses))
+    yield headers.text("Subject", mail.subject)
 
 
 def refuse_added_headers(message: EmailMessage) -> None:
@@ -121,20 +129,14 @@ def _set_text(message: EmailMessage, mail: Mail) -> None:
         message.add_alternative(mail.html, subtype="html")
 
 
-def _listed(addresses: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (addresses,) if isinstance(addresses, str) else addresses
+def _listed(addresses: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (addresses,) if isinstance(addresses, str) else addresses or ()
 
 
 def _mailbox(address: str) -> str:
     """Return the form in which two spellings of one mailbox are equal: domains have no case, local parts may."""
     local, _, domain = address.rpartition("@")
     return f"{local}@{domain.lower()}"
-
-
-def _address(address: str) -> Address:
-    """Split by hand: given whole, `Address` refuses a local part beyond ASCII."""
-    local, _, domain = address.rpartition("@")
-    return Address(username=local, domain=domain)
 
 
 def _problem_with_subject(subject: str) -> str | None:

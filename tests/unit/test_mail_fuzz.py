@@ -5,6 +5,7 @@ from email import message_from_bytes, policy
 from email.headerregistry import Address
 from uuid import UUID
 
+import mail_reader
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -60,7 +61,7 @@ def refused(refusal: InvalidRequest) -> None:
 def intended_headers(mail: Mail) -> list[str]:
     optional = [name for name, value in (("cc", mail.cc), ("reply-to", mail.reply_to)) if value]
     body = ["content-type", "mime-version"] + (["content-transfer-encoding"] if mail.html is None else [])
-    return sorted(["message-id", "x-job-id", "date", "from", "to", "subject", *optional, *body])
+    return sorted(["message-id", "x-job-id", "auto-submitted", "date", "from", "to", "subject", *optional, *body])
 
 
 def listed(value: object) -> list[str]:
@@ -85,6 +86,7 @@ def assert_as_intended(mail: Mail, sender: Address) -> None:
     assert listed(mail.cc) == addresses_in(content, "Cc")
     assert listed(mail.reply_to) == addresses_in(content, "Reply-To")
     assert [sender.addr_spec] == addresses_in(content, "From")
+    assert mail.subject == mail_reader.text(content, "Subject")
     assert not received.defects
     assert not set(b"\r\n") & set(content.replace(b"\r\n", b""))
 
