@@ -25,6 +25,9 @@ MAX_LISTED = 50
 MAX_RECIPIENTS = 100
 MAX_SUBJECT_CHARACTERS = 998
 MAX_TEXT_CHARACTERS = 1_048_576
+MAX_HEADERS = 20
+MAX_HEADER_CHARACTERS = 998
+MAX_UNSUBSCRIBE_URIS = 4
 
 Recipient = Annotated[str, Meta(max_length=MAX_ADDRESS_BYTES)]
 Recipients = Recipient | Annotated[tuple[Recipient, ...], Meta(max_length=MAX_LISTED)]
@@ -35,6 +38,17 @@ _POLICY = policy.SMTP.clone(cte_type="7bit")
 #: Controls, the line and the paragraph separator, lone surrogates.
 _LINE_BREAKERS = frozenset({"Cc", "Zl", "Zp", "Cs"})
 _ENCODED_WORD = re.compile(r"=\?.*\?=")
+
+_HEADER_NAME = re.compile(r"X-[A-Za-z0-9][A-Za-z0-9-]{0,37}", re.IGNORECASE)
+#: Ours, and those in which mail services take orders, some of them for further recipients.
+_TAKEN_HEADERS = re.compile(r"X-(Job-ID|SMTPAPI|MSYS-API|(MC|MJ|PM|SES|Mailgun|Envelope|Original)-.*)", re.IGNORECASE)
+#: RFC 3986's characters. Those of RFC 2369's other schemes have no use here.
+_URI_CHARACTERS = r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]"
+
+Uri = Annotated[str, Meta(max_length=900, pattern=rf"^(https://[A-Za-z0-9]|mailto:[A-Za-z0-9]){_URI_CHARACTERS}*\Z")]
+Uris = Uri | Annotated[tuple[Uri, ...], Meta(max_length=MAX_UNSUBSCRIBE_URIS)]
+HeaderValue = Annotated[str, Meta(max_length=MAX_HEADER_CHARACTERS)]
+WantedHeaders = Annotated[dict[str, HeaderValue], Meta(max_length=MAX_HEADERS)]
 
 
 class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,14 +61,24 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cc: Recipients | None = None
     bcc: Recipients | None = None
     reply_to: Recipient | None = None
+    list_unsubscribe: Uris | None = None
+    list_unsubscribe_post: bool | None = None
+    headers: WantedHeaders | None = None
 
     def __post_init__(self) -> None:
         """Check what the types cannot say. Raises `InvalidRequest`, pointing at the field."""
+        self._check_recipients()
+        if problem := _problem_with_text(self.subject):
+            raise InvalidRequest(f"expected a subject {problem}", pointer="/payload/subject")
+        if self.list_unsubscribe_post and not any(uri.startswith("https:") for uri in _listed(self.list_unsubscribe)):
+            sentence = "one click needs an https: address in list_unsubscribe (RFC 8058)"
+            raise InvalidRequest(sentence, pointer="/payload/list_unsubscribe_post")
+        _check_headers(self.headers or {})
+
+    def _check_recipients(self) -> None:
         for pointer, address in self._addresses():
             if problem := problem_with(address):
                 raise InvalidRequest(problem, pointer=pointer)
-        if problem := _problem_with_subject(self.subject):
-            raise InvalidRequest(problem, pointer="/payload/subject")
         if len(self.recipients) > MAX_RECIPIENTS:
             raise InvalidRequest(f"to, cc and bcc have more than {MAX_RECIPIENTS} addresses", pointer="/payload")
 
@@ -108,6 +132,12 @@ def _headers(mail: Mail, job_id: UUID, sender: Address) -> Iterator[Header]:
         if addresses:
             yield headers.tokens(name, _listed(addresses))
     yield headers.text("Subject", mail.subject)
+    if mail.list_unsubscribe:
+        yield headers.tokens("List-Unsubscribe", [f"<{uri}>" for uri in _listed(mail.list_unsubscribe)])
+    if mail.list_unsubscribe_post:
+        yield headers.tokens("List-Unsubscribe-Post", ["List-Unsubscribe=One-Click"])
+    for name, value in (mail.headers or {}).items():
+        yield headers.text(name, value)
 
 
 def refuse_added_headers(message: EmailMessage) -> None:
@@ -139,9 +169,22 @@ def _mailbox(address: str) -> str:
     return f"{local}@{domain.lower()}"
 
 
-def _problem_with_subject(subject: str) -> str | None:
-    if any(unicodedata.category(character) in _LINE_BREAKERS for character in subject):
-        return "expected a subject without line breaks or other control characters"
-    if _ENCODED_WORD.search(subject):  # Python before 3.11.10 decodes it into headers (CVE-2024-6923)
-        return 'expected a subject without encoded words ("=?…?=")'
+def _check_headers(wanted: WantedHeaders) -> None:
+    if len({name.lower() for name in wanted}) < len(wanted):
+        raise InvalidRequest("a header is there twice, in different spellings", pointer="/payload/headers")
+    for name, value in wanted.items():
+        if not _HEADER_NAME.fullmatch(name):
+            sentence = "expected names of headers that begin with X-, of at most 40 letters, digits and hyphens"
+            raise InvalidRequest(sentence, pointer="/payload/headers")
+        if _TAKEN_HEADERS.fullmatch(name):
+            raise InvalidRequest("this header is not for payloads to set", pointer=f"/payload/headers/{name}")
+        if problem := _problem_with_text(value):
+            raise InvalidRequest(f"expected a value {problem}", pointer=f"/payload/headers/{name}")
+
+
+def _problem_with_text(value: str) -> str | None:
+    if any(unicodedata.category(character) in _LINE_BREAKERS for character in value):
+        return "without line breaks or other control characters"
+    if _ENCODED_WORD.search(value):  # some programs decode it more than once, into headers (CVE-2024-6923)
+        return 'without encoded words ("=?…?=")'
     return None

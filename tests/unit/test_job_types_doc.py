@@ -90,6 +90,8 @@ def test_every_field_of_a_mail_is_documented():
         ("`EMAIL_SEND`", send_email.MAX_RECIPIENTS),
         ("`EMAIL_SEND`", send_email.MAX_SUBJECT_CHARACTERS),
         ("`EMAIL_SEND`", send_email.MAX_TEXT_CHARACTERS),
+        ("`EMAIL_SEND`", send_email.MAX_HEADERS),
+        ("`EMAIL_SEND`", send_email.MAX_UNSUBSCRIBE_URIS),
         ("`EMAIL_SEND`", MAX_LOCAL_BYTES),
         ("`EMAIL_SEND`", MAX_ADDRESS_BYTES),
     ],

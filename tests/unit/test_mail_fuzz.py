@@ -60,6 +60,7 @@ def refused(refusal: InvalidRequest) -> None:
 
 def intended_headers(mail: Mail) -> list[str]:
     optional = [name for name, value in (("cc", mail.cc), ("reply-to", mail.reply_to)) if value]
+    optional += ["list-unsubscribe"] * bool(mail.list_unsubscribe) + [name.lower() for name in mail.headers or ()]
     body = ["content-type", "mime-version"] + (["content-transfer-encoding"] if mail.html is None else [])
     return sorted(["message-id", "x-job-id", "auto-submitted", "date", "from", "to", "subject", *optional, *body])
 
@@ -87,6 +88,8 @@ def assert_as_intended(mail: Mail, sender: Address) -> None:
     assert listed(mail.reply_to) == addresses_in(content, "Reply-To")
     assert [sender.addr_spec] == addresses_in(content, "From")
     assert mail.subject == mail_reader.text(content, "Subject")
+    for name, value in (mail.headers or {}).items():
+        assert value == mail_reader.text(content, name)
     assert not received.defects
     assert not set(b"\r\n") & set(content.replace(b"\r\n", b""))
 
@@ -113,6 +116,18 @@ def mailboxes(addresses: Iterable[str]) -> set[tuple[str, str]]:
     return {(address.split("@")[0], address.split("@")[1].lower()) for address in addresses}
 
 
+NAMES = st.builds("X-{}".format, st.text(st.sampled_from("ab1-: \r\né"), max_size=6)) | NASTY
+
+
+@given(SENDERS, st.dictionaries(NAMES, STRINGS, max_size=4), STRINGS | st.builds("https://a{}".format, STRINGS))
+@example(Address("", "a", "b.example"), {"X-A": "a\r\nBcc: c@d.example"}, "https://a")
+@example(Address("", "a", "b.example"), {"X-A": "a" * 998, "X-B": " = " * 300}, "https://a")
+def test_no_wished_header_adds_another(sender, headers, uri):
+    wishes = {"headers": headers, "list_unsubscribe": uri}
+    if mail := accepted({"to": "a@b.example", "subject": "s", "body": "b", **wishes}):
+        assert_as_intended(mail, sender)
+
+
 @given(ADDRESSES)
 @example("a@b.example, c@d.example")
 @example("a@b.example\r\nBcc: c@d.example")
@@ -122,7 +137,7 @@ def test_a_text_is_one_address_or_refused(text):
         assert_as_intended(mail, Address("", "a", "b.example"))
 
 
-FIELDS = st.sampled_from(["to", "subject", "body", "html", "cc", "bcc", "reply_to", "x"])
+FIELDS = st.sampled_from(["to", "subject", "body", "html", "cc", "bcc", "reply_to", "headers", "list_unsubscribe", "x"])
 
 
 @given(st.dictionaries(FIELDS, STRINGS | st.none() | st.integers() | st.lists(STRINGS)))

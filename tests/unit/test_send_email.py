@@ -6,6 +6,7 @@ from email.headerregistry import Address
 from email.message import EmailMessage
 from uuid import UUID
 
+import mail_reader
 import pytest
 
 from actors.send_email import Mail, compose, refuse_added_headers, send_email
@@ -74,7 +75,9 @@ def test_the_headers():
     assert "Job Notification" == mail["Subject"]
 
 
-@pytest.mark.parametrize("optional", ["html", "cc", "bcc", "reply_to"])
+@pytest.mark.parametrize(
+    "optional", ["html", "cc", "bcc", "reply_to", "list_unsubscribe", "list_unsubscribe_post", "headers"]
+)
 def test_null_is_as_good_as_nothing(optional):
     mail = parse(**{optional: None})
 
@@ -235,6 +238,40 @@ def test_an_address_is_taken_and_reaches_the_header_as_it_is(address):
         ({"reply_to": ["a@b.example"]}, "/payload/reply_to"),
         ({"from": "a@b.example"}, "/payload/from"),
         ({"headers": {"Bcc": "a@b.example"}}, "/payload/headers"),
+        ({"headers": {"Subject": "again"}}, "/payload/headers"),
+        ({"headers": {"Sender": "a@b.example"}}, "/payload/headers"),
+        ({"headers": {"X-": "a"}}, "/payload/headers"),
+        ({"headers": {"X-A B": "a"}}, "/payload/headers"),
+        ({"headers": {"X-A:": "a"}}, "/payload/headers"),
+        ({"headers": {"X-A\r\nBcc": "a@b.example"}}, "/payload/headers"),
+        ({"headers": {"X-Ä": "a"}}, "/payload/headers"),
+        ({"headers": {"X-" + "a" * 39: "a"}}, "/payload/headers"),
+        ({"headers": {"X-A": "a", "x-a": "b"}}, "/payload/headers"),
+        ({"headers": {f"X-{number}": "a" for number in range(21)}}, "/payload/headers"),
+        ({"headers": {"X-A": "a\r\nBcc: x@y.example"}}, "/payload/headers/X-A"),
+        ({"headers": {"X-A": "a\u2028b"}}, "/payload/headers/X-A"),
+        ({"headers": {"X-A": "=?utf-8?q?hi=0ABcc=3A_evil=40x.example?="}}, "/payload/headers/X-A"),
+        ({"headers": {"X-Job-Id": "a"}}, "/payload/headers/X-Job-Id"),
+        ({"headers": {"x-smtpapi": "{}"}}, "/payload/headers/x-smtpapi"),
+        ({"headers": {"X-MC-BccAddress": "a@b.example"}}, "/payload/headers/X-MC-BccAddress"),
+        ({"headers": ["X-A: a"]}, "/payload/headers"),
+        ({"headers": {"X-A": 5}}, "/payload/headers/..."),
+        ({"headers": {"X-A": "a" * 999}}, "/payload/headers/..."),
+        ({"list_unsubscribe": "http://a.example/u"}, "/payload/list_unsubscribe"),
+        ({"list_unsubscribe": "javascript:alert(1)"}, "/payload/list_unsubscribe"),
+        ({"list_unsubscribe": "https://"}, "/payload/list_unsubscribe"),
+        ({"list_unsubscribe": "https://a.example/u>, <mailto:x@y.example"}, "/payload/list_unsubscribe"),
+        ({"list_unsubscribe": "https://a.example/\r\nBcc: x@y.example"}, "/payload/list_unsubscribe"),
+        ({"list_unsubscribe": "https://a.example/u\n"}, "/payload/list_unsubscribe"),
+        ({"list_unsubscribe": "https://a.example/ü"}, "/payload/list_unsubscribe"),
+        ({"list_unsubscribe": ["https://a.example/", "ftp://a.example/"]}, "/payload/list_unsubscribe/1"),
+        ({"list_unsubscribe": ["https://a.example/"] * 5}, "/payload/list_unsubscribe"),
+        ({"list_unsubscribe": "https://a.example/" + "a" * 900}, "/payload/list_unsubscribe"),
+        ({"list_unsubscribe_post": True}, "/payload/list_unsubscribe_post"),
+        (
+            {"list_unsubscribe": "mailto:a@b.example", "list_unsubscribe_post": True},
+            "/payload/list_unsubscribe_post",
+        ),
     ],
 )
 def test_anything_else_wrong_is_refused_and_pointed_at(changes, pointer):
@@ -242,6 +279,34 @@ def test_anything_else_wrong_is_refused_and_pointed_at(changes, pointer):
         parse(**changes)
 
     assert pointer == raised.value.pointer
+
+
+def test_a_mail_may_say_how_to_unsubscribe():
+    page = "https://example.com/u?list=1,2&who=%40a"
+    mail = parse(list_unsubscribe=[page, "mailto:off@example.com?subject=off"], list_unsubscribe_post=True)
+
+    content = compose(mail, JOB_ID, SENDER).as_bytes()
+
+    both = f"<{page}>, <mailto:off@example.com?subject=off>"
+    assert both == mail_reader.text(content, "List-Unsubscribe")
+    assert "List-Unsubscribe=One-Click" == mail_reader.text(content, "List-Unsubscribe-Post")
+
+
+def test_a_long_address_to_unsubscribe_is_never_broken():
+    page = "https://example.com/" + "a" * 880
+
+    content = compose(parse(list_unsubscribe=page), JOB_ID, SENDER).as_bytes()
+
+    assert [f"<{page}>"] == mail_reader.lines(content, "List-Unsubscribe")
+    assert "List-Unsubscribe-Post" not in message_from_bytes(content)
+
+
+def test_headers_of_the_senders_own_arrive():
+    wanted = {"X-Campaign": "Grüße  im  Mai 😀", "x-auto-response-suppress": "All", "X-Empty": ""}
+
+    content = compose(parse(headers=wanted), JOB_ID, SENDER).as_bytes()
+
+    assert wanted == {name: mail_reader.text(content, name) for name in wanted}
 
 
 def test_a_subject_may_have_question_marks():
