@@ -156,10 +156,6 @@ def neutralise(text: str) -> str:
         return text
     if _SIGNED_NUMBER.fullmatch(text):
         return text
-    if _SIGNED_NUMBER.fullmatch(text):
-        return text
-    if _SIGNED_NUMBER.fullmatch(text):
-        return text
     guarded = "".join(f"'{line}" if _is_formula(line) else line for line in text.splitlines(keepends=True))
     return f"'{guarded}" if guarded.startswith(("\t", "\r")) else guarded
 
