@@ -14,6 +14,8 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from actors import _attachments
+from actors._attachments import Attachments
 from jobs_service import headers
 from jobs_service.addresses import MAX_ADDRESS_BYTES, problem_with
 from jobs_service.errors import InvalidRequest, Rejected
@@ -64,6 +66,7 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     list_unsubscribe: Uris | None = None
     list_unsubscribe_post: bool | None = None
     headers: WantedHeaders | None = None
+    attachments: Attachments | None = None
 
     def __post_init__(self) -> None:
         """Check what the types cannot say. Raises `InvalidRequest`, pointing at the field."""
@@ -74,6 +77,7 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             sentence = "one click needs an https: address in list_unsubscribe (RFC 8058)"
             raise InvalidRequest(sentence, pointer="/payload/list_unsubscribe_post")
         _check_headers(self.headers or {})
+        _attachments.check(self.attachments or ())
 
     def _check_recipients(self) -> None:
         for pointer, address in self._addresses():
@@ -108,6 +112,7 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def send_email(mail: Mail, attempt: Attempt) -> str:
     """Send the mail and return its message id."""
     message = compose(mail, attempt.job_id, attempt.mailer.sender)
+    _attachments.attach(message, mail.attachments or (), attempt.outputs)
     refuse_added_headers(message)
     attempt.mailer.send(message, recipients=mail.recipients, before_data=attempt.begin_effect)
     return str(message["Message-ID"])
@@ -149,7 +154,7 @@ def refuse_added_headers(message: EmailMessage) -> None:
         received = message_from_bytes(message.as_bytes())
     except MessageError as error:
         raise Rejected(f"the mail cannot be written: {type(error).__name__}") from None
-    if received.keys() != message.keys():
+    if [part.keys() for part in received.walk()] != [part.keys() for part in message.walk()]:
         raise Rejected("the mail's headers, read again, are not those that were set")
 
 

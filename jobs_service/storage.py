@@ -14,6 +14,7 @@ from uuid import UUID
 
 import structlog
 
+from jobs_service.errors import Rejected
 from jobs_service.failpoints import failpoint
 
 log = structlog.get_logger(__name__)
@@ -25,6 +26,8 @@ _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 #: Whatever has the name already, a symbolic link too, is never written through.
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o644
+#: What is no file of ours, as a link or a pipe, is not read either, and waited for even less.
+_READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 #: What file systems that are not local, as network and desktop shares, answer to what they cannot do at all.
 _CANNOT_SYNC_A_FOLDER = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
@@ -42,6 +45,9 @@ class OutputStore(Protocol):
 
         A name that begins with the job's id and a dot is deleted with the job.
         """
+
+    def read(self, name: str, *, max_bytes: int) -> bytes:
+        """Return the content of the file. Raises `FileNotFoundError`, or `Rejected` when that is over `max_bytes`."""
 
     def delete(self, job_ids: Iterable[UUID]) -> int:
         """Remove the files whose names begin with one of these ids and a dot; return how many."""
@@ -68,12 +74,19 @@ class LocalOutputs:
         self._shortcomings = _Shortcomings()
 
     def write(self, name: str, content: bytes) -> str:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"not a plain file name: {name[:64]!r}")
+        _check_name(name)
         self._directory.mkdir(parents=True, exist_ok=True)
         with _opened(self._directory) as directory:
             _replace_file(directory, name, content, self._shortcomings)
         return f"output/{name}"
+
+    def read(self, name: str, *, max_bytes: int) -> bytes:
+        _check_name(name)
+        try:
+            with _opened(self._directory) as directory:
+                return _read_file(directory, name, max_bytes)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"output/{name} is not there: not yet written, or deleted with its job") from None
 
     def delete(self, job_ids: Iterable[UUID]) -> int:
         """Remove the files of these jobs: those whose names begin with the job's id and a dot. Return how many."""
@@ -131,6 +144,19 @@ def _opened(path: Path) -> Iterator[int]:
         yield directory
     finally:
         os.close(directory)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"not a plain file name: {name[:64]!r}")
+
+
+def _read_file(directory: int, name: str, max_bytes: int) -> bytes:
+    with os.fdopen(os.open(name, _READ_FILE, dir_fd=directory), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise Rejected(f"output/{name} has {size} bytes, more than {max_bytes}")
+        return file.read()
 
 
 def _replace_file(directory: int, name: str, content: bytes, shortcomings: _Shortcomings) -> None:

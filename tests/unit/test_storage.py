@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from jobs_service.errors import Rejected
 from jobs_service.ids import new_id
 from jobs_service.storage import LocalOutputs
 
@@ -38,6 +39,42 @@ def test_a_file_is_found_under_its_name(outputs, tmp_path):
 
     assert "output/a.csv" == reference
     assert b"hello" == (tmp_path / "out" / "a.csv").read_bytes()
+
+
+def test_a_file_is_read_by_its_name(outputs):
+    outputs.write("a.csv", b"hello")
+
+    assert b"hello" == outputs.read("a.csv", max_bytes=5)
+
+
+def test_a_file_that_is_too_large_is_not_read(outputs):
+    outputs.write("a.csv", b"hello")
+
+    with pytest.raises(Rejected, match=r"output/a.csv has 5 bytes, more than 4"):
+        outputs.read("a.csv", max_bytes=4)
+
+
+def test_a_file_that_is_not_there_is_named(outputs):
+    with pytest.raises(FileNotFoundError, match=r"output/a.csv is not there"):
+        outputs.read("a.csv", max_bytes=5)
+    outputs.write("b.csv", b"makes the directory")
+    with pytest.raises(FileNotFoundError, match=r"output/a.csv is not there"):
+        outputs.read("a.csv", max_bytes=5)
+
+
+def test_what_is_no_file_is_neither_read_nor_waited_for(outputs, tmp_path):
+    outputs.write("a.csv", b"makes the directory")
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"secret")
+    (tmp_path / "out" / "link.csv").symlink_to(outside)
+    (tmp_path / "out" / "folder").mkdir()
+    os.mkfifo(tmp_path / "out" / "pipe")
+
+    with pytest.raises(OSError, match="symbolic links"):
+        outputs.read("link.csv", max_bytes=100)
+    with pytest.raises(OSError, match="directory"):
+        outputs.read("folder", max_bytes=100_000)
+    assert not outputs.read("pipe", max_bytes=100)
 
 
 def test_a_second_file_of_the_name_replaces_the_first(outputs, tmp_path):
@@ -81,6 +118,8 @@ def test_everybody_may_read_whatever_the_umask(outputs, tmp_path):
 def test_only_a_plain_name_is_taken(outputs, tmp_path, name):
     with pytest.raises(ValueError, match="plain file name"):
         outputs.write(name, b"hello")
+    with pytest.raises(ValueError, match="plain file name"):
+        outputs.read(name, max_bytes=5)
 
     assert [] == names_in(tmp_path)
 
