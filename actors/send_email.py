@@ -14,8 +14,12 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from actors import _attachments
+from actors._attachments import Attachments
+from jobs_service import headers
 from jobs_service.addresses import MAX_ADDRESS_BYTES, problem_with
 from jobs_service.errors import InvalidRequest, Rejected
+from jobs_service.headers import Header
 from jobs_service.registry import Attempt, job
 
 MAX_LISTED = 50
@@ -23,6 +27,9 @@ MAX_LISTED = 50
 MAX_RECIPIENTS = 100
 MAX_SUBJECT_CHARACTERS = 998
 MAX_TEXT_CHARACTERS = 1_048_576
+MAX_HEADERS = 20
+MAX_HEADER_CHARACTERS = 998
+MAX_UNSUBSCRIBE_URIS = 4
 
 Recipient = Annotated[str, Meta(max_length=MAX_ADDRESS_BYTES)]
 Recipients = Recipient | Annotated[tuple[Recipient, ...], Meta(max_length=MAX_LISTED)]
@@ -34,6 +41,17 @@ _POLICY = policy.SMTP.clone(cte_type="7bit")
 _LINE_BREAKERS = frozenset({"Cc", "Zl", "Zp", "Cs"})
 _ENCODED_WORD = re.compile(r"=\?.*\?=")
 
+_HEADER_NAME = re.compile(r"X-[A-Za-z0-9][A-Za-z0-9-]{0,37}", re.IGNORECASE)
+#: Ours, and those in which mail services take orders, some of them for further recipients.
+_TAKEN_HEADERS = re.compile(r"X-(Job-ID|SMTPAPI|MSYS-API|(MC|MJ|PM|SES|Mailgun|Envelope|Original)-.*)", re.IGNORECASE)
+#: RFC 3986's characters. Those of RFC 2369's other schemes have no use here.
+_URI_CHARACTERS = r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]"
+
+Uri = Annotated[str, Meta(max_length=900, pattern=rf"^(https://[A-Za-z0-9]|mailto:[A-Za-z0-9]){_URI_CHARACTERS}*\Z")]
+Uris = Uri | Annotated[tuple[Uri, ...], Meta(max_length=MAX_UNSUBSCRIBE_URIS)]
+HeaderValue = Annotated[str, Meta(max_length=MAX_HEADER_CHARACTERS)]
+WantedHeaders = Annotated[dict[str, HeaderValue], Meta(max_length=MAX_HEADERS)]
+
 
 class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The payload. An instance that exists can be sent: no field of it can add a header or a recipient."""
@@ -42,17 +60,29 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subject: Annotated[str, Meta(max_length=MAX_SUBJECT_CHARACTERS)]
     body: Text
     html: Text | None = None
-    cc: Recipients = ()
-    bcc: Recipients = ()
+    cc: Recipients | None = None
+    bcc: Recipients | None = None
     reply_to: Recipient | None = None
+    list_unsubscribe: Uris | None = None
+    list_unsubscribe_post: bool | None = None
+    headers: WantedHeaders | None = None
+    attachments: Attachments | None = None
 
     def __post_init__(self) -> None:
         """Check what the types cannot say. Raises `InvalidRequest`, pointing at the field."""
+        self._check_recipients()
+        if problem := _problem_with_text(self.subject):
+            raise InvalidRequest(f"expected a subject {problem}", pointer="/payload/subject")
+        if self.list_unsubscribe_post and not any(uri.startswith("https:") for uri in _listed(self.list_unsubscribe)):
+            sentence = "one click needs an https: address in list_unsubscribe (RFC 8058)"
+            raise InvalidRequest(sentence, pointer="/payload/list_unsubscribe_post")
+        _check_headers(self.headers or {})
+        _attachments.check(self.attachments or ())
+
+    def _check_recipients(self) -> None:
         for pointer, address in self._addresses():
             if problem := problem_with(address):
                 raise InvalidRequest(problem, pointer=pointer)
-        if problem := _problem_with_subject(self.subject):
-            raise InvalidRequest(problem, pointer="/payload/subject")
         if len(self.recipients) > MAX_RECIPIENTS:
             raise InvalidRequest(f"to, cc and bcc have more than {MAX_RECIPIENTS} addresses", pointer="/payload")
 
@@ -75,13 +105,14 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if isinstance(value, str):
                 yield f"/payload/{field}", value
             else:
-                yield from ((f"/payload/{field}/{index}", address) for index, address in enumerate(value or ()))
+                yield from ((f"/payload/{field}/{index}", address) for index, address in enumerate(_listed(value)))
 
 
 @job("EMAIL_SEND", payload=Mail)
 def send_email(mail: Mail, attempt: Attempt) -> str:
     """Send the mail and return its message id."""
     message = compose(mail, attempt.job_id, attempt.mailer.sender)
+    _attachments.attach(message, mail.attachments or (), attempt.outputs)
     refuse_added_headers(message)
     attempt.mailer.send(message, recipients=mail.recipients, before_data=attempt.begin_effect)
     return str(message["Message-ID"])
@@ -90,16 +121,28 @@ def send_email(mail: Mail, attempt: Attempt) -> str:
 def compose(mail: Mail, job_id: UUID, sender: Address) -> EmailMessage:
     """Build the message. It names nobody of `bcc`."""
     message = EmailMessage(policy=_POLICY.clone(utf8=not mail.has_ascii_addresses))
-    message["Message-ID"] = f"<{job_id}@{sender.domain}>"
-    message["X-Job-ID"] = str(job_id)
     message["Date"] = datetime.now(UTC)
-    message["From"] = sender
-    for header, addresses in (("To", mail.to), ("Cc", mail.cc), ("Reply-To", mail.reply_to or ())):
-        if addresses:
-            message[header] = [_address(address) for address in _listed(addresses)]
-    message["Subject"] = mail.subject
+    for header in _headers(mail, job_id, sender):
+        message[header.name] = header
     _set_text(message, mail)
     return message
+
+
+def _headers(mail: Mail, job_id: UUID, sender: Address) -> Iterator[Header]:
+    yield headers.tokens("Message-ID", [f"<{job_id}@{sender.domain}>"])
+    yield headers.tokens("X-Job-ID", [str(job_id)])
+    yield headers.tokens("Auto-Submitted", ["auto-generated"])  # RFC 3834: no out-of-office program is to answer it
+    yield headers.sender(sender)
+    for name, addresses in (("To", mail.to), ("Cc", mail.cc), ("Reply-To", mail.reply_to)):
+        if addresses:
+            yield headers.tokens(name, _listed(addresses))
+    yield headers.text("Subject", mail.subject)
+    if mail.list_unsubscribe:
+        yield headers.tokens("List-Unsubscribe", [f"<{uri}>" for uri in _listed(mail.list_unsubscribe)])
+    if mail.list_unsubscribe_post:
+        yield headers.tokens("List-Unsubscribe-Post", ["List-Unsubscribe=One-Click"])
+    for name, value in (mail.headers or {}).items():
+        yield headers.text(name, value)
 
 
 def refuse_added_headers(message: EmailMessage) -> None:
@@ -111,7 +154,7 @@ def refuse_added_headers(message: EmailMessage) -> None:
         received = message_from_bytes(message.as_bytes())
     except MessageError as error:
         raise Rejected(f"the mail cannot be written: {type(error).__name__}") from None
-    if received.keys() != message.keys():
+    if [part.keys() for part in received.walk()] != [part.keys() for part in message.walk()]:
         raise Rejected("the mail's headers, read again, are not those that were set")
 
 
@@ -121,8 +164,8 @@ def _set_text(message: EmailMessage, mail: Mail) -> None:
         message.add_alternative(mail.html, subtype="html")
 
 
-def _listed(addresses: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (addresses,) if isinstance(addresses, str) else addresses
+def _listed(addresses: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (addresses,) if isinstance(addresses, str) else addresses or ()
 
 
 def _mailbox(address: str) -> str:
@@ -131,15 +174,22 @@ def _mailbox(address: str) -> str:
     return f"{local}@{domain.lower()}"
 
 
-def _address(address: str) -> Address:
-    """Split by hand: given whole, `Address` refuses a local part beyond ASCII."""
-    local, _, domain = address.rpartition("@")
-    return Address(username=local, domain=domain)
+def _check_headers(wanted: WantedHeaders) -> None:
+    if len({name.lower() for name in wanted}) < len(wanted):
+        raise InvalidRequest("a header is there twice, in different spellings", pointer="/payload/headers")
+    for name, value in wanted.items():
+        if not _HEADER_NAME.fullmatch(name):
+            sentence = "expected names of headers that begin with X-, of at most 40 letters, digits and hyphens"
+            raise InvalidRequest(sentence, pointer="/payload/headers")
+        if _TAKEN_HEADERS.fullmatch(name):
+            raise InvalidRequest("this header is not for payloads to set", pointer=f"/payload/headers/{name}")
+        if problem := _problem_with_text(value):
+            raise InvalidRequest(f"expected a value {problem}", pointer=f"/payload/headers/{name}")
 
 
-def _problem_with_subject(subject: str) -> str | None:
-    if any(unicodedata.category(character) in _LINE_BREAKERS for character in subject):
-        return "expected a subject without line breaks or other control characters"
-    if _ENCODED_WORD.search(subject):  # Python before 3.11.10 decodes it into headers (CVE-2024-6923)
-        return 'expected a subject without encoded words ("=?…?=")'
+def _problem_with_text(value: str) -> str | None:
+    if any(unicodedata.category(character) in _LINE_BREAKERS for character in value):
+        return "without line breaks or other control characters"
+    if _ENCODED_WORD.search(value):  # some programs decode it more than once, into headers (CVE-2024-6923)
+        return 'without encoded words ("=?…?=")'
     return None

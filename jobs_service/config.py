@@ -88,6 +88,27 @@ def _host(value: str) -> str:
     return value
 
 
+def _ehlo_name(value: str) -> str:
+    """Take a domain, or an address in the brackets of RFC 5321, section 4.1.3."""
+    literal = re.fullmatch(r"\[(?:IPv6:)?([0-9A-Fa-f:.]+)\]", value)
+    try:
+        return f"[{_literal(literal[1])}]" if literal else _domain(value)
+    except ValueError:
+        raise ValueError("expected a full host name, like mail.example.com, or an address in brackets") from None
+
+
+def _literal(address: str) -> str:
+    ip = ipaddress.ip_address(address)
+    return f"IPv6:{ip}" if ip.version == 6 else str(ip)  # noqa: PLR2004 - IPv6
+
+
+def _domain(value: str) -> str:
+    label = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    if len(value) > 253 or not re.fullmatch(rf"{label}(\.{label})*", value):  # noqa: PLR2004 - RFC 1035, section 2.3.4
+        raise ValueError
+    return value
+
+
 def _setting(default: object, parse: Callable[[str], object], *, secret: bool = False) -> Any:  # noqa: ANN401
     return dataclasses.field(default=default, metadata={"parse": parse}, repr=not secret)
 
@@ -124,6 +145,7 @@ class Settings:
     mail_password: str = _setting("", _text, secret=True)
     mail_tls: str = _setting("none", _choice("none", "starttls", "tls"))
     mail_from: str = _setting("jobs@example.com", _text)
+    mail_ehlo_name: str = _setting("", _ehlo_name)
     mail_timeout_seconds: float = _setting(20.0, _seconds(0.1, 300))
     mail_breaker_failures: int = _setting(5, _whole(1, 1_000))
     mail_breaker_seconds: float = _setting(30.0, _seconds(0.1, 3_600))

@@ -16,7 +16,7 @@ from jobs_service.addresses import problem_with
 from jobs_service.breaker import Breaker
 from jobs_service.config import Settings
 from jobs_service.errors import JobsError, OutcomeUnknown, Rejected, SettingsError, Snoozed
-from jobs_service.smtp import AnswerLost, Conversation, Deadline
+from jobs_service.smtp import AnswerLost, Conversation, Deadline, default_ehlo_name
 
 log = structlog.get_logger(__name__)
 
@@ -97,12 +97,14 @@ class SmtpMailer:
         username: str = "",
         password: str = "",
         tls: str = "none",
+        ehlo_name: str = "",
         timeout_seconds: float = 20.0,
         tls_context: ssl.SSLContext | None = None,
         breaker: Breaker | None = None,
     ) -> None:
         """`tls` is "none", "starttls" or "tls"; by default the server's certificate must be one the system trusts.
 
+        `ehlo_name` is what this host calls itself, by default its own name or the sender's domain.
         Raises `SettingsError`.
         """
         self._sender = _sender(sender)
@@ -110,6 +112,7 @@ class SmtpMailer:
         self._username, self._password = _credentials(username, password)
         self._tls = tls
         self._tls_context = None if tls == "none" else tls_context or ssl.create_default_context()
+        self._ehlo_name = ehlo_name or default_ehlo_name(self._sender.domain)
         self._timeout_seconds = timeout_seconds
         self._breaker = breaker or Breaker("smtp", failures=5, pause_seconds=30.0)
 
@@ -122,6 +125,7 @@ class SmtpMailer:
             username=settings.mail_username,
             password=settings.mail_password,
             tls=settings.mail_tls,
+            ehlo_name=settings.mail_ehlo_name,
             timeout_seconds=settings.mail_timeout_seconds,
             breaker=Breaker(
                 "smtp", failures=settings.mail_breaker_failures, pause_seconds=settings.mail_breaker_seconds
@@ -170,7 +174,8 @@ class SmtpMailer:
     def _conversation(self) -> Iterator[Conversation]:
         deadline = Deadline(self._timeout_seconds)
         encrypted = self._tls_context if self._tls == "tls" else None
-        with contextlib.closing(Conversation(self._host, self._port, deadline=deadline, tls=encrypted)) as conversation:
+        conversation = Conversation(self._host, self._port, ehlo_name=self._ehlo_name, deadline=deadline, tls=encrypted)
+        with contextlib.closing(conversation):
             if self._tls == "starttls":
                 conversation.starttls(context=self._tls_context)
             if self._username:

@@ -1,6 +1,7 @@
 """One conversation with a mail server, every step of it under one deadline."""
 
 import contextlib
+import re
 import smtplib
 import socket
 import ssl
@@ -17,6 +18,10 @@ _SEND_BYTES = 16_384
 #: How long to wait for the answer to QUIT. The mail's fate is settled by then.
 _FAREWELL_SECONDS = 1.0
 _END_OF_DATA = b"\r\n.\r\n"
+#: A name that another host may look up: with a dot, and not of a network at home.
+_FULL_NAME = re.compile(
+    r"([a-z0-9-]{1,63}\.)+(?!(local|localdomain|internal|lan|arpa)$)[a-z][a-z0-9-]{0,62}", re.IGNORECASE
+)
 
 
 class AnswerLost(OSError):
@@ -45,13 +50,16 @@ class Conversation(smtplib.SMTP):
     A tarpit that answers one byte every five seconds would hold its caller for hours.
     """
 
-    def __init__(self, host: str, port: int, *, deadline: Deadline, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, host: str, port: int, *, ehlo_name: str, deadline: Deadline, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Connect and read the greeting. With `tls` the connection is encrypted from the first byte."""
         self._deadline = deadline
         self._tls = tls
         self._handed_over = False
         self._before_data: Callable[[], None] = lambda: None
-        super().__init__(host, port, local_hostname=_own_name(), timeout=deadline.remaining())
+        self._answer_to_ehlo = (0, b"")
+        super().__init__(host, port, local_hostname=ehlo_name, timeout=deadline.remaining())
 
     def deliver(
         self,
@@ -77,6 +85,23 @@ class Conversation(smtplib.SMTP):
             if self._handed_over and not _is_refusal(error):
                 raise AnswerLost(f"the answer to the mail was not one: {error.smtp_code}") from None
             raise
+
+    def ehlo(self, name: str = "") -> tuple[int, bytes]:
+        """Refused for now, it is over: smtplib would say HELO, and report what became of that."""
+        self._answer_to_ehlo = (0, b"")
+        code, reply = self._answer_to_ehlo = super().ehlo(name)
+        if 400 <= code < 500:  # noqa: PLR2004 - RFC 5321's "transient negative completion"
+            raise smtplib.SMTPHeloError(code, reply)
+        return code, reply
+
+    def ehlo_or_helo_if_needed(self) -> None:
+        try:
+            super().ehlo_or_helo_if_needed()
+        except smtplib.SMTPServerDisconnected:
+            if not self._answer_to_ehlo[0]:
+                raise
+            # The server said why it wants nothing of us, and HELO found it gone.
+            raise smtplib.SMTPHeloError(*self._answer_to_ehlo) from None
 
     def leave(self) -> None:
         self._deadline.shorten(_FAREWELL_SECONDS)
@@ -110,8 +135,17 @@ class Conversation(smtplib.SMTP):
             self.sock.settimeout(self._deadline.remaining())
             self.sock.sendall(piece)
         except OSError as error:
+            if not isinstance(error, TimeoutError):
+                self._raise_last_words()
             self.close()
             raise smtplib.SMTPServerDisconnected(f"connection lost while sending: {error}") from error
+
+    def _raise_last_words(self) -> None:
+        """Look for a reply of a server that has hung up: it may have said why, while we were sending."""
+        with contextlib.suppress(smtplib.SMTPServerDisconnected):
+            code, reply = self.getreply()
+            if 400 <= code < 600:  # noqa: PLR2004 - RFC 5321, 4.2.1
+                raise smtplib.SMTPResponseException(code, reply)
 
     def getreply(self) -> tuple[int, bytes]:
         if self.file is None and self.sock is not None:
@@ -175,7 +209,10 @@ def _connected(address: tuple[str, int], timeout_seconds: float, deadline: Deadl
     return connected
 
 
-def _own_name() -> str:
-    """Return what to say in EHLO, without the slow DNS look-ups that smtplib would make for each mail."""
-    name = socket.gethostname()
-    return name if "." in name else "[127.0.0.1]"
+def default_ehlo_name(mail_domain: str) -> str:
+    """Return what to say in EHLO where no setting says it: this host's name if it is one, or the sender's domain.
+
+    Servers refuse what is no full name, as containers have. The slow DNS look-ups that smtplib would make for each mail
+    find no better.
+    """
+    return next(filter(_FULL_NAME.fullmatch, (socket.gethostname(), mail_domain)), "[127.0.0.1]")

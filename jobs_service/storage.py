@@ -1,6 +1,7 @@
 """Where jobs put the files they make: the contract, and the local directory."""
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -13,7 +14,12 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
+import structlog
+
+from jobs_service.errors import Rejected
 from jobs_service.failpoints import failpoint
+
+log = structlog.get_logger(__name__)
 
 #: A plain file name, short enough that the temporary name made from it is one too.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -25,6 +31,12 @@ _PIECE = 1_000
 #: Whatever has the name already, a symbolic link too, is never written through.
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o644
+#: What is no file of ours, as a link or a pipe, is not read either, and waited for even less.
+_READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+#: What file systems that are not local, as network and desktop shares, answer to what they cannot do at all.
+_CANNOT_SYNC_A_FOLDER = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
+_CANNOT_SET_A_MODE = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS})
 
 #: Far longer than any write takes, so what is older has lost its writer.
 STALE_AFTER_SECONDS = 3_600.0
@@ -70,6 +82,9 @@ class OutputStore(Protocol):
     def remove(self, names: Iterable[str]) -> int:
         """Remove files; return how many there were."""
 
+    def read(self, name: str, *, max_bytes: int) -> bytes:
+        """Return the content of the file. Raises `FileNotFoundError`, or `Rejected` when that is over `max_bytes`."""
+
     def reap(self) -> int:
         """Remove what killed writers left behind; return how many files."""
 
@@ -81,24 +96,34 @@ class LocalOutputs:
     2. The file is renamed to its final name, which is one step for every reader.
     3. The directory is synced, so the name survives a power cut.
 
+    A file system that cannot set a mode or sync a directory does without, which the log says once in each process.
+
     An error, a full disk for one, leaves the final name as it was and no temporary file; a kill leaves at most
     a temporary file, which `reap` removes. Two attempts of one job never share a temporary file.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._shortcomings = _Shortcomings()
 
     def write(self, name: str, content: bytes) -> str:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"not a plain file name: {name[:64]!r}")
+        _check_name(name)
         self._directory.mkdir(parents=True, exist_ok=True)
         with _opened(self._directory) as directory, _opened_incomplete(directory) as incomplete:
-            _replace_file(directory, incomplete, name, content)
+            _replace_file(directory, incomplete, name, content, self._shortcomings)
         return f"output/{name}"
 
     def search(self, job_ids: Iterable[UUID]) -> Search:
         """Begin to look for the files of these jobs. On the way, remove what writers of earlier versions left."""
         return Search(self._visible_names(), job_ids)
+
+    def read(self, name: str, *, max_bytes: int) -> bytes:
+        _check_name(name)
+        try:
+            with _opened(self._directory) as directory:
+                return _read_file(directory, name, max_bytes)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"output/{name} is not there: not yet written, or deleted with its job") from None
 
     def remove(self, names: Iterable[str]) -> int:
         """Remove files; return how many there were."""
@@ -123,6 +148,34 @@ class LocalOutputs:
                     _remove_stale(directory, name, STALE_AFTER_SECONDS)
                 else:
                     yield name
+
+
+class _Shortcomings:
+    """What a file system cannot do and a file can do without. Each is said once."""
+
+    def __init__(self) -> None:
+        self._unsaid = {"set a mode", "sync a folder"}
+
+    def set_mode(self, file: int) -> None:
+        """Undo what the umask took at open: whoever serves the files must read them."""
+        with self._allowing(_CANNOT_SET_A_MODE, "set a mode", "who may read files depends on how it is mounted"):
+            os.fchmod(file, _MODE)
+
+    def sync_folder(self, directory: int) -> None:
+        with self._allowing(_CANNOT_SYNC_A_FOLDER, "sync a folder", "a power cut may lose the names of the last files"):
+            os.fsync(directory)
+
+    @contextlib.contextmanager
+    def _allowing(self, codes: frozenset[int], step: str, consequence: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in codes:
+                raise
+            with contextlib.suppress(KeyError):  # said already, perhaps just now by another thread
+                self._unsaid.remove(step)
+                reason = os.strerror(error.errno)
+                log.warning("OUTPUT_DIR is on a limited file system", cannot=step, so=consequence, error=reason)
 
 
 @contextlib.contextmanager
@@ -150,22 +203,35 @@ def _incomplete_name() -> str:
     return f".incomplete-{os.geteuid()}"
 
 
-def _replace_file(directory: int, incomplete: int, name: str, content: bytes) -> None:
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"not a plain file name: {name[:64]!r}")
+
+
+def _read_file(directory: int, name: str, max_bytes: int) -> bytes:
+    with os.fdopen(os.open(name, _READ_FILE, dir_fd=directory), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise Rejected(f"output/{name} has {size} bytes, more than {max_bytes}")
+        return file.read()
+
+
+def _replace_file(directory: int, incomplete: int, name: str, content: bytes, shortcomings: _Shortcomings) -> None:
     temporary = f"{name}.{secrets.token_hex(8)}.tmp"
     try:
-        _write_synced(incomplete, temporary, content)
+        _write_synced(incomplete, temporary, content, shortcomings)
         failpoint("storage.before_rename")
         os.replace(temporary, name, src_dir_fd=incomplete, dst_dir_fd=directory)
         failpoint("storage.after_rename")
     except BaseException:  # a time limit's interrupt too must leave nothing behind
         _remove(incomplete, temporary)
         raise
-    os.fsync(directory)
+    shortcomings.sync_folder(directory)
 
 
-def _write_synced(directory: int, name: str, content: bytes) -> None:
+def _write_synced(directory: int, name: str, content: bytes, shortcomings: _Shortcomings) -> None:
     with os.fdopen(os.open(name, _NEW_FILE, _MODE, dir_fd=directory), "wb") as file:
-        os.fchmod(file.fileno(), _MODE)  # the umask had its say at open; whoever serves the files must read them
+        shortcomings.set_mode(file.fileno())
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -12,6 +12,10 @@ from typing import Self
 HANG_UP, SILENCE, TARPIT, FLOOD = "<hang up>", "<silence>", "<tarpit>", "<flood>"
 #: As the reply to DATA: "go ahead", and then never read again, so that the sender's buffers fill up.
 DEAF = "<deaf>"
+#: As the reply to DATA: "go ahead", and then, in the middle of the mail, some last words and the end.
+CUT_SHORT = "<cut short>"
+#: Behind a reply: say it, and close the connection.
+AND_HANG_UP = "<and hang up>"
 
 _REPLIES = {
     "CONNECT": "220 test ESMTP",
@@ -36,8 +40,9 @@ class Received:
 class SmtpServer:
     """Answers each verb with its reply from `replies`, or else with what a willing server says.
 
-    A key is a verb ("RCPT"), a verb with an address ("RCPT ann@example.net"), CONNECT, or CONTENT for the end of a
-    mail. Without `tls` a client that was told to start it waits for ever. `with` starts and stops it.
+    A key is a verb ("RCPT"), a verb with an address ("RCPT ann@example.net"), CONNECT, CONTENT for the end of a mail,
+    or EHLO AGAIN for the one after STARTTLS. Without `tls` a client that was told to start it waits for ever. `with`
+    starts and stops it.
     """
 
     replies: Mapping[str, str] = field(default_factory=dict)
@@ -106,6 +111,7 @@ class _Session:
 
     def _on_starttls(self, _: str) -> None:
         self._encrypt()
+        self._told |= {"EHLO": self._told.get("EHLO AGAIN", self._told["EHLO"])}
         self._lines = self._connection.makefile("rb")
 
     def _on_data(self, _: str) -> None:
@@ -129,7 +135,9 @@ class _Session:
         misbehave: Callable[[], None] | None = _MISBEHAVIOURS.get(reply)
         if misbehave:
             misbehave(self)
-        self._connection.sendall(reply.encode() + b"\r\n")
+        self._connection.sendall(reply.removesuffix(AND_HANG_UP).encode() + b"\r\n")
+        if reply.endswith(AND_HANG_UP):
+            self.hang_up()
         return reply
 
     def hang_up(self) -> None:
@@ -143,6 +151,12 @@ class _Session:
     def be_deaf(self) -> None:
         self._connection.sendall(b"354 go ahead\r\n")
         self._server.stopped.wait()
+        raise EOFError
+
+    def cut_short(self) -> None:
+        self._connection.sendall(b"354 go ahead\r\n")
+        self._line()
+        self._connection.sendall(b"421 4.3.2 shutting down for backups\r\n")
         raise EOFError
 
     def drip(self) -> None:
@@ -162,6 +176,7 @@ _MISBEHAVIOURS = {
     TARPIT: _Session.drip,
     FLOOD: _Session.flood,
     DEAF: _Session.be_deaf,
+    CUT_SHORT: _Session.cut_short,
 }
 
 

@@ -185,7 +185,7 @@ def test_several_addresses_in_one(post, to):
     assert_refused(post(mail(to=to)), 422, "expected", "/payload/to")
 
 
-@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\uff1d1", "x\n=1"])
+@pytest.mark.parametrize("formula", ["=1+1", "+1+A1", "-1-A1", "@SUM(A1)", "\t=1", "\uff1d1", "x\n=1"])
 def test_csv_formulas_are_written_as_text(post, row, tmp_path, formula):
     job_id = UUID(post(job(json.dumps({formula: formula}))).json["job_id"])
     outputs = LocalOutputs(tmp_path)

@@ -14,7 +14,19 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 #: A module may import from its own rank and below. Names are the modules' and folders' in jobs_service.
 RANKS = [
     {"errors", "events", "ids", "config", "slots", "incoming", "failpoints", "deadlines", "descriptors", "liveness"},
-    {"logs", "supervisor", "origin", "telemetry", "tracing", "typed", "database", "smtp", "addresses", "breaker"},
+    {
+        "logs",
+        "supervisor",
+        "origin",
+        "telemetry",
+        "tracing",
+        "typed",
+        "database",
+        "smtp",
+        "addresses",
+        "headers",
+        "breaker",
+    },
     {"mailer", "storage", "models", "migrations", "lifecycle"},
     {"registry", "failures"},
     {"broker"},
@@ -61,7 +73,7 @@ def test_only_lifecycle_writes_a_status():
 
 
 def test_job_types_import_nothing_that_knows_rows_or_queues():
-    allowed = {"errors", "registry", "storage", "mailer", "addresses"}
+    allowed = {"errors", "registry", "storage", "mailer", "addresses", "headers", "typed"}
 
     for path in (ROOT / "actors").glob("*.py"):
         assert _imports(path) <= allowed, path.name

@@ -54,6 +54,28 @@ def test_settings_that_do_not_fit_together_are_named(variables, named):
     assert all(name in str(caught.value) for name in named)
 
 
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("mail.example.com", "mail.example.com"),
+        ("[192.0.2.1]", "[192.0.2.1]"),
+        ("[IPv6:2001:DB8::1]", "[IPv6:2001:db8::1]"),
+        ("[2001:db8::1]", "[IPv6:2001:db8::1]"),
+    ],
+)
+def test_the_name_in_ehlo_is_a_domain_or_an_address_in_brackets(value, name):
+    assert name == Settings.from_env(REQUIRED | {"MAIL_EHLO_NAME": value}).mail_ehlo_name
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["my_host", "a b", "a\r\nMAIL", "[192.0.2]", "[example.com]", "-a.example", "a..b", "bücher.example", "a" * 64],
+)
+def test_a_name_that_no_server_takes_in_ehlo_is_refused(value):
+    with pytest.raises(SettingsError, match="MAIL_EHLO_NAME is wrong: expected a full host name"):
+        Settings.from_env(REQUIRED | {"MAIL_EHLO_NAME": value})
+
+
 def test_passwords_stay_out_of_repr():
     shown = repr(Settings.from_env(REQUIRED | {"MAIL_USERNAME": "u", "MAIL_PASSWORD": "also-secret"}))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from actors import generate_csv, send_email
+from actors import _attachments, generate_csv, send_email
 from jobs_service.addresses import MAX_ADDRESS_BYTES, MAX_LOCAL_BYTES
 from jobs_service.binding import MAX_RESULT_BYTES
 from jobs_service.registry import JobType, registry
@@ -73,6 +73,13 @@ def test_every_built_in_type_is_documented():
     )
 
 
+def test_every_field_of_an_attachment_and_of_a_table_is_documented():
+    in_tables = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
+
+    fields = [*msgspec.structs.fields(_attachments.Attachment), *msgspec.structs.fields(generate_csv.Table)]
+    assert {field.name for field in fields} - {"rows"} <= set(in_tables)
+
+
 def test_every_field_of_a_mail_is_documented():
     documented = re.findall(r"^\| (`.+`) \| (?:required|optional) \|", section("`EMAIL_SEND`"), re.MULTILINE)
 
@@ -90,6 +97,11 @@ def test_every_field_of_a_mail_is_documented():
         ("`EMAIL_SEND`", send_email.MAX_RECIPIENTS),
         ("`EMAIL_SEND`", send_email.MAX_SUBJECT_CHARACTERS),
         ("`EMAIL_SEND`", send_email.MAX_TEXT_CHARACTERS),
+        ("`EMAIL_SEND`", send_email.MAX_HEADERS),
+        ("`EMAIL_SEND`", send_email.MAX_UNSUBSCRIBE_URIS),
+        ("`EMAIL_SEND`", _attachments.MAX_ATTACHMENTS),
+        ("`EMAIL_SEND`", _attachments.MAX_ATTACHED_BYTES),
+        ("`EMAIL_SEND`", _attachments.MAX_FILENAME_CHARACTERS),
         ("`EMAIL_SEND`", MAX_LOCAL_BYTES),
         ("`EMAIL_SEND`", MAX_ADDRESS_BYTES),
     ],

@@ -1,13 +1,16 @@
 """EMAIL_SEND with payloads nobody would think of: what is accepted becomes exactly the mail that was meant."""
 
+import base64
 from collections.abc import Iterable
 from email import message_from_bytes, policy
 from email.headerregistry import Address
 from uuid import UUID
 
+import mail_reader
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from actors._attachments import attach
 from actors.send_email import Mail, compose, refuse_added_headers
 from jobs_service.errors import InvalidRequest
 from jobs_service.registry import registry
@@ -59,8 +62,9 @@ def refused(refusal: InvalidRequest) -> None:
 
 def intended_headers(mail: Mail) -> list[str]:
     optional = [name for name, value in (("cc", mail.cc), ("reply-to", mail.reply_to)) if value]
+    optional += ["list-unsubscribe"] * bool(mail.list_unsubscribe) + [name.lower() for name in mail.headers or ()]
     body = ["content-type", "mime-version"] + (["content-transfer-encoding"] if mail.html is None else [])
-    return sorted(["message-id", "x-job-id", "date", "from", "to", "subject", *optional, *body])
+    return sorted(["message-id", "x-job-id", "auto-submitted", "date", "from", "to", "subject", *optional, *body])
 
 
 def listed(value: object) -> list[str]:
@@ -85,6 +89,9 @@ def assert_as_intended(mail: Mail, sender: Address) -> None:
     assert listed(mail.cc) == addresses_in(content, "Cc")
     assert listed(mail.reply_to) == addresses_in(content, "Reply-To")
     assert [sender.addr_spec] == addresses_in(content, "From")
+    assert mail.subject == mail_reader.text(content, "Subject")
+    for name, value in (mail.headers or {}).items():
+        assert value == mail_reader.text(content, name)
     assert not received.defects
     assert not set(b"\r\n") & set(content.replace(b"\r\n", b""))
 
@@ -111,6 +118,40 @@ def mailboxes(addresses: Iterable[str]) -> set[tuple[str, str]]:
     return {(address.split("@")[0], address.split("@")[1].lower()) for address in addresses}
 
 
+NAMES = st.builds("X-{}".format, st.text(st.sampled_from("ab1-: \r\né"), max_size=6)) | NASTY
+
+
+@given(SENDERS, st.dictionaries(NAMES, STRINGS, max_size=4), STRINGS | st.builds("https://a{}".format, STRINGS))
+@example(Address("", "a", "b.example"), {"X-A": "a\r\nBcc: c@d.example"}, "https://a")
+@example(Address("", "a", "b.example"), {"X-A": "a" * 998, "X-B": " = " * 300}, "https://a")
+def test_no_wished_header_adds_another(sender, headers, uri):
+    wishes = {"headers": headers, "list_unsubscribe": uri}
+    if mail := accepted({"to": "a@b.example", "subject": "s", "body": "b", **wishes}):
+        assert_as_intended(mail, sender)
+
+
+FILENAMES = TEXT | NASTY | st.text("a b;'%()=é😀.,東_", max_size=100)
+
+
+@given(FILENAMES, st.binary(max_size=200), st.sampled_from(["", "text/csv", "application/pdf", "a/b\r\nBcc: c@d.e"]))
+@example("ein sehr langer Name für einen Bericht, der umgebrochen werden muss; Teil=2.csv", b"x", "")
+@example("a" * 100, b"\r\n.\r\n", "text/csv")
+@example("東" * 100, b"", "")
+def test_an_attachment_arrives_as_it_was_sent_or_is_refused(filename, content, media_type):
+    attachment = {"filename": filename, "content": base64.b64encode(content).decode(), "media_type": media_type or None}
+    if mail := accepted({"to": "a@b.example", "subject": "s", "body": "b", "attachments": [attachment]}):
+        message = compose(mail, JOB_ID, Address("", "a", "b.example"))
+        attach(message, mail.attachments, None)
+        refuse_added_headers(message)
+        raw = message.as_bytes()
+        assert raw.isascii()
+        for rules in (policy.compat32, policy.default):
+            _, body, part = message_from_bytes(raw, policy=rules).walk()
+            assert (filename, content) == (part.get_filename(), part.get_payload(decode=True))
+            assert "attachment" == part.get_content_disposition()
+            assert not body.get_filename()
+
+
 @given(ADDRESSES)
 @example("a@b.example, c@d.example")
 @example("a@b.example\r\nBcc: c@d.example")
@@ -120,7 +161,9 @@ def test_a_text_is_one_address_or_refused(text):
         assert_as_intended(mail, Address("", "a", "b.example"))
 
 
-FIELDS = st.sampled_from(["to", "subject", "body", "html", "cc", "bcc", "reply_to", "x"])
+FIELDS = st.sampled_from(
+    ["to", "subject", "body", "html", "cc", "bcc", "reply_to", "headers", "list_unsubscribe", "attachments", "x"]
+)
 
 
 @given(st.dictionaries(FIELDS, STRINGS | st.none() | st.integers() | st.lists(STRINGS)))

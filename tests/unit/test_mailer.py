@@ -16,7 +16,7 @@ from jobs_service.breaker import Breaker
 from jobs_service.config import Settings
 from jobs_service.errors import LeaseLost, OutcomeUnknown, Rejected, SettingsError, Snoozed
 from jobs_service.mailer import DeliveryUnknown, MailUnavailable, MemoryMailer, SmtpMailer
-from tests.smtp_server import DEAF, FLOOD, HANG_UP, SILENCE, TARPIT, SmtpServer
+from tests.smtp_server import AND_HANG_UP, CUT_SHORT, DEAF, FLOOD, HANG_UP, SILENCE, TARPIT, SmtpServer
 
 ANN, BEN = "ann@example.net", "ben@example.net"
 #: Long enough for a busy machine to get through a whole conversation.
@@ -99,6 +99,71 @@ def test_a_server_that_only_knows_helo_will_do():
     server = send({"EHLO": "502 what?"})
 
     assert [ANN] == server.mails[0].recipients
+
+
+@pytest.mark.parametrize("verb", ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "CONTENT"])
+@pytest.mark.parametrize("then", ["", AND_HANG_UP])
+@pytest.mark.parametrize(
+    "words", ["421 4.7.0 come back at noon", "451 4.3.0 disk trouble", "421-4.7.0 come\r\n421 back"]
+)
+def test_what_the_server_said_is_in_the_error(verb, words, then):
+    with pytest.raises(MailUnavailable) as raised:
+        send({verb: words + then})
+
+    assert words.replace("\r\n421", "").replace("421-", "421 ") in str(raised.value)
+
+
+@pytest.mark.parametrize("words", ["421 4.7.0 who are you", "550 5.7.1 no such name", "504 5.5.2 no full name"])
+def test_a_refused_name_is_told_in_the_servers_words_though_it_hangs_up(words):
+    """As some do on the HELO that smtplib says then."""
+    with pytest.raises(MailUnavailable, match=words):
+        send({"EHLO": words, "HELO": HANG_UP})
+
+
+def test_a_name_refused_twice_is_told_in_the_last_words():
+    with pytest.raises(MailUnavailable, match="550 no such name"):
+        send({"EHLO": "502 what?", "HELO": "550 no such name"})
+
+
+def test_what_is_said_in_the_middle_of_a_mail_is_in_the_error():
+    """The server has closed by then, so that sending fails; its words are still there to be read."""
+    with pytest.raises(MailUnavailable, match=r"421 4[.]3[.]2 shutting down") as raised:
+        send({"DATA": CUT_SHORT}, body=("x" * 75 + "\n") * 200_000)
+
+    assert not isinstance(raised.value, DeliveryUnknown)
+
+
+def test_a_connection_that_is_cut_without_a_word_is_said_to_be_lost():
+    with pytest.raises(MailUnavailable, match="the mail server is unavailable"):
+        send({"DATA": f"354 go ahead{AND_HANG_UP}"}, body=("x" * 75 + "\n") * 200_000)
+
+
+def hello(monkeypatch, host, **options):
+    """Return what a mailer on this host says in EHLO."""
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    return send({}, **options).commands[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "sender", "name"),
+    [
+        ("worker-1.example.org", "jobs@example.com", "worker-1.example.org"),
+        ("3f2c9a1b", "jobs@example.com", "example.com"),
+        ("localhost", "Jobs <jobs@mail.example.com>", "mail.example.com"),
+        ("laptop.local", "jobs@example.com", "example.com"),
+        ("localhost.localdomain", "jobs@example.com", "example.com"),
+        ("ip-10-0-0-1.ec2.internal", "jobs@example.com", "example.com"),
+        ("my_host.example.org", "jobs@example.com", "example.com"),
+        ("10.0.0.1", "jobs@example.com", "example.com"),
+        ("3f2c9a1b", "jobs@localhost", "[127.0.0.1]"),
+    ],
+)
+def test_the_name_is_one_that_servers_take(monkeypatch, host, sender, name):
+    assert f"ehlo {name}" == hello(monkeypatch, host, sender=sender)
+
+
+def test_the_name_may_be_set(monkeypatch):
+    assert "ehlo out.example.org" == hello(monkeypatch, "host.example.com", ehlo_name="out.example.org")
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "CONTENT"])
@@ -264,6 +329,12 @@ def test_starttls_encrypts_before_the_login(server_tls, client_tls):
     assert 1 == len(server.mails)
 
 
+def test_a_server_that_hangs_up_once_encrypted_is_not_said_to_have_answered(server_tls, client_tls):
+    replies = {"EHLO": "250-test\r\n250 STARTTLS", "EHLO AGAIN": HANG_UP}
+    with SmtpServer(replies, server_tls) as server, pytest.raises(MailUnavailable, match="unexpectedly closed"):
+        mailer_for(server, tls="starttls", tls_context=client_tls).send(a_message(), recipients=(ANN,))
+
+
 def test_tls_encrypts_from_the_start(server_tls, client_tls):
     with SmtpServer({}, server_tls, tls_from_the_start=True) as server:
         mailer_for(server, tls="tls", tls_context=client_tls).send(a_message("x\n" * 100_000), recipients=(ANN,))
@@ -356,10 +427,15 @@ def test_a_password_that_smtplib_cannot_send_is_reported_by_name():
 def test_the_settings_make_a_mailer():
     with SmtpServer() as server:
         settings = Settings(
-            database_url="postgresql://", redis_url="redis://", mail_host="127.0.0.1", mail_port=server.port
+            database_url="postgresql://",
+            redis_url="redis://",
+            mail_host="127.0.0.1",
+            mail_port=server.port,
+            mail_ehlo_name="out.example.org",
         )
         SmtpMailer.from_settings(settings).send(a_message(), recipients=(ANN,))
 
+    assert "ehlo out.example.org" == server.commands[0]
     assert settings.mail_from == server.mails[0].sender
 
 

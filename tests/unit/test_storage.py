@@ -2,15 +2,19 @@
 
 import errno
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import structlog
 
 from jobs_service import storage
+from jobs_service.errors import Rejected
 from jobs_service.ids import new_id
 from jobs_service.storage import LocalOutputs
 
@@ -42,6 +46,42 @@ def test_a_file_is_found_under_its_name(outputs, tmp_path):
 
     assert "output/a.csv" == reference
     assert b"hello" == (tmp_path / "out" / "a.csv").read_bytes()
+
+
+def test_a_file_is_read_by_its_name(outputs):
+    outputs.write("a.csv", b"hello")
+
+    assert b"hello" == outputs.read("a.csv", max_bytes=5)
+
+
+def test_a_file_that_is_too_large_is_not_read(outputs):
+    outputs.write("a.csv", b"hello")
+
+    with pytest.raises(Rejected, match=r"output/a.csv has 5 bytes, more than 4"):
+        outputs.read("a.csv", max_bytes=4)
+
+
+def test_a_file_that_is_not_there_is_named(outputs):
+    with pytest.raises(FileNotFoundError, match=r"output/a.csv is not there"):
+        outputs.read("a.csv", max_bytes=5)
+    outputs.write("b.csv", b"makes the directory")
+    with pytest.raises(FileNotFoundError, match=r"output/a.csv is not there"):
+        outputs.read("a.csv", max_bytes=5)
+
+
+def test_what_is_no_file_is_neither_read_nor_waited_for(outputs, tmp_path):
+    outputs.write("a.csv", b"makes the directory")
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"secret")
+    (tmp_path / "out" / "link.csv").symlink_to(outside)
+    (tmp_path / "out" / "folder").mkdir()
+    os.mkfifo(tmp_path / "out" / "pipe")
+
+    with pytest.raises(OSError, match="symbolic links"):
+        outputs.read("link.csv", max_bytes=100)
+    with pytest.raises(OSError, match="directory"):
+        outputs.read("folder", max_bytes=100_000)
+    assert not outputs.read("pipe", max_bytes=100)
 
 
 def test_a_second_file_of_the_name_replaces_the_first(outputs, tmp_path):
@@ -85,6 +125,8 @@ def test_everybody_may_read_whatever_the_umask(outputs, tmp_path):
 def test_only_a_plain_name_is_taken(outputs, tmp_path, name):
     with pytest.raises(ValueError, match="plain file name"):
         outputs.write(name, b"hello")
+    with pytest.raises(ValueError, match="plain file name"):
+        outputs.read(name, max_bytes=5)
 
     assert [] == names_in(tmp_path)
 
@@ -141,6 +183,111 @@ def test_the_content_is_synced_before_it_gets_its_name_and_the_name_after(output
     outputs.write("a.csv", b"hello")
 
     assert ["sync", "rename", "sync"] == steps
+
+
+def fail(monkeypatch, step, code, *, only=lambda _: True):
+    """Have a step of `os` fail for the descriptors that `only` picks."""
+    real = getattr(os, step)
+
+    def failing(fd: int, *rest: int) -> None:
+        if only(fd):
+            raise OSError(code, os.strerror(code))
+        real(fd, *rest)
+
+    monkeypatch.setattr(os, step, failing)
+
+
+def is_a_folder(fd: int) -> bool:
+    return stat.S_ISDIR(os.fstat(fd).st_mode)
+
+
+def limits_in(lines):
+    assert {"OUTPUT_DIR is on a limited file system"} == {line["event"] for line in lines}
+    assert {"warning"} == {line["log_level"] for line in lines}
+    return [line["cannot"] for line in lines]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_share_that_cannot_sync_a_folder_keeps_files_and_says_so_once(outputs, tmp_path, monkeypatch, code):
+    with monkeypatch.context() as patched, structlog.testing.capture_logs() as lines:
+        fail(patched, "fsync", code, only=is_a_folder)
+        assert ["output/a.csv", "output/b.csv"] == [outputs.write(f"{name}.csv", b"hello") for name in "ab"]
+
+    assert ["a.csv", "b.csv"] == names_in(tmp_path / "out")
+    assert ["sync a folder"] == limits_in(lines)
+    assert os.strerror(code) == lines[0]["error"]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS])
+def test_a_share_without_modes_keeps_files_and_says_so_once(outputs, tmp_path, monkeypatch, code):
+    with monkeypatch.context() as patched, structlog.testing.capture_logs() as lines:
+        fail(patched, "fchmod", code)
+        outputs.write("a.csv", b"hello")
+        outputs.write("b.csv", b"hello")
+
+    assert ["a.csv", "b.csv"] == names_in(tmp_path / "out")
+    assert ["set a mode"] == limits_in(lines)
+
+
+def test_both_shortcomings_are_said(outputs, monkeypatch):
+    with monkeypatch.context() as patched, structlog.testing.capture_logs() as lines:
+        fail(patched, "fchmod", errno.EPERM)
+        fail(patched, "fsync", errno.EINVAL, only=is_a_folder)
+        outputs.write("a.csv", b"hello")
+
+    assert ["set a mode", "sync a folder"] == limits_in(lines)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_folder_that_fails_to_sync_is_an_error(outputs, monkeypatch, code):
+    """It can, but could not: a name may be lost of which the job would say that it is there."""
+    with monkeypatch.context() as patched:
+        fail(patched, "fsync", code, only=is_a_folder)
+        with pytest.raises(OSError, match=os.strerror(code)):
+            outputs.write("a.csv", b"hello")
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EPERM])
+def test_the_content_must_be_synced_on_any_file_system(outputs, tmp_path, monkeypatch, code):
+    with monkeypatch.context() as patched:
+        fail(patched, "fsync", code, only=lambda fd: not is_a_folder(fd))
+        with pytest.raises(OSError, match=os.strerror(code)):
+            outputs.write("a.csv", b"hello")
+
+    assert [] == names_in(tmp_path / "out")
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from jobs_service.storage import LocalOutputs
+
+outputs = LocalOutputs(Path(sys.argv[1]))
+print(outputs.write("a.csv", b"hello"), outputs.write("b.csv", b"hello"))
+"""
+
+
+def test_the_kernels_own_refusals_are_tolerated(tmp_path):
+    """As a share gives them: strace has the kernel refuse to sync this folder, and to set any mode."""
+    if not shutil.which("strace"):
+        pytest.skip("needs strace")
+    refusals = ["-e", "inject=fsync:error=EINVAL:when=2+2", "-e", "inject=fchmod:error=EPERM"]
+    command = ["strace", "-qq", "-o", str(tmp_path / "trace"), "-e", "trace=fsync,fchmod", *refusals]
+    folder = tmp_path / "out"
+
+    finished = subprocess.run(
+        [*command, sys.executable, "-c", WRITE, folder], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+
+    if "ptrace" in finished.stderr:
+        pytest.skip("needs the right to trace a process")
+    assert "output/a.csv output/b.csv" in finished.stdout, finished.stderr
+    assert ["a.csv", "b.csv"] == names_in(folder)
+    assert 1 == finished.stdout.count("sync a folder")
+    assert 1 == finished.stdout.count("set a mode")
+    trace = (tmp_path / "trace").read_text()
+    assert 2 == trace.count("EINVAL")
+    assert 2 == trace.count("EPERM")
 
 
 WRITE_BEYOND_THE_LIMIT = """
