@@ -29,6 +29,8 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = 4
 max_client_conn = 200
+; or the same session would nearly always come back
+server_round_robin = 1
 """
 
 
