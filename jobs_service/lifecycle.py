@@ -212,9 +212,9 @@ class Rescued(Moved):
     on_ambiguous: OnAmbiguous | None
 
 
-# The writes of maintenance name the lease under which they are made: a leader that lost it, frozen or cut off, changes
-# nothing any more. Without a fence anybody may.
-_FENCE = """(%(fence)s::bigint IS NULL
+#: The writes of maintenance name the lease under which they are made: a leader that lost it, frozen or cut off, changes
+#: nothing any more. Without a fence anybody may.
+FENCE = """(%(fence)s::bigint IS NULL
        OR EXISTS (SELECT FROM leases WHERE name = 'maintenance' AND token = %(fence)s))"""
 
 _SUBMIT = """
@@ -284,7 +284,7 @@ def published(
     noted = database.rows(
         # Only where the job is still due: one that ran meanwhile and waits for its retry has a date of its own.
         f"""UPDATE jobs SET publish_at = now() + %(seconds)s * interval '1 second'
-        WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND run_at <= now() AND {_FENCE}
+        WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND run_at <= now() AND {FENCE}
         RETURNING 1""",
         {"seconds": republish_seconds, "job_ids": list(job_ids), "fence": fence},
     )
@@ -483,7 +483,7 @@ _BURY_UNKNOWN = f"""
 WITH strays AS (
   SELECT id FROM jobs
   WHERE id = ANY(%(job_ids)s) AND (type = %(job_type)s) IS TRUE AND (status = 'pending') IS TRUE
-    AND run_at < now() - %(grace)s * interval '1 second' AND {_FENCE}
+    AND run_at < now() - %(grace)s * interval '1 second' AND {FENCE}
   ORDER BY id FOR NO KEY UPDATE
 )
 UPDATE jobs
@@ -561,7 +561,7 @@ FOR NO KEY UPDATE SKIP LOCKED"""
 # A worker that has beaten since it was found silent lives, and keeps its jobs.
 _RESCUE = _TAKE_BACK.replace("<run_at>", _KEEPS_ITS_PLACE).replace(
     "<guard>",
-    f"""{_FENCE} AND EXISTS (
+    f"""{FENCE} AND EXISTS (
     SELECT FROM {_SILENT}
     WHERE silent.id IS NOT DISTINCT FROM jobs.worker_id
       AND NOT EXISTS (SELECT FROM workers WHERE workers.id = silent.id AND workers.beats IS DISTINCT FROM silent.beats)
@@ -644,7 +644,7 @@ FOR NO KEY UPDATE SKIP LOCKED"""
 _EXPIRE = f"""
 WITH late AS (
   SELECT id FROM jobs
-  WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND expires_at <= now() AND {_FENCE}
+  WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND expires_at <= now() AND {FENCE}
   ORDER BY id FOR NO KEY UPDATE
 )
 UPDATE jobs
@@ -722,7 +722,7 @@ def move(database: Database, job_ids: Sequence[UUID], *, queue: str, fence: int 
     """Put pending jobs on another queue."""
     sql = f"""
     UPDATE jobs SET queue = %(queue)s, publish_at = now()
-    WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND {_FENCE}"""
+    WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND {FENCE}"""
     database.rows(sql, {"queue": queue, "job_ids": list(job_ids), "fence": fence})
 
 
@@ -738,7 +738,7 @@ def prune(
     sql = f"""
     DELETE FROM jobs
     WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
-      AND finished_at < now() - %(retention)s * interval '1 second' AND {_FENCE}
+      AND finished_at < now() - %(retention)s * interval '1 second' AND {FENCE}
     RETURNING id"""
     names = {"job_ids": list(job_ids), "status": status, "retention": retention_seconds, "fence": fence}
     return len(database.rows(sql, names))

@@ -8,7 +8,7 @@ from jobs_service.database import Database, Row
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
 from jobs_service.failpoints import failpoint
-from jobs_service.lifecycle import _FENCE
+from jobs_service.lifecycle import FENCE
 from jobs_service.logs import get_logger
 from jobs_service.maintenance.service import Service, Turn
 
@@ -39,7 +39,7 @@ WITH soon AS (
   WHERE status = 'pending' AND run_at <= now() AND publish_at > now() AND <fence>
   RETURNING 1
 )
-SELECT count(*) FROM soon""".replace("<fence>", _FENCE)
+SELECT count(*) FROM soon""".replace("<fence>", FENCE)
 
 
 class Relay(Service):

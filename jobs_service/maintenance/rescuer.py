@@ -7,7 +7,7 @@ from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
-from jobs_service.lifecycle import _FENCE, Rescued, Status, Unheard
+from jobs_service.lifecycle import FENCE, Rescued, Status, Unheard
 from jobs_service.liveness import Liveness
 from jobs_service.maintenance.service import Service, Turn
 
@@ -26,7 +26,7 @@ WHERE status = 'processing' AND NOT EXISTS (SELECT FROM workers WHERE workers.id
 # A worker that has beaten since keeps its row.
 _CLEAR = """
 DELETE FROM workers USING unnest(%(workers)s::uuid[], %(beats)s::bigint[]) AS silent (id, beats)
-WHERE workers.id = silent.id AND workers.beats = silent.beats AND <fence>""".replace("<fence>", _FENCE)
+WHERE workers.id = silent.id AND workers.beats = silent.beats AND <fence>""".replace("<fence>", FENCE)
 
 
 class Rescuer(Service):
