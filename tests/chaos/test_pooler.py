@@ -25,12 +25,13 @@ def test_jobs_are_done_and_one_process_leads_through_a_pooler(stack, postgres, t
     [(token, leader)] = eventually(lambda: leaders(stack), what="a leader")
     # Each process says it once, and each of its threads connects without asking.
     assert stack.service.log(worker).count("A pooler takes no options") <= 4
-    job_id = run_on(stack, leader)
+    go = tmp_path / "go"
+    job_id = run_on(stack, leader, go)
 
     stack.strike()
     os.kill(leader, signal.SIGKILL)
 
-    stack.sql("UPDATE jobs SET payload = '{}' RETURNING 1")
+    go.touch()
     stack.submit_load(16)
     stack.settle()
     assert stack.job(job_id)["crashes"] == 1
@@ -41,13 +42,13 @@ def test_jobs_are_done_and_one_process_leads_through_a_pooler(stack, postgres, t
     eventually(lambda: stack.service.metrics()[led] == 1, what="one leader among the metrics")
 
 
-def run_on(stack, pid):
-    """Have jobs begin until one runs in this process; return its id."""
+def run_on(stack, pid, go):
+    """Have jobs begin, which wait for a file, until one runs in this process; return its id."""
+    sql = "SELECT pid FROM jobs JOIN workers ON workers.id = worker_id WHERE jobs.id = %s AND status = 'processing'"
 
     def running():
-        job_id = stack.submit(payload={"seconds": 60})
-        eventually(lambda: stack.effects()[job_id], what="a running job")
-        sql = "SELECT FROM jobs JOIN workers ON workers.id = worker_id WHERE jobs.id = %s AND pid = %s"
-        return job_id if stack.sql(sql, (job_id, pid)) else None
+        job_id = stack.submit("test-wait-for-file", {"started": str(go.with_suffix(".started")), "go": str(go)})
+        [(found,)] = eventually(lambda: stack.sql(sql, (job_id,)), what="a running job")
+        return job_id if found == pid else None
 
     return eventually(running, what="a job of the leader's")
