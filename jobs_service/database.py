@@ -144,6 +144,10 @@ class Database(peewee.PostgresqlDatabase):
                 raise DatabaseUnavailable(_first_line(error)) from error
             if driven.pgcode in _NOT_THERE:
                 raise SchemaUnavailable(_first_line(error)) from error
+            if type(driven) is psycopg2.DatabaseError and driven.pgcode is None:
+                # What psycopg calls "server closed the connection unexpectedly" where libpq has not noticed it yet.
+                self._drop()
+                raise psycopg2.OperationalError(_first_line(error)) from error
             if isinstance(error, _LOST):
                 self._drop()
             raise

@@ -51,6 +51,28 @@ def test_a_refused_statement_says_nothing_against_the_server(database):
     assert [(1,)] == eventually(lambda: _answer(database), what="an answer")
 
 
+@pytest.mark.parametrize("raised", [psycopg2.OperationalError, psycopg2.DatabaseError])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_lost_connection_is_one_whatever_psycopg_calls_it(database, monkeypatch, raised, times):
+    """Where libpq has not noticed the end of the connection, psycopg raises its most general error, without a code."""
+    database.rows("SELECT 1")
+    lost = [raised("server closed the connection unexpectedly")] * times
+
+    def run(*statement, run=database._run):
+        if lost:
+            raise lost.pop()
+        return run(*statement)
+
+    monkeypatch.setattr(database, "_run", run)
+
+    if times == 1:
+        assert [(2,)] == database.rows("SELECT 2")
+    else:
+        with pytest.raises(DatabaseUnavailable, match="server closed"):
+            database.rows("SELECT 2")
+    assert [] == lost
+
+
 @pytest.mark.parametrize("ask", ["rows", "execute_sql"])
 def test_a_statement_that_postgresql_does_not_end_itself_is_waited_for_no_longer(database, ask):
     database.rows("SET statement_timeout = 0")
