@@ -90,6 +90,9 @@ def _worker_programs(settings: Settings) -> "Iterator[Program]":
         "--processes=1",
         f"--threads={settings.worker_threads}",
         f"--worker-shutdown-timeout={int(settings.worker_shutdown_seconds * 1000)}",
+        # The command is not to wait for its process to have begun, which it does for the sake of processes of another
+        # kind (there are none): whoever is killed while it says so leaves it waiting for ever.
+        "--worker-fork-timeout=10",
         "--skip-logging",
     )
     for number in range(1, settings.worker_processes + 1):

@@ -1,6 +1,7 @@
 """The stack of a chaos test. After each test: wait for quiet, check every invariant, leave no process behind."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ def stack(environ, tmp_path, request):
     try:
         yield stack
         wrong = _verify(stack)
+        if wrong:
+            _tell(stack.service)
         _report.add(request.node.path.relative_to(ROOT), stack, sum("was accepted" in sentence for sentence in wrong))
     finally:
         pids = stack.pids()
@@ -39,6 +42,13 @@ def _verify(stack):
     except AssertionError as error:
         return [f"was accepted and did not end: {error}", *violations(stack)]
     return violations(stack)
+
+
+def _tell(service):
+    """Write the end of what each process of the service said, for pytest to show beside the failure."""
+    for child in service.children:
+        end = service.log(child).splitlines()[-12:]
+        sys.stdout.write("\n".join([f"--- {child.log.name}", *end, ""]))
 
 
 @pytest.fixture

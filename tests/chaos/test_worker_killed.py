@@ -177,6 +177,18 @@ def test_a_command_killed_while_its_worker_boots_takes_it_along(stack, tmp_path)
     stack.submit("csv-generation", {"name": "Alice", "score": 95})
 
 
+def test_a_worker_killed_while_it_tells_its_command_that_it_has_begun_is_replaced(stack, tmp_path):
+    """Its first job kills it as soon as it has begun; what it held of Dramatiq's is never released."""
+    died = tmp_path / "died-booting"
+    stack.start(ACTOR_MODULES="trying,effects,dies_booting", DIED_BOOTING=str(died))
+    eventually(died.exists, what="a process that died")
+    stack.strike()
+
+    stack.submit("csv-generation", {"name": "Alice", "score": 95})
+
+    stack.settle()
+
+
 def test_a_dramatiq_command_without_a_supervisor_takes_all_its_processes_along(stack):
     """It forks one for the metrics, too."""
     stack.service.start_api()
