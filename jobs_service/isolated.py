@@ -17,9 +17,9 @@ from jobs_service.failures import MESSAGE_KEPT, failure_of, storable
 from jobs_service.isolation import GO, Told
 from jobs_service.lifecycle import Claim
 from jobs_service.mailer import SmtpMailer
+from jobs_service.orphans import end_with_parent
 from jobs_service.registry import load
 from jobs_service.storage import LocalOutputs
-from jobs_service.supervisor import end_with_parent
 
 
 def main(claim: int, pipe: int, parent: int) -> int:

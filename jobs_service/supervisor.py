@@ -4,8 +4,6 @@ The `dramatiq` command with several processes ends all of them when one dies. A 
 stop its neighbours too, and take the whole worker with it.
 """
 
-import ctypes
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,6 +14,7 @@ from contextlib import suppress
 from types import FrameType
 
 from jobs_service.logs import get_logger
+from jobs_service.orphans import end_with_parent
 
 log = get_logger(__name__)
 
@@ -25,8 +24,6 @@ BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0)
 
 #: Seconds between two looks at the programs.
 LOOK_SECONDS = 0.2
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Program:
@@ -148,15 +145,3 @@ class Supervisor:
     def _on_hangup(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         for program in self.programs:
             program.send(signal.SIGHUP)
-
-
-def is_orphan() -> bool:
-    """Tell whether the process that started this one with `multiprocessing` has ended."""
-    parent = multiprocessing.parent_process()
-    return parent is not None and parent.pid != os.getppid()
-
-
-def end_with_parent(signum: signal.Signals = signal.SIGTERM) -> None:
-    """Have the kernel send this signal to this process when its parent dies, however it dies (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)

@@ -16,8 +16,8 @@ from jobs_service import descriptors
 from jobs_service.descriptors import Reserve
 from jobs_service.logs import get_logger
 from jobs_service.middleware.lifecycle_sync import LifecycleSync
+from jobs_service.orphans import is_orphan
 from jobs_service.presence import Presence
-from jobs_service.supervisor import is_orphan
 
 log = get_logger(__name__)
 

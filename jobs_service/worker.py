@@ -38,13 +38,13 @@ from jobs_service.middleware.attempt_metrics import AttemptMetrics
 from jobs_service.middleware.lifecycle_sync import LifecycleSync
 from jobs_service.middleware.time_limit import StrictTimeLimit
 from jobs_service.middleware.worker_services import WorkerServices
+from jobs_service.orphans import end_with_parent, is_orphan
 from jobs_service.presence import Presence
 from jobs_service.publisher import Publisher
 from jobs_service.registry import Registry, load
 from jobs_service.sampler import Sampler
 from jobs_service.storage import LocalOutputs, OutputStore
 from jobs_service.submission import Submitter
-from jobs_service.supervisor import end_with_parent, is_orphan
 from jobs_service.watchdog import Watchdog
 
 log = get_logger(__name__)

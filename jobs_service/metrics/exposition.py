@@ -23,8 +23,8 @@ from jobs_service.metrics import dramatiq_names, multiprocess, servers
 from jobs_service.metrics.collector import Truth
 from jobs_service.metrics.objectives import Objectives
 from jobs_service.metrics.rows import JobRows
+from jobs_service.orphans import end_with_parent, is_orphan
 from jobs_service.registry import Registry, load
-from jobs_service.supervisor import end_with_parent, is_orphan
 
 #: Seconds to wait for PostgreSQL at a scrape: to connect, and for one statement.
 CONNECT_SECONDS = 1

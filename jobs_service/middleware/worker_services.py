@@ -10,9 +10,9 @@ from dramatiq.worker import ConsumerThread, Worker
 
 from jobs_service.broker import JobBroker
 from jobs_service.maintenance.leader import Maintenance
+from jobs_service.orphans import end_with_parent
 from jobs_service.presence import Presence
 from jobs_service.sampler import Sampler
-from jobs_service.supervisor import end_with_parent
 from jobs_service.watchdog import Watchdog
 
 

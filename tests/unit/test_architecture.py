@@ -17,6 +17,7 @@ RANKS = [
     {
         "logs",
         "supervisor",
+        "orphans",
         "origin",
         "telemetry",
         "tracing",

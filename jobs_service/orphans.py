@@ -1,0 +1,21 @@
+"""A process whose parent has ended: how it is noticed, and how the kernel ends it."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def is_orphan() -> bool:
+    """Tell whether the process that started this one with `multiprocessing` has ended."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and parent.pid != os.getppid()
+
+
+def end_with_parent(signum: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel send this signal to this process when its parent dies, however it dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
