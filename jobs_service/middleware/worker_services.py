@@ -17,7 +17,7 @@ from jobs_service.watchdog import Watchdog
 
 
 class WorkerServices(Middleware):
-    """Present before the first claim, until after the last verdict."""
+    """The heartbeat begins before the first claim and ends after the last verdict."""
 
     def __init__(
         self, broker: JobBroker, presence: Presence, maintenance: Maintenance, watchdog: Watchdog, sampler: Sampler

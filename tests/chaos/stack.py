@@ -144,6 +144,12 @@ class Stack:
         """Return the processes below a worker's supervisor that run jobs, not those that serve metrics."""
         return [pid for pid in descendants(worker.pid) if is_alive(pid) and "dramatiq" in command_of(pid)]
 
+    def pid_of(self, job_id):
+        """Return the process that a job runs in. A worker's first claim may come before its first heartbeat."""
+        sql = "SELECT pid FROM workers JOIN jobs ON jobs.worker_id = workers.id WHERE jobs.id = %s"
+        [(pid,)] = eventually(lambda: self.sql(sql, (job_id,)), what="the row of a job's worker")
+        return pid
+
     @contextmanager
     def nobody_ends(self):
         """Hold that the processes there are now go on: that nobody is replaced, and nobody has to be."""

@@ -80,8 +80,7 @@ def write_backlog(stack, count, payload):
 
 def kill_the_process_of(stack, job_id):
     """Return the jobs that were lost with it."""
-    sql = "SELECT workers.id, pid FROM workers JOIN jobs ON worker_id = workers.id WHERE jobs.id = %s"
-    [(worker_id, pid)] = stack.sql(sql, (job_id,))
+    pid, worker_id = stack.pid_of(job_id), stack.job(job_id)["worker_id"]
     stack.strike()
     os.kill(pid, signal.SIGKILL)
     sql = "SELECT id::text FROM jobs WHERE status = 'processing' AND worker_id = %s"

@@ -70,7 +70,7 @@ def test_a_step_takes_no_job_from_a_living_worker_and_is_told(stack, clocked_pos
 def test_a_killed_workers_job_runs_again_in_time_whatever_the_clock_does(stack, clocked_postgres, tmp_path, seconds):
     stack.start(workers=2)
     job_id, go = running(stack, tmp_path, "job")
-    [(pid,)] = stack.sql("SELECT pid FROM workers JOIN jobs ON jobs.worker_id = workers.id")
+    pid = stack.pid_of(job_id)
 
     clocked_postgres.set_clock(seconds)
     os.kill(pid, signal.SIGKILL)

@@ -18,7 +18,7 @@ def test_a_lost_workers_job_runs_again_within_half_a_minute(stack, victim):
     worker = stack.start(workers=2)
     job_id = stack.submit(payload={"seconds": 40})
     eventually(lambda: stack.effects()[job_id], what="a running job")
-    [(pid,)] = stack.sql("SELECT pid FROM workers JOIN jobs ON jobs.worker_id = workers.id")
+    pid = stack.pid_of(job_id)
 
     stack.strike()
     if victim == "everything":

@@ -62,7 +62,7 @@ def a_dangling_link(stack):
 @contextmanager
 def broken(stack):
     """The disk fails to sync: every fsync of the worker is EIO."""
-    [pid] = [pid for (pid,) in stack.sql("SELECT pid FROM workers")]
+    [(pid,)] = eventually(lambda: stack.sql("SELECT pid FROM workers"), what="the row of the worker")
     if not shutil.which("strace"):
         pytest.skip("needs strace")
     command = ["strace", "-f", "-p", str(pid), "-e", "trace=fsync", "-e", "inject=fsync:error=EIO"]
