@@ -12,7 +12,7 @@ SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
 PARALLEL := $(if $(filter tests,$(TESTS)),-n 4 --dist loadfile --no-loadscope-reorder)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format ci chaos soak bench bench-metrics bench-backlog compose-test dashboards picture docs clean
+.PHONY: help run test lint format ci chaos soak bench bench-metrics bench-backlog compose-test dashboards docs clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,9 +66,6 @@ dashboards: $(STAMP) ## write the Grafana dashboards anew from monitoring/grafan
 
 docs: $(STAMP) ## write docs/metrics.md anew from the metric catalogue
 	@$(BIN)/python -m jobs_service.metrics.page
-
-picture: $(STAMP) ## draw docs/images/overview.png anew: ten minutes of mixed work, watched by Prometheus
-	@$(BIN)/python tests/picture/run.py
 
 clean: ## remove the environment, the local data and caches
 	rm -rf $(VENV) .local .pytest_cache .mypy_cache .ruff_cache .hypothesis
