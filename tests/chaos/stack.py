@@ -154,9 +154,10 @@ class Stack:
     def nobody_ends(self):
         """Hold that the processes there are now go on: that nobody is replaced, and nobody has to be."""
         eventually(lambda: self.sql("SELECT FROM workers"), what="a worker at work")
-        pids = self.pids()
+        commands = {pid: command_of(pid) for pid in self.pids()}
         yield
-        assert pids == [pid for pid in pids if is_alive(pid)]
+        ended = {pid: command for pid, command in commands.items() if not is_alive(pid)}
+        assert not ended, "\n".join([*ended.values(), *map(self.service.log, self.service.children)])
 
     def through(self, setting, port):
         """Have the service, which is yet to start, reach a server through a proxy: DATABASE_URL or REDIS_URL."""
