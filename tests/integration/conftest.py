@@ -9,7 +9,7 @@ from rows import add_worker, claim_one, complete_one
 from service import Service
 
 from jobs_service import lifecycle
-from jobs_service.broker import JobBroker, redis_client
+from jobs_service.broker import JobBroker
 from jobs_service.database import open_database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.ids import earliest_id, new_id
@@ -26,7 +26,7 @@ def database(settings):
 
 @pytest.fixture
 def broker(settings):
-    broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
+    broker = JobBroker.from_settings(settings)
     broker.declare_queue("default")
     yield broker
     broker.close()
@@ -34,7 +34,7 @@ def broker(settings):
 
 @pytest.fixture
 def dead_letters(broker):
-    return DeadLetterList(broker.client)
+    return DeadLetterList(broker.client, broker.keys)
 
 
 @pytest.fixture
