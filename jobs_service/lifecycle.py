@@ -253,6 +253,12 @@ def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
     return [found[job.id] for job in jobs]
 
 
+def database_seconds(database: Database) -> float:
+    """Return what PostgreSQL's clock says, in Unix seconds."""
+    (seconds,) = database.row("SELECT extract(epoch FROM clock_timestamp())::float8") or (0.0,)
+    return float(seconds)
+
+
 # One message to the server, and nothing that a session would have to keep, so that it works through a pooler.
 _TRY_SUBMIT = """
 BEGIN;

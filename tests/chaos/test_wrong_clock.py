@@ -4,6 +4,7 @@ import urllib.error
 from datetime import timedelta
 
 import pytest
+from eventually import eventually
 from service import Service
 
 HOUR, DAY = 3_600, 86_400
@@ -80,9 +81,14 @@ def test_jobs_of_two_apis_wait_in_the_order_of_their_acceptance(stack, tmp_path)
         other.start_api(CLOCK_OFF_BY=str(-HOUR))
         for number in range(8):
             post_to(other, stack) if number % 2 else stack.submit()
+            until_later(stack)
+        status, page = stack.service.get("/jobs?limit=5")
+        rest = stack.service.get(f"/jobs?limit=5&status=pending&type=test-effect&cursor={page['next_cursor']}")[1]
     finally:
         other.stop()
 
+    listed = [job["job_id"] for job in (*page["jobs"], *rest["jobs"])]
+    assert (200, [*reversed(stack.accepted)]) == (status, listed)
     by_acceptance = stack.sql("SELECT id::text FROM jobs ORDER BY run_at")
     with stack.redis() as client:
         line = client.zrange("jobs:queue:default", 0, -1, withscores=True)
@@ -104,6 +110,11 @@ def post_to(service, stack):
     except urllib.error.URLError as error:
         raise AssertionError("the other API does not answer") from error
     stack.accepted[job_id] = "test-effect"
+
+
+def until_later(stack):
+    """Wait until PostgreSQL's clock tells the last job from the next one, however long its time took to learn."""
+    eventually(lambda: stack.sql("SELECT max(created_at) < timezone('utc', now()) - interval '0.3 s' FROM jobs")[0][0])
 
 
 def by_postgresql(stack):
