@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs_service.config import Settings
-from jobs_service.errors import DatabaseUnavailable, JobsError, MigrationError
+from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, JobsError, MigrationError, NameTaken
 
 if TYPE_CHECKING:
     from jobs_service.supervisor import Program
@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{command}: PostgreSQL cannot be used: {error}; see that it runs and DATABASE_URL is right",
             file=sys.stderr,
         )
+        return 1
+    except BrokerUnavailable as error:
+        print(f"{command}: Redis cannot be used as it is: {error}", file=sys.stderr)
         return 1
     except JobsError as error:
         print(f"{command}: {error}", file=sys.stderr)
@@ -68,8 +71,20 @@ def check(settings: Settings) -> int:
     missing = migrations.pending(open_database(settings))
     if missing:
         raise MigrationError(f"not migrated: {', '.join(missing)}; run: python -m jobs_service migrate")
-    print("check: settings are valid, the database answers and is migrated")
+    _check_names(settings)
+    print("check: settings are valid, the database answers and is migrated, and the names in Redis are its own")
     return 0
+
+
+def _check_names(settings: Settings) -> None:
+    """Raises `NameTaken` where the names in Redis are not this installation's alone, or `BrokerUnavailable`."""
+    from jobs_service.broker import JobBroker
+    from jobs_service.neighbours import conflicts
+    from jobs_service.registry import load
+
+    broker = JobBroker.from_settings(settings)
+    if found := conflicts(broker.client, broker.keys, load(settings.actor_modules).queues):
+        raise NameTaken("; ".join(found))
 
 
 COMMANDS: dict[str, Callable[[Settings], int]] = {

@@ -5,7 +5,7 @@ from typing import Any
 import falcon
 
 from jobs_service import events, logs
-from jobs_service.broker import JobBroker, redis_client
+from jobs_service.broker import JobBroker
 from jobs_service.config import Settings
 from jobs_service.database import open_database
 from jobs_service.dead_letters import DeadLetterList
@@ -28,7 +28,7 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     registry = load(settings.actor_modules)
     database = open_database(settings, service="app")
     database_proxy.initialize(database)
-    broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
+    broker = JobBroker.from_settings(settings)
     submitter = Submitter(database, Publisher(broker), registry, settings)
     definitions.zero_api(registry)
     events.subscribe(count)
@@ -41,9 +41,9 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     app.add_route("/jobs", JobCollection(submitter, registry, max_body_bytes=settings.max_body_bytes))
     app.add_route("/jobs/{job_id}", JobItem())
     app.add_route("/jobs/{job_id}/cancel", JobCancellation(database))
-    app.add_route("/jobs/{job_id}/retry", JobRetry(database, DeadLetterList(broker.client)))
+    app.add_route("/jobs/{job_id}/retry", JobRetry(database, DeadLetterList(broker.client, broker.keys)))
     app.add_route("/livez", Liveness())
-    app.add_route("/readyz", Readiness(database, broker.client))
+    app.add_route("/readyz", Readiness(database, broker, registry.queues))
     served = build_registry(settings, registry)
     app.add_route("/metrics", Metrics(served, everyone=settings.metrics_access == "everyone"))
     return app

@@ -30,17 +30,17 @@ from redis.retry import Retry
 
 from jobs_service import events
 from jobs_service.config import Settings
-from jobs_service.errors import BrokerUnavailable
+from jobs_service.errors import BrokerUnavailable, NameTaken
 from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
 from jobs_service.ids import milliseconds_of
+from jobs_service.keys import Keys
 from jobs_service.logs import get_logger
 from jobs_service.registry import spelling
 
 log = get_logger(__name__)
 
-#: Where a message goes that cannot be decoded: kept for a look, bounded, harming nobody.
-UNDECODABLE = "job_undecodable"
+#: Messages that cannot be decoded are kept for a look, so many of them.
 UNDECODABLE_KEPT = 1_000
 
 #: Set by `enqueue` when Retries asks for another attempt later; read by LifecycleSync.
@@ -56,13 +56,20 @@ _PRIORITY_STEP = 10**13
 class JobBroker(RedisBroker):
     """A Dramatiq broker on one sorted set a queue. Thread-safe."""
 
-    def __init__(self, *, client: redis.Redis, middleware: list[Middleware], window: int) -> None:
+    def __init__(self, *, client: redis.Redis, middleware: list[Middleware], window: int, keys: Keys) -> None:
         super().__init__(client=client, middleware=middleware)
+        self.keys = keys
         #: A message is sent while fewer than so many wait that are at least as urgent; the rest waits in PostgreSQL.
         self.window = window
         #: By the monotonic clock; None as long as the process is not to end.
         self.draining_since: float | None = None
         self._spellings: dict[str, str] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "JobBroker":
+        """Return a broker without middleware. Connects to nothing before it is asked for something."""
+        keys = Keys(settings.redis_prefix)
+        return cls(client=redis_client(settings), middleware=[], window=settings.queue_window, keys=keys)
 
     @property
     def draining(self) -> bool:
@@ -117,14 +124,14 @@ class JobBroker(RedisBroker):
         try:
             self.client.zadd(self.key(queue_name), scores, nx=True)
         except redis.RedisError as error:
-            raise BrokerUnavailable(str(error)) from error
+            raise unavailable(error, self.key(queue_name)) from error
 
     def waiting(self, queue_name: str) -> int:
         """Return the number of messages on a queue. Raises `BrokerUnavailable`."""
         try:
             return int(self.client.zcard(self.key(queue_name)))
         except redis.RedisError as error:
-            raise BrokerUnavailable(str(error)) from error
+            raise unavailable(error, self.key(queue_name)) from error
 
     def waiting_from(self, queue_name: str) -> list[int]:
         """Return for each priority, 0 to 9, the number of messages that are at least as urgent.
@@ -137,7 +144,7 @@ class JobBroker(RedisBroker):
                     pipeline.zcount(self.key(queue_name), "-inf", f"({(10 - priority) * _PRIORITY_STEP}")
                 return [int(count) for count in pipeline.execute()]
         except redis.RedisError as error:
-            raise BrokerUnavailable(str(error)) from error
+            raise unavailable(error, self.key(queue_name)) from error
 
     def newest(self, queue_name: str) -> list[float | None]:
         """Return for each priority, 0 to 9, the time (ms) of the last message in its line, or None where none waits.
@@ -153,11 +160,11 @@ class JobBroker(RedisBroker):
                     )
                 lasts = pipeline.execute()
         except redis.RedisError as error:
-            raise BrokerUnavailable(str(error)) from error
+            raise unavailable(error, self.key(queue_name)) from error
         return [last[0][1] - low if last else None for last, (low, _) in zip(lasts, bounds, strict=True)]
 
     def key(self, queue_name: str) -> str:
-        return f"{self.namespace}:{queue_name}"
+        return self.keys.queue(queue_name)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         return Doorbell(self, queue_name, prefetch, timeout)
@@ -257,18 +264,10 @@ class Doorbell(Consumer):
 
     def _redis_failed(self, error: redis.RedisError) -> None:
         if not self.redis_failed:
-            log.warning("Redis does not answer; waiting for it", queue=self.queue_name, error=str(error))
+            reason = str(unavailable(error, self.broker.key(self.queue_name)))
+            log.warning("Redis gives no messages; asking until it does", queue=self.queue_name, error=reason)
         self.redis_failed = True
-        if "WRONGTYPE" in str(error):
-            self._set_aside(self.broker.key(self.queue_name))
         time.sleep(min(RECONNECT_SECONDS, self.timeout_seconds))
-
-    def _set_aside(self, key: str) -> None:
-        """Somebody put another type of value where one of ours belongs; keep it under another name."""
-        try:
-            self.client.rename(key, f"{UNDECODABLE}:{key}")
-        except redis.RedisError as error:
-            log.warning("Foreign value not set aside", key=key, error=str(error))
 
     def _decode(self, data: bytes, place: float) -> "Popped | None":
         """Return the message made anew: only its job, type and priority are taken from what lies in Redis.
@@ -284,14 +283,13 @@ class Doorbell(Consumer):
             return None
 
     def _quarantine(self, data: bytes) -> None:
-        events.emit(Event.QUARANTINED, queue=self.queue_name, key=UNDECODABLE, bytes=len(data))
+        key = self.broker.keys.undecodable
+        events.emit(Event.QUARANTINED, queue=self.queue_name, key=key, bytes=len(data))
         try:
-            self.client.lpush(UNDECODABLE, data[:65_536])
-            self.client.ltrim(UNDECODABLE, 0, UNDECODABLE_KEPT - 1)
+            self.client.lpush(key, data[:65_536])
+            self.client.ltrim(key, 0, UNDECODABLE_KEPT - 1)
         except redis.RedisError as error:
-            log.warning("Undecodable message dropped", error=str(error))
-            if "WRONGTYPE" in str(error):
-                self._set_aside(UNDECODABLE)
+            log.warning("Undecodable message dropped", error=str(unavailable(error, key)))
 
 
 class Popped(MessageProxy):
@@ -331,6 +329,23 @@ def score(message: Message[Any], due_ms: float) -> int:
     # A row written by hand may be due at any time, but must not get another priority by that.
     due = int(min(max(due_ms, 0), _PRIORITY_STEP - 1))
     return (9 - int(message.options.get("priority", 5))) * _PRIORITY_STEP + due
+
+
+def unavailable(error: redis.RedisError, key: str) -> BrokerUnavailable:
+    """Say what Redis refused, with what to do about it where an operator can mend it."""
+    if "WRONGTYPE" in str(error):
+        return NameTaken(
+            f"the key {key} holds another type of value than ours, which another program wrote;"
+            " it is left as it is: rename it, or set REDIS_PREFIX"
+        )
+    if isinstance(error, redis.exceptions.MovedError | redis.exceptions.ClusterDownError):
+        return BrokerUnavailable(
+            f"Redis is a cluster of several nodes, and the one of REDIS_URL does not serve the key {key}:"
+            " use one that stands alone, or a cluster of one node"
+        )
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return BrokerUnavailable(f"{error}; docs/compatibility.md has the rights that the user in Redis needs")
+    return BrokerUnavailable(str(error))
 
 
 def redis_client(settings: Settings) -> redis.Redis:

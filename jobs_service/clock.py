@@ -11,6 +11,12 @@ log = get_logger(__name__)
 #: A step is told from this many seconds on: less is what adjusting a clock looks like.
 STEP_SECONDS = 1.0
 
+#: Seconds without an answer after which PostgreSQL is asked for its time again.
+ASK_AGAIN_SECONDS = 600.0
+
+#: Seconds a second by which two clocks may drift apart: far more than they do.
+DRIFT = 0.0001
+
 #: For so many comparisons a process that does not lead keeps a step in mind: a step may cost the leader its lease, and
 #: whoever follows is to tell of it.
 KEPT_COMPARISONS = 3
@@ -29,6 +35,40 @@ def measure_offset(
     The moments are of `steady_seconds`; the answer has just come.
     """
     metrics.CLOCK_OFFSET.labels().set(wall() - database_seconds - (answered_at - asked_at) / 2)
+
+
+class DatabaseTime:
+    """What time it is in PostgreSQL, without asking: from what its answers said, by a steady clock since then.
+
+    An answer takes its time, so each leaves a least and a most that PostgreSQL may be ahead of the steady clock; the
+    answers together leave less. Thread-safe.
+    """
+
+    def __init__(self, ask: Callable[[], float], *, steady: Callable[[], float] = steady_seconds) -> None:
+        """`ask` returns what PostgreSQL's clock says now. It is asked once, and again after a time without answers."""
+        self._ask = ask
+        self._steady = steady
+        #: When it was learnt, by the steady clock; the least and the most that PostgreSQL's clock is ahead of it.
+        self._known: tuple[float, float, float] | None = None
+
+    def now(self) -> float:
+        """Return Unix seconds, off by half the time of the quickest answer at most. Raises what `ask` raises."""
+        if self._known is None or self._steady() - self._known[0] > ASK_AGAIN_SECONDS:
+            asked_at = self._steady()
+            self.learn(self._ask(), asked_at=asked_at, answered_at=self._steady())
+        _, least, most = self._known or (0.0, 0.0, 0.0)
+        return self._steady() + (least + most) / 2
+
+    def learn(self, database_seconds: float, *, asked_at: float, answered_at: float) -> None:
+        """Take in what PostgreSQL's clock said between two moments of the steady clock."""
+        least, most = database_seconds - answered_at, database_seconds - asked_at
+        if self._known is not None:
+            at, low, high = self._known
+            drift = abs(answered_at - at) * DRIFT
+            narrowed = max(least, low - drift), min(most, high + drift)
+            # Where the two have nothing in common, a clock was set or another server answers: the new one counts.
+            least, most = narrowed if narrowed[0] <= narrowed[1] else (least, most)
+        self._known = answered_at, least, most
 
 
 class DatabaseClock:

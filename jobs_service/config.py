@@ -79,6 +79,13 @@ def _prefix(value: str) -> str:
     return value
 
 
+def _key_prefix(value: str) -> str:
+    # No braces, which mean something to Redis in cluster mode, and none of the signs of an ACL's patterns.
+    if not re.fullmatch(r"[A-Za-z0-9._:/-]{1,64}", value):
+        raise ValueError("expected up to 64 letters, digits and . _ : / - such as team-a:")
+    return value
+
+
 def _host(value: str) -> str:
     try:
         ipaddress.ip_address(value)
@@ -126,6 +133,7 @@ class Settings:
     redis_url: str = _required(_url("redis", "rediss", "unix"))
     database_connect_timeout_seconds: int = _setting(3, _whole(1, 60))
     database_statement_timeout_seconds: int = _setting(5, _whole(1, 600))
+    redis_prefix: str = _setting("", _key_prefix)
     redis_timeout_seconds: float = _setting(1.0, _seconds(0.05, 60))
 
     # The API.

@@ -35,6 +35,10 @@ class BrokerUnavailable(JobsError):
     """Redis did not answer, or refused to."""
 
 
+class NameTaken(BrokerUnavailable):
+    """A key of ours holds a value in Redis that this service did not write. It is left as it is."""
+
+
 class InvalidRequest(JobsError):
     """A client sent something that cannot be accepted.
 

@@ -5,19 +5,17 @@ import time
 from uuid import UUID
 
 
-def new_id() -> UUID:
-    """Return a UUIDv7 (RFC 9562, section 5.7): 48 bits of Unix milliseconds, then random bits.
+def new_id(unix_seconds: float | None = None) -> UUID:
+    """Return a UUIDv7 (RFC 9562, section 5.7) of this moment; by default of this process's own clock's.
 
+    48 bits are Unix milliseconds, 12 the fraction of the millisecond (section 6.2, method 3), the others random.
     Randomness comes from the kernel for each id: a generator with a seed would repeat itself in forked processes.
     """
-    milliseconds = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(10))
-    return UUID(int=milliseconds << 80 | 0x7 << 76 | (random >> 4 & 0xFFF) << 64 | 0b10 << 62 | random >> 18)
-
-
-def earliest_id(unix_seconds: float) -> UUID:
-    """Return an id below every UUIDv7 of this moment or later, and above those of earlier ones."""
-    return UUID(int=max(0, int(unix_seconds * 1000)) << 80)
+    nanoseconds = time.time_ns() if unix_seconds is None else int(unix_seconds * 1e9)
+    ticks = nanoseconds * 4_096 // 1_000_000
+    return UUID(
+        int=(ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62 | int.from_bytes(os.urandom(8)) >> 2
+    )
 
 
 def milliseconds_of(job_id: UUID) -> int:

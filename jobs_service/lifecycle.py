@@ -253,6 +253,12 @@ def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
     return [found[job.id] for job in jobs]
 
 
+def database_seconds(database: Database) -> float:
+    """Return what PostgreSQL's clock says, in Unix seconds."""
+    (seconds,) = database.row("SELECT extract(epoch FROM clock_timestamp())::float8") or (0.0,)
+    return float(seconds)
+
+
 # One message to the server, and nothing that a session would have to keep, so that it works through a pooler.
 _TRY_SUBMIT = """
 BEGIN;
@@ -386,11 +392,22 @@ def complete_canary(database: Database, claim: Claim) -> bool:
     return any(database.row(sql, names) for sql in (_COMPLETE_CANARY, _COMPLETED_CANARY))
 
 
-_RETRY = """
+#: So many failed attempts stay in a job's history, the first ones and the last ones. What they say is up to 5 KB each,
+#: and a person may have a job run again and again.
+HISTORY_FIRST, HISTORY_LAST = 10, 40
+
+# Before another entry: what stays of the history, and how many entries are left out by then.
+_HISTORY = f"""CASE WHEN jsonb_array_length(history) < {HISTORY_FIRST + HISTORY_LAST} THEN history
+      ELSE jsonb_path_query_array(history, '$[0 to {HISTORY_FIRST - 1}]')
+        || jsonb_path_query_array(history, '$[last - {HISTORY_LAST - 2} to last]') END"""
+_OMITTED = f"history_omitted + GREATEST(0, jsonb_array_length(history) - {HISTORY_FIRST + HISTORY_LAST - 1})"
+
+_RETRY = f"""
 UPDATE jobs
 SET status = 'pending', error = %(message)s, lease_token = NULL, transition_token = %(transition)s,
     run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
-    history = history || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
+    history_omitted = {_OMITTED},
+    history = {_HISTORY} || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
     updated_at = timezone('utc', now())
 WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
 RETURNING id"""
@@ -401,11 +418,12 @@ def retry(database: Database, claim: Claim, failure: Failure, *, delay_seconds: 
     return _settle(database, claim, "retry", _RETRY, {"delay": delay_seconds, **_record(claim, failure)})
 
 
-_BURY = """
+_BURY = f"""
 UPDATE jobs
 SET status = 'failed', dead_reason = %(reason)s, error = %(message)s, lease_token = NULL,
     transition_token = %(transition)s,
-    history = history || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
+    history_omitted = {_OMITTED},
+    history = {_HISTORY} || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
     finished_at = now(), updated_at = timezone('utc', now())
 WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
 RETURNING id"""
@@ -537,7 +555,8 @@ SET status = CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
     error = %(message)s, crashes = crashes + 1, attempts = attempts - CASE WHEN %(counted)s THEN 0 ELSE 1 END,
     lease_token = NULL, worker_id = NULL, transition_token = %(transition)s,
     run_at = <run_at>, publish_at = now() + %(delay)s * interval '1 second', returned_at = now(),
-    history = history || jsonb_build_array(jsonb_build_object(
+    history_omitted = {_OMITTED},
+    history = {_HISTORY} || jsonb_build_array(jsonb_build_object(
       'attempt', attempts, 'worker_id', lost.worker_id, 'started_at', started_at,
       'seconds', round(extract(epoch FROM now() - started_at)::numeric, 3),
       'error', %(error)s::text, 'message', %(message)s::text)

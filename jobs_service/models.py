@@ -61,6 +61,7 @@ class Job(Model):
     on_ambiguous = CharField()
     dead_reason = CharField(null=True)
     history = RawJSONField()
+    history_omitted = IntegerField()
     request_id = CharField(null=True)
     traceparent = CharField(null=True)
 
@@ -73,7 +74,8 @@ class Job(Model):
         fields = {name: getattr(self, name) for name in _SHOWN}
         times = {name: _rfc3339(getattr(self, name)) for name in _SHOWN_TIMES}
         trace_id = Origin(None, self.traceparent).trace_id
-        return {"job_id": str(self.id), **fields, "trace_id": trace_id, **times, "history": self.history}
+        history = {"history": self.history, "history_omitted": self.history_omitted}
+        return {"job_id": str(self.id), **fields, "trace_id": trace_id, **times, **history}
 
 
 _SHOWN = (

@@ -1,6 +1,5 @@
 """Accepting a job: from a parsed body to a committed row and, if Redis listens, a message."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,7 @@ import msgspec
 
 from jobs_service import events, lifecycle, tracing
 from jobs_service.batch import Batch
-from jobs_service.clock import measure_offset, steady_seconds
+from jobs_service.clock import DatabaseTime, measure_offset, steady_seconds
 from jobs_service.config import Settings
 from jobs_service.database import Database
 from jobs_service.errors import DatabaseUnavailable, InvalidRequest
@@ -29,7 +28,7 @@ log = get_logger(__name__)
 #: A job may be put off for this long.
 MAX_DELAY = timedelta(days=366)
 
-#: The limits of dates are looked at by this process's clock, which may be off; what is due, only PostgreSQL decides.
+#: The limits of dates are not to the second: a client's clock may be off.
 SLACK = timedelta(days=1)
 
 DEFAULT_PRIORITY = 5
@@ -57,6 +56,8 @@ class Submitter:
         self.registry = registry
         self.settings = settings
         self._write = Batch[NewJob, Submitted](self._write_all)
+        #: Ids carry it, and lists go by them: jobs accepted by several processes are in PostgreSQL's order.
+        self._time = DatabaseTime(self._ask_the_time)
 
     def submit(self, submission: Submission, origin: Origin) -> NewJob:
         """Commit the job, then ring for it.
@@ -83,9 +84,18 @@ class Submitter:
     def _write_all(self, jobs: Sequence[NewJob]) -> list[Submitted]:
         asked_at = steady_seconds()
         submitted = lifecycle.submit(self.database, jobs)
+        answered_at, said = steady_seconds(), submitted[0].database_seconds
         # An API has no heartbeat that would tell it PostgreSQL's time; here it costs nothing.
-        measure_offset(submitted[0].database_seconds, asked_at=asked_at, answered_at=steady_seconds())
+        measure_offset(said, asked_at=asked_at, answered_at=answered_at)
+        self._time.learn(said, asked_at=asked_at, answered_at=answered_at)
         return submitted
+
+    def _ask_the_time(self) -> float:
+        try:
+            return lifecycle.database_seconds(self.database)
+        except DatabaseUnavailable:
+            ENQUEUE_ERRORS.labels("database_unavailable").inc()
+            raise
 
     def _commit(self, job: NewJob) -> Submitted:
         try:
@@ -99,11 +109,12 @@ class Submitter:
 
     def _new_job(self, submission: Submission, job_type: JobType, origin: Origin, *, publish: bool) -> NewJob:
         job_type.parse(submission.payload)
-        _check_times(submission)
+        now = self._time.now()
+        _check_times(submission, datetime.fromtimestamp(now, UTC))
         if job_type.is_canary:
             _check_canary(submission)
         return NewJob(
-            id=new_id(),
+            id=new_id(now),
             type=job_type.name,
             payload=msgspec.json.encode(submission.payload).decode(),
             queue=job_type.queue,
@@ -126,10 +137,9 @@ class Submitter:
             log.warning("Job left for the next republish", job_id=str(job.id), error=str(error))
 
 
-def _check_times(submission: Submission) -> None:
+def _check_times(submission: Submission, now: datetime) -> None:
     if submission.run_at is not None and submission.delay_seconds is not None:
         raise InvalidRequest("give run_at or delay_seconds, not both", pointer="/delay_seconds")
-    now = datetime.fromtimestamp(time.time(), UTC)
     if submission.run_at is not None and abs(submission.run_at - now) > MAX_DELAY + SLACK:
         raise InvalidRequest(f"expected a date at most {MAX_DELAY.days} days from now", pointer="/run_at")
     if submission.expires_at is not None and submission.expires_at - now > 2 * MAX_DELAY + SLACK:

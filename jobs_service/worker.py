@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -11,7 +12,7 @@ from dramatiq.middleware import Middleware, Retries
 
 from jobs_service import events, logs, tracing
 from jobs_service.binding import declare
-from jobs_service.broker import JobBroker, redis_client
+from jobs_service.broker import JobBroker
 from jobs_service.clock import DatabaseClock
 from jobs_service.config import Settings
 from jobs_service.database import Database, open_database
@@ -26,6 +27,7 @@ from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.leader import Maintenance
 from jobs_service.maintenance.leadership import Leadership
+from jobs_service.maintenance.neighbours import NeighbourWatch
 from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.rescuer import Rescuer
@@ -38,6 +40,7 @@ from jobs_service.middleware.attempt_metrics import AttemptMetrics
 from jobs_service.middleware.lifecycle_sync import LifecycleSync
 from jobs_service.middleware.time_limit import StrictTimeLimit
 from jobs_service.middleware.worker_services import WorkerServices
+from jobs_service.neighbours import Neighbours
 from jobs_service.orphans import end_with_parent, is_orphan
 from jobs_service.presence import Presence
 from jobs_service.publisher import Publisher
@@ -57,6 +60,9 @@ STRAYS_SECONDS = 30.0
 
 #: Seconds between two comparisons of `job_dlq` with the failed rows.
 DEAD_LETTERS_SECONDS = 10.0
+
+#: Seconds between two looks for another installation under the same names in Redis. Every installation's are the same.
+NEIGHBOURS_SECONDS = 5.0
 
 
 def boot() -> None:
@@ -97,18 +103,26 @@ def warn_of_long_types(registry: Registry, settings: Settings) -> None:
 def build_broker(settings: Settings, registry: Registry, worker_id: UUID, outputs: OutputStore) -> JobBroker:
     """Return the broker of a worker process. Nothing is connected or started before Dramatiq's worker boots."""
     database = open_database(settings, service="worker")
-    broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
-    dead_letters = DeadLetterList(broker.client)
+    broker = JobBroker.from_settings(settings)
+    dead_letters = DeadLetterList(broker.client, broker.keys)
     liveness = _liveness(settings)
     services = [
         *_services(settings, database, broker, dead_letters, outputs, liveness=liveness),
         *_canaries(settings, registry, database, broker),
+        _neighbour_watch(settings, database, broker, worker_id),
     ]
     for middleware in _middleware(
         settings, database, broker, dead_letters, worker_id=worker_id, services=services, liveness=liveness
     ):
         broker.add_middleware(middleware)
     return broker
+
+
+def _neighbour_watch(settings: Settings, database: Database, broker: JobBroker, worker_id: UUID) -> Service:
+    me = f"{worker_id} on {socket.gethostname()}, database {database.database}"
+    # Tests sweep more often.
+    seconds = min(NEIGHBOURS_SECONDS, settings.sweep_seconds)
+    return NeighbourWatch(Neighbours(broker.client, broker.keys, me), interval_seconds=seconds)
 
 
 def _liveness(settings: Settings) -> Liveness:

@@ -1,6 +1,7 @@
 """The service as it runs in production: real gunicorn and dramatiq processes, started by its own commands."""
 
 import json
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -68,6 +69,11 @@ class Service:
         # Further workers of a test serve their metrics elsewhere.
         port = str(self._free_port()) if any(child.log.stem.startswith("worker") for child in self.children) else None
         return self._start("worker", ({"WORKER_METRICS_PORT": port} if port else {}) | environ)
+
+    def run(self, command):
+        """Run a command to its end and return what it said: `check`, or `migrate`."""
+        argv = [sys.executable, "-m", "jobs_service", command]
+        return subprocess.run(argv, env=self.environ, cwd=ROOT, capture_output=True, text=True, check=False)
 
     def stop(self):
         """Have all of it end in its own way."""

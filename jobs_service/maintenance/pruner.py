@@ -1,6 +1,5 @@
 """Deletes jobs that have been finished for longer than their retention, and the files they made."""
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from jobs_service import events, lifecycle
 from jobs_service.database import Database
 from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
-from jobs_service.ids import earliest_id
 from jobs_service.lifecycle import Status
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.storage import OutputStore, Search
@@ -25,12 +23,15 @@ BATCHES = 20
 #: The part of its time that the pruner may spend on reading the names in the folder.
 SEARCH_SHARE = 0.01
 
-# Ids are in the order of acceptance, so the oldest jobs are found by jobs_by_status: no index has to be kept for this
-# alone. What was looked at is not looked at again before the walk has reached its end.
+# Ids are in the order of acceptance, by PostgreSQL's clock, so the oldest jobs are found by jobs_by_status: no index
+# has to be kept for this alone. The range ends with the least id that a job accepted at that moment can have. What was
+# looked at is not looked at again before the walk has reached its end.
 _EXPIRED = """
 SELECT id, finished_at < now() - %(retention)s * interval '1 second'
 FROM jobs
-WHERE (status, id) > (%(status)s, %(after)s) AND (status, id) < (%(status)s, %(before)s)
+WHERE (status, id) > (%(status)s, %(after)s) AND (status, id) < (%(status)s, rpad(lpad(to_hex(
+  GREATEST(0, extract(epoch FROM now() - %(retention)s * interval '1 second') * 1000)::bigint
+), 12, '0'), 32, '0')::uuid)
 ORDER BY status, id LIMIT %(limit)s"""
 
 _STILL_EXPIRED = """
@@ -130,7 +131,6 @@ class Pruner(Service):
             "status": status,
             "retention": retention,
             "after": self._after[status],
-            "before": earliest_id(time.time() - retention),
             "limit": BATCH,
         }
         found = [(job_id, bool(is_expired)) for job_id, is_expired in self.database.rows(_EXPIRED, names)]

@@ -88,7 +88,7 @@ class Relay(Service):
 
     def _start_over(self, turn: Turn) -> None:
         """Redis is empty: what was published is not there any more, so publish it again at once."""
-        self.dead_letters.set_epoch("1")
+        self.dead_letters.set_epoch()
         try:
             (jobs,) = self.database.row(_EVERYTHING_SOON, {"fence": turn.fence}) or (0,)
             # An empty one is also what a new installation begins with.

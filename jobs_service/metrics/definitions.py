@@ -348,6 +348,11 @@ DEAD_OLDEST = _computed(
 WORKERS = _computed("jobs_workers", "", "Worker processes whose heartbeat is fresh.")
 BROKER_MESSAGES = _computed("jobs_broker_messages", "queue_name", "Messages waiting in Redis.")
 DLQ_LENGTH = _computed("jobs_dlq_length", "", "Ids on the Redis list job_dlq; soon after a change equal to jobs_dead.")
+REDIS_NAME_CONFLICTS = _computed(
+    "jobs_redis_name_conflicts",
+    "",
+    "Names in Redis that are not ours alone: keys that another program wrote, and 1 for another installation.",
+)
 CANARY_LAST_SUCCESS = _computed(
     "jobs_canary_last_success_timestamp_seconds", "queue_name", "When a canary of this queue last completed."
 )

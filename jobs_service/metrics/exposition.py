@@ -16,7 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from jobs_service import logs
-from jobs_service.broker import JobBroker, redis_client
+from jobs_service.broker import JobBroker
 from jobs_service.config import Settings
 from jobs_service.database import Database, open_database
 from jobs_service.metrics import dramatiq_names, multiprocess, servers
@@ -64,7 +64,7 @@ def build_truth(settings: Settings, registry: Registry) -> Truth:
     """Return the collector of what is true now, with connections of its own."""
     database = _database(settings)
     rows = JobRows(database, queues=registry.queues, lease_seconds=settings.lease_seconds)
-    broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
+    broker = JobBroker.from_settings(settings)
     return Truth(
         {
             "settings": lambda: Objectives(settings).families(registry),

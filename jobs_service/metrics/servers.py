@@ -1,12 +1,17 @@
 """How PostgreSQL and Redis themselves are, as metrics."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
+
+from redis.exceptions import ResponseError
 
 from jobs_service.broker import JobBroker
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
+from jobs_service.errors import NameTaken
 from jobs_service.metrics import definitions
+from jobs_service.neighbours import conflicts
 
 _TABLES = """
 SELECT relname, n_live_tup, n_dead_tup, pg_total_relation_size(relid),
@@ -42,14 +47,29 @@ def tables(database: Database) -> Iterator[Any]:
 
 
 def redis(broker: JobBroker, queues: Iterable[str]) -> Iterator[Any]:
-    """Look at the queues, at `job_dlq` and at the server. Raises `BrokerUnavailable` or what redis-py raises."""
+    """Look at the queues, at `job_dlq` and at the server. Raises `BrokerUnavailable` or what redis-py raises.
+
+    What stands under a name of ours and is not ours is left out, and counted.
+    """
+    queues = list(queues)
+    yield _gauge(definitions.REDIS_NAME_CONFLICTS, len(conflicts(broker.client, broker.keys, queues, in_full=False)))
     messages = definitions.BROKER_MESSAGES.family()
     for queue in queues:
-        messages.add_metric([queue], broker.waiting(queue))
+        with suppress(NameTaken):
+            messages.add_metric([queue], broker.waiting(queue))
     yield messages
-    yield _gauge(definitions.DLQ_LENGTH, DeadLetterList(broker.client).length())
-    # The stubs know the reply of a pipeline only.
-    info: Any = broker.client.info()
+    with suppress(NameTaken):
+        yield _gauge(definitions.DLQ_LENGTH, DeadLetterList(broker.client, broker.keys).length())
+    yield from _server(broker)
+
+
+def _server(broker: JobBroker) -> Iterator[Any]:
+    """Look at what Redis says of itself: nothing, where the user may not ask or there is no such command."""
+    try:
+        # The stubs know the reply of a pipeline only.
+        info: Any = broker.client.info()
+    except ResponseError:
+        return
     memory, evicted = definitions.REDIS_MEMORY.family(), definitions.REDIS_EVICTED.family()
     memory.add_metric(["used"], info["used_memory"])
     memory.add_metric(["max"], info.get("maxmemory", 0))

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from threading import Lock
 
 import falcon
@@ -11,8 +12,10 @@ import psycopg2
 import redis
 
 from jobs_service import lifecycle, migrations
+from jobs_service.broker import JobBroker
 from jobs_service.database import Database
-from jobs_service.errors import DatabaseUnavailable, MigrationError
+from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, MigrationError
+from jobs_service.neighbours import conflicts
 
 #: Seconds an answer about the database is given again, so that a storm of probes costs it one statement.
 KEPT_SECONDS = 1.0
@@ -43,9 +46,10 @@ class Liveness:
 class Readiness:
     """/readyz: jobs can be accepted. Without Redis they still can, so that is only called degraded."""
 
-    def __init__(self, database: Database, redis_client: redis.Redis) -> None:
+    def __init__(self, database: Database, broker: JobBroker, queues: Sequence[str]) -> None:
         self.database = database
-        self.redis_client = redis_client
+        self.broker = broker
+        self.queues = queues
         self._lock = Lock()
         self._kept = ""
         self._kept_until = -math.inf
@@ -89,10 +93,14 @@ class Readiness:
 
     def _redis(self) -> str:
         try:
-            self.redis_client.ping()
+            self.broker.client.ping()
         except redis.RedisError:
             return "does not answer"
-        return "ok"
+        try:
+            found = conflicts(self.broker.client, self.broker.keys, self.queues, in_full=False)
+        except BrokerUnavailable:
+            return "refuses what the service needs: run python -m jobs_service check"
+        return "; ".join(found) or "ok"
 
 
 def _advice(error: Exception) -> str:

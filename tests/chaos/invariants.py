@@ -20,20 +20,22 @@ SQL = {
     ),
     "attempts are exhausted when the reason says so": "dead_reason = 'attempts_exhausted' AND attempts < max_attempts",
     "a completed job has failed at every attempt that counts but the last": (
-        f"status = 'completed' AND {_COUNTED} <> attempts - 1"
+        f"status = 'completed' AND history_omitted = 0 AND {_COUNTED} <> attempts - 1"
     ),
     "a dead letter has failed at every attempt that counts": (
-        f"dead_reason IN ('attempts_exhausted', 'rejected', 'poison', 'ambiguous') AND {_COUNTED} <> attempts"
+        "dead_reason IN ('attempts_exhausted', 'rejected', 'poison', 'ambiguous')"
+        f" AND history_omitted = 0 AND {_COUNTED} <> attempts"
     ),
     "the history counts up": (
-        "EXISTS (SELECT FROM ("
+        "history_omitted = 0 AND EXISTS (SELECT FROM ("
         " SELECT (e->>'attempt')::int AS attempt, count(*) FILTER (WHERE e->'counted' IS NULL)"
         " OVER (ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS counted_before"
         " FROM jsonb_array_elements(history) WITH ORDINALITY AS h (e, place)"
         " ) AS entries WHERE attempt <> counted_before + 1)"
     ),
     "every lost worker is in the history": (
-        "crashes <> (SELECT count(*) FROM jsonb_array_elements(history) e WHERE e->>'error' = 'WorkerLost')"
+        "history_omitted = 0"
+        " AND crashes <> (SELECT count(*) FROM jsonb_array_elements(history) e WHERE e->>'error' = 'WorkerLost')"
     ),
     "poison is three lost workers": "(dead_reason = 'poison') <> (crashes >= 3 AND status = 'failed')",
     "a result only when completed": "result IS NOT NULL AND status <> 'completed'",
@@ -120,7 +122,7 @@ def _leftovers_wrong(stack, rows):
 def _queues_wrong(stack):
     def empty():
         with stack.redis() as client:
-            left = {key.decode(): client.zcard(key) for key in client.scan_iter("dramatiq:*")}
+            left = {key.decode(): client.zcard(key) for key in client.scan_iter("jobs:queue:*")}
         assert not any(left.values()), f"messages of finished jobs lie in Redis: {left}"
         return True
 

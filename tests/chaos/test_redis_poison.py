@@ -3,11 +3,12 @@
 import json
 from uuid import uuid4
 
+import pytest
 from eventually import eventually
 
-from jobs_service.broker import UNDECODABLE
+from jobs_service.keys import Keys
 
-QUEUE = "dramatiq:default"
+QUEUE = Keys().queue("default")
 
 
 def message(**fields):
@@ -76,7 +77,7 @@ def test_the_neighbours_of_poison_run_and_the_unreadable_is_kept_aside(stack, ow
         stack.settle()
 
         def aside():
-            return client.llen(UNDECODABLE) == len(UNREADABLE)
+            return client.llen(Keys().undecodable) == len(UNREADABLE)
 
         eventually(aside, what="everything unreadable kept aside")
     assert not [job_id for job_id in stack.effects() if job_id not in stack.accepted]
@@ -95,24 +96,29 @@ def test_a_message_for_a_job_of_another_type_does_not_run_it_as_that(stack, own_
     assert ("completed", 1) == (stack.job(job_id)["status"], stack.job(job_id)["attempts"])
 
 
-def test_keys_of_the_wrong_type_are_got_out_of_the_way(stack, own_valkey):
-    stack.start()
+@pytest.mark.parametrize("kind", ["string", "list", "set", "hash", "zset", "stream"])
+def test_another_programs_values_stay_and_are_named_and_the_jobs_run_once_they_are_gone(stack, own_valkey, kind):
+    worker = stack.start()
+    taken = [key for key, ours in Keys().types(["default"]).items() if kind != ours and not key.endswith(":new")]
     with stack.nobody_ends(), own_valkey.client() as client:
         stack.strike()
-        for kind in ("string", "list", "set", "hash", "zset", "stream"):
-            stack.submit_load(8)
-            for key in (QUEUE, "job_dlq", "jobs:epoch", UNDECODABLE):
-                with client.pipeline(transaction=True) as pipeline:
-                    pipeline.delete(key)
-                    put(pipeline, key, kind)
-                    pipeline.execute()
-        stack.submit_load(8)
+        for key in taken:
+            with client.pipeline(transaction=True) as pipeline:
+                pipeline.delete(key)
+                put(pipeline, key, kind)
+                pipeline.execute()
+        before = {key: client.dump(key) for key in taken}
+        stack.submit_load(16)
+
+        status, answer = stack.service.get("/readyz")
+        named = {key for key in taken if f"the key {key} holds a {kind}" in answer["checks"]["redis"]}
+        assert (200, "degraded", {*taken}) == (status, answer["status"], named)
+        # Until maintenance has had its turn at all of it.
+        eventually(lambda: "Maintenance waits for a server" in stack.service.log(worker), what="a word in the log")
+        assert before == {key: client.dump(key) for key in taken}
+
+        client.delete(*taken)
         stack.settle()
-        for number in range(3):
-            client.zadd(QUEUE, {f"poison {number}": 0})
-            eventually(lambda: not client.exists(QUEUE), what="an empty queue")
-        # The first found a stream there.
-        eventually(lambda: client.type(UNDECODABLE) == b"list", what="poison kept aside")
 
 
 def put(client, key, kind):

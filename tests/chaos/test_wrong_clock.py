@@ -4,6 +4,7 @@ import urllib.error
 from datetime import timedelta
 
 import pytest
+from eventually import eventually
 from service import Service
 
 HOUR, DAY = 3_600, 86_400
@@ -62,7 +63,7 @@ def test_dates_are_judged_by_the_clock_of_postgresql(stack, seconds):
     assert [seconds] == [pytest.approx(offset, abs=60) for offset in offsets]
     assert [(2,)] == stack.sql("SELECT count(*) FROM jobs")
     with stack.redis() as client:
-        assert 0 == client.zcard("dramatiq:default"), "a message before its job is due leads to nothing"
+        assert 0 == client.zcard("jobs:queue:default"), "a message before its job is due leads to nothing"
     assert stack.job(dated)["publish_at"] == stack.job(dated)["run_at"]
     # The point is made: half an hour is too long for a test.
     stack.sql("UPDATE jobs SET run_at = now(), publish_at = now(), expires_at = NULL RETURNING 1")
@@ -80,12 +81,17 @@ def test_jobs_of_two_apis_wait_in_the_order_of_their_acceptance(stack, tmp_path)
         other.start_api(CLOCK_OFF_BY=str(-HOUR))
         for number in range(8):
             post_to(other, stack) if number % 2 else stack.submit()
+            until_later(stack)
+        status, page = stack.service.get("/jobs?limit=5")
+        rest = stack.service.get(f"/jobs?limit=5&status=pending&type=test-effect&cursor={page['next_cursor']}")[1]
     finally:
         other.stop()
 
+    listed = [job["job_id"] for job in (*page["jobs"], *rest["jobs"])]
+    assert (200, [*reversed(stack.accepted)]) == (status, listed)
     by_acceptance = stack.sql("SELECT id::text FROM jobs ORDER BY run_at")
     with stack.redis() as client:
-        line = client.zrange("dramatiq:default", 0, -1, withscores=True)
+        line = client.zrange("jobs:queue:default", 0, -1, withscores=True)
     places = [place for _, place in line]
     assert 8 == len(places)
     assert len(set(places)) > 1
@@ -104,6 +110,11 @@ def post_to(service, stack):
     except urllib.error.URLError as error:
         raise AssertionError("the other API does not answer") from error
     stack.accepted[job_id] = "test-effect"
+
+
+def until_later(stack):
+    """Wait until PostgreSQL's clock tells the last job from the next one, however long its time took to learn."""
+    eventually(lambda: stack.sql("SELECT max(created_at) < timezone('utc', now()) - interval '0.3 s' FROM jobs")[0][0])
 
 
 def by_postgresql(stack):

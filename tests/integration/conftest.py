@@ -9,10 +9,10 @@ from rows import add_worker, claim_one, complete_one
 from service import Service
 
 from jobs_service import lifecycle
-from jobs_service.broker import JobBroker, redis_client
+from jobs_service.broker import JobBroker
 from jobs_service.database import open_database
 from jobs_service.dead_letters import DeadLetterList
-from jobs_service.ids import earliest_id, new_id
+from jobs_service.ids import new_id
 from jobs_service.lifecycle import NewJob
 from jobs_service.storage import LocalOutputs
 
@@ -26,7 +26,7 @@ def database(settings):
 
 @pytest.fixture
 def broker(settings):
-    broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
+    broker = JobBroker.from_settings(settings)
     broker.declare_queue("default")
     yield broker
     broker.close()
@@ -34,7 +34,7 @@ def broker(settings):
 
 @pytest.fixture
 def dead_letters(broker):
-    return DeadLetterList(broker.client)
+    return DeadLetterList(broker.client, broker.keys)
 
 
 @pytest.fixture
@@ -91,7 +91,8 @@ def finish(database, submit, worker_id, outputs):
         for _ in range(count):
             claim = claim_one(database, submit(), worker_id)
             complete_one(database, claim, "1")
-            job_id = UUID(int=earliest_id(time.time() - days * 86_400).int + len(job_ids))
+            # The least that an id of that moment can be, and those that follow.
+            job_id = UUID(int=(int((time.time() - days * 86_400) * 1000) << 80) + len(job_ids))
             database.rows(
                 "UPDATE jobs SET id = %s, finished_at = now() - %s * interval '1 day' WHERE id = %s",
                 (job_id, days, claim.job_id),

@@ -7,7 +7,8 @@ import threading
 import pytest
 from dramatiq.broker import MessageProxy
 
-from jobs_service.broker import UNDECODABLE, message_for
+from jobs_service.broker import message_for
+from jobs_service.errors import NameTaken
 from jobs_service.ids import new_id
 
 
@@ -132,7 +133,7 @@ def test_an_undecodable_message_is_set_aside_and_its_neighbours_are_not_harmed(b
     healthy = ring(broker)
 
     assert healthy.message_id == next(bell).message_id
-    assert 1 == broker.client.llen(UNDECODABLE)
+    assert 1 == broker.client.llen(broker.keys.undecodable)
 
 
 def test_what_dramatiq_would_obey_in_a_message_is_not_taken_over(broker, bell):
@@ -145,11 +146,15 @@ def test_what_dramatiq_would_obey_in_a_message_is_not_taken_over(broker, bell):
     assert {"priority": 5} == next(bell).options
 
 
-def test_a_foreign_value_in_the_queues_place_is_set_aside(broker, bell):
+def test_a_foreign_value_in_the_queues_place_stays_and_the_bell_works_once_it_is_gone(broker, bell):
     broker.client.rpush(broker.key("default"), "x")
 
     assert next(bell) is None
+    with pytest.raises(NameTaken, match="REDIS_PREFIX"):
+        ring(broker)
+    assert [b"x"] == broker.client.lrange(broker.key("default"), 0, -1)
 
+    broker.client.delete(broker.key("default"))
     message = ring(broker)
     assert message.message_id == next(bell).message_id
 

@@ -439,6 +439,58 @@ def test_a_redriven_job_starts_afresh_and_keeps_its_history(database, claim, wor
     assert lifecycle.redrive(database, claim.job_id) is None
 
 
+def fail(database, claim, verb):
+    """Have the attempt fail, in one of the ways that leave an entry in the history."""
+    match verb:
+        case "retry":
+            return lifecycle.retry(database, claim, FAILURE, delay_seconds=0)
+        case "bury":
+            return lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
+        case "rescue":
+            return rescue(database, claim.worker_id)
+        case "crash":
+            return lifecycle.crash(database, claim, "SIGKILL", delay_seconds=0)
+        case "abandon":
+            return lifecycle.abandon(database, claim, "no file can be opened")
+
+
+@pytest.mark.parametrize("verb", ["retry", "bury", "rescue", "crash", "abandon"])
+# 400 is what a former version may have left.
+@pytest.mark.parametrize("before", [0, 49, 50, 400])
+def test_a_history_keeps_its_first_and_last_entries(database, submit, row, verb, before):
+    places = [*range(before + 1)]
+    kept, job_id = places if before < 50 else places[:10] + places[-40:], submit()
+    database.rows(
+        """UPDATE jobs SET history_omitted = 7, history = (
+             SELECT COALESCE(jsonb_agg(jsonb_build_object('attempt', n, 'place', n)), '[]')
+             FROM generate_series(0, %s - 1) AS n
+           ) WHERE id = %s""",
+        (before, job_id),
+    )
+    claim = claim_one(database, job_id, uuid4())
+
+    assert fail(database, claim, verb)
+
+    history = msgspec.json.decode(row(job_id, "history"))
+    assert kept == [entry.get("place", before) for entry in history]
+    assert str(claim.worker_id) == history[-1]["worker_id"]
+    assert 7 + len(places) - len(kept) == row(job_id, "history_omitted")
+
+
+def test_a_job_that_is_redriven_again_and_again_stays_small(database, submit, row):
+    job_id, seen = submit(max_attempts=1), []
+    for _ in range(60):
+        claim = claim_one(database, job_id, uuid4())
+        assert 1 == claim.attempts, "attempts do not depend on what the history has"
+        lifecycle.bury(database, claim, FAILURE, reason=DeadReason.ATTEMPTS_EXHAUSTED)
+        seen.append(str(claim.worker_id))
+        lifecycle.redrive(database, job_id)
+
+    history = msgspec.json.decode(row(job_id, "history"))
+    assert seen[:10] + seen[-40:] == [entry["worker_id"] for entry in history]
+    assert 10 == row(job_id, "history_omitted")
+
+
 def test_a_worker_that_ends_gives_back_what_it_holds_and_nobody_else_does(database, submit, worker_id, row):
     mine, begun = claim_one(database, submit(), worker_id), claim_one(database, submit(), worker_id)
     theirs = claim_one(database, submit(), uuid4())

@@ -54,7 +54,7 @@ class World:
         #: The same rows on a connection that nothing happens to.
         self.near = near
         self.broker = broker
-        self.dead_letters = DeadLetterList(broker.client)
+        self.dead_letters = DeadLetterList(broker.client, broker.keys)
         self.submit = submit
         self.worker_id = uuid4()
         self.sync = LifecycleSync(self.database, broker, self.dead_letters, self.worker_id, give_back_seconds=30)

@@ -10,9 +10,9 @@ from rows import Sweeps, add_worker, claim_one, pruner
 
 from jobs_service import lifecycle
 from jobs_service.broker import message_for
-from jobs_service.dead_letters import KEY
-from jobs_service.errors import BrokerUnavailable
+from jobs_service.errors import BrokerUnavailable, NameTaken
 from jobs_service.ids import new_id
+from jobs_service.keys import Keys
 from jobs_service.lifecycle import DeadReason, Failure
 from jobs_service.liveness import Liveness
 from jobs_service.maintenance import dead_letters as dead_letters_module
@@ -30,7 +30,7 @@ from jobs_service.maintenance.strays import Strays
 
 @pytest.fixture
 def relay(database, broker, dead_letters):
-    dead_letters.set_epoch("1")
+    dead_letters.set_epoch()
     return Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
 
 
@@ -91,6 +91,17 @@ def test_what_redis_lost_is_published_again_at_once(relay, broker, submit):
     broker.client.flushall()
 
     assert {"published": 3} == relay.run_once(Turn())
+
+
+def test_what_lies_under_the_names_of_the_version_before_is_published_under_the_new_ones(relay, broker, submit):
+    for _ in range(3):
+        submit()
+    relay.run_once(Turn())
+    broker.flush("default")
+    broker.client.set(broker.keys.epoch, "1")
+
+    assert {"published": 3} == relay.run_once(Turn())
+    assert {"published": 0} == relay.run_once(Turn())
 
 
 def test_the_window_is_never_exceeded_and_the_urgent_come_first(relay, broker, submit):
@@ -213,7 +224,7 @@ def test_the_list_is_rebuilt_when_it_differs_from_the_failed_rows(database, dead
 
     assert {"rebuilt": 3} == service.run_once(Turn())
     assert {"rebuilt": 0} == service.run_once(Turn())
-    assert sorted(ids) == sorted(item.decode() for item in broker.client.lrange(KEY, 0, -1))
+    assert sorted(ids) == sorted(item.decode() for item in broker.client.lrange(Keys().dead_letters, 0, -1))
 
     broker.client.flushall()
 
@@ -255,7 +266,7 @@ def test_the_list_is_emptied_with_the_last_failed_row(database, dead_letters, br
 
     DeadLetters(database, dead_letters, interval_seconds=10).run_once(Turn())
 
-    assert 0 == broker.client.exists(KEY)
+    assert 0 == broker.client.exists(Keys().dead_letters)
 
 
 def test_an_id_is_pushed_once(dead_letters):
@@ -293,20 +304,30 @@ def _raise(error):
 
 def test_a_list_of_the_right_length_with_a_wrong_id_is_mended(database, dead_letters, bury):
     job_id = bury()
-    dead_letters.client.rpush(KEY, str(new_id()))
+    dead_letters.client.rpush(Keys().dead_letters, str(new_id()))
 
     assert {"rebuilt": 1} == DeadLetters(database, dead_letters, interval_seconds=1).run_once(Turn())
 
     assert [str(job_id)] == dead_letters.ids()
 
 
-def test_a_value_of_another_kind_gives_way_to_the_list(database, dead_letters, bury):
+@pytest.mark.parametrize("put", ["set", "rpush"])
+def test_what_another_program_wrote_stays_until_it_is_taken_away(database, dead_letters, bury, put):
+    """A string, and a list of what is no job id."""
     job_id = bury()
-    dead_letters.client.set(KEY, "what is this")
+    getattr(dead_letters.client, put)(Keys().dead_letters, "what is this")
+    before = dead_letters.client.dump(Keys().dead_letters)
     service = DeadLetters(database, dead_letters, interval_seconds=1)
 
-    assert {"rebuilt": 1} == service.run_once(Turn())
+    # A list of one is as long as there are dead letters: this run compares the ids.
+    with pytest.raises(NameTaken, match="REDIS_PREFIX"):
+        service.run_once(Turn())
+    dead_letters.push(job_id)
+    dead_letters.remove(job_id)
+    assert before == dead_letters.client.dump(Keys().dead_letters)
 
+    dead_letters.client.delete(Keys().dead_letters)
+    assert {"rebuilt": 1} == service.run_once(Turn())
     assert [str(job_id)] == dead_letters.ids()
 
 

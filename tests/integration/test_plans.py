@@ -210,8 +210,8 @@ def number_as_id(place):
 
 
 def test_the_relay(watch, database, broker):
-    dead_letters = DeadLetterList(broker.client)
-    dead_letters.set_epoch("1")
+    dead_letters = DeadLetterList(broker.client, broker.keys)
+    dead_letters.set_epoch()
     broker.window = 700
     relay = Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
 
@@ -224,8 +224,8 @@ def test_the_relay(watch, database, broker):
 
 def test_the_relay_with_a_full_window(watch, database, broker):
     """It looks for what is older than the last in line, which is a window of rows and not the backlog."""
-    dead_letters = DeadLetterList(broker.client)
-    dead_letters.set_epoch("1")
+    dead_letters = DeadLetterList(broker.client, broker.keys)
+    dead_letters.set_epoch()
     broker.window = 700
     relay = Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
     relay.run_once(Turn())
@@ -242,7 +242,9 @@ def test_the_relay_after_redis_lost_its_data(watch, database, broker):
     waiting = database.row("SELECT count(*) FROM jobs WHERE status = 'pending' AND run_at <= now()")[0]
     watch.clear()
 
-    Relay(database, broker, DeadLetterList(broker.client), interval_seconds=1, republish_seconds=20)._start_over(Turn())
+    Relay(
+        database, broker, DeadLetterList(broker.client, broker.keys), interval_seconds=1, republish_seconds=20
+    )._start_over(Turn())
 
     assert_small(watch, rows=2 * waiting, pages=3 * waiting, sorted_rows=0)
 
@@ -254,7 +256,7 @@ def test_the_rescuer(watch, database, broker):
         claim_one(database, job_id, lost)
     watch.clear()
 
-    assert Sweeps(database, DeadLetterList(broker.client)).sweep_until_silent()
+    assert Sweeps(database, DeadLetterList(broker.client, broker.keys)).sweep_until_silent()
     # Each lost job is compared with the workers, of which there are few.
     assert_small(watch, rows=500, pages=1_000)
 
@@ -266,7 +268,9 @@ def test_the_expirer(watch, database, broker):
     database.rows("UPDATE jobs SET expires_at = now() - interval '1 s' WHERE id = ANY(%s)", (ids,))
     watch.clear()
 
-    assert {"expired": 20} == Expirer(database, DeadLetterList(broker.client), interval_seconds=5).run_once(Turn())
+    assert {"expired": 20} == Expirer(
+        database, DeadLetterList(broker.client, broker.keys), interval_seconds=5
+    ).run_once(Turn())
     assert_small(watch, pages=1_000)
 
 
@@ -276,7 +280,9 @@ def test_the_strays(watch, database, broker):
     lifecycle.submit(database, [new_job(priority=5, max_attempts=3, type="gone", queue="gone") for _ in range(20)])
     database.rows("UPDATE jobs SET run_at = now() - interval '1 hour' WHERE queue = 'gone'")
     liveness = Liveness(lease_seconds=15, heartbeat_seconds=5)
-    strays = Strays(database, broker, DeadLetterList(broker.client), interval_seconds=60, liveness=liveness)
+    strays = Strays(
+        database, broker, DeadLetterList(broker.client, broker.keys), interval_seconds=60, liveness=liveness
+    )
     watch.clear()
 
     assert {"moved": 0, "buried": 20} == strays.run_once(Turn())
@@ -299,7 +305,7 @@ def test_the_pruner(watch, database, tmp_path, status):
 
 def test_the_dead_letters(watch, database, broker):
     """Counting and listing them reads the failed jobs, and no others."""
-    dead_letters = DeadLetterList(broker.client)
+    dead_letters = DeadLetterList(broker.client, broker.keys)
     for job_id in due(database, 300):
         lifecycle.bury_unknown(database, [job_id], job_type=type_of(database, job_id), grace_seconds=-3600)
     watch.clear()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 
 import pytest
 from rows import pruner
@@ -24,6 +25,18 @@ def test_what_is_older_than_its_retention_goes_with_its_file(database, outputs, 
     assert 1 == pruner(database, outputs, completed=7, failed=7).run_once(Turn())["completed"]
 
     assert (None, "completed") == (row(old, "status"), row(young, "status"))
+    assert [f"{young}.csv"] == names_in(outputs)
+
+
+@pytest.mark.parametrize("days", [-365, 365])
+def test_what_is_old_is_old_by_the_clock_of_postgresql(database, outputs, finish, monkeypatch, days):
+    finish(days=8)
+    [young] = finish(days=6)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + days * 86_400)
+
+    assert 1 == pruner(database, outputs, completed=7).run_once(Turn())["completed"]
+
     assert [f"{young}.csv"] == names_in(outputs)
 
 

@@ -116,9 +116,9 @@ def test_a_trial_that_failed_leaves_no_transaction_open(ready, operator):
     assert (200, "ok") == ask()
 
 
-def test_a_storm_of_probes_costs_one_statement(database, redis_client, monkeypatch):
+def test_a_storm_of_probes_costs_one_statement(database, broker, monkeypatch):
     monkeypatch.setattr(health, "KEPT_SECONDS", 60.0)
-    readiness = health.Readiness(database, redis_client)
+    readiness = health.Readiness(database, broker, ["default"])
     looks, begun, go = [], threading.Event(), threading.Event()
 
     def look():
@@ -137,8 +137,3 @@ def test_a_storm_of_probes_costs_one_statement(database, redis_client, monkeypat
         probe.join(20)
 
     assert [1] == looks
-
-
-@pytest.fixture
-def redis_client(broker):
-    return broker.client

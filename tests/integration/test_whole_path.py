@@ -7,9 +7,9 @@ from pathlib import Path
 
 from eventually import eventually
 
-from jobs_service.dead_letters import KEY
 from jobs_service.devstack.processes import descendants, is_alive
 from jobs_service.devstack.servers import Valkey
+from jobs_service.keys import Keys
 
 ALICE = {"name": "Alice", "score": 95}
 
@@ -62,7 +62,7 @@ def test_the_last_attempt_makes_a_dead_letter(service, broker):
 
     job = service.when(job_id, "failed")
     assert (2, "attempts_exhausted", "attempt 2 fails, as asked") == (job["attempts"], job["dead_reason"], job["error"])
-    eventually(lambda: [job_id.encode()] == broker.client.lrange(KEY, 0, -1), what="the id on job_dlq")
+    eventually(lambda: [job_id.encode()] == broker.client.lrange(Keys().dead_letters, 0, -1), what="the id on job_dlq")
     eventually(lambda: service.lines(worker, job_id)[-1]["event"] == "Job failed", what="the last word in the log")
 
 

@@ -13,7 +13,19 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
 #: A module may import from its own rank and below. Names are the modules' and folders' in jobs_service.
 RANKS = [
-    {"errors", "events", "ids", "config", "slots", "incoming", "failpoints", "deadlines", "descriptors", "liveness"},
+    {
+        "errors",
+        "events",
+        "ids",
+        "config",
+        "slots",
+        "incoming",
+        "failpoints",
+        "deadlines",
+        "descriptors",
+        "liveness",
+        "keys",
+    },
     {
         "logs",
         "supervisor",
@@ -31,7 +43,7 @@ RANKS = [
     {"mailer", "storage", "models", "migrations", "lifecycle"},
     {"registry", "failures"},
     {"broker"},
-    {"dead_letters", "publisher", "attempt", "batch"},
+    {"dead_letters", "neighbours", "publisher", "attempt", "batch"},
     {"submission", "binding", "isolation", "maintenance", "metrics", "clock", "presence"},
     {"middleware", "resources", "sampler", "watchdog"},
     {"http_worker"},

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import time
 
 import falcon
 import msgspec
@@ -10,6 +11,7 @@ from falcon.testing import create_environ
 from hostile_json import BODIES, HOSTILE, NEAR_VALID, VALUES
 from hypothesis import example, given
 
+from jobs_service.clock import DatabaseTime
 from jobs_service.config import Settings
 from jobs_service.errors import InvalidRequest, MalformedBody
 from jobs_service.lifecycle import NewJob
@@ -19,8 +21,9 @@ from jobs_service.resources import bodies
 from jobs_service.submission import Submission, Submitter
 
 SETTINGS = Settings.from_env({"DATABASE_URL": "postgresql://localhost/none", "REDIS_URL": "redis://localhost"})
-#: It writes nothing here: `_new_job` needs no server.
+#: It writes nothing here: `_new_job` needs no server, once it knows what time it is there.
 SUBMITTER = Submitter(None, None, load(), SETTINGS)
+SUBMITTER._time = DatabaseTime(time.time)
 
 
 def parsed(raw):

@@ -8,11 +8,12 @@ import pytest
 
 from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, message_for, score
 from jobs_service.ids import new_id
+from jobs_service.keys import Keys
 
 
 @pytest.fixture
 def broker():
-    return JobBroker(client=_NoRedis(), middleware=[], window=10)
+    return JobBroker(client=_NoRedis(), middleware=[], window=10, keys=Keys())
 
 
 def test_a_job_has_one_message_whoever_sends_it():

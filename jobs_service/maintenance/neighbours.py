@@ -1,0 +1,32 @@
+"""Looks whether another installation uses the same names in Redis, and says so."""
+
+from jobs_service.logs import get_logger
+from jobs_service.maintenance.service import Service, Turn
+from jobs_service.neighbours import ADVICE, Neighbours
+
+log = get_logger(__name__)
+
+
+class NeighbourWatch(Service):
+    """Counts up among the leaders in Redis, and tells of those that count beside it. Changes nothing for them."""
+
+    name = "neighbours"
+
+    def __init__(self, neighbours: Neighbours, *, interval_seconds: float) -> None:
+        self.neighbours = neighbours
+        self.interval_seconds = interval_seconds
+        #: The lease under which it looked last.
+        self._fence: int | None = None
+        self._told: set[str] = set()
+
+    def run_once(self, turn: Turn) -> dict[str, int]:
+        if turn.fence != self._fence:
+            self._fence = turn.fence
+            self.neighbours.begin()
+        found = self.neighbours.look()
+        for other in found:
+            if other not in self._told:
+                this = self.neighbours.me
+                log.warning("Another installation uses the same names in Redis", this=this, other=other, advice=ADVICE)
+        self._told = set(found)
+        return {"found": len(found)}
