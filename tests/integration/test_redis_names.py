@@ -303,6 +303,18 @@ def test_two_installations_notice_each_other_everywhere_and_lose_no_job(services
             service.when(job_id, "completed")
 
 
+def test_check_says_of_redis_that_it_may_be_used_or_why_not_in_one_line(service, client, free_port):
+    assert (0, "") == (service.run("check").returncode, service.run("check").stderr)
+
+    client.set(Keys().queue("default"), "x")
+    [said] = service.run("check").stderr.splitlines()
+    assert "the key jobs:queue:default holds a string of another program" in said
+
+    service.environ["REDIS_URL"] = f"redis://127.0.0.1:{free_port()}"
+    [said] = service.run("check").stderr.splitlines()
+    assert said.startswith("check: Redis cannot be used as it is: ")
+
+
 class ClusterNode(Valkey):
     """A server in cluster mode that has these slots, all of them by default."""
 
