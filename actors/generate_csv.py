@@ -75,7 +75,7 @@ def fits(payload: Payload) -> None:
     _table(payload)
 
 
-@job("csv-generation", payload=Payload, check=fits)
+@job("csv-generation", payload=Payload, check=fits, decimals=True)
 def generate_csv(payload: Payload, attempt: Attempt) -> str:
     """Write the file and return its reference, "output/<job-id>.csv"."""
     return attempt.outputs.write(f"{attempt.job_id}.csv", to_csv(payload).encode())

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import dramatiq
-import msgspec
 
-from jobs_service import attempt, descriptors, isolation
+from jobs_service import attempt, descriptors, isolation, jsonb
 from jobs_service.attempt import Running
 from jobs_service.broker import JobBroker
 from jobs_service.config import Settings
@@ -18,6 +17,7 @@ from jobs_service.failures import ProcessBroken
 from jobs_service.mailer import Mailer
 from jobs_service.registry import Attempt, JobType, Registry
 from jobs_service.storage import OutputStore
+from jobs_service.typed import encoded
 
 #: A result is a reference or a small fact, not the output itself.
 MAX_RESULT_BYTES = 65_536
@@ -97,12 +97,17 @@ def call(job_type: JobType, running: Running, outputs: OutputStore, mailer: Mail
 
 
 def _encode(result: object) -> str:
-    encoded = msgspec.json.encode(result).decode()
-    if _NUL.search(encoded):
+    raw = encoded(result)
+    if len(raw) > MAX_RESULT_BYTES:
+        raise ResultNotStorable(f"the result has {len(raw)} bytes of JSON; at most {MAX_RESULT_BYTES} are kept")
+    text = raw.decode()
+    if _NUL.search(text):
         raise ResultNotStorable("the result holds a NUL character, which PostgreSQL cannot store")
-    if len(encoded) > MAX_RESULT_BYTES:
-        raise ResultNotStorable(f"the result has {len(encoded)} bytes of JSON; at most {MAX_RESULT_BYTES} are kept")
-    return encoded
+    try:
+        jsonb.check_storable(text)
+    except (ValueError, RecursionError) as error:
+        raise ResultNotStorable(f"the result cannot be stored: {error}") from None
+    return text
 
 
 def _options(job_type: JobType, settings: Settings) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from uuid import UUID, uuid4, uuid5
 
 import msgspec
 
+from jobs_service import jsonb
 from jobs_service.database import Database, Row
 from jobs_service.errors import DatabaseUnavailable
 from jobs_service.origin import Origin
@@ -90,6 +91,7 @@ class NewJob:
 
     id: UUID
     type: str
+    #: JSON as it was sent.
     payload: str
     queue: str
     priority: int
@@ -138,6 +140,7 @@ class Claim:
     worker_id: UUID
     type: str
     queue: str
+    #: JSON as it was sent.
     payload: str
     attempts: int
     max_attempts: int
@@ -227,16 +230,16 @@ WITH new AS (
     %(id)s::uuid[], %(type)s::text[], %(payload)s::text[], %(queue)s::text[], %(priority)s::smallint[],
     %(max_attempts)s::integer[], %(run_at)s::timestamptz[], %(delay_seconds)s::float8[],
     %(publish_grace_seconds)s::float8[], %(expires_at)s::timestamptz[], %(on_ambiguous)s::text[],
-    %(request_id)s::text[], %(traceparent)s::text[]
+    %(request_id)s::text[], %(traceparent)s::text[], %(keep_text)s::boolean[]
   ) AS wanted (id, type, payload, queue, priority, max_attempts, wish, delay_seconds, publish_grace_seconds,
-               expires_at, on_ambiguous, request_id, traceparent)
+               expires_at, on_ambiguous, request_id, traceparent, keep_text)
   CROSS JOIN LATERAL (
     SELECT GREATEST(now(), COALESCE(wish, now() + delay_seconds * interval '1 second'))
   ) AS dates (due)
 ), written AS (
-  INSERT INTO jobs (id, type, status, payload, queue, priority, max_attempts, run_at, publish_at,
+  INSERT INTO jobs (id, type, status, payload, payload_text, queue, priority, max_attempts, run_at, publish_at,
                     expires_at, on_ambiguous, request_id, traceparent)
-  SELECT id, type, 'pending', payload::jsonb, queue, priority, max_attempts,
+  SELECT id, type, 'pending', payload::jsonb, CASE WHEN keep_text THEN payload::json END, queue, priority, max_attempts,
          due, due + CASE WHEN is_due THEN publish_grace_seconds ELSE 0 END * interval '1 second',
          expires_at, on_ambiguous, request_id, traceparent
   FROM new WHERE NOT is_expired
@@ -248,7 +251,9 @@ FROM new"""
 
 def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
     """Write accepted jobs as pending; when this returns they are committed, all but those that had expired."""
-    rows = database.rows(_SUBMIT, {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__})
+    columns = {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__}
+    columns["keep_text"] = [not jsonb.gives_back(job.payload) for job in jobs]
+    rows = database.rows(_SUBMIT, columns)
     found = {row[0]: Submitted(*row) for row in rows}
     return [found[job.id] for job in jobs]
 
@@ -297,22 +302,25 @@ def published(
     return len(noted)
 
 
+# As it was sent. A payload that was changed by other means than this module has a text that says something else.
+_PAYLOAD = "CASE WHEN payload_text::jsonb = payload THEN payload_text::text ELSE payload::text END"
+
 # A statement that names its jobs by id writes its guard as (status = …) IS TRUE: the same truth, but no condition of a
 # partial index. With statistics from an empty queue PostgreSQL would rather read every waiting row than look up an id.
-_CLAIM = """
+_CLAIM = f"""
 UPDATE jobs
 SET status = 'processing', attempts = attempts + 1, lease_token = ask.token, worker_id = ask.worker_id,
     started_at = now(), effect_at = NULL, updated_at = timezone('utc', now())
 FROM unnest(%(job_ids)s::uuid[], %(worker_ids)s::uuid[], %(tokens)s::uuid[]) AS ask (job_id, worker_id, token)
 WHERE id = ask.job_id AND (status = 'pending') IS TRUE AND run_at <= now()
   AND (expires_at IS NULL OR expires_at > now())
-RETURNING id, lease_token, jobs.worker_id, type, queue, payload, attempts, max_attempts, crashes,
+RETURNING id, lease_token, jobs.worker_id, type, queue, {_PAYLOAD}, attempts, max_attempts, crashes,
           extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
           extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
           request_id, traceparent"""
 
-_CLAIMED = """
-SELECT id, lease_token, worker_id, type, queue, payload, attempts, max_attempts, crashes,
+_CLAIMED = f"""
+SELECT id, lease_token, worker_id, type, queue, {_PAYLOAD}, attempts, max_attempts, crashes,
        extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
        extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
        request_id, traceparent
@@ -352,10 +360,11 @@ def begin_effect(database: Database, claim: Claim) -> bool:
 
 _COMPLETE = """
 UPDATE jobs
-SET status = 'completed', result = done.result::jsonb, error = NULL, lease_token = NULL,
+SET status = 'completed', result = done.result::jsonb,
+    result_text = CASE WHEN done.keep_text THEN done.result::json END, error = NULL, lease_token = NULL,
     transition_token = done.transition, finished_at = now(), updated_at = timezone('utc', now())
-FROM unnest(%(job_ids)s::uuid[], %(leases)s::uuid[], %(transitions)s::uuid[], %(results)s::text[])
-  AS done (job_id, lease, transition, result)
+FROM unnest(%(job_ids)s::uuid[], %(leases)s::uuid[], %(transitions)s::uuid[], %(results)s::text[],
+            %(keep_text)s::boolean[]) AS done (job_id, lease, transition, result, keep_text)
 WHERE id = done.job_id AND (status = 'processing') IS TRUE AND lease_token = done.lease
 RETURNING id"""
 
@@ -365,6 +374,7 @@ def complete(database: Database, done: Sequence[tuple[Claim, str]]) -> list[bool
     ordered = sorted(done, key=lambda item: item[0].job_id)
     names = _held([(claim.job_id, claim.token) for claim, _ in ordered], "complete")
     names["results"] = [result for _, result in ordered]
+    names["keep_text"] = [not jsonb.gives_back(result) for _, result in ordered]
     completed = {job_id for (job_id,) in _sent(database, _COMPLETE, "id", names)}
     return [claim.job_id in completed for claim, _ in done]
 
@@ -712,7 +722,7 @@ WHERE id = %s AND (status IN ('completed', 'failed', 'cancelled')) IS TRUE"""
 _REDRIVE = f"""
 UPDATE jobs
 SET status = 'pending', attempts = 0, crashes = 0, dead_reason = NULL, error = NULL, result = NULL,
-    worker_id = NULL, started_at = NULL, finished_at = NULL, expires_at = NULL,
+    result_text = NULL, worker_id = NULL, started_at = NULL, finished_at = NULL, expires_at = NULL,
     transition_token = %(transition)s, run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
 WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
   AND transition_token IS NOT DISTINCT FROM %(seen)s AND finished_at = %(finished_at)s

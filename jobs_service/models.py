@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 from peewee import (
     SQL,
+    Case,
     CharField,
     DatabaseProxy,
     DateTimeField,
@@ -46,7 +47,10 @@ class Job(Model):
     type = CharField()
     status = CharField()
     payload = RawJSONField()
+    #: Where `payload` and `result` alone would come back in another form than they were written.
+    payload_text = RawJSONField(null=True)
     result = RawJSONField(null=True)
+    result_text = RawJSONField(null=True)
     error = TextField(null=True)
     attempts = IntegerField()
     max_attempts = IntegerField()
@@ -93,10 +97,26 @@ _SHOWN = (
     "request_id",
 )
 _SHOWN_TIMES = ("run_at", "created_at", "updated_at", "started_at", "finished_at", "expires_at")
+_WRITTEN = ("payload", "result")
+_READ = ("id", *_SHOWN, *_SHOWN_TIMES, "history", "history_omitted", "traceparent")
 
 
 def find_job(job_id: UUID) -> Job | None:
-    return Job.get_or_none(Job.id == job_id)
+    found: Job | None = _read(Job).where(Job.id == job_id).first()
+    return found
+
+
+def _read(source: Any) -> "ModelSelect[Job]":  # noqa: ANN401 - the model, or the columns of a selection of it
+    """Select all that is shown of jobs, payload and result as they were written."""
+    written = {name: _as_written(getattr(source, name), getattr(source, f"{name}_text")) for name in _WRITTEN}
+    columns = [written[name].alias(name) if name in written else getattr(source, name) for name in _READ]
+    selected: ModelSelect[Job] = Job.select(*columns)
+    return selected
+
+
+def _as_written(value: Any, text: Any) -> Case:  # noqa: ANN401 - as above
+    """Return the text, unless it says something else than the value, which counts."""
+    return Case(None, [(text.cast("jsonb") == value, text.cast("text"))], value.cast("text"))
 
 
 #: A job may be as large as a body: so many of them fit into memory.
@@ -137,7 +157,7 @@ def _newest(
     if status is not None:
         selected = _newest_of_status(status, before, limit)
     else:
-        selected = Job.select().where(Job.id < before).order_by(Job.id.desc()).limit(limit)
+        selected = _read(Job).where(Job.id < before).order_by(Job.id.desc()).limit(limit)
     return selected.where(Job.type.not_in(hidden))
 
 
@@ -150,7 +170,7 @@ _FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
 
 def _newest_of_status(status: Status, before: UUID, limit: int) -> "ModelSelect[Job]":
     place = Tuple(Job.status, Job.id)
-    selected: ModelSelect[Job] = Job.select().where(place >= Tuple(status, _FIRST), place < Tuple(status, before))
+    selected: ModelSelect[Job] = _read(Job).where(place >= Tuple(status, _FIRST), place < Tuple(status, before))
     return selected.order_by(Job.status.desc(), Job.id.desc()).limit(limit)
 
 
@@ -160,10 +180,11 @@ def _newest_of_type(job_type: str, statuses: Sequence[Status], before: UUID, lim
     pages = [
         of_type.where(Job.status == status).order_by(Job.id.desc(nulls="last")).limit(limit) for status in statuses
     ]
-    if len(pages) == 1:
-        return pages[0]
-    merged: ModelSelect[Job] = functools.reduce(operator.add, pages).order_by(SQL("id").desc()).limit(limit)
-    return merged
+    newest = pages[0] if len(pages) == 1 else functools.reduce(operator.add, pages)
+    newest = newest.order_by(SQL("id").desc(nulls="last")).limit(limit).alias("newest")
+    # The texts are looked at here, when it is known which jobs are among them.
+    selected: ModelSelect[Job] = _read(newest.c).from_(newest).order_by(newest.c.id.desc(nulls="last"))
+    return selected
 
 
 def _rfc3339(moment: datetime | None) -> str | None:

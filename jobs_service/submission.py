@@ -38,7 +38,8 @@ class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The body of `POST /jobs`."""
 
     type: Annotated[str, msgspec.Meta(min_length=1, max_length=50)]
-    payload: object
+    #: As it was sent.
+    payload: msgspec.Raw
     run_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY.total_seconds())] | None = None
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
@@ -108,7 +109,8 @@ class Submitter:
         return submitted
 
     def _new_job(self, submission: Submission, job_type: JobType, origin: Origin, *, publish: bool) -> NewJob:
-        job_type.parse(submission.payload)
+        payload = bytes(submission.payload)
+        job_type.decode(payload)
         now = self._time.now()
         _check_times(submission, datetime.fromtimestamp(now, UTC))
         if job_type.is_canary:
@@ -116,7 +118,7 @@ class Submitter:
         return NewJob(
             id=new_id(now),
             type=job_type.name,
-            payload=msgspec.json.encode(submission.payload).decode(),
+            payload=payload.decode(),
             queue=job_type.queue,
             priority=submission.priority,
             max_attempts=submission.max_attempts or job_type.max_attempts or self.settings.max_attempts,

@@ -1,6 +1,7 @@
 """Typed values from JSON: what a null means, and which field a validation error is about."""
 
 import re
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -12,13 +13,33 @@ _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 #: These two name a field that the path, which ends at the object around it, leaves out.
 _NAMED = re.compile(r"(?:missing required|contains unknown) field `(?P<name>[^`]*)`$")
 
+_encoder = msgspec.json.Encoder(decimal_format="number")
 
-def without_nulls(value: object, form: Any) -> object:  # noqa: ANN401 - any type that msgspec takes
-    """Return `value` without the optional fields that are null: null means absent. Only where `form` is a struct."""
-    if not (isinstance(value, dict) and isinstance(form, type) and issubclass(form, msgspec.Struct)):
-        return value
+
+def encoded(value: object) -> bytes:
+    """Return a value as JSON. A `Decimal` is a number with all its digits."""
+    return _encoder.encode(value)
+
+
+def decoded(text: bytes, form: Any, *, decimals: bool = False) -> Any:  # noqa: ANN401 - any type that msgspec takes
+    """Return JSON as `form`. An optional field that is null is absent, where `form` is a struct.
+
+    A number is what the form says of its place. Where it says nothing, one with a point or an exponent is a `float`, or
+    with `decimals` a `Decimal`, which has all digits. Raises `msgspec.ValidationError`.
+    """
+    hook = Decimal if decimals else None
+    return msgspec.json.Decoder(form, float_hook=hook).decode(_without_nulls(text, form))
+
+
+def _without_nulls(text: bytes, form: object) -> bytes:
+    if not (b"null" in text and isinstance(form, type) and issubclass(form, msgspec.Struct)):
+        return text
+    try:
+        members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:
+        return text  # no object: the form will say so
     optional = {field.encode_name for field in msgspec.structs.fields(form) if not field.required}
-    return {name: item for name, item in value.items() if item is not None or name not in optional}
+    return encoded({name: raw for name, raw in members.items() if bytes(raw) != b"null" or name not in optional})
 
 
 def invalid(error: msgspec.ValidationError, *, below: str = "") -> InvalidRequest:

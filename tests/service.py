@@ -110,8 +110,14 @@ class Service:
 
         return eventually(reached, what=f"status {status}")
 
+    def post_text(self, job_type, payload):
+        """Return the id of an accepted job whose payload is this text."""
+        status, body = self.request("POST", "/jobs", f'{{"type":"{job_type}","payload":{payload}}}'.encode())
+        assert status == 201, body
+        return body["job_id"]
+
     def request(self, method, path, body=None):
-        data = None if body is None else json.dumps(body).encode()
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if data else {}
         request = urllib.request.Request(f"http://127.0.0.1:{self.api_port}{path}", data, headers, method=method)
         try:

@@ -73,7 +73,7 @@ class Canary(Service):
 
     def _is_accepted(self, job_type: JobType) -> bool:
         if not self.api_url:
-            self.submitter.submit(Submission(type=job_type.name, payload={}), Origin())
+            self.submitter.submit(Submission(type=job_type.name, payload=msgspec.Raw(b"{}")), Origin())
             return True
         try:
             self._post(job_type)

@@ -159,7 +159,7 @@ ENQUEUE_ERRORS = _counter(
     "reason",
     "broker_unavailable: a job's message was not sent, the relay rings; database_unavailable: nothing was accepted.",
 )
-PAYLOAD_BYTES = _histogram("jobs_payload_bytes", _API, "", "Size of accepted payloads, as the JSON kept.", _BYTES)
+PAYLOAD_BYTES = _histogram("jobs_payload_bytes", _API, "", "Size of accepted payloads, as they were sent.", _BYTES)
 REJECTIONS = _counter(
     "jobs_request_rejections_total", _API, "reason", "Requests answered with a problem, by the problem's code."
 )

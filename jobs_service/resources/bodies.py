@@ -1,54 +1,51 @@
 """Request bodies: JSON, and only JSON that PostgreSQL can keep and every reader understands alike."""
 
+import codecs
 import json
-import math
-from collections import Counter
-from typing import Any, NoReturn, TypeVar
+from decimal import Decimal, InvalidOperation
+from typing import TypeVar
 
 import falcon
 import msgspec
 from gunicorn.http.errors import ParseException
 
+from jobs_service import jsonb
 from jobs_service.errors import InvalidRequest, MalformedBody
-from jobs_service.typed import invalid, without_nulls
+from jobs_service.jsonb import MAX_NUMBER_CHARACTERS
+from jobs_service.typed import decoded, invalid
 
 #: How deep arrays and objects may be nested.
 MAX_DEPTH = 32
 
 #: PostgreSQL's JSON writes every digit out: 300 zeros for 1e300, fifty times what was sent.
-SMALLEST, LARGEST = 1e-64, 1e64
-
-_INT64 = range(-(2**63), 2**63)
+SMALLEST, LARGEST = Decimal("1e-64"), Decimal("1e64")
 
 T = TypeVar("T")
 
 
 def read(req: falcon.Request, form: type[T], *, max_bytes: int) -> T:
     """Return the body as `form`. Raises `InvalidRequest` with a pointer, or Falcon's 411, 413 and 415."""
-    value = parse(_bytes(req, max_bytes))
+    raw = _bytes(req, max_bytes)
+    check(raw)
     try:
-        return msgspec.convert(without_nulls(value, form), form)
+        value: T = decoded(raw.removeprefix(codecs.BOM_UTF8), form)
     except msgspec.ValidationError as error:
         raise invalid(error) from None
+    return value
 
 
-def parse(raw: bytes) -> object:
-    """Return the JSON value. Raises `MalformedBody`, or `InvalidRequest` for what is JSON but cannot be kept."""
+def check(raw: bytes) -> None:
+    """Raise `MalformedBody` for what is no JSON, and `InvalidRequest` for what is, but cannot be kept."""
     try:
         # A byte order mark says nothing in UTF-8 and may be ignored (RFC 8259, section 8.1).
-        value = json.loads(
-            raw.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
-        )
+        value = _READER.decode(raw.decode("utf-8-sig"))
     except RecursionError:
         raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep") from None
     except UnicodeDecodeError:
         raise MalformedBody("the body is not UTF-8") from None
     except ValueError as error:
-        # Python refuses to read whole numbers of thousands of digits, with advice that is not for clients.
-        fact = "a number has too many digits" if "set_int_max_str_digits" in str(error) else str(error)
-        raise MalformedBody(f"the body is not JSON: {fact}") from None
+        raise MalformedBody(f"the body is not JSON: {error}") from None
     _check(value, "", MAX_DEPTH)
-    return value
 
 
 def _bytes(req: falcon.Request, max_bytes: int) -> bytes:
@@ -86,39 +83,43 @@ def _too_large(max_bytes: int) -> falcon.HTTPContentTooLarge:
     return falcon.HTTPContentTooLarge(description=f"The body may have at most {max_bytes} bytes.")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        times = Counter(name for name, _ in pairs)
-        raise ValueError(f"the name {times.most_common(1)[0][0][:64]!r} stands twice in one object")
-    return found
+def _number(digits: str) -> Decimal:
+    """Return the number with all its digits; NaN for one that has too many of them, infinity where the exponent has."""
+    if len(digits) > MAX_NUMBER_CHARACTERS:
+        return Decimal("NaN")
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        return Decimal("Infinity")
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError("a number is too large")
-    return number
+_READER = json.JSONDecoder(
+    object_pairs_hook=jsonb.unique, parse_constant=jsonb.no_constant, parse_float=_number, parse_int=_number
+)
 
 
 def _check(value: object, pointer: str, depth: int) -> None:
     """Refuse what JSON allows and PostgreSQL or JSON's other readers do not."""
     if isinstance(value, str):
         _check_text(value, pointer)
-    elif isinstance(value, int) and value not in _INT64:
-        raise InvalidRequest("a whole number must fit in 64 bits", pointer=pointer)
-    elif isinstance(value, float) and value and not SMALLEST < abs(value) < LARGEST:
-        raise InvalidRequest(f"a number must lie between {SMALLEST:g} and {LARGEST:g}", pointer=pointer)
+    elif isinstance(value, Decimal):
+        _check_number(value, pointer)
     elif isinstance(value, (dict, list)):
         if depth == 0:
             raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep")
         for name, item in value.items() if isinstance(value, dict) else enumerate(value):
             _check_text(str(name), pointer)
             _check(item, f"{pointer}/{escape(str(name))}", depth - 1)
+
+
+def _check_number(number: Decimal, pointer: str) -> None:
+    if number.is_nan():
+        raise InvalidRequest(f"a number has at most {MAX_NUMBER_CHARACTERS} characters", pointer=pointer)
+    # A zero may have an exponent, too.
+    is_zero = number.is_zero() and abs(number.adjusted()) <= MAX_NUMBER_CHARACTERS
+    # Not abs(), which rounds.
+    if not (is_zero or SMALLEST < number.copy_abs() < LARGEST):
+        raise InvalidRequest("a number must lie between 1e-64 and 1e64, or be 0", pointer=pointer)
 
 
 def _check_text(text: str, pointer: str) -> None:

@@ -50,6 +50,17 @@ def test_a_file_is_written_where_the_worker_would_have_written_it(tmp_path):
     assert (tmp_path / "output" / f"{running.claim.job_id}.csv").exists()
 
 
+def test_payload_and_result_pass_as_they_were_sent(tmp_path):
+    text = '[{"last_name":"Doe","rate":0.123456789012345678,"id":12345678901234567890123}]'
+    running = suspect("csv-generation", msgspec.Raw(text.encode()))
+
+    assert text == isolation.run(suspect("test-echo-decimals", msgspec.Raw(text.encode())))
+    isolation.run(running)
+
+    file = tmp_path / "output" / f"{running.claim.job_id}.csv"
+    assert "last_name,rate,id\nDoe,0.123456789012345678,12345678901234567890123\n" == file.read_text()
+
+
 def test_a_failure_arrives_with_its_class_its_message_and_its_traceback():
     with pytest.raises(Exception, match="attempt 2 fails, as asked") as caught:
         isolation.run(suspect("test-fail-times", {"times": 5}))

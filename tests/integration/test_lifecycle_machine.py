@@ -29,7 +29,13 @@ INVARIANTS = {
     "an end when terminal, and only then": "(status IN ('pending', 'processing')) <> (finished_at IS NULL)",
     "pending jobs have a date to be looked at": "status = 'pending' AND publish_at IS NULL",
     "a result only when completed": "result IS NOT NULL AND status <> 'completed'",
+    "a text says what the value beside it says": (
+        "payload_text::jsonb <> payload OR (result_text IS NOT NULL AND result_text::jsonb IS DISTINCT FROM result)"
+    ),
 }
+
+#: With a text beside the value, and without.
+JSON_TEXTS = st.sampled_from(['{"b": 1, "a": 2}', '{"a": 1, "b": 2}', "1"])
 
 
 class Forgetful:
@@ -54,6 +60,7 @@ class Model:
 
     max_attempts: int
     on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
+    payload: str = "1"
     status: Status = Status.PENDING
     attempts: int = 0
     crashes: int = 0
@@ -94,13 +101,15 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
         def lose_replies_from_now_on(self, forgets):
             database.forgets = forgets
 
-        @rule(target=jobs, max_attempts=st.integers(1, 4), on_ambiguous=st.sampled_from(OnAmbiguous))
-        def submit(self, max_attempts, on_ambiguous):
+        @rule(
+            target=jobs, max_attempts=st.integers(1, 4), on_ambiguous=st.sampled_from(OnAmbiguous), payload=JSON_TEXTS
+        )
+        def submit(self, max_attempts, on_ambiguous, payload):
             job_id = new_id()
             lifecycle.submit(
-                database, [NewJob(job_id, "t", "{}", "default", 5, max_attempts, on_ambiguous=on_ambiguous)]
+                database, [NewJob(job_id, "t", payload, "default", 5, max_attempts, on_ambiguous=on_ambiguous)]
             )
-            self.models[job_id] = Model(max_attempts, on_ambiguous)
+            self.models[job_id] = Model(max_attempts, on_ambiguous, payload)
             return job_id
 
         @rule(job_id=jobs)
@@ -124,6 +133,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
                 model.status, model.attempts, model.effect_begun = Status.PROCESSING, model.attempts + 1, False
                 model.claims.append(claim)
                 assert (model.attempts, model.crashes) == (claim.attempts, claim.crashes)
+                assert model.payload == claim.payload
 
         @rule()
         def relay(self):
@@ -218,12 +228,12 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
                 claim = claim_one(database, job_id, model.current.worker_id, token=model.current.token)
                 assert claim.attempts == model.attempts
 
-        @rule(job_id=jobs, twice=st.booleans())
-        def complete(self, job_id, twice):
+        @rule(job_id=jobs, twice=st.booleans(), result=JSON_TEXTS)
+        def complete(self, job_id, twice, result):
             model = self.models[job_id]
             if model.current:
                 for _ in range(1 + twice):
-                    assert complete_one(database, model.claims[-1], "1")
+                    assert complete_one(database, model.claims[-1], result)
                 model.status = Status.COMPLETED
 
         @rule(job_id=jobs)

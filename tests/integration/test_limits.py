@@ -113,9 +113,11 @@ def test_a_depth_beyond_the_limit(post):
     assert_refused(post(job("[" * 200_000)), 400, "nested more than 32 deep")
 
 
-@pytest.mark.parametrize("number", ["1e64", "-1e308", "1e-64", "4.9e-324"])
+@pytest.mark.parametrize(
+    "number", ["1e64", "-1e308", "1e400", "-1e400", "1e-64", "4.9e-324", "1" * 65, "1e9999999999999999999"]
+)
 def test_numbers_whose_digits_would_fill_pages(post, number):
-    assert_refused(post(holding(number)), 422, "between 1e-64 and 1e+64", "/payload/a")
+    assert_refused(post(holding(number)), 422, "between 1e-64 and 1e64", "/payload/a")
     assert 201 == post(holding("9.9e63")).status_code
     assert 201 == post(holding("0.0")).status_code
 
@@ -131,14 +133,15 @@ def test_nan_and_infinity(post, number):
     assert_refused(post(holding(number)), 400, f"{number} is not a JSON number")
 
 
-@pytest.mark.parametrize("number", ["1e400", "-1e400"])
-def test_a_number_that_becomes_infinite(post, number):
-    assert_refused(post(holding(number)), 400, "a number is too large")
+def test_a_number_with_very_many_digits(post):
+    assert_refused(post(holding("1" * 4_400)), 422, "at most 1000 characters", "/payload/a")
+    assert 201 == post(holding("1." + "3" * 998)).status_code
 
 
-@pytest.mark.parametrize("number", ["9223372036854775808", "-9223372036854775809", "1" * 4_000])
-def test_a_whole_number_beyond_64_bits(post, number):
-    assert_refused(post(holding(number)), 422, "must fit in 64 bits", "/payload/a")
+@pytest.mark.parametrize("zero", ["0e99999", "-0e-99999", "0e-2147483648"])
+def test_a_zero_that_postgresql_would_write_out_or_not_read(post, zero):
+    assert_refused(post(holding(zero)), 422, "between 1e-64 and 1e64", "/payload/a")
+    assert 201 == post(holding("0e-1000")).status_code
 
 
 def test_nul_characters(post):

@@ -13,9 +13,11 @@ import sys
 import threading
 import time
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg2
 import structlog
 
@@ -29,6 +31,30 @@ def fail_times(payload: dict[str, Any], attempt: Attempt) -> int:
     if attempt.number <= payload["times"]:
         raise RuntimeError(f"attempt {attempt.number} fails, as asked")
     return attempt.number
+
+
+class Amounts(msgspec.Struct, frozen=True):
+    """Numbers, all but one of which are of a type that is said here."""
+
+    exact: Decimal
+    rough: float
+    whole: int
+    any: Any = None
+
+
+@job("test-echo", payload=dict[str, Any] | list[Any])
+def echo(payload: object, attempt: Attempt) -> object:  # noqa: ARG001
+    return payload
+
+
+@job("test-echo-decimals", payload=dict[str, Any] | list[Any], decimals=True)
+def echo_decimals(payload: object, attempt: Attempt) -> object:  # noqa: ARG001
+    return payload
+
+
+@job("test-echo-amounts", payload=Amounts)
+def echo_amounts(payload: Amounts, attempt: Attempt) -> Amounts:  # noqa: ARG001
+    return payload
 
 
 @job("test-log", payload=dict[str, Any])

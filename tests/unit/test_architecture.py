@@ -25,6 +25,7 @@ RANKS = [
         "descriptors",
         "liveness",
         "keys",
+        "jsonb",
     },
     {
         "logs",

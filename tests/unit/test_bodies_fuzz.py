@@ -19,6 +19,7 @@ from jobs_service.origin import Origin
 from jobs_service.registry import load
 from jobs_service.resources import bodies
 from jobs_service.submission import Submission, Submitter
+from jobs_service.typed import decoded, encoded
 
 SETTINGS = Settings.from_env({"DATABASE_URL": "postgresql://localhost/none", "REDIS_URL": "redis://localhost"})
 #: It writes nothing here: `_new_job` needs no server, once it knows what time it is there.
@@ -26,12 +27,12 @@ SUBMITTER = Submitter(None, None, load(), SETTINGS)
 SUBMITTER._time = DatabaseTime(time.time)
 
 
-def parsed(raw):
-    """Return the value in a list. None: it is refused."""
+def is_accepted(raw):
     try:
-        return [bodies.parse(raw)]
+        bodies.check(raw)
     except InvalidRequest as refusal:
         return assert_ours(refusal)
+    return True
 
 
 def accepted(raw):
@@ -59,17 +60,19 @@ def assert_ours(refusal):
 @example(b"\xef\xbb\xbf{}")
 @example(b"\xff\xfe{\x00}\x00")
 @example(b'{"a":"\xed\xa0\x80"}')
-def test_bytes_are_a_value_or_refused(raw):
-    if value := parsed(raw):
+def test_bytes_mean_the_same_to_two_readers_or_are_refused(raw):
+    if is_accepted(raw):
         unmarked = raw.removeprefix(codecs.BOM_UTF8)
-        assert value == [json.loads(unmarked)]
-        assert msgspec.json.decode(unmarked) == value[0], "another reader of JSON sees another value"
+        assert json.loads(unmarked) == msgspec.json.decode(unmarked), "two readers of JSON see two values"
 
 
 @given(VALUES)
-def test_what_is_parsed_can_be_written_and_parsed_again(text):
-    if value := parsed(text.encode("utf-8", "surrogatepass")):
-        assert value == parsed(msgspec.json.encode(value[0]))
+def test_what_is_accepted_can_be_written_and_is_accepted_again(text):
+    if is_accepted(raw := text.encode("utf-8", "surrogatepass")):
+        value = decoded(raw, object, decimals=True)
+
+        assert is_accepted(encoded(value))
+        assert value == decoded(encoded(value), object, decimals=True)
 
 
 @given(BODIES)
