@@ -13,7 +13,19 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
 #: A module may import from its own rank and below. Names are the modules' and folders' in jobs_service.
 RANKS = [
-    {"errors", "events", "ids", "config", "slots", "incoming", "failpoints", "deadlines", "descriptors", "liveness"},
+    {
+        "errors",
+        "events",
+        "ids",
+        "config",
+        "slots",
+        "incoming",
+        "failpoints",
+        "deadlines",
+        "descriptors",
+        "liveness",
+        "dsn",
+    },
     {
         "logs",
         "supervisor",
@@ -22,6 +34,10 @@ RANKS = [
         "tracing",
         "typed",
         "database",
+        "sessions",
+        "pool",
+        "budget",
+        "advice",
         "smtp",
         "addresses",
         "headers",
@@ -31,7 +47,7 @@ RANKS = [
     {"registry", "failures"},
     {"broker"},
     {"dead_letters", "publisher", "attempt", "batch"},
-    {"submission", "binding", "isolation", "maintenance", "metrics", "clock", "presence"},
+    {"submission", "binding", "isolation", "maintenance", "metrics", "clock", "presence", "preflight"},
     {"middleware", "resources", "sampler", "watchdog"},
     {"http_worker"},
     {"app", "worker", "isolated", "gunicorn_config"},
