@@ -25,13 +25,15 @@ RELIED_ON: Mapping[str, str] = {
     # Each statement is guarded by itself. Under serializable, one that meets another would fail instead of waiting.
     "default_transaction_isolation": "read committed",
     "timezone": "UTC",
-    "datestyle": "ISO",
-    "standard_conforming_strings": "on",
+    "datestyle": "ISO, MDY",
     "extra_float_digits": "1",
 }
 
-#: For the server's side of this very connection: the session, and the locks it holds, of a machine that vanished.
+#: What can go with a connection alone, and may be missed: a message is read as a whole before anything in it holds.
 OF_THE_CONNECTION: Mapping[str, str] = {
+    # No statement has a backslash in it, and in parameters they are quoted as the session wants it.
+    "standard_conforming_strings": "on",
+    # For the server's side: the session, and the locks it holds, of a machine that vanished.
     "idle_in_transaction_session_timeout": "30s",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
