@@ -1,6 +1,7 @@
 """How many connections the service holds, and that its jobs are done where there are fewer."""
 
 import re
+import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -92,22 +93,32 @@ def small_service(environ, tmp_path, request):
 
 @pytest.mark.parametrize(("small_service", "is_warned"), [(20, False), (10, True)], indirect=["small_service"])
 def test_accepted_jobs_are_done_where_there_are_few_connections(small_service, is_warned):
+    """While clients keep all connections of the API busy, which was there first."""
     api = small_service.start_api()
-    worker = small_service.start_worker()
-
-    with ThreadPoolExecutor(16) as clients:
+    with ThreadPoolExecutor(8) as clients:
         posts = [clients.submit(small_service.post, "csv-generation", {"name": "Alice"}) for _ in range(200)]
         accepted = [post.result(60) for post in posts]
+        over = threading.Event()
+        readers = [clients.submit(_read, small_service, accepted[-1], over) for _ in range(7)]
+        worker = small_service.start_worker()
+        try:
+            for job_id in accepted:
+                small_service.when(job_id, "completed")
+        finally:
+            over.set()
+        statuses = {status for reader in readers for status in reader.result(60)}
 
-    def all_done():
-        open_jobs = [job_id for job_id in accepted if small_service.job(job_id)["status"] != "completed"]
-        accepted[:] = open_jobs
-        assert not open_jobs, len(open_jobs)
-        return True
-
-    eventually(all_done, what="the end of 200 jobs")
+    assert {200} == statuses
     says = "PostgreSQL grants this role 7 connections, an API and a worker hold up to 17"
     assert [is_warned] * 2 == [says in small_service.log(child) for child in (api, worker)]
+
+
+def _read(service, job_id, over):
+    """Read a job again and again; return the statuses of the answers."""
+    statuses = set()
+    while not over.is_set():
+        statuses.add(service.get(f"/jobs/{job_id}")[0])
+    return statuses
 
 
 def test_check_names_a_role_that_is_granted_too_few(postgres, environ, settings):
@@ -128,6 +139,34 @@ def test_check_names_a_role_that_is_granted_too_few(postgres, environ, settings)
 
     assert "hold up to 17" in budget.warning(settings, 9)
     assert budget.warning(settings, 17) is None
+
+
+def test_a_process_keeps_to_its_share_of_what_is_granted(postgres, database_url, environ):
+    """Seven for two processes of an API, two of a worker, and three for metrics: one each."""
+    name = database_url.rpartition("/")[2]
+    role = f"few_of_{name}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 7", name)
+    postgres.execute(f"GRANT SELECT ON workers TO {role}", name)
+    url = database_url.replace(f"{postgres.USER}:{postgres.PASSWORD}", f"{role}:secret")
+    database = open_database(Settings.from_env(environ | {"DATABASE_URL": url}), service="app", has_reserve=True)
+    with (
+        closing(psycopg2.connect(database_url)) as holder,
+        closing(psycopg2.connect(database_url)) as observer,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        observer.autocommit = True
+        assert [(0,)] == database.rows("SELECT count(*) FROM workers")
+        with holder.cursor() as cursor:
+            cursor.execute("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE")
+        answers = [threads.submit(database.rows, "SELECT count(*) FROM workers", reserved=True) for _ in range(4)]
+        eventually(lambda: len(database._pool._taken) == 1, what="a statement under way")
+        holder.rollback()
+
+        assert [[(0,)]] * 4 == [answer.result(60) for answer in answers]
+        assert 1 == counts(observer)[0]
+    database.discard()
+    postgres.execute(f"DROP OWNED BY {role}", name)
+    postgres.execute(f"DROP ROLE {role}")
 
 
 def test_the_page_says_what_the_settings_come_to():
