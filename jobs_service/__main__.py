@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs_service import advice
 from jobs_service.config import Settings
-from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, JobsError, MigrationError, NameTaken
+from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, JobsError, NameTaken, SettingsError
 
 if TYPE_CHECKING:
     from jobs_service.supervisor import Program
@@ -22,10 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[command](Settings.from_env(os.environ))
     except DatabaseUnavailable as error:
-        print(
-            f"{command}: PostgreSQL cannot be used: {error}; see that it runs and DATABASE_URL is right",
-            file=sys.stderr,
-        )
+        what, said = advice.on_postgresql(error), str(error)
+        print(f"{command}: {what}" if said == what else f"{command}: {what} ({said})", file=sys.stderr)
         return 1
     except BrokerUnavailable as error:
         print(f"{command}: Redis cannot be used as it is: {error}", file=sys.stderr)
@@ -37,16 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def api(settings: Settings) -> int:
     """Serve the API with gunicorn."""
+    from jobs_service import logs, preflight
+
+    logs.configure(form=settings.log_format, level=settings.log_level, service="app")
+    preflight.begin(settings)
     _prepare_metrics(settings, "api")
     return _become("gunicorn", "--config", "python:jobs_service.gunicorn_config", "jobs_service.wsgi:application")
 
 
 def worker(settings: Settings) -> int:
     """Run jobs: WORKER_PROCESSES times the dramatiq command, and the process that serves their metrics."""
-    from jobs_service import logs
+    from jobs_service import logs, preflight
     from jobs_service.supervisor import Supervisor
 
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
+    preflight.begin(settings)
     _prepare_metrics(settings, "worker")
     return Supervisor(list(_worker_programs(settings)), kill_after_seconds=settings.kill_after_seconds).run()
 
@@ -65,14 +69,14 @@ def migrate(settings: Settings) -> int:
 
 def check(settings: Settings) -> int:
     """Check the settings and the servers they name."""
-    from jobs_service import migrations
-    from jobs_service.database import open_database
+    from jobs_service import preflight
 
-    missing = migrations.pending(open_database(settings))
-    if missing:
-        raise MigrationError(f"not migrated: {', '.join(missing)}; run: python -m jobs_service migrate")
+    for warning in preflight.check(settings):
+        print(f"check: {warning}", file=sys.stderr)
     _check_names(settings)
-    print("check: settings are valid, the database answers and is migrated, and the names in Redis are its own")
+    print(
+        "check: settings are valid, both servers will do, the database is migrated, and the names in Redis are its own"
+    )
     return 0
 
 
@@ -127,9 +131,12 @@ def _prepare_metrics(settings: Settings, name: str) -> None:
     """Give the processes to come a clean directory for their counters; from here on they share it."""
     from jobs_service.metrics import multiprocess
 
-    directory = settings.prometheus_multiproc_dir or tempfile.mkdtemp(prefix=f"jobs-metrics-{name}-")
-    os.environ[multiprocess.VARIABLE] = directory
-    multiprocess.clear(Path(directory))
+    try:
+        directory = settings.prometheus_multiproc_dir or tempfile.mkdtemp(prefix=f"jobs-metrics-{name}-")
+        os.environ[multiprocess.VARIABLE] = directory
+        multiprocess.clear(Path(directory))
+    except OSError as error:
+        raise SettingsError([f"PROMETHEUS_MULTIPROC_DIR cannot be used: {error}"]) from error
 
 
 def _become(module: str, *arguments: str) -> int:

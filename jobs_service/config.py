@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import redis
+
+from jobs_service import dsn
 from jobs_service.errors import SettingsError
 
 
@@ -73,6 +76,25 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _postgresql_url(value: str) -> str:
+    _url("postgresql", "postgres")(value)
+    dsn.settings_of(dsn.parameters_of(value).get("options", ""))
+    return value
+
+
+def _redis_url(value: str) -> str:
+    """Take what redis-py takes. Its words are not passed on: they may quote a part of a password."""
+    _url("redis", "rediss", "unix")(value)
+    try:
+        pool = redis.ConnectionPool.from_url(value)
+        pool.connection_class(**pool.connection_kwargs)
+    except TypeError as error:
+        raise ValueError(f"redis-py knows no parameter {str(error).rpartition(' ')[2]}") from None
+    except (ValueError, redis.RedisError):
+        raise ValueError("expected redis://user:password@host:port/name, with special characters as %XX") from None
+    return value
+
+
 def _prefix(value: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", value):
         raise ValueError("expected a path such as /jobs-api, without a slash at its end")
@@ -129,11 +151,13 @@ class Settings:
     """The settings. A field is read from the variable of the same name in capitals; units are in the names."""
 
     # Servers. URLs hold passwords, so they stay out of repr().
-    database_url: str = _required(_url("postgresql", "postgres"))
-    redis_url: str = _required(_url("redis", "rediss", "unix"))
+    database_url: str = _required(_postgresql_url)
+    redis_url: str = _required(_redis_url)
     database_connect_timeout_seconds: int = _setting(3, _whole(1, 60))
     database_statement_timeout_seconds: int = _setting(5, _whole(1, 600))
     redis_prefix: str = _setting("", _key_prefix)
+    database_connections: int = _setting(3, _whole(1, 100))
+    database_idle_seconds: float = _setting(60.0, _seconds(0.1, 86_400))
     redis_timeout_seconds: float = _setting(1.0, _seconds(0.05, 60))
 
     # The API.

@@ -12,6 +12,14 @@ import socket
 import time
 from contextlib import suppress
 from threading import Condition, Lock, Thread
+from typing import Protocol
+
+
+class Overdue(Protocol):
+    """What can be cut when its time is over."""
+
+    def cut(self) -> None:
+        """Must not wait, nor raise."""
 
 
 class Line:
@@ -62,23 +70,23 @@ class Deadlines:
 
     def forget(self) -> None:
         """Begin anew: in a forked child, where there is no thread, and where the lines are those of the parent."""
-        self._due: dict[Line, float] = {}
+        self._due: dict[Overdue, float] = {}
         self._changed = Condition()
         #: When the thread looks next; infinity while it sleeps, or while it is about to say so.
         self._looks_at = math.inf
         self._thread: Thread | None = None
 
-    def begin(self, line: Line, seconds: float) -> None:
+    def begin(self, line: Overdue, seconds: float) -> None:
         """Cut the line in so many seconds, unless `end` is called before."""
         self._due[line] = due = time.monotonic() + seconds
         if due < self._looks_at:
             with self._changed:
                 self._wake()
 
-    def end(self, line: Line) -> None:
+    def end(self, line: Overdue) -> None:
         self._due.pop(line, None)
 
-    def has_cut(self, line: Line) -> bool:
+    def has_cut(self, line: Overdue) -> bool:
         """Tell whether the line was cut since `begin`. Only before `end`."""
         return line not in self._due
 

@@ -27,6 +27,10 @@ class SchemaUnavailable(DatabaseUnavailable):
     """PostgreSQL answered that a table or column is not there, or not open to this user. The message names it."""
 
 
+class DatabaseUnsuitable(DatabaseUnavailable):
+    """PostgreSQL answered, and this service cannot work with it. The message says why, and what to do."""
+
+
 class NotThisProcess(JobsError):
     """A copy of the process, made by fork, tried to use what belongs to the original."""
 
@@ -37,6 +41,14 @@ class BrokerUnavailable(JobsError):
 
 class NameTaken(BrokerUnavailable):
     """A key of ours holds a value in Redis that this service did not write. It is left as it is."""
+
+
+class BrokerUnsuitable(BrokerUnavailable):
+    """Redis answered, and this service cannot work with it. The message says why, and what to do."""
+
+
+class NotReady(JobsError):
+    """Something has to be mended before this command can do its work. The message says what, and how."""
 
 
 class InvalidRequest(JobsError):

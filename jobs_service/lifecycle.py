@@ -272,10 +272,7 @@ ROLLBACK"""
 
 
 def try_submit(database: Database) -> None:
-    """Write a job and take it back: only that tells whether one would be accepted.
-
-    When it raises, its transaction may be open: the caller discards the connection.
-    """
+    """Write a job and take it back: only that tells whether one would be accepted."""
     database.rows(_TRY_SUBMIT, (uuid4(),))
 
 

@@ -20,6 +20,7 @@ import psycopg2.errors
 
 from jobs_service.database import Database, Row
 from jobs_service.errors import MigrationError
+from jobs_service.sessions import Sessions
 
 SEEDS = Path(__file__).resolve().parent.parent / "seeds"
 
@@ -69,7 +70,7 @@ _LOOK = """
 SELECT holder, beats, EXISTS (
   SELECT FROM pg_stat_activity
   WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'
-    AND query LIKE '/* migrate ' || holder::text || ' */%'
+    AND query LIKE '%/* migrate ' || holder::text || ' */%'
 ) FROM schema_migration_run"""
 
 _TAKE = """
@@ -97,8 +98,16 @@ INSERT INTO schema_migrations (name, sha256) SELECT %(name)s, %(sha256)s FROM do
 
 _APPLIED = "SELECT name, sha256 FROM schema_migrations ORDER BY name"
 
-#: A parameter that a pooler may not take. Without them the limits of the role and the server hold, by default none.
-_NO_LIMITS = "-c statement_timeout=0 -c lock_timeout=0"
+#: Whatever the limits of the role and the server are.
+_NO_LIMITS = {"statement_timeout": "0", "lock_timeout": "0"}
+
+#: For each host of DATABASE_URL.
+CONNECT_SECONDS = 10
+
+_NOT_POOLED = (
+    "a pooler does not pass on the search_path of DATABASE_URL, which every step needs: let DATABASE_URL lead to "
+    "PostgreSQL itself for migrate"
+)
 
 _STEP = re.compile(r"^-- step( without transaction)?: (.+)$", re.MULTILINE)
 _INDEX = re.compile(r"^CREATE (?:UNIQUE )?INDEX CONCURRENTLY IF NOT EXISTS (\w+)", re.MULTILINE)
@@ -201,26 +210,30 @@ class _Session:
     """A connection of its own, whose statements may take as long as they need. Each is sent in one piece."""
 
     def __init__(self, database: Database) -> None:
-        parameters = {
-            "application_name": "async-job-system migrate",
-            "connect_timeout": 10,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-        }
-        try:
-            self._connection = psycopg2.connect(database.database, options=_NO_LIMITS, **parameters)
-        except psycopg2.OperationalError as error:
-            if "startup parameter" not in str(error):
-                raise
-            self._connection = psycopg2.connect(database.database, **parameters)
-        self._connection.autocommit = True
+        sessions = Sessions(
+            database.database,
+            name="async-job-system migrate",
+            settings=_NO_LIMITS,
+            answer_seconds=None,
+            connect_timeout=CONNECT_SECONDS,
+        )
+        self._connection = sessions.open()
+        if sessions.is_pooled and sessions.search_path:
+            raise MigrationError(_NOT_POOLED)
 
     def text(self, sql: str, values: Mapping[str, object]) -> str:
         """Return the statement with its values in place."""
         with self._connection.cursor() as cursor:
             text: bytes = cursor.mogrify(sql, {name: _plain(value) for name, value in values.items()})
         return text.decode()
+
+    def run_alone(self, sql: str) -> None:
+        """Run what nothing else may be in one message with, not even the settings that a pooler's session needs."""
+        preamble, self._connection.preamble = self._connection.preamble, b""
+        try:
+            self.run(sql)
+        finally:
+            self._connection.preamble = preamble
 
     def run(self, sql: str, values: Iterable[object] = ()) -> list[Row]:
         """Return the rows. Without values a % is a %, in files too. What a failed statement began is rolled back."""
@@ -285,13 +298,13 @@ class _Run:
             return
         for index in _INDEX.findall(step.sql):
             self._clear_unfinished(index, mark)
-        self._session.run(mark + step.sql)
+        self._session.run_alone(mark + step.sql)
         self._session.run(note)
 
     def _clear_unfinished(self, index: str, mark: str) -> None:
         """Drop an index of which a killed run left a part. Nobody uses it, and it would be taken for the whole."""
         if self._session.run("SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid", (index,)):
-            self._session.run(f"{mark}DROP INDEX CONCURRENTLY IF EXISTS {index}")
+            self._session.run_alone(f"{mark}DROP INDEX CONCURRENTLY IF EXISTS {index}")
 
 
 @contextmanager
@@ -369,7 +382,8 @@ def _advice(error: psycopg2.Error) -> str:
 
 _ADVICE = {
     "25006": "; DATABASE_URL leads to a read-only server, a standby perhaps: let it name the primary",
-    "42501": "; the user of DATABASE_URL must own the tables and may need: GRANT CREATE ON SCHEMA public TO <user>",
+    "42501": "; the user of DATABASE_URL must own the tables and may need: GRANT CREATE ON SCHEMA <schema> TO <user>",
+    "3F000": "; the schema of search_path is not there: create it with CREATE SCHEMA, or correct DATABASE_URL",
     "57014": "; let DATABASE_URL lead to PostgreSQL itself and not to a pooler, and run it again",
     "42701": "; were the files applied by hand? docs/upgrading.md says how to note that",
     "42P07": "; were the files applied by hand? docs/upgrading.md says how to note that",

@@ -76,7 +76,7 @@ class Presence:
             "threads": self.threads,
         }
         asked_at = steady_seconds()
-        rows = self.database.rows(_HEARTBEAT, names)
+        rows = self.database.rows(_HEARTBEAT, names, reserved=True)
         self.liveness.look({worker_id: beats for worker_id, beats, _ in rows})
         self.clock.compare(rows[0][2], asked_at=asked_at, answered_at=steady_seconds())
 

@@ -102,7 +102,7 @@ def warn_of_long_types(registry: Registry, settings: Settings) -> None:
 
 def build_broker(settings: Settings, registry: Registry, worker_id: UUID, outputs: OutputStore) -> JobBroker:
     """Return the broker of a worker process. Nothing is connected or started before Dramatiq's worker boots."""
-    database = open_database(settings, service="worker")
+    database = open_database(settings, service="worker", has_reserve=True)
     broker = JobBroker.from_settings(settings)
     dead_letters = DeadLetterList(broker.client, broker.keys)
     liveness = _liveness(settings)
@@ -153,7 +153,7 @@ def _middleware(
         liveness=liveness,
         clock=DatabaseClock(leads=lambda: leadership.is_held),
     )
-    maintenance = Maintenance(database, services, leadership)
+    maintenance = Maintenance(services, leadership)
     sampler = Sampler(lifecycle_sync, attempt_metrics)
     time_limit = StrictTimeLimit(time_limit=settings.time_limit_seconds * 1000)
     watchdog = Watchdog(

@@ -31,15 +31,18 @@ default_pool_size = 4
 max_client_conn = 200
 ; or the same session would nearly always come back
 server_round_robin = 1
+{further}
 """
 
 
 class PgBouncer(Server):
     name = "pgbouncer"
 
-    def __init__(self, folder, postgres):
+    def __init__(self, folder, postgres, further=""):
+        """`further` are lines of its configuration."""
         super().__init__(folder)
         self.postgres = postgres
+        self.further = further
 
     @property
     def _config(self):
@@ -47,7 +50,12 @@ class PgBouncer(Server):
 
     def prepare(self):
         names = {"host": HOST, "port": self.port, "server_port": self.postgres.port}
-        self._config.write_text(CONFIG.format(**names, user=Postgres.USER, password=Postgres.PASSWORD))
+        names |= {"user": Postgres.USER, "password": Postgres.PASSWORD, "further": self.further}
+        self._config.write_text(CONFIG.format(**names))
+
+    def before(self, url):
+        """Return a URL of its PostgreSQL's that leads through it."""
+        return url.replace(f":{self.postgres.port}/", f":{self.port}/")
 
     def command(self):
         return ["env", f"LD_LIBRARY_PATH={LIBRARIES}", PGBOUNCER, str(self._config)]

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from threading import Event, Thread
 
-from jobs_service.database import Database
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
 from jobs_service.logs import get_logger
 from jobs_service.maintenance.leadership import Leadership
@@ -27,8 +26,7 @@ RUN_SECONDS = 0.5
 class Maintenance:
     """One thread a process; the one that holds the lease works, the others ask for it now and then."""
 
-    def __init__(self, database: Database, services: Sequence[Service], leadership: Leadership) -> None:
-        self.database = database
+    def __init__(self, services: Sequence[Service], leadership: Leadership) -> None:
         self.services = services
         self.leadership = leadership
         #: When the thread last began a turn, by the monotonic clock.
@@ -58,7 +56,6 @@ class Maintenance:
         while not self._stopping.is_set():
             self._stopping.wait(self._turn())
         self.leadership.resign()
-        self.database.discard()
 
     def _turn(self) -> float:
         """Return the seconds until the next turn."""

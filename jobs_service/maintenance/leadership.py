@@ -90,7 +90,7 @@ class Leadership:
     def _acquire(self) -> None:
         # From before the question: the lease that PostgreSQL grants ends later.
         asked_at = time.monotonic()
-        row = self.database.row(_ACQUIRE, {"holder": self.holder, "seconds": self.lease_seconds})
+        row = self.database.row(_ACQUIRE, {"holder": self.holder, "seconds": self.lease_seconds}, reserved=True)
         self._is_refused = False
         if row is None:
             self._lose()

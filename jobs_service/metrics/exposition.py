@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from jobs_service import logs
+from jobs_service import budget, logs
 from jobs_service.broker import JobBroker
 from jobs_service.config import Settings
 from jobs_service.database import Database, open_database
@@ -88,7 +88,7 @@ def _database(settings: Settings) -> Database:
         database_connect_timeout_seconds=CONNECT_SECONDS,
         database_statement_timeout_seconds=min(STATEMENT_SECONDS, settings.database_statement_timeout_seconds),
     )
-    return open_database(impatient, service="metrics", thread_safe=False)
+    return open_database(impatient, service="metrics", connections=budget.FOR_METRICS)
 
 
 def serve() -> int:

@@ -7,7 +7,6 @@ from contextvars import copy_context
 from threading import Lock, Thread
 from typing import TypeVar
 
-from jobs_service.database import Database
 from jobs_service.errors import DatabaseUnavailable
 from jobs_service.lifecycle import Unheard
 from jobs_service.logs import get_logger
@@ -25,8 +24,7 @@ T = TypeVar("T")
 class FollowUp:
     """Asks again in a thread, there only while there is something to ask: the transition is told of, and only once."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    def __init__(self) -> None:
         #: What is to be asked, and until when.
         self._calls: deque[tuple[Callable[[], object], float]] = deque()
         self._lock = Lock()
@@ -60,7 +58,6 @@ class FollowUp:
     def _run(self) -> None:
         while call := self._next():
             self._ask_again(*call)
-        self.database.discard()
 
     def _next(self) -> tuple[Callable[[], object], float] | None:
         with self._lock:

@@ -9,9 +9,8 @@ import falcon
 import msgspec
 import peewee
 import psycopg2
-import redis
 
-from jobs_service import lifecycle, migrations
+from jobs_service import advice, lifecycle, migrations, preflight
 from jobs_service.broker import JobBroker
 from jobs_service.database import Database
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, MigrationError
@@ -22,16 +21,6 @@ KEPT_SECONDS = 1.0
 
 #: An answer so old is given no more: whoever meets another request that asks waits for the new one.
 STALE_SECONDS = 10.0
-
-#: By SQLSTATE: what is wrong, and what to do.
-_ADVICE = {
-    "25006": "PostgreSQL is read-only, as a standby is: point DATABASE_URL at the primary",
-    "53100": "PostgreSQL's disk is full: make room on it",
-    "42501": "the role of DATABASE_URL may not write to the table jobs: grant it SELECT, INSERT, UPDATE and DELETE",
-    "42P01": "the table jobs is not there: run python -m jobs_service migrate",
-    "57014": "the table jobs is locked, or PostgreSQL too slow: look in pg_stat_activity for who holds a lock",
-    "55P03": "the table jobs is locked: look in pg_stat_activity for who holds it",
-}
 
 
 class Liveness:
@@ -86,28 +75,16 @@ class Readiness:
         except MigrationError as error:
             return str(error)
         except (DatabaseUnavailable, psycopg2.ProgrammingError, peewee.ProgrammingError) as error:
-            # The trial may have ended half-way, with its transaction open.
-            self.database.discard()
-            return _advice(error)
+            return advice.on_postgresql(error)
         return "ok"
 
     def _redis(self) -> str:
         try:
-            self.broker.client.ping()
-        except redis.RedisError:
-            return "does not answer"
+            preflight.look_at_redis(self.broker.client)
+        except BrokerUnavailable as error:
+            return str(error)
         try:
             found = conflicts(self.broker.client, self.broker.keys, self.queues, in_full=False)
         except BrokerUnavailable:
             return "refuses what the service needs: run python -m jobs_service check"
         return "; ".join(found) or "ok"
-
-
-def _advice(error: Exception) -> str:
-    """Say what is wrong with PostgreSQL. Its own words may quote values; its codes do not."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if advice := _ADVICE.get(getattr(cause, "pgcode", None) or ""):
-            return advice
-        cause = cause.__cause__
-    return "does not answer"

@@ -90,7 +90,7 @@ class JobCancellation:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.follow_up = FollowUp(database)
+        self.follow_up = FollowUp()
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
         """End the job: at once if it waits; if it runs, its attempt has lost its lease."""
@@ -112,7 +112,7 @@ class JobRetry:
     def __init__(self, database: Database, dead_letters: DeadLetterList) -> None:
         self.database = database
         self.dead_letters = dead_letters
-        self.follow_up = FollowUp(database)
+        self.follow_up = FollowUp()
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
         """Redrive the job: its attempts start afresh, its history stays. The relay publishes it."""

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -121,18 +122,139 @@ def test_what_is_wrong_with_the_statement_is_a_bug(database, ask):
 
 
 def test_each_connection_says_whose_it_is(database):
-    names = [*database.row("SELECT current_setting('application_name')")]
+    assert ("async-job-system test",) == database.row("SELECT current_setting('application_name')")
 
-    def ask():
-        names.extend(database.row("SELECT current_setting('application_name')"))
-        database.discard()
 
-    for name in ("heartbeat", "attempts_3"):
-        thread = threading.Thread(target=ask, name=name)
-        thread.start()
-        thread.join()
+def held(database, count):
+    """Have so many threads ask for what the operator has locked; return their futures."""
+    pool = ThreadPoolExecutor(count)
+    return [pool.submit(database.rows, "SELECT count(*) FROM workers") for _ in range(count)]
 
-    assert names == [f"async-job-system test {role}" for role in ("MainThread", "heartbeat", "attempts")]
+
+class Operator:
+    """Has locked the table of workers, and looks at the sessions of the tests' database."""
+
+    def __init__(self, database_url):
+        self._holder, self._observer = psycopg2.connect(database_url), psycopg2.connect(database_url)
+        self._observer.autocommit = True
+        with self._holder.cursor() as cursor:
+            cursor.execute("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE")
+
+    def release(self):
+        self._holder.rollback()
+
+    def ask(self, sql):
+        with self._observer.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall()
+
+    def sessions(self, *, waiting=False):
+        """Return how many connections the service has, or how many of them wait for the lock."""
+        [(count, blocked)] = self.ask(
+            "SELECT count(*), count(*) FILTER (WHERE wait_event_type = 'Lock') FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE 'async-job-system%'"
+        )
+        return blocked if waiting else count
+
+    def close(self):
+        self._holder.close()
+        self._observer.close()
+
+
+@pytest.fixture
+def operator(database_url):
+    with closing(Operator(database_url)) as operator:
+        yield operator
+
+
+def test_threads_share_the_connections_that_the_settings_allow(environ, operator):
+    database = opened(environ, DATABASE_CONNECTIONS="2")
+    answers = held(database, 6)
+    eventually(lambda: operator.sessions(waiting=True) == 2, what="two statements that wait")
+    operator.release()
+
+    assert [[(0,)]] * 6 == [answer.result(30) for answer in answers]
+    assert 2 == operator.sessions()
+    database.discard()
+
+
+def test_a_reserved_statement_does_not_wait_for_the_others(environ, operator):
+    database = opened(environ, has_reserve=True, DATABASE_CONNECTIONS="2")
+    answers = held(database, 2)
+    eventually(lambda: operator.sessions(waiting=True) == 2, what="two statements that wait")
+
+    assert [(1,)] == database.rows("SELECT 1", reserved=True)
+
+    operator.release()
+    assert [[(0,)]] * 2 == [answer.result(30) for answer in answers]
+    database.discard()
+
+
+def test_a_thread_waits_for_a_connection_no_longer_than_for_an_answer(environ, operator, monkeypatch):
+    database = opened(environ, DATABASE_CONNECTIONS="1")
+    [answer] = held(database, 1)
+    eventually(lambda: operator.sessions(waiting=True) == 1, what="a statement that waits")
+    monkeypatch.setattr(database._pool, "_wait_seconds", 0.0)
+
+    with pytest.raises(DatabaseUnavailable, match="busy"):
+        database.rows("SELECT 1")
+
+    operator.release()
+    assert [(0,)] == answer.result(30)
+    database.discard()
+
+
+def test_connections_that_nobody_uses_are_closed(environ, operator):
+    database = opened(environ, DATABASE_CONNECTIONS="3", DATABASE_IDLE_SECONDS="0.1")
+    answers = held(database, 3)
+    eventually(lambda: operator.sessions(waiting=True) == 3, what="three statements that wait")
+    operator.release()
+    assert [[(0,)]] * 3 == [answer.result(30) for answer in answers]
+
+    eventually(lambda: operator.sessions() == 0, what="no connection")
+    assert [(1,)] == database.rows("SELECT 1")
+    database.discard()
+
+
+def test_a_thread_that_was_interrupted_keeps_no_connection_from_the_others(environ):
+    database = opened(environ, DATABASE_CONNECTIONS="1")
+    taken = threading.Thread(target=database._pool.take)
+    taken.start()
+    taken.join()
+
+    assert [(1,)] == database.rows("SELECT 1")
+    database.discard()
+
+
+def test_after_one_was_lost_no_other_of_that_time_is_used(environ, operator):
+    """When a server restarts, all kept connections are dead, and a statement is sent twice at most."""
+    database = opened(environ, DATABASE_CONNECTIONS="3")
+    answers = held(database, 3)
+    eventually(lambda: operator.sessions(waiting=True) == 3, what="three statements that wait")
+    operator.release()
+    assert [[(0,)]] * 3 == [answer.result(30) for answer in answers]
+    ended = operator.ask(
+        "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name LIKE 'async-job-system%'"
+    )
+    assert [(True,)] * 3 == ended
+
+    assert [[(1,)]] * 3 == [database.rows("SELECT 1") for _ in range(3)]
+    assert 1 == operator.sessions()
+    database.discard()
+
+
+def test_a_statement_that_leaves_its_transaction_open_takes_its_connection_along(database):
+    before = database.row("SELECT pg_backend_pid()")
+
+    with pytest.raises(SchemaUnavailable):
+        database.rows("BEGIN; SELECT 1 FROM no_such_table")
+
+    assert before != database.row("SELECT pg_backend_pid()")
+
+
+def opened(environ, *, has_reserve=False, **changes):
+    return open_database(Settings.from_env(environ | changes), service="test", has_reserve=has_reserve)
 
 
 def test_other_connections_of_the_process_may_copy_and_wait(database, database_url):

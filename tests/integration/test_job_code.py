@@ -25,7 +25,7 @@ def test_each_connection_says_whose_it_is(service, database):
 
     rows = database.rows("SELECT application_name FROM pg_stat_activity WHERE datname = current_database()")
     names = {name.removeprefix("async-job-system ") for (name,) in rows}
-    assert {"app request", "worker attempt", "worker heartbeat", "worker maintenance"} <= names
+    assert {"app", "worker"} <= names
 
 
 def events_of(service, worker, job_id):

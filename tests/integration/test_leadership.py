@@ -171,7 +171,7 @@ def names(ran):
 
 def test_services_run_under_the_leases_token(contender, database):
     ran = []
-    maintenance = Maintenance(database, [Chore("chore", 60, ran)], contender())
+    maintenance = Maintenance([Chore("chore", 60, ran)], contender())
 
     assert 0 == maintenance._turn()
     assert maintenance._turn() > 0
@@ -185,11 +185,11 @@ def test_services_run_under_the_leases_token(contender, database):
     assert [("chore", 1), ("chore", 3)] == ran
 
 
-def test_one_with_much_to_do_lets_the_others_run_when_their_time_has_come(contender, database, monkeypatch):
+def test_one_with_much_to_do_lets_the_others_run_when_their_time_has_come(contender, monkeypatch):
     """A busy relay comes again at once; a chore of a longer interval waits at most for as long as that."""
     ran, now = [], [1_000.0]
     chores = [Chore("busy", 1, ran, has_more=True), Chore("sweep", 5, ran), Chore("seldom", 20, ran)]
-    maintenance = Maintenance(database, chores, contender())
+    maintenance = Maintenance(chores, contender())
     monkeypatch.setattr("jobs_service.maintenance.leader.time.monotonic", lambda: now[0])
     monkeypatch.setattr(maintenance.leadership, "ensure", lambda: True)
     maintenance.leadership.token = 1
@@ -207,21 +207,21 @@ def test_one_with_much_to_do_lets_the_others_run_when_their_time_has_come(conten
         assert max(b - a for a, b in itertools.pairwise(times)) <= 2.1 * seconds + 1
 
 
-def test_the_urgent_sweep_goes_before_the_rest(contender, database):
+def test_the_urgent_sweep_goes_before_the_rest(contender):
     ran = []
 
     class Urgent(Chore):
         slack_seconds = 0
 
     chores = [Chore("first in the list", 1, ran), Chore("seldom", 60, ran), Urgent("urgent", 5, ran)]
-    maintenance = Maintenance(database, chores, contender())
+    maintenance = Maintenance(chores, contender())
     for _ in range(3):
         maintenance._turn()
 
     assert ["urgent", "first in the list", "seldom"] == names(ran)
 
 
-def test_a_chore_that_fails_holds_up_no_other_and_is_tried_again(contender, database):
+def test_a_chore_that_fails_holds_up_no_other_and_is_tried_again(contender):
     ran = []
 
     class Failing(Chore):
@@ -229,14 +229,14 @@ def test_a_chore_that_fails_holds_up_no_other_and_is_tried_again(contender, data
             super().run_once(turn)
             raise RuntimeError("a bug")
 
-    maintenance = Maintenance(database, [Failing("failing", 0.001, ran), Chore("other", 0.001, ran)], contender())
+    maintenance = Maintenance([Failing("failing", 0.001, ran), Chore("other", 0.001, ran)], contender())
     eventually(lambda: maintenance._turn() is not None and names(ran).count("failing") >= 3, what="further tries")
 
     assert "other" in names(ran)
 
 
-def test_a_stop_resigns(contender, database):
-    maintenance = Maintenance(database, [], contender())
+def test_a_stop_resigns(contender):
+    maintenance = Maintenance([], contender())
     maintenance.start()
     eventually(lambda: maintenance.leadership.is_held, what="a leader")
     assert maintenance.is_alive()
@@ -247,5 +247,5 @@ def test_a_stop_resigns(contender, database):
     assert contender().ensure()
 
 
-def _unavailable(*_):
+def _unavailable(*_, **__):
     raise DatabaseUnavailable("away")

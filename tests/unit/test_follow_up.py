@@ -11,20 +11,9 @@ from jobs_service.resources import follow_up
 from jobs_service.resources.follow_up import FollowUp
 
 
-class Connection:
-    """Counts how often the connection of the follow-up's thread was closed."""
-
-    def __init__(self):
-        self.discarded = 0
-
-    def discard(self):
-        self.discarded += 1
-
-
-@pytest.fixture
-def connection(monkeypatch):
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch):
     monkeypatch.setattr(follow_up, "_PAUSE_SECONDS", 0)
-    return Connection()
 
 
 def failing(times, *, error=DatabaseUnavailable):
@@ -40,23 +29,23 @@ def failing(times, *, error=DatabaseUnavailable):
     return ask, outcomes
 
 
-def test_what_is_answered_the_second_time_is_the_answer(connection):
+def test_what_is_answered_the_second_time_is_the_answer():
     ask, _ = failing(1)
 
-    assert "answered" == FollowUp(connection).call(ask, Unheard({"job_ids": []}))
+    assert "answered" == FollowUp().call(ask, Unheard({"job_ids": []}))
 
 
-def test_what_was_never_sent_is_not_asked_again(connection):
+def test_what_was_never_sent_is_not_asked_again():
     ask, outcomes = failing(1)
 
     with pytest.raises(DatabaseUnavailable):
-        FollowUp(connection).call(ask, Unheard())
+        FollowUp().call(ask, Unheard())
 
     assert ["failed"] == outcomes
 
 
-def test_calls_are_asked_again_until_they_are_answered_and_the_thread_ends(connection):
-    calls = FollowUp(connection)
+def test_calls_are_asked_again_until_they_are_answered_and_the_thread_ends():
+    calls = FollowUp()
     first, second = failing(5), failing(7)
 
     for ask, _ in (first, second):
@@ -64,24 +53,23 @@ def test_calls_are_asked_again_until_they_are_answered_and_the_thread_ends(conne
             calls.call(ask, Unheard({"job_ids": []}))
 
     eventually(lambda: {outcomes[-1] for _, outcomes in (first, second)} == {"answered"}, what="answers")
-    eventually(lambda: connection.discarded, what="a connection that was closed")
     eventually(lambda: "follow-up" not in [thread.name for thread in threading.enumerate()], what="no thread left")
     assert (6, 8) == (len(first[1]), len(second[1]))
 
 
-def test_a_call_is_not_asked_for_ever(connection, monkeypatch):
+def test_a_call_is_not_asked_for_ever(monkeypatch):
     monkeypatch.setattr(follow_up, "FOLLOW_UP_SECONDS", 0)
     ask, outcomes = failing(99)
 
     with pytest.raises(DatabaseUnavailable):
-        FollowUp(connection).call(ask, Unheard({"job_ids": []}))
-    eventually(lambda: connection.discarded, what="the end of the thread")
+        FollowUp().call(ask, Unheard({"job_ids": []}))
+    eventually(lambda: "follow-up" not in [thread.name for thread in threading.enumerate()], what="no thread left")
 
     assert ["failed"] * 3 == outcomes
 
 
-def test_a_call_that_breaks_ends_only_itself(connection):
-    calls = FollowUp(connection)
+def test_a_call_that_breaks_ends_only_itself():
+    calls = FollowUp()
     unheard = Unheard({"job_ids": []})
     told = []
 

@@ -1,0 +1,86 @@
+"""What an operator is told when a server cannot be used: in one line what is wrong, and what to do."""
+
+import re
+from collections.abc import Iterator
+
+import redis
+
+from jobs_service.errors import DatabaseUnsuitable
+
+_AWAY = "PostgreSQL does not answer: see that it runs, and that DATABASE_URL leads to it"
+
+#: By SQLSTATE, which no language changes.
+_BY_CODE = {
+    "25006": "PostgreSQL is read-only, as a standby is: point DATABASE_URL at the primary",
+    "53100": "PostgreSQL's disk is full: make room on it",
+    "42501": (
+        "the role of DATABASE_URL lacks a privilege: grant it SELECT, INSERT, UPDATE and DELETE on all tables of the "
+        "schema, and USAGE on the schema"
+    ),
+    "42P01": "a table is not there: run python -m jobs_service migrate",
+    "42703": "a column is not there: run python -m jobs_service migrate",
+    "3F000": "the schema of search_path is not there: create it with CREATE SCHEMA, or correct DATABASE_URL",
+    "57014": "a table is locked, or PostgreSQL too slow: look in pg_stat_activity for who holds a lock",
+    "55P03": "a table is locked: look in pg_stat_activity for who holds it",
+}
+
+#: By what PostgreSQL or libpq says where a connection is refused, of which libpq passes on no code. In another language
+#: than English it is called away.
+_BY_TEXT = (
+    (
+        r"(password|Peer) authentication failed|no password supplied|not permitted to log in|role .* does not exist",
+        "PostgreSQL refuses the user or the password of DATABASE_URL: correct them",
+    ),
+    (
+        r"no pg_hba.conf entry|pg_hba.conf rejects",
+        "PostgreSQL does not let this host, user or database in: add a line to its pg_hba.conf",
+    ),
+    (
+        r"database \".*\" does not exist",
+        "the database of DATABASE_URL is not there: create it with CREATE DATABASE, or correct DATABASE_URL",
+    ),
+    (
+        r"permission denied for database",
+        "the role of DATABASE_URL may not connect to the database: GRANT CONNECT ON DATABASE",
+    ),
+    (
+        r"could not translate host name",
+        "the host of DATABASE_URL has no address: correct it, or see that its name can be resolved here",
+    ),
+    (
+        r"too many (clients|connections)|remaining connection slots|no more connections allowed",
+        "PostgreSQL has no connection left: lower DATABASE_CONNECTIONS, or raise max_connections or the role's limit",
+    ),
+    (r"database system is (starting up|shutting down|in recovery mode)", "PostgreSQL is starting or stopping: wait"),
+    (
+        r"\bSSL\b|certificate",
+        "PostgreSQL and DATABASE_URL do not agree about TLS: correct sslmode and the certificates",
+    ),
+)
+
+
+def on_postgresql(error: BaseException) -> str:
+    """Say what is wrong with PostgreSQL. Its own words may quote values; these do not."""
+    errors = list(_causes(error))
+    codes = [code for each in errors if (code := getattr(each, "pgcode", None))]
+    if codes:
+        return next((_BY_CODE[code] for code in codes if code in _BY_CODE), _AWAY)
+    unsuitable = (str(each) for each in errors if isinstance(each, DatabaseUnsuitable))
+    return next(unsuitable, None) or next(filter(None, map(_by_text, errors)), _AWAY)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _by_text(error: BaseException) -> str | None:
+    return next((advice for pattern, advice in _BY_TEXT if re.search(pattern, str(error))), None)
+
+
+def on_redis(error: redis.RedisError) -> str:
+    """Say what is wrong with Redis."""
+    if isinstance(error, redis.AuthenticationError):
+        return "Redis refuses the user or the password of REDIS_URL: correct them"
+    return "Redis does not answer: see that it runs, and that REDIS_URL leads to it"

@@ -1,0 +1,192 @@
+"""How many connections the service holds, and that its jobs are done where there are fewer."""
+
+import re
+import threading
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+from eventually import eventually
+from service import Service
+
+from jobs_service import budget
+from jobs_service.config import Settings
+from jobs_service.database import open_database
+from jobs_service.devstack.servers import Postgres
+from jobs_service.migrations import migrate
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+
+#: As many processes and threads as by default.
+DEFAULTS = {"API_PROCESSES": "2", "API_THREADS": "8", "WORKER_PROCESSES": "2", "WORKER_THREADS": "8"}
+
+_COUNT = """
+SELECT count(*) FILTER (WHERE application_name LIKE '% app'), count(*) FILTER (WHERE application_name LIKE '% worker'),
+       count(*)
+FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'async-job-system%'"""
+
+
+def counts(connection):
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNT)
+        return cursor.fetchone()
+
+
+@pytest.mark.parametrize("connections", ["1", "3"])
+def test_no_more_connections_are_held_than_the_budget_says(service, database_url, connections):
+    """While the table is locked, every connection there may be is in use."""
+    service.environ |= DEFAULTS | {"DATABASE_CONNECTIONS": connections, "DATABASE_STATEMENT_TIMEOUT_SECONDS": "4"}
+    settings = Settings.from_env(service.environ)
+    service.start_api()
+    service.start_worker()
+    service.when(job_id := service.post("csv-generation", {"name": "Alice"}), "completed")
+    service.metrics()
+
+    with (
+        closing(psycopg2.connect(database_url)) as holder,
+        closing(psycopg2.connect(database_url)) as observer,
+        ThreadPoolExecutor(32) as clients,
+    ):
+        observer.autocommit = True
+        with holder.cursor() as cursor:
+            cursor.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        asked = [clients.submit(service.get, f"/jobs/{job_id}") for _ in range(64)]
+        asked += [clients.submit(_metrics, service) for _ in range(8)]
+
+        for_requests = settings.api_processes * settings.database_connections
+        seen = []
+
+        def all_in_use():
+            seen.append(counts(observer))
+            return seen[-1][0] == for_requests
+
+        eventually(all_in_use, what="an API that uses all its connections")
+        holder.rollback()
+        answered = [request.result(60) for request in asked]
+        seen.append(counts(observer))
+
+    assert answered
+    workers = settings.worker_processes * (settings.database_connections + budget.RESERVED)
+    assert max(app for app, _, _ in seen) <= for_requests
+    assert max(worker for _, worker, _ in seen) <= workers
+    assert max(total for _, _, total in seen) <= budget.in_all(settings)
+
+
+@pytest.fixture
+def small_service(environ, tmp_path, request):
+    """A service on a PostgreSQL that takes so many connections, three of them for superusers."""
+    options = ("fsync=off", "full_page_writes=off", f"max_connections={request.param}")
+    with Postgres(tmp_path / "small", options=options) as server:
+        server.execute("CREATE ROLE clerk LOGIN PASSWORD 'secret'")
+        server.execute("ALTER DATABASE jobs_db OWNER TO clerk")
+        url = server.url.replace(f"{server.USER}:{server.PASSWORD}", "clerk:secret")
+        database = open_database(Settings.from_env(environ | {"DATABASE_URL": url}))
+        migrate(database)
+        database.discard()
+        service = Service(environ | DEFAULTS | {"DATABASE_URL": url}, tmp_path)
+        yield service
+        service.end()
+
+
+@pytest.mark.parametrize(("small_service", "is_warned"), [(20, False), (10, True)], indirect=["small_service"])
+def test_accepted_jobs_are_done_where_there_are_few_connections(small_service, is_warned):
+    """While clients keep all connections of the API busy, which was there first."""
+    api = small_service.start_api()
+    with ThreadPoolExecutor(8) as clients:
+        posts = [clients.submit(small_service.post, "csv-generation", {"name": "Alice"}) for _ in range(200)]
+        accepted = [post.result(60) for post in posts]
+        over = threading.Event()
+        readers = [clients.submit(_read, small_service, accepted[-1], over) for _ in range(7)]
+        worker = small_service.start_worker()
+        try:
+            for job_id in accepted:
+                small_service.when(job_id, "completed")
+        finally:
+            over.set()
+        statuses = {status for reader in readers for status in reader.result(60)}
+
+    assert {200} == statuses
+    says = "PostgreSQL grants this role 7 connections, an API and a worker hold up to 17"
+    assert [is_warned] * 2 == [says in small_service.log(child) for child in (api, worker)]
+
+
+def _read(service, job_id, over):
+    """Read a job again and again; return the statuses of the answers."""
+    statuses = set()
+    while not over.is_set():
+        statuses.add(service.get(f"/jobs/{job_id}")[0])
+    return statuses
+
+
+def test_check_names_a_role_that_is_granted_too_few(postgres, environ, settings):
+    name = environ["DATABASE_URL"].rpartition("/")[2]
+    role = f"few_of_{name}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 9", name)
+    try:
+        url = environ["DATABASE_URL"].replace(f"{postgres.USER}:{postgres.PASSWORD}", f"{role}:secret")
+        database = open_database(Settings.from_env(environ | {"DATABASE_URL": url}))
+        assert (9,) == database.row(budget.GRANTED)
+        database.discard()
+        postgres.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 8")
+        assert (8,) == database.row(budget.GRANTED)
+        database.discard()
+        postgres.execute(f"ALTER DATABASE {name} CONNECTION LIMIT -1")
+    finally:
+        postgres.execute(f"DROP ROLE {role}")
+
+    assert "hold up to 17" in budget.warning(settings, 9)
+    assert budget.warning(settings, 17) is None
+
+
+def test_a_process_keeps_to_its_share_of_what_is_granted(postgres, database_url, environ):
+    """Seven for two processes of an API, two of a worker, and three for metrics: one each."""
+    name = database_url.rpartition("/")[2]
+    role = f"few_of_{name}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 7", name)
+    postgres.execute(f"GRANT SELECT ON workers TO {role}", name)
+    url = database_url.replace(f"{postgres.USER}:{postgres.PASSWORD}", f"{role}:secret")
+    database = open_database(Settings.from_env(environ | {"DATABASE_URL": url}), service="app", has_reserve=True)
+    with (
+        closing(psycopg2.connect(database_url)) as holder,
+        closing(psycopg2.connect(database_url)) as observer,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        observer.autocommit = True
+        assert [(0,)] == database.rows("SELECT count(*) FROM workers")
+        with holder.cursor() as cursor:
+            cursor.execute("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE")
+        answers = [threads.submit(database.rows, "SELECT count(*) FROM workers", reserved=True) for _ in range(4)]
+        eventually(lambda: len(database._pool._taken) == 1, what="a statement under way")
+        holder.rollback()
+
+        assert [[(0,)]] * 4 == [answer.result(60) for answer in answers]
+        assert 1 == counts(observer)[0]
+    database.discard()
+    postgres.execute(f"DROP OWNED BY {role}", name)
+    postgres.execute(f"DROP ROLE {role}")
+
+
+def test_the_page_says_what_the_settings_come_to():
+    """Each row of the table: settings, then what an API, a worker and both hold at most."""
+    rows = [line for line in PAGE.splitlines() if line.startswith("| `DATABASE_CONNECTIONS=")]
+    assert len(rows) >= 3
+    for row in rows:
+        _, named, *numbers, _ = [cell.strip() for cell in row.split("|")]
+        environ = dict(setting.split("=") for setting in re.findall(r"`([^`]+)`", named))
+        settings = Settings.from_env({"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://h", **environ})
+        assert numbers == [str(budget.of_api(settings)), str(budget.of_worker(settings)), str(budget.in_all(settings))]
+
+
+@pytest.mark.parametrize(
+    ("granted", "each"), [(1_000, None), (17, None), (16, 3), (15, 3), (14, 2), (7, 1), (3, 1), (1, 1)]
+)
+def test_each_process_has_the_same_share_of_too_few(settings, granted, each):
+    assert each == budget.share(settings, granted)
+
+
+def _metrics(service):
+    with urllib.request.urlopen(f"http://127.0.0.1:{service.api_port}/metrics", timeout=60) as reply:
+        return reply.status
