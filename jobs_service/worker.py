@@ -17,6 +17,7 @@ from jobs_service.clock import DatabaseClock
 from jobs_service.config import Settings
 from jobs_service.database import Database, open_database
 from jobs_service.dead_letters import DeadLetterList
+from jobs_service.dsn import parameters_of
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Status
 from jobs_service.liveness import Liveness
@@ -109,7 +110,7 @@ def build_broker(settings: Settings, registry: Registry, worker_id: UUID, output
     services = [
         *_services(settings, database, broker, dead_letters, outputs, liveness=liveness),
         *_canaries(settings, registry, database, broker),
-        _neighbour_watch(settings, database, broker, worker_id),
+        _neighbour_watch(settings, broker, worker_id),
     ]
     for middleware in _middleware(
         settings, database, broker, dead_letters, worker_id=worker_id, services=services, liveness=liveness
@@ -118,8 +119,10 @@ def build_broker(settings: Settings, registry: Registry, worker_id: UUID, output
     return broker
 
 
-def _neighbour_watch(settings: Settings, database: Database, broker: JobBroker, worker_id: UUID) -> Service:
-    me = f"{worker_id} on {socket.gethostname()}, database {database.database}"
+def _neighbour_watch(settings: Settings, broker: JobBroker, worker_id: UUID) -> Service:
+    # Of the URL its name alone: this goes to Redis.
+    database = parameters_of(settings.database_url).get("dbname", "")
+    me = f"{worker_id} on {socket.gethostname()}, database {database}"
     # Tests sweep more often.
     seconds = min(NEIGHBOURS_SECONDS, settings.sweep_seconds)
     return NeighbourWatch(Neighbours(broker.client, broker.keys, me), interval_seconds=seconds)
