@@ -58,5 +58,7 @@ def count(event: Event, facts: dict[str, Any]) -> None:
             definitions.ENQUEUED.labels(facts["queue"], facts["type"], "redrive").inc()
         case Event.CANCELLED:
             definitions.FINISHED.labels(facts["queue"], facts["type"], "cancelled").inc()
+        case Event.AMBIGUOUS:
+            definitions.AMBIGUOUS.labels(facts["queue"], facts["type"], facts["policy"]).inc()
         case Event.NOT_PUBLISHED:
             definitions.ENQUEUE_ERRORS.labels("broker_unavailable").inc()

@@ -10,7 +10,7 @@ import dramatiq
 import msgspec
 
 from jobs_service import attempt, descriptors, isolation
-from jobs_service.attempt import Running
+from jobs_service.attempt import Cancelled, Running
 from jobs_service.broker import JobBroker
 from jobs_service.config import Settings
 from jobs_service.errors import InvalidRequest, JobsError, NotThisProcess, OutcomeUnknown, Rejected, Snoozed
@@ -47,12 +47,14 @@ def declare(broker: JobBroker, registry: Registry, settings: Settings, outputs: 
 def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callable[[str], None]:
     def perform(job_id: str) -> None:  # noqa: ARG001 - Dramatiq's argument; the claim holds it too
         running = attempt.current()
-        # It was with a lost worker, and may have been what killed it: it is not to have neighbours again.
-        is_suspect = running.claim.crashes > 0
+
+        def run() -> str:
+            return isolation.run(running) if running.is_suspect else call(job_type, running, outputs, mailer)
+
         try:
-            running.result = isolation.run(running) if is_suspect else call(job_type, running, outputs, mailer)
+            running.result = attempt.interruptible(running, run)
         except Exception as error:
-            _blame_the_process(error, has_begun=not is_suspect)
+            _blame_the_process(error, has_begun=not running.is_suspect)
             raise
 
     return perform
@@ -82,7 +84,14 @@ def call(job_type: JobType, running: Running, outputs: OutputStore, mailer: Mail
             raise NotThisProcess("a forked process cannot begin the effect of its parent's attempt")
         running.begin_effect()
 
-    known = Attempt(claim.job_id, claim.attempts, outputs, mailer, begin_effect=begin_effect)
+    known = Attempt(
+        claim.job_id,
+        claim.attempts,
+        outputs,
+        mailer,
+        begin_effect=begin_effect,
+        is_cancelled=lambda: running.is_cancelled,
+    )
     try:
         result = job_type.function(payload, known)
     finally:
@@ -110,8 +119,9 @@ def _options(job_type: JobType, settings: Settings) -> dict[str, Any]:
         "min_backoff": _milliseconds(settings.retry_backoff_seconds),
         "max_backoff": _milliseconds(settings.retry_backoff_max_seconds),
         "time_limit": _milliseconds(job_type.time_limit_seconds or settings.time_limit_seconds),
-        # No further attempt can succeed where the code or the payload says no; one that is put off is none of Retries'.
-        "throws": (Rejected, InvalidRequest, Snoozed),
+        # No further attempt can succeed where the code or the payload says no; one that is put off is none of Retries',
+        # nor is one whose job is cancelled.
+        "throws": (Rejected, InvalidRequest, Snoozed, Cancelled),
         "is_canary": job_type.is_canary,
     }
 

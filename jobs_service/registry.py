@@ -34,6 +34,9 @@ class Attempt:
     #: To be called just before what cannot be taken back. Raises `LeaseLost` when the job is somebody else's by now.
     #: From then on an attempt that is killed leaves an unknown outcome, and `on_ambiguous` decides.
     begin_effect: Callable[[], None] = lambda: None
+    #: Whether the job was cancelled meanwhile. Its code is interrupted then, but not where it waits outside of Python,
+    #: nor in threads of its own.
+    is_cancelled: Callable[[], bool] = lambda: False
 
 
 #: Typed payload and attempt in, a small JSON value (the job's `result`) out.
