@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs_service.config import Settings
-from jobs_service.errors import DatabaseUnavailable, JobsError, MigrationError
+from jobs_service.config import Settings, numbers_by_name
+from jobs_service.errors import DatabaseUnavailable, JobsError, MigrationError, SettingsError
 
 if TYPE_CHECKING:
     from jobs_service.supervisor import Program
@@ -68,6 +68,7 @@ def check(settings: Settings) -> int:
     missing = migrations.pending(open_database(settings))
     if missing:
         raise MigrationError(f"not migrated: {', '.join(missing)}; run: python -m jobs_service migrate")
+    _check_types(settings)
     print("check: settings are valid, the database answers and is migrated")
     return 0
 
@@ -75,6 +76,16 @@ def check(settings: Settings) -> int:
 COMMANDS: dict[str, Callable[[Settings], int]] = {
     command.__name__: command for command in (api, worker, migrate, check)
 }
+
+
+def _check_types(settings: Settings) -> None:
+    """Refuse a limit for a type that there is not: most likely its name is misspelt."""
+    from jobs_service.registry import load
+
+    registry = load(settings.actor_modules)
+    if unknown := registry.unknown(numbers_by_name(settings.max_running)):
+        known = ", ".join(registry.names)
+        raise SettingsError([f"MAX_RUNNING names {', '.join(unknown)}, but the job types are {known}"])
 
 
 def _worker_programs(settings: Settings) -> "Iterator[Program]":

@@ -29,6 +29,7 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     database = open_database(settings, service="app")
     database_proxy.initialize(database)
     broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
+    broker.learn(job_type.name for job_type in registry)
     submitter = Submitter(database, Publisher(broker), registry, settings)
     definitions.zero_api(registry)
     events.subscribe(count)

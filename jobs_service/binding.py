@@ -12,11 +12,12 @@ import msgspec
 from jobs_service import attempt, descriptors, isolation
 from jobs_service.attempt import Cancelled, Running
 from jobs_service.broker import JobBroker
-from jobs_service.config import Settings
+from jobs_service.config import Settings, numbers_by_name
 from jobs_service.errors import InvalidRequest, JobsError, NotThisProcess, OutcomeUnknown, Rejected, Snoozed
 from jobs_service.failures import ProcessBroken
+from jobs_service.limits import default_limit
 from jobs_service.mailer import Mailer
-from jobs_service.registry import Attempt, JobType, Registry
+from jobs_service.registry import Attempt, JobType, Registry, spelling
 from jobs_service.storage import OutputStore
 
 #: A result is a reference or a small fact, not the output itself.
@@ -32,8 +33,10 @@ class ResultNotStorable(JobsError):
 
 
 def declare(broker: JobBroker, registry: Registry, settings: Settings, outputs: OutputStore, mailer: Mailer) -> None:
-    """Declare an actor for each job type on this broker."""
+    """Declare an actor for each job type on this broker, and say how many of its jobs may run at a time."""
+    limits = _limits(registry, settings)
     for job_type in registry:
+        broker.limits.set(job_type.name, limits[job_type.name])
         dramatiq.Actor(
             _perform(job_type, outputs, mailer),
             broker=broker,
@@ -42,6 +45,15 @@ def declare(broker: JobBroker, registry: Registry, settings: Settings, outputs: 
             priority=0,
             options=_options(job_type, settings),
         )
+
+
+def _limits(registry: Registry, settings: Settings) -> dict[str, int]:
+    """Return the limit of each type: what the setting says, else what its code says, else the default."""
+    default = default_limit(settings.worker_threads)
+    said = {spelling(name): limit for name, limit in numbers_by_name(settings.max_running).items()}
+    return {
+        job_type.name: said.get(spelling(job_type.name)) or job_type.max_running or default for job_type in registry
+    }
 
 
 def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callable[[str], None]:

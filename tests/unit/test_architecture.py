@@ -13,7 +13,19 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
 #: A module may import from its own rank and below. Names are the modules' and folders' in jobs_service.
 RANKS = [
-    {"errors", "events", "ids", "config", "slots", "incoming", "failpoints", "deadlines", "descriptors", "liveness"},
+    {
+        "errors",
+        "events",
+        "ids",
+        "config",
+        "slots",
+        "incoming",
+        "failpoints",
+        "deadlines",
+        "descriptors",
+        "liveness",
+        "limits",
+    },
     {
         "logs",
         "supervisor",
