@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs_service import advice
-from jobs_service.config import Settings
+from jobs_service.config import Settings, numbers_by_name
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, JobsError, NameTaken, SettingsError
 
 if TYPE_CHECKING:
@@ -73,10 +73,9 @@ def check(settings: Settings) -> int:
 
     for warning in preflight.check(settings):
         print(f"check: {warning}", file=sys.stderr)
+    _check_types(settings)
     _check_names(settings)
-    print(
-        "check: settings are valid, both servers will do, the database is migrated, and the names in Redis are its own"
-    )
+    print("check: settings are valid, both servers will do, and the database is migrated")
     return 0
 
 
@@ -94,6 +93,16 @@ def _check_names(settings: Settings) -> None:
 COMMANDS: dict[str, Callable[[Settings], int]] = {
     command.__name__: command for command in (api, worker, migrate, check)
 }
+
+
+def _check_types(settings: Settings) -> None:
+    """Refuse a limit for a type that there is not: most likely its name is misspelt."""
+    from jobs_service.registry import load
+
+    registry = load(settings.actor_modules)
+    if unknown := registry.unknown(numbers_by_name(settings.max_running)):
+        known = ", ".join(registry.names)
+        raise SettingsError([f"MAX_RUNNING names {', '.join(unknown)}, but the job types are {known}"])
 
 
 def _worker_programs(settings: Settings) -> "Iterator[Program]":

@@ -29,6 +29,7 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     database = open_database(settings, service="app")
     database_proxy.initialize(database)
     broker = JobBroker.from_settings(settings)
+    broker.learn(job_type.name for job_type in registry)
     submitter = Submitter(database, Publisher(broker), registry, settings)
     definitions.zero_api(registry)
     events.subscribe(count)
@@ -58,5 +59,7 @@ def count(event: Event, facts: dict[str, Any]) -> None:
             definitions.ENQUEUED.labels(facts["queue"], facts["type"], "redrive").inc()
         case Event.CANCELLED:
             definitions.FINISHED.labels(facts["queue"], facts["type"], "cancelled").inc()
+        case Event.AMBIGUOUS:
+            definitions.AMBIGUOUS.labels(facts["queue"], facts["type"], facts["policy"]).inc()
         case Event.NOT_PUBLISHED:
             definitions.ENQUEUE_ERRORS.labels("broker_unavailable").inc()

@@ -9,13 +9,14 @@ from typing import Any
 import dramatiq
 
 from jobs_service import attempt, descriptors, isolation, jsonb
-from jobs_service.attempt import Running
+from jobs_service.attempt import Cancelled, Running
 from jobs_service.broker import JobBroker
-from jobs_service.config import Settings
+from jobs_service.config import Settings, numbers_by_name
 from jobs_service.errors import InvalidRequest, JobsError, NotThisProcess, OutcomeUnknown, Rejected, Snoozed
 from jobs_service.failures import ProcessBroken
+from jobs_service.limits import default_limit
 from jobs_service.mailer import Mailer
-from jobs_service.registry import Attempt, JobType, Registry
+from jobs_service.registry import Attempt, JobType, Registry, spelling
 from jobs_service.storage import OutputStore
 from jobs_service.typed import encoded
 
@@ -32,8 +33,10 @@ class ResultNotStorable(JobsError):
 
 
 def declare(broker: JobBroker, registry: Registry, settings: Settings, outputs: OutputStore, mailer: Mailer) -> None:
-    """Declare an actor for each job type on this broker."""
+    """Declare an actor for each job type on this broker, and say how many of its jobs may run at a time."""
+    limits = _limits(registry, settings)
     for job_type in registry:
+        broker.limits.set(job_type.name, limits[job_type.name])
         dramatiq.Actor(
             _perform(job_type, outputs, mailer),
             broker=broker,
@@ -44,15 +47,26 @@ def declare(broker: JobBroker, registry: Registry, settings: Settings, outputs: 
         )
 
 
+def _limits(registry: Registry, settings: Settings) -> dict[str, int]:
+    """Return the limit of each type: what the setting says, else what its code says, else the default."""
+    default = default_limit(settings.worker_threads)
+    said = {spelling(name): limit for name, limit in numbers_by_name(settings.max_running).items()}
+    return {
+        job_type.name: said.get(spelling(job_type.name)) or job_type.max_running or default for job_type in registry
+    }
+
+
 def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callable[[str], None]:
     def perform(job_id: str) -> None:  # noqa: ARG001 - Dramatiq's argument; the claim holds it too
         running = attempt.current()
-        # It was with a lost worker, and may have been what killed it: it is not to have neighbours again.
-        is_suspect = running.claim.crashes > 0
+
+        def run() -> str:
+            return isolation.run(running) if running.is_suspect else call(job_type, running, outputs, mailer)
+
         try:
-            running.result = isolation.run(running) if is_suspect else call(job_type, running, outputs, mailer)
+            running.result = attempt.interruptible(running, run)
         except Exception as error:
-            _blame_the_process(error, has_begun=not is_suspect)
+            _blame_the_process(error, has_begun=not running.is_suspect)
             raise
 
     return perform
@@ -82,7 +96,14 @@ def call(job_type: JobType, running: Running, outputs: OutputStore, mailer: Mail
             raise NotThisProcess("a forked process cannot begin the effect of its parent's attempt")
         running.begin_effect()
 
-    known = Attempt(claim.job_id, claim.attempts, outputs, mailer, begin_effect=begin_effect)
+    known = Attempt(
+        claim.job_id,
+        claim.attempts,
+        outputs,
+        mailer,
+        begin_effect=begin_effect,
+        is_cancelled=lambda: running.is_cancelled,
+    )
     try:
         result = job_type.function(payload, known)
     finally:
@@ -115,8 +136,9 @@ def _options(job_type: JobType, settings: Settings) -> dict[str, Any]:
         "min_backoff": _milliseconds(settings.retry_backoff_seconds),
         "max_backoff": _milliseconds(settings.retry_backoff_max_seconds),
         "time_limit": _milliseconds(job_type.time_limit_seconds or settings.time_limit_seconds),
-        # No further attempt can succeed where the code or the payload says no; one that is put off is none of Retries'.
-        "throws": (Rejected, InvalidRequest, Snoozed),
+        # No further attempt can succeed where the code or the payload says no; one that is put off is none of Retries',
+        # nor is one whose job is cancelled.
+        "throws": (Rejected, InvalidRequest, Snoozed, Cancelled),
         "is_canary": job_type.is_canary,
     }
 

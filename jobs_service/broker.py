@@ -2,8 +2,10 @@
 
 What differs from `dramatiq.brokers.redis`, and why (docs/decisions/0002):
 
-- A message is a pure function of its job, and a queue is a sorted set of messages: ringing twice leaves one message.
+- A message is a pure function of its job, and it waits in a line, a sorted set: ringing twice leaves one message.
 - The score is the priority, then the job's `run_at`, which is PostgreSQL's: the most urgent message is popped first.
+- In a queue each type has a line of its own, so that what stands behind a type at its limit is found without a look at
+  that type's messages (docs/decisions/0021). Messages of types that nobody here knows wait in the queue's common line.
 - A consumer blocks in Redis until there is a message, instead of asking again and again.
 - Nothing is acknowledged: a popped message is gone, and the row, not the message, carries the promise. So there are
   no sets of unacknowledged ids, no heartbeats and no maintenance in Redis, and none of their failure modes.
@@ -12,11 +14,11 @@ What differs from `dramatiq.brokers.redis`, and why (docs/decisions/0002):
 
 import math
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from threading import Condition
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import redis
 from dramatiq.actor import Actor
@@ -35,6 +37,7 @@ from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
 from jobs_service.ids import milliseconds_of
 from jobs_service.keys import Keys
+from jobs_service.limits import Limits
 from jobs_service.logs import get_logger
 from jobs_service.registry import spelling
 
@@ -52,9 +55,43 @@ RECONNECT_SECONDS = 0.5
 #: Above every Unix time in milliseconds, and ten of it are far below 2**53: scores stay exact.
 _PRIORITY_STEP = 10**13
 
+#: Seconds for which what is handed to a consumer lies in Redis, if that consumer is gone.
+HANDED_SECONDS = 30
+
+#: What is handed to a consumer where there is no message: it only wakes it.
+WAKE = b""
+
+# Pops the messages that come first in all lines together. ARGV: how many in all, then how many of each line at most.
+_POP_FIRST = """
+local popped, heads, rooms = {}, {}, {}
+for line = 1, #KEYS do
+  rooms[line] = tonumber(ARGV[line + 1])
+  heads[line] = redis.call('ZRANGE', KEYS[line], 0, 0, 'WITHSCORES')
+end
+for _ = 1, tonumber(ARGV[1]) do
+  local first
+  for line = 1, #KEYS do
+    if rooms[line] > 0 and heads[line][1]
+      and (not first or tonumber(heads[line][2]) < tonumber(heads[first][2])) then first = line end
+  end
+  if not first then break end
+  popped[#popped + 1] = heads[first]
+  redis.call('ZREM', KEYS[first], heads[first][1])
+  rooms[first] = rooms[first] - 1
+  heads[first] = redis.call('ZRANGE', KEYS[first], 0, 0, 'WITHSCORES')
+end
+return popped"""
+
+# Hands the first message of a line (KEYS[1]) to one consumer (KEYS[2]), or else the token that wakes it (ARGV[1]).
+_HAND_OVER = """
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if first[1] then redis.call('ZREM', KEYS[1], first[1]) end
+redis.call('ZADD', KEYS[2], first[2] or 0, first[1] or ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[2])"""
+
 
 class JobBroker(RedisBroker):
-    """A Dramatiq broker on one sorted set a queue. Thread-safe."""
+    """A Dramatiq broker on sorted sets, in each queue one for each job type. Thread-safe."""
 
     def __init__(self, *, client: redis.Redis, middleware: list[Middleware], window: int, keys: Keys) -> None:
         super().__init__(client=client, middleware=middleware)
@@ -63,6 +100,8 @@ class JobBroker(RedisBroker):
         self.window = window
         #: By the monotonic clock; None as long as the process is not to end.
         self.draining_since: float | None = None
+        #: How many jobs of each type are in hand here, and may be.
+        self.limits = Limits()
         self._spellings: dict[str, str] = {}
 
     @classmethod
@@ -95,10 +134,22 @@ class JobBroker(RedisBroker):
 
     def declare_actor(self, actor: Actor[Any, Any]) -> None:
         super().declare_actor(actor)
-        self._spellings[spelling(actor.actor_name)] = actor.actor_name
+        self.learn([actor.actor_name])
+
+    def learn(self, job_types: Iterable[str]) -> None:
+        """Give these types lines of their own."""
+        self._spellings |= {spelling(job_type): job_type for job_type in job_types}
+
+    @property
+    def job_types(self) -> list[str]:
+        return list(self._spellings.values())
+
+    def name_of(self, job_type: str) -> str | None:
+        """Return the name of a type in any of its spellings; None if it is not known here."""
+        return self._spellings.get(spelling(job_type))
 
     def knows(self, job_type: str) -> bool:
-        return spelling(job_type) in self._spellings
+        return self.name_of(job_type) is not None
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """Send a message now. With a delay (ms), send nothing: note the delay on the message.
@@ -118,59 +169,76 @@ class JobBroker(RedisBroker):
 
         Those already there stay where they are. Raises `BrokerUnavailable`.
         """
-        scores = {message.encode(): score(message, due_ms) for message, due_ms in messages}
-        if not scores:
+        lines: dict[str, dict[bytes, int]] = defaultdict(dict)
+        for message, due_ms in messages:
+            lines[self.line(queue_name, message.actor_name)][message.encode()] = score(message, due_ms)
+        if not lines:
             return
         try:
-            self.client.zadd(self.key(queue_name), scores, nx=True)
+            with self.client.pipeline(transaction=False) as pipeline:
+                for line, scores in lines.items():
+                    pipeline.zadd(line, scores, nx=True)
+                pipeline.execute()
         except redis.RedisError as error:
             raise unavailable(error, self.key(queue_name)) from error
 
     def waiting(self, queue_name: str) -> int:
         """Return the number of messages on a queue. Raises `BrokerUnavailable`."""
         try:
-            return int(self.client.zcard(self.key(queue_name)))
+            with self.client.pipeline(transaction=False) as pipeline:
+                for line in self.lines(queue_name):
+                    pipeline.zcard(line)
+                return sum(int(count) for count in pipeline.execute())
         except redis.RedisError as error:
             raise unavailable(error, self.key(queue_name)) from error
 
-    def waiting_from(self, queue_name: str) -> list[int]:
-        """Return for each priority, 0 to 9, the number of messages that are at least as urgent.
+    def waiting_from(self, queue_name: str, job_type: str) -> list[int]:
+        """Return for each priority, 0 to 9, the number of messages in a type's line that are at least as urgent.
 
         Raises `BrokerUnavailable`.
         """
+        line = self.line(queue_name, job_type)
         try:
             with self.client.pipeline(transaction=False) as pipeline:
                 for priority in range(10):
-                    pipeline.zcount(self.key(queue_name), "-inf", f"({(10 - priority) * _PRIORITY_STEP}")
+                    pipeline.zcount(line, "-inf", f"({(10 - priority) * _PRIORITY_STEP}")
                 return [int(count) for count in pipeline.execute()]
         except redis.RedisError as error:
             raise unavailable(error, self.key(queue_name)) from error
 
-    def newest(self, queue_name: str) -> list[float | None]:
-        """Return for each priority, 0 to 9, the time (ms) of the last message in its line, or None where none waits.
+    def newest(self, queue_name: str, job_type: str) -> list[float | None]:
+        """Return for each priority, 0 to 9, the time (ms) of the last message in a type's line, or None without any.
 
         Raises `BrokerUnavailable`.
         """
+        line = self.line(queue_name, job_type)
         bounds = [((9 - priority) * _PRIORITY_STEP, (10 - priority) * _PRIORITY_STEP) for priority in range(10)]
         try:
             with self.client.pipeline(transaction=False) as pipeline:
                 for low, high in bounds:
-                    pipeline.zrange(
-                        self.key(queue_name), f"({high}", low, desc=True, withscores=True, byscore=True, offset=0, num=1
-                    )
+                    pipeline.zrange(line, f"({high}", low, desc=True, withscores=True, byscore=True, offset=0, num=1)
                 lasts = pipeline.execute()
         except redis.RedisError as error:
             raise unavailable(error, self.key(queue_name)) from error
         return [last[0][1] - low if last else None for last, (low, _) in zip(lasts, bounds, strict=True)]
 
     def key(self, queue_name: str) -> str:
+        """Return the queue's common line."""
         return self.keys.queue(queue_name)
+
+    def line(self, queue_name: str, job_type: str) -> str:
+        """Return the key of a type's own line in a queue, or the common one if the type is not known here."""
+        name = self.name_of(job_type)
+        return self.key(queue_name) if name is None else self.keys.line(queue_name, name)
+
+    def lines(self, queue_name: str) -> list[str]:
+        return [self.key(queue_name), *(self.line(queue_name, job_type) for job_type in self.job_types)]
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         return Doorbell(self, queue_name, prefetch, timeout)
 
     def flush(self, queue_name: str) -> None:
-        self.client.delete(self.key(queue_name))
+        self.client.delete(*self.lines(queue_name))
 
     def do_qsize(self, queue_name: str) -> int:
         """Name that `RedisBroker.join` calls."""
@@ -183,8 +251,8 @@ class JobBroker(RedisBroker):
 class Doorbell(Consumer):
     """Hands out the messages of one queue; waits for them in Redis.
 
-    Never more than `prefetch` at a time are popped and not yet done, and popped messages are lost with the process:
-    their rows are still pending, so the relay rings again.
+    Never more than `prefetch` at a time are popped and not yet done, of each type never more than its limit, and popped
+    messages are lost with the process: their rows are still pending, so the relay rings again.
     """
 
     def __init__(self, broker: JobBroker, queue_name: str, prefetch: int, timeout: int) -> None:
@@ -193,6 +261,15 @@ class Doorbell(Consumer):
         self.prefetch = prefetch
         self.timeout_seconds = timeout / 1000
         self.client = blocking_client(broker.client, self.timeout_seconds)
+        self._pop_first = self.client.register_script(_POP_FIRST)
+        self._hand_over = broker.client.register_script(_HAND_OVER)
+        #: The lines of the types, and one for what is handed to this consumer alone.
+        self._lines = {job_type: broker.line(queue_name, job_type) for job_type in broker.job_types}
+        self._handed = broker.keys.handed(queue_name, uuid4())
+        #: The types that the current wait in Redis leaves out, because they are at their limits.
+        self._left_out: frozenset[str] = frozenset()
+        #: While every thread was busy, messages may have come in several lines.
+        self._was_busy = True
         #: Messages with their scores.
         self.popped: deque[tuple[bytes, float]] = deque()
         self.outstanding = 0
@@ -204,17 +281,38 @@ class Doorbell(Consumer):
             self._pop()
         if self.broker.draining:
             self._return_popped()
+        surplus: list[MessageProxy] = []
+        try:
+            return self._next_within_limits(surplus)
+        finally:
+            if surplus:
+                self.requeue(surplus)
+
+    def _next_within_limits(self, surplus: list[MessageProxy]) -> MessageProxy | None:
+        """Return the next message whose type is not at its limit; put those before it, if any, into `surplus`."""
         while self.popped:
-            if message := self._decode(*self.popped.popleft()):
-                with self.done:
-                    self.outstanding += 1
-                return message
+            if not (message := self._decode(*self.popped.popleft())):
+                continue
+            if message.takes_place_of and not self.broker.limits.take(message.takes_place_of):
+                surplus.append(message)
+                continue
+            with self.done:
+                self.outstanding += 1
+                self._was_busy |= self.outstanding >= self.prefetch
+            return message
         return None
 
-    def ack(self, message: MessageProxy) -> None:  # noqa: ARG002 - there is nothing to tell Redis
+    def ack(self, message: MessageProxy) -> None:
+        """Count the message as done. There is nothing to tell Redis, unless a wait there left out the type."""
+        job_type = message.takes_place_of if isinstance(message, Popped) else None
         with self.done:
             self.outstanding -= 1
+            if job_type:
+                self.broker.limits.give_back(job_type)
+            is_left_out = job_type in self._left_out
             self.done.notify()
+        if job_type and is_left_out and not self.broker.draining:
+            self._hand_over_next(job_type)
 
     nack = ack
 
@@ -242,7 +340,10 @@ class Doorbell(Consumer):
         if free <= 0 or self.broker.draining:
             return
         try:
-            self._take(free)
+            # To wait takes the first of any line; where no thread was free for it, the first of all lines is due.
+            if not (self._was_busy and self._take_first(free)):
+                self._wait_for_a_ring(free)
+            self._was_busy = False
         except redis.RedisError as error:
             self._redis_failed(error)
         else:
@@ -254,13 +355,49 @@ class Doorbell(Consumer):
                 self.done.wait(self.timeout_seconds)
             return self.prefetch - self.outstanding
 
-    def _take(self, count: int) -> None:
-        key = self.broker.key(self.queue_name)
-        # The stubs know the reply of a pipeline only.
-        reply: Any = self.client.bzmpop(self.timeout_seconds, 1, [key], min=True, count=count)
-        if reply:
-            self.popped.extend((member, float(place)) for member, place in reply[1])
+    def _take_first(self, count: int) -> bool:
+        """Pop what comes first in all lines together, without waiting. False: there is nothing."""
+        rooms = {line: room for line, room in self._rooms(count).items() if room}
+        popped: Any = self._pop_first(keys=list(rooms), args=[count, *rooms.values()])
+        return self._take(popped)
+
+    def _wait_for_a_ring(self, count: int) -> None:
+        """Wait until there is a message in one of the lines whose types are not at their limits, and pop it."""
+        with self.done:
+            rooms = self._rooms(count)
+            self._left_out = frozenset(job_type for job_type, line in self._lines.items() if not rooms[line])
+        lines = [line for line, room in rooms.items() if room]
+        try:
+            # The stubs know the reply of a pipeline only.
+            reply: Any = self.client.bzmpop(
+                self.timeout_seconds, len(lines), lines, min=True, count=min(room for room in rooms.values() if room)
+            )
+        finally:
+            with self.done:
+                self._left_out = frozenset()
+        self._take(reply[1] if reply else [])
+
+    def _rooms(self, count: int) -> dict[str, int]:
+        """Return for each line how many of `count` messages may be taken from it."""
+        rooms = {line: self.broker.limits.room(job_type, count) for job_type, line in self._lines.items()}
+        return {self._handed: count, self.broker.key(self.queue_name): count, **rooms}
+
+    def _take(self, popped: Iterable[tuple[bytes, float]]) -> bool:
+        messages = [(member, float(place)) for member, place in popped if member != WAKE]
+        self.popped.extend(messages)
+        if messages:
             failpoint("worker.after_pop")
+        return bool(messages)
+
+    def _hand_over_next(self, job_type: str) -> None:
+        """Hand the next message of a type that was at its limit to this consumer, or wake it: its wait leaves it out.
+
+        Should that fail, the wait ends by itself.
+        """
+        try:
+            self._hand_over(keys=[self._lines[job_type], self._handed], args=[WAKE, HANDED_SECONDS])
+        except redis.RedisError as error:
+            log.debug("Consumer not woken", queue=self.queue_name, error=str(error))
 
     def _redis_failed(self, error: redis.RedisError) -> None:
         if not self.redis_failed:
@@ -277,7 +414,8 @@ class Doorbell(Consumer):
         try:
             found = Message.decode(data)
             priority = min(max(int(found.options.get("priority", 5)), 0), 9)
-            return Popped(message_for(UUID(found.args[0]), found.actor_name + "", self.queue_name, priority), place)
+            message = message_for(UUID(found.args[0]), found.actor_name + "", self.queue_name, priority)
+            return Popped(message, place, self.broker.name_of(message.actor_name))
         except (DecodeError, TypeError, ValueError, LookupError, AttributeError, OverflowError):
             self._quarantine(data)
             return None
@@ -295,8 +433,10 @@ class Doorbell(Consumer):
 class Popped(MessageProxy):
     """A message that was taken from its queue, with the `run_at` by which it stood in line there."""
 
-    def __init__(self, message: Message[Any], place: float) -> None:
+    def __init__(self, message: Message[Any], place: float, takes_place_of: str | None) -> None:
         super().__init__(message)
+        #: The type among whose jobs in hand it is counted; None if the type is not known here.
+        self.takes_place_of = takes_place_of
         # Whoever put it there by hand may have put it at infinity, of which there is no remainder.
         self.due_ms = place % _PRIORITY_STEP if math.isfinite(place) else 0.0
 

@@ -59,6 +59,19 @@ def seconds_by_name(value: str) -> dict[str, float]:
     return {name.strip(): _seconds(0.001, 31_536_000)(seconds.strip()) for name, _, seconds in pairs}
 
 
+def numbers_by_name(value: str) -> dict[str, int]:
+    """Return {name: number} of a text such as EMAIL_SEND=8,csv-generation=2. Raises `ValueError`."""
+    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+    if not all(name.strip() for name, _, _ in pairs):
+        raise ValueError("expected type=number, with commas between them")
+    return {name.strip(): _whole(1, 256)(number.strip()) for name, _, number in pairs}
+
+
+def _numbers_by_name(value: str) -> str:
+    numbers_by_name(value)
+    return value
+
+
 def _seconds_by_name(value: str) -> str:
     seconds_by_name(value)
     return value
@@ -198,6 +211,7 @@ class Settings:
     # Workers.
     worker_processes: int = _setting(2, _whole(1, 64))
     worker_threads: int = _setting(8, _whole(1, 256))
+    max_running: str = _setting("", _numbers_by_name)
     worker_shutdown_seconds: float = _setting(75.0, _seconds(1, 100_000))
     stop_grace_seconds: int = _setting(90, _whole(1, 100_000))
 

@@ -19,6 +19,7 @@ class Event(StrEnum):
     SNOOZED = "Job snoozed"
     RESCUED = "Job rescued"
     REFUSED = "Late verdict refused"
+    INTERRUPTED = "Attempt interrupted"
     AMBIGUOUS = "Outcome unknown"
     CANCELLED = "Job cancelled"
     REDRIVEN = "Job redriven"

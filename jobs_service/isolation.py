@@ -21,7 +21,7 @@ from typing import IO, NoReturn
 import msgspec
 from dramatiq.middleware import TimeLimitExceeded
 
-from jobs_service.attempt import Running
+from jobs_service.attempt import Cancelled, Running
 from jobs_service.errors import LeaseLost, Snoozed
 from jobs_service.failures import (
     IsolatedDoubt,
@@ -69,8 +69,8 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
 def run(running: Running) -> str:
     """Run the attempt in a process of its own and return its result as JSON text.
 
-    Raises what the job's code raised, or what stands for it; `ProcessLost` when the process ended without a word; and
-    `TimeLimitExceeded` by a clock of its own, which starts once the process has.
+    Raises what the job's code raised, or what stands for it; `ProcessLost` when the process ended without a word;
+    `TimeLimitExceeded` by a clock of its own, which starts once the process has; and `Cancelled`.
     """
     limit_seconds, running.limit_seconds = running.limit_seconds, math.inf
     with _places, tempfile.TemporaryFile() as claim:
@@ -96,7 +96,7 @@ def _run(running: Running, claim: int, limit_seconds: float) -> str:
 
 
 def _conversation(running: Running, process: "subprocess.Popen[bytes]", told: IO[bytes], limit_seconds: float) -> str:
-    clock = _Clock(START_SECONDS)
+    clock = _Clock(running, START_SECONDS)
     for line in _lines(told, clock):
         answer = msgspec.json.decode(line, type=Told)
         match answer.kind:
@@ -116,15 +116,18 @@ def _conversation(running: Running, process: "subprocess.Popen[bytes]", told: IO
 
 
 class _Clock:
-    """Raises `TimeLimitExceeded` once the time is over."""
+    """Raises `TimeLimitExceeded` once the time is over, and `Cancelled` once the lease is gone."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, running: Running, seconds: float) -> None:
+        self._running = running
         self.begin(seconds)
 
     def begin(self, seconds: float) -> None:
         self._ends_at = time.monotonic() + seconds
 
     def check(self) -> None:
+        if self._running.is_cancelled:
+            raise Cancelled
         if time.monotonic() > self._ends_at:
             raise TimeLimitExceeded
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,8 +12,19 @@ class Keys:
     prefix: str = ""
 
     def queue(self, name: str) -> str:
-        """Return the sorted set of a queue's messages. Not `dramatiq:…`, as any other Dramatiq application has it."""
-        return f"{self.prefix}jobs:queue:{name}"
+        """Return a queue's common line, a sorted set. Not `dramatiq:…`, as any other Dramatiq application has it.
+
+        What stands in braces decides about the slot in a Redis in cluster mode: all lines of a queue are in one.
+        """
+        return f"{self.prefix}jobs:queue:{{{name}}}"
+
+    def line(self, queue: str, job_type: str) -> str:
+        """Return the sorted set of the messages of a type in a queue."""
+        return f"{self.queue(queue)}:{job_type}"
+
+    def handed(self, queue: str, consumer: UUID) -> str:
+        """Return the sorted set of what is handed to one consumer of a queue; it goes by itself."""
+        return f"{self.queue(queue)}:handed:{consumer}"
 
     @property
     def dead_letters(self) -> str:

@@ -215,6 +215,14 @@ class Rescued(Moved):
     on_ambiguous: OnAmbiguous | None
 
 
+@dataclass(frozen=True, slots=True)
+class Cancelled(Moved):
+    """A job that somebody ended. `attempt` is the one that ran, if one did."""
+
+    #: What the job says about an effect that may have happened; None when none had begun.
+    on_ambiguous: OnAmbiguous | None
+
+
 #: The writes of maintenance name the lease under which they are made: a leader that lost it, frozen or cut off, changes
 #: nothing any more. Without a fence anybody may.
 FENCE = """(%(fence)s::bigint IS NULL
@@ -692,23 +700,41 @@ def expire(
     return [Moved(*row) for row in rows]
 
 
+# Whether the cancel left an entry is told by the history's last one: of the attempt that the row still names.
+_CANCELLED = f"""{_MOVED},
+  CASE WHEN history->-1->>'error' = 'Cancelled' AND (history->-1->>'started_at')::timestamptz = started_at
+       THEN on_ambiguous END"""
+
+# An attempt that runs is interrupted. If its effect had begun, nobody knows what came of it.
 _CANCEL = f"""
 UPDATE jobs
 SET status = 'cancelled', dead_reason = 'cancelled_by_operator', lease_token = NULL,
-    transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now())
+    transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now()),
+    history = CASE WHEN status = 'processing' AND effect_at IS NOT NULL
+      THEN history || jsonb_build_array(jsonb_build_object(
+        'attempt', attempts, 'worker_id', worker_id, 'started_at', started_at,
+        'seconds', round(extract(epoch FROM now() - started_at)::numeric, 3),
+        'error', 'Cancelled', 'message', 'cancelled after its effect had begun', 'ambiguous', TRUE))
+      ELSE history END
 WHERE id = ANY(%(job_ids)s) AND (status IN ('pending', 'processing')) IS TRUE
-RETURNING {_MOVED}"""
+RETURNING {_CANCELLED}"""
 
 
-def cancel(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> Moved | None:
+def cancel(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> Cancelled | None:
     """End a job that is not finished. None: it is, or there is no such job.
 
-    A running attempt loses its lease: it cannot begin its effect any more, and its verdict is refused.
+    A running attempt loses its lease: it cannot begin its effect any more, and its verdict is refused. Its worker
+    learns of that by its next heartbeat, and interrupts it.
     """
     unheard = unheard or Unheard()
     names = unheard.names or {"job_ids": [job_id], "transition": uuid4()}
-    rows = _asked(database, unheard, _CANCEL, _MOVED, names)
-    return Moved(*rows[0]) if rows else None
+    rows = _asked(database, unheard, _CANCEL, _CANCELLED, names)
+    return _cancelled(rows[0]) if rows else None
+
+
+def _cancelled(row: Row) -> Cancelled:
+    *job, policy = row
+    return Cancelled(*[*job, policy and OnAmbiguous(policy)])
 
 
 _FINISHED = """

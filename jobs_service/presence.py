@@ -6,6 +6,7 @@ import time
 from threading import Event, Thread
 from uuid import UUID
 
+from jobs_service import attempt
 from jobs_service.clock import DatabaseClock, steady_seconds
 from jobs_service.database import Database
 from jobs_service.liveness import Liveness
@@ -17,7 +18,8 @@ log = get_logger(__name__)
 STOP_SECONDS = 20.0
 
 # An upsert: a process that was frozen so long that its row was cleared away comes back by the same statement. By the
-# answer each process knows of the others, so that one that becomes the leader need not learn who has been silent.
+# answer each process knows of the others, so that one that becomes the leader need not learn who has been silent. It
+# also learns which of its leases are gone; each row is looked up by its id, whatever the statistics say.
 _HEARTBEAT = """
 WITH beat AS (
   INSERT INTO workers (id, hostname, pid, queues, threads)
@@ -25,7 +27,9 @@ WITH beat AS (
   ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), beats = workers.beats + 1
   RETURNING id, beats
 )
-SELECT id, beats, extract(epoch FROM clock_timestamp())::float8
+SELECT id, beats, extract(epoch FROM clock_timestamp())::float8,
+       ARRAY(SELECT lease FROM unnest(%(held_jobs)s::uuid[], %(held_leases)s::uuid[]) AS held (job_id, lease)
+             WHERE (SELECT lease_token FROM jobs WHERE jobs.id = held.job_id) IS DISTINCT FROM held.lease)
 FROM (SELECT id, beats FROM beat UNION ALL SELECT id, beats FROM workers WHERE id <> %(id)s) AS all_workers"""
 
 
@@ -68,17 +72,22 @@ class Presence:
 
     def beat(self) -> None:
         """Raises `DatabaseUnavailable`."""
+        held = attempt.held()
         names = {
             "id": self.worker_id,
             "hostname": socket.gethostname(),
             "pid": os.getpid(),
             "queues": self.queues,
             "threads": self.threads,
+            "held_jobs": list(held.values()),
+            "held_leases": list(held),
         }
         asked_at = steady_seconds()
         rows = self.database.rows(_HEARTBEAT, names, reserved=True)
-        self.liveness.look({worker_id: beats for worker_id, beats, _ in rows})
+        self.liveness.look({worker_id: beats for worker_id, beats, *_ in rows})
         self.clock.compare(rows[0][2], asked_at=asked_at, answered_at=steady_seconds())
+        if lost := rows[0][3]:
+            attempt.cancel(lost)
 
     def leave(self) -> None:
         """Raises `DatabaseUnavailable`."""

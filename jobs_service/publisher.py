@@ -20,19 +20,19 @@ class Publisher:
 
     def __init__(self, broker: JobBroker) -> None:
         self.broker = broker
-        #: By queue when Redis is silent, by queue and priority when the window is full.
+        #: By queue when Redis is silent, by queue, type and priority when the window is full.
         self._closed_until: dict[object, float] = {}
-        self._counted_at: dict[tuple[str, int], float] = {}
+        self._counted_at: dict[tuple[str, str, int], float] = {}
 
-    def is_open(self, queue: str, priority: int) -> bool:
+    def is_open(self, queue: str, job_type: str, priority: int) -> bool:
         """Tell whether a message may be sent now. False costs nothing, so a dead Redis does not slow submissions."""
-        now, line = time.monotonic(), (queue, priority)
+        now, line = time.monotonic(), (queue, job_type, priority)
         if now < self._closed_until.get(queue, 0) or now < self._closed_until.get(line, 0):
             return False
         if now - self._counted_at.get(line, 0) < COUNT_SECONDS:
             return True
         self._counted_at[line] = now
-        return self._has_room(queue, priority)
+        return self._has_room(queue, job_type, priority)
 
     def publish(self, job: NewJob, submitted: Submitted) -> bool:
         """Send the job's message. False: the relay has to."""
@@ -44,14 +44,14 @@ class Publisher:
             return False
         return True
 
-    def _has_room(self, queue: str, priority: int) -> bool:
+    def _has_room(self, queue: str, job_type: str, priority: int) -> bool:
         try:
-            full = self.broker.waiting_from(queue)[priority] >= self.broker.window
+            full = self.broker.waiting_from(queue, job_type)[priority] >= self.broker.window
         except BrokerUnavailable as error:
             self._close(queue, str(error))
             return False
         if full:
-            self._closed_until[queue, priority] = time.monotonic() + CLOSED_SECONDS
+            self._closed_until[queue, job_type, priority] = time.monotonic() + CLOSED_SECONDS
         return not full
 
     def _close(self, queue: str, error: str) -> None:

@@ -1,7 +1,7 @@
 """The job types: name, payload class, function and options, declared with `@job` and bound to Dramatiq late."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -34,6 +34,9 @@ class Attempt:
     #: To be called just before what cannot be taken back. Raises `LeaseLost` when the job is somebody else's by now.
     #: From then on an attempt that is killed leaves an unknown outcome, and `on_ambiguous` decides.
     begin_effect: Callable[[], None] = lambda: None
+    #: Whether the job was cancelled meanwhile. Its code is interrupted then, but not where it waits outside of Python,
+    #: nor in threads of its own.
+    is_cancelled: Callable[[], bool] = lambda: False
 
 
 #: Typed payload and attempt in, a small JSON value (the job's `result`) out.
@@ -55,6 +58,8 @@ class JobType:
     #: Numbers with a point or an exponent, where the payload's type says nothing of them: `Decimal`, with all their
     #: digits, instead of `float`.
     decimals: bool = False
+    #: At most so many of its jobs run at a time in a worker process.
+    max_running: int | None = None
     #: Sent by maintenance to see whether its queue works; nobody's job, so lists leave it out.
     is_canary: bool = False
 
@@ -101,8 +106,17 @@ class Registry:
         try:
             return self._types[spelling(name)]
         except KeyError:
-            known = ", ".join(sorted(job_type.name for job_type in self if not job_type.is_canary))
+            known = ", ".join(self.names)
             raise UnknownJobType(f"unknown job type {name[:64]!r}; known types: {known}", pointer="/type") from None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the types that users may ask for."""
+        return sorted(job_type.name for job_type in self if not job_type.is_canary)
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Return those of the names that no type has."""
+        return [name for name in names if spelling(name) not in self._types]
 
     def __iter__(self) -> Iterator[JobType]:
         return iter(self._types.values())

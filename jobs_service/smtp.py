@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import select
 import smtplib
 import socket
 import ssl
@@ -15,6 +16,8 @@ _REPLY_BYTES = 262_144
 _RECEIVE_BYTES = 4_096
 #: Small enough that a server which reads slowly meets the deadline between two pieces, through TLS too.
 _SEND_BYTES = 16_384
+#: A thread that waits can be interrupted so often: never inside of a call that waits.
+_GLANCE_SECONDS = 0.2
 #: How long to wait for the answer to QUIT. The mail's fate is settled by then.
 _FAREWELL_SECONDS = 1.0
 _END_OF_DATA = b"\r\n.\r\n"
@@ -182,6 +185,7 @@ class _Replies:
         """Nothing to close: the socket is the conversation's."""
 
     def _receive(self) -> bytes:
+        self._await()
         self._sock.settimeout(self._deadline.remaining())
         received = self._sock.recv(_RECEIVE_BYTES)
         self._sock.settimeout(self._deadline.remaining())  # a TLS handshake may follow, and takes what it finds here
@@ -189,6 +193,15 @@ class _Replies:
         if self._bytes_left < 0:
             raise OSError("the server talks without end")
         return received
+
+    def _await(self) -> None:
+        """Wait until there is something to receive. Raises `TimeoutError`."""
+        if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+            return
+        readiness = select.poll()
+        readiness.register(self._sock, select.POLLIN)
+        while not readiness.poll(min(self._deadline.remaining(), _GLANCE_SECONDS) * 1000):
+            pass
 
 
 def _connect(host: str, port: int, deadline: Deadline) -> socket.socket:

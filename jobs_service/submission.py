@@ -67,7 +67,9 @@ class Submitter:
         no error: the relay rings later.
         """
         job_type = self.registry.get(submission.type)
-        publish = not submission.delay_seconds and self.publisher.is_open(job_type.queue, submission.priority)
+        publish = not submission.delay_seconds and self.publisher.is_open(
+            job_type.queue, job_type.name, submission.priority
+        )
         job = self._new_job(submission, job_type, origin, publish=publish)
         with tracing.sending(job.id, job.type, job.queue) as traceparent:
             self._accept(replace(job, traceparent=traceparent) if traceparent else job, publish=publish)

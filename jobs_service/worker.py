@@ -14,7 +14,7 @@ from jobs_service import events, logs, tracing
 from jobs_service.binding import declare
 from jobs_service.broker import JobBroker
 from jobs_service.clock import DatabaseClock
-from jobs_service.config import Settings
+from jobs_service.config import Settings, numbers_by_name
 from jobs_service.database import Database, open_database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.dsn import parameters_of
@@ -84,6 +84,7 @@ def boot() -> None:
     logs.observe(log_records.count)
     outputs = LocalOutputs(Path(settings.output_dir))
     warn_of_long_types(registry, settings)
+    warn_of_unknown_types(registry, settings)
     broker = build_broker(settings, registry, new_id(), outputs)
     declare(broker, registry, settings, outputs, SmtpMailer.from_settings(settings))
     dramatiq.set_broker(broker)
@@ -99,6 +100,12 @@ def warn_of_long_types(registry: Registry, settings: Settings) -> None:
                 type=job_type.name,
                 time_limit_seconds=job_type.time_limit_seconds,
             )
+
+
+def warn_of_unknown_types(registry: Registry, settings: Settings) -> None:
+    """Name the types of MAX_RUNNING that there are not. A worker of the next version may know them."""
+    if unknown := registry.unknown(numbers_by_name(settings.max_running)):
+        log.error("MAX_RUNNING names job types that this worker does not know", types=unknown, known=registry.names)
 
 
 def build_broker(settings: Settings, registry: Registry, worker_id: UUID, outputs: OutputStore) -> JobBroker:

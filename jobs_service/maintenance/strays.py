@@ -20,7 +20,7 @@ BATCH = 500
 #: A queue may be without workers for this long, as in a deployment, before its jobs are moved.
 GRACE_SECONDS = 60
 
-# The queues are found one after the other in the index jobs_waiting, not by reading every waiting row.
+# The queues are found one after the other in the index jobs_lines, not by reading every waiting row.
 _UNSERVED = """
 WITH RECURSIVE waiting (queue) AS (
   (SELECT queue FROM jobs WHERE status = 'pending' ORDER BY queue LIMIT 1)
@@ -33,11 +33,11 @@ WHERE queue IS NOT NULL AND NOT EXISTS (
   SELECT FROM workers WHERE waiting.queue = ANY(queues) AND id <> ALL(%s::uuid[])
 )"""
 
-# In the order of jobs_waiting, so that it is read and not the table.
+# In the order of jobs_lines, so that it is read and not the table.
 _STRAYS = """
 SELECT id, type FROM jobs
 WHERE status = 'pending' AND queue = %(queue)s AND run_at < now() - %(grace)s * interval '1 second'
-ORDER BY priority DESC, run_at, id LIMIT %(limit)s"""
+ORDER BY type, priority DESC, run_at, id NULLS FIRST LIMIT %(limit)s"""
 
 
 class Strays(Service):

@@ -25,7 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 if TYPE_CHECKING:
     from jobs_service.registry import Registry
 
-ATTEMPT_OUTCOMES = ("completed", "retried", "failed", "skipped", "released", "refused")
+ATTEMPT_OUTCOMES = ("completed", "retried", "failed", "skipped", "released", "refused", "interrupted")
 FINISHED_OUTCOMES = ("completed", "failed", "cancelled")
 DEAD_REASONS = tuple(reason for reason in DeadReason if reason is not DeadReason.CANCELLED_BY_OPERATOR)
 SOURCES = ("api", "redrive")
@@ -186,7 +186,7 @@ ATTEMPTS = _counter(
     _WORKER,
     f"{_JOB} outcome",
     "Messages handled, by what became of the attempt: completed, retried, failed, released (given back, uncounted), "
-    "refused (the lease was gone), skipped (nothing to claim).",
+    "refused (the lease was gone), interrupted (it was gone, and the code was stopped), skipped (nothing to claim).",
 )
 ATTEMPT_ERRORS = _counter(
     "jobs_attempt_errors_total",

@@ -23,6 +23,7 @@ _COUNTED = {
     "failed": (definitions.DRAMATIQ_MESSAGES, definitions.DRAMATIQ_ERRORS),
     "released": (definitions.DRAMATIQ_MESSAGES,),
     "refused": (definitions.DRAMATIQ_MESSAGES,),
+    "interrupted": (definitions.DRAMATIQ_MESSAGES,),
 }
 
 _Job = tuple[str, str]

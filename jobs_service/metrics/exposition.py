@@ -65,6 +65,7 @@ def build_truth(settings: Settings, registry: Registry) -> Truth:
     database = _database(settings)
     rows = JobRows(database, queues=registry.queues, lease_seconds=settings.lease_seconds)
     broker = JobBroker.from_settings(settings)
+    broker.learn(job_type.name for job_type in registry)
     return Truth(
         {
             "settings": lambda: Objectives(settings).families(registry),

@@ -12,7 +12,7 @@ STATES = ("scheduled", "pending", "retrying", "processing")
 OVERDUE_SECONDS = 15
 
 # Each queue for itself: grouped by queue, a backlog of which PostgreSQL has no statistics yet would be sorted first.
-# What is due, the only part that grows with a backlog, is answered by the index jobs_waiting alone.
+# What is due, the only part that grows with a backlog, is answered by the index jobs_lines alone.
 _CURRENT = """
 WITH RECURSIVE queues (queue) AS (
   (SELECT queue FROM jobs WHERE status = 'pending' ORDER BY queue LIMIT 1)
@@ -34,21 +34,33 @@ WHERE queue IS NOT NULL
 UNION ALL
 SELECT queue, 'processing', count(*), 0 FROM jobs WHERE status = 'processing' GROUP BY queue"""
 
-# As the relay reads: an index range for each priority, and no more of it than it would ring for.
+# As the relay reads: an index range for each line and priority, and no more of it than it would ring for.
 _OVERDUE = """
-SELECT names.queue, sum(overdue)
-FROM unnest(%(queues)s::text[]) AS names (queue)
+WITH RECURSIVE lines (queue, type) AS (
+  (SELECT queue, type FROM jobs WHERE status = 'pending' ORDER BY queue, type LIMIT 1)
+  UNION ALL
+  SELECT following.queue, following.type
+  FROM lines CROSS JOIN LATERAL (
+    SELECT queue, type FROM jobs
+    WHERE status = 'pending' AND (jobs.queue, jobs.type) > (lines.queue, lines.type)
+    ORDER BY queue, type LIMIT 1
+  ) AS following
+)
+SELECT lines.queue, sum(overdue)
+FROM lines
 CROSS JOIN generate_series(0, 9) AS level
 CROSS JOIN LATERAL (
   SELECT count(*) FILTER (WHERE publish_at < now() - %(seconds)s * interval '1 second')
   FROM (
     SELECT publish_at FROM jobs
-    WHERE jobs.queue = names.queue AND status = 'pending' AND priority = level AND run_at <= now()
-    ORDER BY run_at, id
+    WHERE jobs.queue = lines.queue AND jobs.type = lines.type AND status = 'pending' AND priority = level
+      AND run_at <= now()
+    ORDER BY run_at, id NULLS FIRST
     LIMIT 500
   ) AS head
 ) AS counts (overdue)
-GROUP BY names.queue"""
+WHERE lines.queue = ANY(%(queues)s)
+GROUP BY lines.queue"""
 
 # A heartbeat of later than now is from before PostgreSQL's clock was set back.
 _STALE = """

@@ -20,6 +20,7 @@ OUTCOMES = {
     Event.FAILED: "failed",
     Event.RELEASED: "released",
     Event.REFUSED: "refused",
+    Event.INTERRUPTED: "interrupted",
 }
 TERMINAL = {Event.COMPLETED, Event.FAILED}
 

@@ -16,7 +16,7 @@ from dramatiq.middleware.threading import Interrupt
 from dramatiq.worker import Worker
 
 from jobs_service import attempt, descriptors, events, lifecycle, logs
-from jobs_service.attempt import Running
+from jobs_service.attempt import Cancelled, Running
 from jobs_service.batch import Batch
 from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, due_ms_of, message_of
 from jobs_service.database import Database
@@ -352,7 +352,7 @@ class LifecycleSync(Middleware):
             raise ValueError(f"the message names {message.actor_name!r}, its job is of type {claim.type!r}")
         running.begin_effect = lambda: self._begin_effect(running)
         running.limit_seconds = actor.options.get("time_limit", math.inf) / 1000
-        message.options[ISOLATED_OPTION] = claim.crashes > 0
+        message.options[ISOLATED_OPTION] = running.is_suspect
         # The row counts attempts and says how many there may be; Retries reads both from the message.
         message.options["retries"] = claim.attempts - 1
         message.options["max_retries"] = claim.max_attempts - 1
@@ -382,8 +382,12 @@ class LifecycleSync(Middleware):
     def _settle_somehow(self, running: Running, exception: BaseException | None, retry_seconds: float | None) -> None:
         """Write the verdict, or if that is what cannot be written, that it cannot. Else the process has to end.
 
-        A row must not stay with a living worker that has forgotten it: no sweep would ever take it back.
+        A row must not stay with a living worker that has forgotten it: no sweep would ever take it back. One that was
+        interrupted because its lease was gone has no verdict.
         """
+        if isinstance(exception, Cancelled):
+            events.emit(Event.INTERRUPTED, **_facts(running), seconds=round(running.seconds, 4))
+            return
         try:
             self._settle(running, decide(running, exception, retry_seconds=retry_seconds))
         except SchemaUnavailable:

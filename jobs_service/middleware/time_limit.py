@@ -1,13 +1,13 @@
 """Dramatiq's `TimeLimit`, without the moment in which its exception hits something other than the actor."""
 
-import ctypes
-import threading
 from time import monotonic
 from typing import Any
 
 from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import TimeLimit, TimeLimitExceeded
 from dramatiq.middleware.threading import raise_thread_exception
+
+from jobs_service.attempt import withdraw_exception
 
 #: Set on the message of an attempt that has a process to itself.
 ISOLATED_OPTION = "isolated"
@@ -47,10 +47,10 @@ class StrictTimeLimit(TimeLimit):
         # Behind the lock, the exception has either been raised in this thread or never will be.
         try:
             super().after_process_message(broker, message, result=result, exception=exception)
-            _clear_pending_exception()
+            withdraw_exception()
         except TimeLimitExceeded:
             # The actor had just ended: its own outcome counts.
-            _clear_pending_exception()
+            withdraw_exception()
 
     after_skip_message = after_process_message
 
@@ -62,8 +62,3 @@ def _interrupt_overdue(manager: Any) -> None:  # noqa: ANN401 - upstream's manag
             if deadline and now >= deadline:
                 manager.deadlines[thread_id] = None
                 raise_thread_exception(thread_id, TimeLimitExceeded)
-
-
-def _clear_pending_exception() -> None:
-    """Withdraw an exception that was set for this thread and not yet raised (PyThreadState_SetAsyncExc with NULL)."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), None)

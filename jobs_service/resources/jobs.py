@@ -93,7 +93,7 @@ class JobCancellation:
         self.follow_up = FollowUp()
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
-        """End the job: at once if it waits; if it runs, its attempt has lost its lease."""
+        """End the job: at once if it waits; if it runs, its attempt has lost its lease and is interrupted soon."""
         id_, unheard = parse_id(job_id), Unheard()
         moved = self.follow_up.call(lambda: self._cancel(id_, unheard), unheard)
         if moved is None:
@@ -101,9 +101,11 @@ class JobCancellation:
         resp.data = _answer(moved, Status.CANCELLED)
 
     def _cancel(self, job_id: UUID, unheard: Unheard) -> Moved | None:
-        if moved := lifecycle.cancel(self.database, job_id, unheard=unheard):
-            events.emit(Event.CANCELLED, **moved.facts)
-        return moved
+        if cancelled := lifecycle.cancel(self.database, job_id, unheard=unheard):
+            if cancelled.on_ambiguous:
+                events.emit(Event.AMBIGUOUS, **cancelled.facts, policy=str(cancelled.on_ambiguous))
+            events.emit(Event.CANCELLED, **cancelled.facts)
+        return cancelled
 
 
 class JobRetry:

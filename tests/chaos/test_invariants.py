@@ -118,7 +118,7 @@ def test_a_dead_letter_is_on_the_list_once(quiet):
 
 def test_a_message_without_a_waiting_job_is_found(quiet):
     with quiet.redis() as client:
-        client.zadd("jobs:queue:default", {"a message": 1})
+        client.zadd("jobs:queue:{default}", {"a message": 1})
 
     assert seen(quiet, "messages of finished jobs")
 

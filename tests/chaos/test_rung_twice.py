@@ -13,12 +13,12 @@ def ring(stack, job_id, *, priority=5, message_id=None):
     # Another member of the sorted set, so that it is not the same message once more.
     changed = message.copy(message_id=message_id or message.message_id)
     with stack.redis() as client:
-        client.zadd("jobs:queue:default", {changed.encode(): 0})
+        client.zadd("jobs:queue:{default}", {changed.encode(): 0})
 
 
 def is_silent(stack):
     with stack.redis() as client:
-        return client.zcard("jobs:queue:default") == 0
+        return client.zcard("jobs:queue:{default}") == 0
 
 
 def test_a_job_runs_once_however_often_it_is_rung_for(stack):

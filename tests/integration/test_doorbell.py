@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from dramatiq.broker import MessageProxy
+from eventually import eventually
 
 from jobs_service.broker import message_for
 from jobs_service.errors import NameTaken
@@ -168,7 +169,145 @@ def test_a_message_is_handed_out_as_of_the_queue_it_was_popped_from(broker, bell
     assert "default" == proxy.queue_name
 
 
-def _patient(client):
+MAIL, CSV = "EMAIL_SEND", "csv-generation"
+
+
+@pytest.fixture
+def limited(broker):
+    """A bell with four threads, of which a mail may take two."""
+    broker.learn([MAIL, CSV])
+    broker.limits.set(MAIL, 2)
+    bell = broker.consume("default", prefetch=4, timeout=600_000)
+    bell.client = type(bell.client)(connection_pool=_patient(bell.client, 600))
+    yield bell
+    bell.close()
+
+
+def line_up(broker, *types, priority=5):
+    """Ring for jobs that came in this order. Return their ids."""
+    messages = [message_for(new_id(), job_type, "default", priority) for job_type in types]
+    broker.ring("default", [(message, 1_000 + place) for place, message in enumerate(messages)])
+    return [message.message_id for message in messages]
+
+
+def pop(bell, count):
+    """Pop what is there; a wait for more would last longer than the test has patience."""
+    return [next(bell) for _ in range(count)]
+
+
+def ids(messages):
+    return [message.message_id for message in messages]
+
+
+def test_what_stands_behind_a_type_at_its_limit_is_popped(broker, limited):
+    line = line_up(broker, MAIL, MAIL, MAIL, MAIL, CSV, CSV)
+
+    assert [line[0], line[1], line[4], line[5]] == ids(pop(limited, 4))
+    assert 2 == broker.waiting("default")
+
+
+def test_the_next_of_a_type_is_popped_in_the_place_of_one_that_is_done(broker, limited):
+    line = line_up(broker, MAIL, MAIL, MAIL, CSV)
+    first, *_ = pop(limited, 3)
+
+    limited.ack(first)
+
+    assert [line[2]] == ids(pop(limited, 1))
+
+
+def test_lines_of_several_types_are_one_line_while_nobody_is_free(broker, limited):
+    """By priority, then by date, whichever the type is."""
+    before = pop_all(broker, limited, line_up(broker, CSV, CSV, CSV, CSV))
+    line = line_up(broker, MAIL, CSV, MAIL, CSV) + line_up(broker, CSV, MAIL, priority=9)
+
+    popped = []
+    for message in before:
+        limited.ack(message)
+        popped += pop(limited, 1)
+
+    assert [line[4], line[5], line[0], line[1]] == ids(popped)
+
+
+def next_message(bell):
+    """Return the next message, and not that there was none."""
+    return next(bell) or next(bell)
+
+
+def pop_all(broker, bell, line):
+    messages = pop(bell, len(line))
+    assert line == ids(messages)
+    assert 0 == broker.waiting("default")
+    return messages
+
+
+@pytest.mark.parametrize("is_there_before", [True, False])
+def test_a_wait_that_leaves_out_a_type_ends_when_that_has_room_again(broker, limited, is_there_before):
+    """The next of the type may be in line already, or come later."""
+    mails = pop_all(broker, limited, line_up(broker, MAIL, MAIL))
+    line = line_up(broker, MAIL) if is_there_before else []
+    got = []
+    thread = threading.Thread(target=lambda: got.append(next_message(limited)), daemon=True)
+    thread.start()
+    eventually(lambda: MAIL in limited._left_out, what="a wait without mails")
+
+    limited.ack(mails[0])
+    line = line or line_up(broker, MAIL)
+
+    assert line == eventually(lambda: ids(got), what="the mail")
+
+
+def test_what_comes_by_the_common_line_keeps_to_the_limits(broker, limited):
+    """A message from elsewhere: it waits in its type's own line then, at its place."""
+    messages = [message_for(new_id(), MAIL, "default", 5) for _ in range(3)]
+    broker.client.zadd(broker.key("default"), {message.encode(): place for place, message in enumerate(messages)})
+
+    first, _, none = pop(limited, 3)
+
+    assert none is None
+    assert 0 == broker.client.zcard(broker.key("default"))
+    limited.ack(first)
+    assert [messages[2].message_id] == ids(pop(limited, 1))
+
+
+def test_a_spelling_of_a_type_counts_as_the_type(broker, limited):
+    line_up(broker, "email-send", "Email_Send", "EMAIL_SEND", CSV)
+
+    assert 3 == sum(message is not None for message in pop(limited, 3))
+    assert 1 == broker.waiting("default")
+
+
+def test_messages_of_a_type_that_nobody_here_knows_are_popped_too(broker, limited):
+    """Whoever gets one says so, and in time the job becomes a dead letter."""
+    line = line_up(broker, "of-tomorrow", MAIL)
+
+    assert set(line) == set(ids(pop(limited, 2)))
+
+
+def test_a_job_costs_one_round_trip_while_no_type_is_at_its_limit(broker, limited):
+    types = [CSV, "canary"]
+    broker.learn(types)
+    line = line_up(broker, *[CSV] * 40)
+    before = calls(broker)
+
+    done = 0
+    in_hand = pop(limited, 4)
+    while done < 36:
+        limited.ack(in_hand.pop(0))
+        in_hand += pop(limited, 1)
+        done += 1
+
+    assert 0 == broker.waiting("default"), line
+    # One more to begin with: whether several lines have something is looked at first.
+    assert calls(broker) - before <= 40
+
+
+def calls(broker):
+    """Return how often messages were asked for."""
+    stats = broker.client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "bzmpop"))
+
+
+def _patient(client, seconds=20):
     pool = client.connection_pool
-    pool.connection_kwargs["socket_timeout"] = 20
+    pool.connection_kwargs["socket_timeout"] = seconds
     return pool

@@ -19,6 +19,12 @@ def client(settings):
     return falcon.testing.TestClient(create_app(settings))
 
 
+@pytest.fixture
+def broker(broker):
+    broker.learn(["csv-generation", "EMAIL_SEND"])
+    return broker
+
+
 def post(client, body, **options):
     return client.simulate_post("/jobs", json=body, **options)
 
@@ -339,3 +345,13 @@ def test_the_model_has_a_field_for_every_column_that_is_shown(database):
     }
 
     assert set(Job._meta.fields) <= columns
+
+
+def test_a_full_window_of_one_type_has_room_for_another(settings, broker):
+    narrow = falcon.testing.TestClient(create_app(dataclasses.replace(settings, queue_window=10)))
+    for _ in range(15):
+        post(narrow, CSV)
+
+    post(narrow, {"type": "EMAIL_SEND", "payload": {"to": "ann@example.com", "subject": "s", "body": "b"}})
+
+    assert 1 == broker.client.zcard(broker.line("default", "EMAIL_SEND"))

@@ -184,8 +184,13 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
         def cancel(self, job_id):
             model = self.models[job_id]
             possible = model.status in {Status.PENDING, Status.PROCESSING}
-            assert possible == (lifecycle.cancel(database, job_id) is not None)
+            cancelled = lifecycle.cancel(database, job_id)
+            assert possible == (cancelled is not None)
             if possible:
+                in_doubt = model.current is not None and model.effect_begun
+                assert cancelled.on_ambiguous == (model.on_ambiguous if in_doubt else None)
+            if possible:
+                model.failures += model.current is not None and model.effect_begun
                 model.lost |= {model.current.token} if model.current else set()
                 model.status, model.reason = Status.CANCELLED, DeadReason.CANCELLED_BY_OPERATOR
 

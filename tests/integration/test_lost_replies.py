@@ -181,6 +181,12 @@ def waiting(world):
     return world.submit()
 
 
+def with_its_effect_begun(world):
+    claim = claim_one(world.near, world.submit(), world.worker_id)
+    lifecycle.begin_effect(world.near, claim)
+    return claim.job_id
+
+
 def dead(world):
     job_id = world.submit()
     lifecycle.cancel(world.near, job_id)
@@ -226,6 +232,13 @@ CASES = {
         lambda world, job_id: world.post(f"/jobs/{job_id}/cancel"),
         [Event.CANCELLED],
         ("cancelled", 0, 0, 0),
+        is_a_request=True,
+    ),
+    "cancel, after the effect had begun": Case(
+        with_its_effect_begun,
+        lambda world, job_id: world.post(f"/jobs/{job_id}/cancel"),
+        [Event.AMBIGUOUS, Event.CANCELLED],
+        ("cancelled", 1, 0, 1),
         is_a_request=True,
     ),
     "redrive": Case(

@@ -66,6 +66,7 @@ def test_a_message_that_was_lost_is_published_again_when_its_time_comes(relay, b
 def test_a_foreign_value_at_one_queues_key_holds_up_no_other(relay, broker, submit):
     broker.declare_queue("another")
     broker.client.set(broker.key("another"), "what is this")
+    submit(queue="another")
     submit()
 
     with pytest.raises(BrokerUnavailable):
@@ -413,6 +414,7 @@ def test_a_queue_that_is_filled_as_fast_as_it_is_drained_holds_up_no_other(relay
 
 
 def test_what_is_older_than_the_last_in_line_has_room_in_a_full_window(relay, broker, submit, database):
+    broker.learn(["csv-generation"])
     broker.window = 2
     early = submit()
     claim_one(database, early, uuid4())
@@ -503,3 +505,28 @@ def test_a_queue_that_a_worker_serves_is_left_alone(database, strays, submit, wo
 
     assert {"moved": 0, "buried": 0} == strays.run_once(Turn())
     assert "served" == row(job_id, "queue")
+
+
+def test_each_type_has_a_window_of_its_own(relay, broker, submit):
+    """What stands behind a long line of another type is sent at once."""
+    broker.window = 2
+    broker.learn(["csv-generation", "EMAIL_SEND"])
+    for _ in range(4):
+        submit(type="EMAIL_SEND")
+    assert {"published": 2} == relay.run_once(Turn())
+    submit()
+
+    assert {"published": 1} == relay.run_once(Turn())
+
+    assert 1 == broker.client.zcard(broker.line("default", "csv-generation"))
+
+
+def test_types_that_nobody_here_knows_share_a_window(relay, broker, submit):
+    broker.window = 2
+    for job_type in ("of-tomorrow", "of-yesterday", "of-today"):
+        for _ in range(3):
+            submit(type=job_type)
+
+    assert {"published": 2} == relay.run_once(Turn())
+    assert {"published": 0} == relay.run_once(Turn())
+    assert 2 == broker.client.zcard(broker.key("default"))

@@ -210,24 +210,36 @@ def number_as_id(place):
 
 
 def test_the_relay(watch, database, broker):
-    dead_letters = DeadLetterList(broker.client, broker.keys)
-    dead_letters.set_epoch()
-    broker.window = 700
-    relay = Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
+    """A long line and, behind it, a short one that is to be found at once."""
+    relay = full_relay(database, broker)
+    [(mails,)] = database.rows(
+        "SELECT count(*) FROM jobs WHERE type = 'EMAIL_SEND' AND status = 'pending' AND run_at <= now()"
+    )
+    assert 0 < mails < 20
+    watch.clear()
 
-    assert {"published": 700} == relay.run_once(Turn())
+    assert {"published": 700 + mails} == relay.run_once(Turn())
 
     # A batch of each of ten priorities, and what is published already, at most a window of each: here less than 2,000.
     assert_small(watch, rows=10 * 500 + 2_000, pages=12_000)
     assert {"published": 0} == relay.run_once(Turn())
+    assert_small(watch, rows=10 * 500 + 2_000, pages=12_000)
+    assert len(relay._lines()) == 2
+    relay._due(("default", "EMAIL_SEND"))
+    assert_small(watch)
+
+
+def full_relay(database, broker):
+    dead_letters = DeadLetterList(broker.client, broker.keys)
+    dead_letters.set_epoch()
+    broker.window = 700
+    broker.learn(["csv-generation", "EMAIL_SEND"])
+    return Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
 
 
 def test_the_relay_with_a_full_window(watch, database, broker):
     """It looks for what is older than the last in line, which is a window of rows and not the backlog."""
-    dead_letters = DeadLetterList(broker.client, broker.keys)
-    dead_letters.set_epoch()
-    broker.window = 700
-    relay = Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
+    relay = full_relay(database, broker)
     relay.run_once(Turn())
     watch.clear()
 

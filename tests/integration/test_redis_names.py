@@ -308,7 +308,7 @@ def test_check_says_of_redis_that_it_may_be_used_or_why_not_in_one_line(service,
 
     client.set(Keys().queue("default"), "x")
     [said] = service.run("check").stderr.splitlines()
-    assert "the key jobs:queue:default holds a string of another program" in said
+    assert "the key jobs:queue:{default} holds a string of another program" in said
 
     service.environ["REDIS_URL"] = f"redis://127.0.0.1:{free_port()}"
     [said] = service.run("check").stderr.splitlines()

@@ -86,6 +86,19 @@ def wait_for_file(payload: dict[str, Any], attempt: Attempt) -> int:
     return attempt.number
 
 
+@job("test-one-at-a-time", payload=dict[str, Any], max_running=1)
+def one_at_a_time(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+    """Take so many seconds, in short pieces."""
+    until = time.monotonic() + payload["seconds"]
+    while time.monotonic() < until:
+        time.sleep(0.02)
+
+
+@job("test-elsewhere", payload=dict[str, Any], queue="elsewhere")
+def elsewhere(payload: dict[str, Any], attempt: Attempt) -> None:
+    """Do nothing, on a queue of its own."""
+
+
 @job("test-die", payload=dict[str, Any])
 def die(payload: dict[str, Any], attempt: Attempt) -> None:
     """End its own process, or ask for more than there is. `kill` is what the kernel's out-of-memory killer does."""

@@ -27,6 +27,7 @@ RANKS = [
         "keys",
         "jsonb",
         "dsn",
+        "limits",
     },
     {
         "logs",
