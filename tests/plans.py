@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import psycopg2.extensions
 
-from jobs_service import database as database_module
+from jobs_service.sessions import Connection
 
 _PLANNED = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|\()", re.IGNORECASE)
 _TRANSACTION = {
@@ -59,11 +59,9 @@ class Watch:
                 return super().execute(sql, parameters)
 
         monkeypatch.setattr(
-            database_module._Connection,
+            Connection,
             "cursor",
-            lambda connection, *args: super(database_module._Connection, connection).cursor(
-                *args, cursor_factory=Cursor
-            ),
+            lambda connection, *args: super(Connection, connection).cursor(*args, cursor_factory=Cursor),
             raising=False,
         )
 

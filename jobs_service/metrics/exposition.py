@@ -19,12 +19,15 @@ from jobs_service import budget, logs
 from jobs_service.broker import JobBroker
 from jobs_service.config import Settings
 from jobs_service.database import Database, open_database
+from jobs_service.logs import get_logger
 from jobs_service.metrics import dramatiq_names, multiprocess, servers
 from jobs_service.metrics.collector import Truth
 from jobs_service.metrics.objectives import Objectives
 from jobs_service.metrics.rows import JobRows
 from jobs_service.orphans import end_with_parent, is_orphan
 from jobs_service.registry import Registry, load
+
+log = get_logger(__name__)
 
 #: Seconds to wait for PostgreSQL at a scrape: to connect, and for one statement.
 CONNECT_SECONDS = 1
@@ -100,7 +103,11 @@ def serve() -> int:
     settings = Settings.from_env(os.environ)
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     registry = build_registry(settings, load(settings.actor_modules))
-    start_http_server(settings.worker_metrics_port, settings.metrics_host, registry)
+    try:
+        start_http_server(settings.worker_metrics_port, settings.metrics_host, registry)
+    except OSError as error:
+        log.error("Metrics not served: see to METRICS_HOST and WORKER_METRICS_PORT", error=str(error))  # noqa: TRY400
+        return 1
     threading.Event().wait()
     return 0
 

@@ -1,9 +1,10 @@
 """What the commands say of servers and settings that an operator has to mend: one line, and no traceback."""
 
 import os
+import socket
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import falcon.testing
@@ -211,6 +212,14 @@ def test_a_folder_for_metrics_that_cannot_be_made_is_named(run, tmp_path, comman
 
     assert (1, True) == (done.returncode, "PROMETHEUS_MULTIPROC_DIR cannot be used" in done.stderr)
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_named(service):
+    with closing(socket.create_server((HOST, 0))) as other:
+        worker = service.start_worker(WORKER_METRICS_PORT=str(other.getsockname()[1]))
+        eventually(lambda: "see to METRICS_HOST and WORKER_METRICS_PORT" in service.log(worker), what="a line")
+
+    assert "Traceback" not in service.log(worker)
 
 
 def test_api_and_worker_say_what_they_wait_for_and_go_on_when_it_is_there(service, postgres, valkey):

@@ -116,6 +116,9 @@ def due(database, limit):
 
 def test_submissions(watch, database):
     jobs = [new_job(priority=5, max_attempts=3) for _ in range(8)]
+    database.row("SELECT 1")
+    # Without what a first connection asks.
+    watch.clear()
 
     lifecycle.submit(database, jobs)
     lifecycle.publish_soon(database, jobs[0].id)

@@ -48,9 +48,9 @@ def test_a_verdict_waits_for_a_table_that_comes_back(sync, running, signals, dat
     database.rows("ALTER TABLE jobs RENAME TO jobs_elsewhere")
     answer, asked = sync.database.rows, threading.Event()
 
-    def rows(*statement):
+    def rows(*statement, **options):
         try:
-            return answer(*statement)
+            return answer(*statement, **options)
         finally:
             asked.set()
 
