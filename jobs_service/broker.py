@@ -222,7 +222,15 @@ class JobBroker(RedisBroker):
     def line(self, queue_name: str, job_type: str) -> str:
         """Return the key of a type's own line in a queue, or the common one if the type is not known here."""
         name = self.name_of(job_type)
-        return self.key(queue_name) if name is None else f"{self.key(queue_name)}:{name}"
+        return self.key(queue_name) if name is None else self._beside(queue_name, name)
+
+    def handed(self, queue_name: str) -> str:
+        """Return a key for what is handed to one consumer alone."""
+        return self._beside(queue_name, f"handed:{uuid4()}")
+
+    def _beside(self, queue_name: str, name: str) -> str:
+        """Return a key in the slot of the queue's common line: a cluster takes no command on several slots."""
+        return f"{{{self.key(queue_name)}}}:{name}"
 
     def lines(self, queue_name: str) -> list[str]:
         return [self.key(queue_name), *(self.line(queue_name, job_type) for job_type in self.job_types)]
@@ -258,7 +266,7 @@ class Doorbell(Consumer):
         self._hand_over = broker.client.register_script(_HAND_OVER)
         #: The lines of the types, and one for what is handed to this consumer alone.
         self._lines = {job_type: broker.line(queue_name, job_type) for job_type in broker.job_types}
-        self._handed = f"{broker.key(queue_name)}:handed:{uuid4()}"
+        self._handed = broker.handed(queue_name)
         #: The types that the current wait in Redis leaves out, because they are at their limits.
         self._left_out: frozenset[str] = frozenset()
         #: While every thread was busy, messages may have come in several lines.

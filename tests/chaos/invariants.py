@@ -120,7 +120,7 @@ def _leftovers_wrong(stack, rows):
 def _queues_wrong(stack):
     def empty():
         with stack.redis() as client:
-            left = {key.decode(): client.zcard(key) for key in client.scan_iter("dramatiq:*")}
+            left = {key.decode(): client.zcard(key) for key in client.scan_iter("*dramatiq:*")}
         assert not any(left.values()), f"messages of finished jobs lie in Redis: {left}"
         return True
 

@@ -28,7 +28,7 @@ def test_a_backlog_waits_in_postgresql_and_the_urgent_go_first(stack, own_valkey
         lengths, memory = [], []
 
         def urgent_are_done():
-            lengths.append(client.zcard("dramatiq:default:test-effect"))
+            lengths.append(client.zcard("{dramatiq:default}:test-effect"))
             memory.append(client.info("memory")["used_memory"])
             return not stack.sql(f"SELECT FROM jobs WHERE {URGENT} LIMIT 1")
 
@@ -38,7 +38,7 @@ def test_a_backlog_waits_in_postgresql_and_the_urgent_go_first(stack, own_valkey
         # Half a kilobyte for each message of the windows, and what the connections need.
         assert max(memory) - before < 4_000_000
         assert_urgent_went_first(stack)
-        client.delete("dramatiq:default:test-effect")
+        client.delete("{dramatiq:default}:test-effect")
     # The point is made.
     stack.sql("DELETE FROM jobs WHERE status = 'pending' RETURNING 1")
 

@@ -62,7 +62,7 @@ def test_dates_are_judged_by_the_clock_of_postgresql(stack, seconds):
     assert [seconds] == [pytest.approx(offset, abs=60) for offset in offsets]
     assert [(2,)] == stack.sql("SELECT count(*) FROM jobs")
     with stack.redis() as client:
-        assert 0 == client.zcard("dramatiq:default:test-effect"), "a message before its job is due leads to nothing"
+        assert 0 == client.zcard("{dramatiq:default}:test-effect"), "a message before its job is due leads to nothing"
     assert stack.job(dated)["publish_at"] == stack.job(dated)["run_at"]
     # The point is made: half an hour is too long for a test.
     stack.sql("UPDATE jobs SET run_at = now(), publish_at = now(), expires_at = NULL RETURNING 1")
@@ -85,7 +85,7 @@ def test_jobs_of_two_apis_wait_in_the_order_of_their_acceptance(stack, tmp_path)
 
     by_acceptance = stack.sql("SELECT id::text FROM jobs ORDER BY run_at")
     with stack.redis() as client:
-        line = client.zrange("dramatiq:default:test-effect", 0, -1, withscores=True)
+        line = client.zrange("{dramatiq:default}:test-effect", 0, -1, withscores=True)
     places = [place for _, place in line]
     assert 8 == len(places)
     assert len(set(places)) > 1

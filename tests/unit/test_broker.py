@@ -5,6 +5,7 @@ from uuid import UUID
 
 import dramatiq
 import pytest
+from redis.crc import key_slot
 
 from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, message_for, score
 from jobs_service.ids import new_id
@@ -66,6 +67,23 @@ def test_a_declared_queue_has_no_queue_for_delayed_messages(broker):
 
     assert {"default"} == broker.get_declared_queues()
     assert set() == broker.get_declared_delay_queues()
+
+
+def test_the_keys_of_a_queue_are_in_one_slot_of_a_cluster(broker):
+    broker.learn(["EMAIL_SEND", "csv-generation"])
+
+    keys = [*broker.lines("default"), broker.handed("default")]
+
+    assert 4 == len(set(keys))
+    assert 1 == len({key_slot(key.encode()) for key in keys})
+
+
+def test_a_type_has_one_line_in_whatever_spelling_and_unknown_ones_share_one(broker):
+    broker.learn(["EMAIL_SEND", "csv-generation"])
+
+    assert broker.line("default", "EMAIL_SEND") == broker.line("default", "email-send")
+    assert broker.line("default", "EMAIL_SEND") != broker.line("other", "EMAIL_SEND")
+    assert broker.key("default") == broker.line("default", "of-tomorrow") == broker.line("default", "of-yesterday")
 
 
 class _NoRedis:
