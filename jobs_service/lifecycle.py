@@ -512,9 +512,9 @@ def snooze(database: Database, claim: Claim, message: str | None, *, delay_secon
 #: by their own dates.
 MAX_SERVERS_AWAY = 100
 
-# The wait is never more than half of what is left, so that there is an attempt near the end as well. A job that was not
-# tried, since its server is known to be away, waits about as long as the server has been away: it is brought forward
-# when the server is back. The server's row is written in the same transaction, its pauses grow with the time away.
+# The wait is never more than half of what is left, so that there is an attempt near the end as well. It is no shorter
+# than the time its server has been away: the job is brought forward when that is back, and whoever asked in vain stands
+# behind the others. The server's row is written in the same transaction; pauses between probes grow with the time away.
 _DEFER = """
 WITH held AS (
   SELECT id, COALESCE(expires_at, COALESCE(deferred_since, now()) + %(limit)s * interval '1 second') AS ends_at
@@ -527,8 +527,7 @@ WITH held AS (
   WHERE NOT %(tried)s OR EXISTS (SELECT FROM known) OR (SELECT count(*) FROM servers) < %(max_servers)s
 ), dated AS (
   SELECT id, ends_at, now() + LEAST(
-    CASE WHEN %(tried)s THEN %(delay)s
-         ELSE GREATEST(%(delay)s, LEAST((SELECT seconds FROM known), %(max_delay)s)) END,
+    GREATEST(%(delay)s, LEAST(COALESCE((SELECT seconds FROM known), 0), %(max_delay)s)),
     GREATEST(%(least_delay)s, extract(epoch FROM ends_at - now())::float8 / 2)
   ) * interval '1 second' AS next_at
   FROM held
