@@ -240,7 +240,7 @@ def delayed_alone(database, claim):
 
 
 @pytest.mark.parametrize("outcome", [ended_well, failed_otherwise, rejected, delayed_alone])
-def test_a_server_that_answered_its_prober_is_back(database, away, recovery, worker_id, told, outcome):
+def test_a_server_that_answered_its_prober_is_back(database, away, recovery, worker_id, outcome):
     away(2)
     the_probe_is_due(database)
     recovery.run_once(Turn())
@@ -251,6 +251,17 @@ def test_a_server_that_answered_its_prober_is_back(database, away, recovery, wor
 
     assert [] == database.rows("SELECT name FROM servers")
     assert 1 == len(due(database))
+
+
+def test_a_server_that_goes_away_and_comes_back_is_told_of_once(database, away, recovery, worker_id, told):
+    away()
+    for _ in range(2):
+        the_probe_is_due(database)
+        recovery.run_once(Turn())
+    complete_one(database, claim_one(database, probers(database)[0], worker_id), "1")
+    for _ in range(3):
+        recovery.run_once(Turn())
+
     assert [(Event.BREAKER_OPENED, MAIL), (Event.BREAKER_CLOSED, MAIL)] == told
 
 
@@ -423,7 +434,7 @@ def test_a_leader_that_leads_no_more_changes_nothing(database, away, recovery):
     assert [(MAIL, None)] == database.rows("SELECT name, prober FROM servers")
 
 
-def test_what_is_away_and_who_waits_for_it_is_measured(database, away, submit):
+def test_what_is_away_and_who_waits_for_it_is_measured(database, away):
     away(2, server=MAIL)
     away(1, server=STORE)
     database.rows("DELETE FROM servers WHERE name = %s", (STORE,))

@@ -41,9 +41,9 @@ def inherited(monkeypatch, environ, tmp_path):
         monkeypatch.setenv(name, value)
 
 
-def suspect(job_type, payload=None, **known):
+def suspect(job_type, payload=None, *, away=(), **known):
     text = msgspec.json.encode(payload or {}).decode()
-    claim = Claim(new_id(), uuid4(), uuid4(), job_type, "default", text, 2, 3, 1, 0.0, 0.0)
+    claim = Claim(new_id(), uuid4(), uuid4(), job_type, "default", text, 2, 3, 1, 0.0, 0.0, away=away)
     return Running(claim, **known)
 
 
