@@ -496,7 +496,7 @@ def release_worker(
 _SNOOZE = """
 UPDATE jobs
 SET status = 'pending', attempts = attempts - 1, error = %(message)s, lease_token = NULL, started_at = NULL,
-    transition_token = %(transition)s,
+    transition_token = %(transition)s, waits_for = NULL,
     run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
     updated_at = timezone('utc', now())
 WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
@@ -598,8 +598,14 @@ def defer(
     return Deferred(*rows[0][1:]) if rows else None
 
 
-# Who waited goes before what was posted meanwhile. `returned_at` says since when it could run.
-_FORWARD = "run_at = LEAST(deferred_since, now()), returned_at = now(), publish_at = now()"
+# To the place in line of when it was first deferred, and so before what was posted meanwhile; but not before the head
+# of the line, since it is measured how long that has been able to run. `returned_at` says since when this one is.
+_FORWARD = """
+run_at = LEAST(now(), COALESCE((
+  SELECT GREATEST(jobs.deferred_since, line.run_at) FROM jobs AS line
+  WHERE line.queue = jobs.queue AND line.status = 'pending' AND line.priority = jobs.priority AND line.run_at <= now()
+  ORDER BY line.run_at LIMIT 1
+), now())), returned_at = now(), publish_at = now()"""
 
 _PROBE = f"""
 WITH next AS (
@@ -692,6 +698,7 @@ SET status = CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
     dead_reason = reason, finished_at = CASE WHEN reason IS NOT NULL THEN now() END,
     error = %(message)s, crashes = crashes + 1, attempts = attempts - CASE WHEN %(counted)s THEN 0 ELSE 1 END,
     lease_token = NULL, worker_id = NULL, transition_token = %(transition)s,
+    waits_for = CASE WHEN %(counted)s THEN NULL ELSE waits_for END,
     run_at = <run_at>, publish_at = now() + %(delay)s * interval '1 second', returned_at = now(),
     history = history || jsonb_build_array(jsonb_build_object(
       'attempt', attempts, 'worker_id', lost.worker_id, 'started_at', started_at,

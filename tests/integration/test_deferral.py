@@ -375,13 +375,47 @@ def test_a_failure_while_they_come_forward_stops_the_rest(database, away, recove
 
 def test_who_waited_goes_before_what_was_posted_meanwhile(database, away, submit, recovery):
     [job_id] = away()
-    submit()
+    younger = submit()
     database.rows("DELETE FROM servers")
 
     recovery.run_once(Turn())
 
-    assert job_id == database.rows("SELECT id FROM jobs WHERE run_at <= now() ORDER BY run_at LIMIT 1")[0][0]
-    assert [(True,)] == database.rows("SELECT returned_at = publish_at FROM jobs WHERE id = %s", (job_id,))
+    assert [job_id, younger] == [
+        found for (found,) in database.rows("SELECT id FROM jobs WHERE run_at <= now() ORDER BY run_at, id")
+    ]
+
+
+def test_who_comes_forward_is_not_taken_for_one_who_has_stood_in_line_all_the_time(database, away, submit, recovery):
+    """How long the first in line has been able to run is measured, and alerted."""
+    away()
+    database.rows("UPDATE jobs SET deferred_since = now() - interval '2 days'")
+    database.rows("DELETE FROM servers")
+    submit()
+
+    recovery.run_once(Turn())
+
+    assert 2 == len(database.rows("SELECT id FROM jobs WHERE run_at <= now()"))
+    assert [] == database.rows("SELECT id FROM jobs WHERE run_at < now() - interval '1 day'")
+
+
+def until_its_own_date(database, claim):
+    return lifecycle.snooze(database, claim, "not now", delay_seconds=600)
+
+
+def until_the_end_of_its_backoff(database, claim):
+    return lifecycle.crash(database, claim, "SIGKILL", delay_seconds=600)
+
+
+@pytest.mark.parametrize("waits", [until_its_own_date, until_the_end_of_its_backoff])
+def test_a_job_that_waits_for_something_else_by_now_does_not_come_forward(database, away, recovery, worker_id, waits):
+    [job_id] = away()
+    database.rows("DELETE FROM servers")
+    recovery.run_once(Turn())
+
+    assert waits(database, claim_one(database, job_id, worker_id))
+    recovery.run_once(Turn())
+
+    assert [(True,)] == database.rows("SELECT run_at > now() FROM jobs")
 
 
 def test_one_server_does_not_hold_up_the_jobs_of_another(database, away, recovery, worker_id):
