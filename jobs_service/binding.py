@@ -12,7 +12,15 @@ from jobs_service import attempt, descriptors, isolation, jsonb
 from jobs_service.attempt import Cancelled, Running
 from jobs_service.broker import JobBroker
 from jobs_service.config import Settings, numbers_by_name
-from jobs_service.errors import InvalidRequest, JobsError, NotThisProcess, OutcomeUnknown, Rejected, Snoozed
+from jobs_service.errors import (
+    InvalidRequest,
+    JobsError,
+    NotThisProcess,
+    OutcomeUnknown,
+    Rejected,
+    Snoozed,
+    Unavailable,
+)
 from jobs_service.failures import ProcessBroken
 from jobs_service.limits import default_limit
 from jobs_service.mailer import Mailer
@@ -64,6 +72,8 @@ def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callabl
             return isolation.run(running) if running.is_suspect else call(job_type, running, outputs, mailer)
 
         try:
+            if running.claim.waits_for:
+                attempt.ask(running.claim.waits_for)
             running.result = attempt.interruptible(running, run)
         except Exception as error:
             _blame_the_process(error, has_begun=not running.is_suspect)
@@ -102,6 +112,7 @@ def call(job_type: JobType, running: Running, outputs: OutputStore, mailer: Mail
         outputs,
         mailer,
         begin_effect=begin_effect,
+        ask=attempt.ask,
         is_cancelled=lambda: running.is_cancelled,
     )
     try:
@@ -138,7 +149,7 @@ def _options(job_type: JobType, settings: Settings) -> dict[str, Any]:
         "time_limit": _milliseconds(job_type.time_limit_seconds or settings.time_limit_seconds),
         # No further attempt can succeed where the code or the payload says no; one that is put off is none of Retries',
         # nor is one whose job is cancelled.
-        "throws": (Rejected, InvalidRequest, Snoozed, Cancelled),
+        "throws": (Rejected, InvalidRequest, Snoozed, Unavailable, Cancelled),
         "is_canary": job_type.is_canary,
     }
 

@@ -37,6 +37,9 @@ class Attempt:
     #: Whether the job was cancelled meanwhile. Its code is interrupted then, but not where it waits outside of Python,
     #: nor in threads of its own.
     is_cancelled: Callable[[], bool] = lambda: False
+    #: To be called, with a server's name, before it is asked for something. Raises `Unavailable` at once while the
+    #: server is known to be away: the job then comes back when it is not.
+    ask: Callable[[str], None] = lambda server: None  # noqa: ARG005 - the name that callers may use
 
 
 #: Typed payload and attempt in, a small JSON value (the job's `result`) out.

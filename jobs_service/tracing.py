@@ -35,6 +35,7 @@ _ENDINGS = {
     Event.RETRIED,
     Event.FAILED,
     Event.SNOOZED,
+    Event.DEFERRED,
     Event.RELEASED,
     Event.REFUSED,
     Event.INTERRUPTED,

@@ -76,6 +76,7 @@ def build_truth(settings: Settings, registry: Registry) -> Truth:
             "postgresql": lambda: servers.postgresql(database),
             "workers": rows.workers,
             "jobs": rows.jobs,
+            "breakers": rows.breakers,
             # Switched off, the last ones would grow old for ever.
             **({"canaries": rows.canaries} if settings.canary_seconds else {}),
             "overdue": rows.overdue,

@@ -23,7 +23,7 @@ SQL = {
         f"status = 'completed' AND history_omitted = 0 AND {_COUNTED} <> attempts - 1"
     ),
     "a dead letter has failed at every attempt that counts": (
-        "dead_reason IN ('attempts_exhausted', 'rejected', 'poison', 'ambiguous')"
+        "dead_reason IN ('attempts_exhausted', 'rejected', 'poison', 'ambiguous', 'unavailable')"
         f" AND history_omitted = 0 AND {_COUNTED} <> attempts"
     ),
     "the history counts up": (
