@@ -58,9 +58,10 @@ _STATEMENT = """
 SELECT COALESCE(sum(total_exec_time) * 1000 / NULLIF(sum(rows), 0), 0)::float8
 FROM pg_stat_statements JOIN pg_database ON pg_database.oid = dbid WHERE datname = %s AND query LIKE %s"""
 
-_DONE = {"job_ids": [uuid4()], "leases": [uuid4()], "transitions": [uuid4()], "results": ["null"]}
+_DONE = {"job_ids": [uuid4()], "leases": [uuid4()], "transitions": [uuid4()], "results": ["null"], "keep_text": [False]}
 _ANY_DUE = {
     "queue": "default",
+    "type": "csv-generation",
     "priorities": list(range(10)),
     "untils": [math.inf] * 10,
     "far": 40,

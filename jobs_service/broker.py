@@ -58,9 +58,6 @@ _PRIORITY_STEP = 10**13
 #: Seconds for which what is handed to a consumer lies in Redis, if that consumer is gone.
 HANDED_SECONDS = 30
 
-#: What is handed to a consumer where there is no message: it only wakes it.
-WAKE = b""
-
 # Pops the messages that come first in all lines together. ARGV: how many in all, then how many of each line at most.
 _POP_FIRST = """
 local popped, heads, rooms = {}, {}, {}
@@ -82,12 +79,12 @@ for _ = 1, tonumber(ARGV[1]) do
 end
 return popped"""
 
-# Hands the first message of a line (KEYS[1]) to one consumer (KEYS[2]), or else the token that wakes it (ARGV[1]).
+# Hands the first message of a line (KEYS[1]) to one consumer (KEYS[2]); without one, the name of its key wakes it.
 _HAND_OVER = """
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if first[1] then redis.call('ZREM', KEYS[1], first[1]) end
-redis.call('ZADD', KEYS[2], first[2] or 0, first[1] or ARGV[1])
-redis.call('EXPIRE', KEYS[2], ARGV[2])"""
+redis.call('ZADD', KEYS[2], first[2] or 0, first[1] or KEYS[2])
+redis.call('EXPIRE', KEYS[2], ARGV[1])"""
 
 
 class JobBroker(RedisBroker):
@@ -383,7 +380,7 @@ class Doorbell(Consumer):
         return {self._handed: count, self.broker.key(self.queue_name): count, **rooms}
 
     def _take(self, popped: Iterable[tuple[bytes, float]]) -> bool:
-        messages = [(member, float(place)) for member, place in popped if member != WAKE]
+        messages = [(member, float(place)) for member, place in popped if member != self._handed.encode()]
         self.popped.extend(messages)
         if messages:
             failpoint("worker.after_pop")
@@ -395,7 +392,7 @@ class Doorbell(Consumer):
         Should that fail, the wait ends by itself.
         """
         try:
-            self._hand_over(keys=[self._lines[job_type], self._handed], args=[WAKE, HANDED_SECONDS])
+            self._hand_over(keys=[self._lines[job_type], self._handed], args=[HANDED_SECONDS])
         except redis.RedisError as error:
             log.debug("Consumer not woken", queue=self.queue_name, error=str(error))
 

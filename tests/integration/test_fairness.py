@@ -128,7 +128,7 @@ def test_a_limited_type_goes_on_by_itself(service, slow, threads):
 
 def test_a_busy_queue_starves_no_other_and_each_keeps_its_priorities(service, settings, database):
     write(settings, 2_000, type="test-one-at-a-time", payload='{"seconds": 0.1}')
-    service.start_worker(WORKER_THREADS="2", MAX_RUNNING="test-one-at-a-time=2")
+    service.start_worker(WORKER_THREADS="2", MAX_RUNNING="test-one-at-a-time=2", ACTOR_MODULES="trying,elsewhere")
     eventually(lambda: done(database, "default") > 10, what="a busy queue")
 
     write(settings, 5, type="test-elsewhere", queue="elsewhere", priorities=[1, 1, 9, 1, 5])

@@ -105,11 +105,6 @@ def one_at_a_time(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: A
         time.sleep(0.02)
 
 
-@job("test-elsewhere", payload=dict[str, Any], queue="elsewhere")
-def elsewhere(payload: dict[str, Any], attempt: Attempt) -> None:
-    """Do nothing, on a queue of its own."""
-
-
 @job("test-die", payload=dict[str, Any])
 def die(payload: dict[str, Any], attempt: Attempt) -> None:
     """End its own process, or ask for more than there is. `kill` is what the kernel's out-of-memory killer does."""
