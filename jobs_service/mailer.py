@@ -15,7 +15,15 @@ from jobs_service.addresses import problem_with
 from jobs_service.config import Settings
 from jobs_service.descriptors import lacked
 from jobs_service.errors import JobsError, OutcomeUnknown, Rejected, SettingsError, Unavailable
-from jobs_service.smtp import AnswerLost, Conversation, Deadline, MailInterrupted, ReplyToMail, default_ehlo_name
+from jobs_service.smtp import (
+    AnswerLost,
+    Conversation,
+    Deadline,
+    MailInterrupted,
+    ReplyToMail,
+    default_ehlo_name,
+    name_of,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +120,7 @@ class SmtpMailer:
         self._tls_context = None if tls == "none" else tls_context or ssl.create_default_context()
         self._ehlo_name = ehlo_name or default_ehlo_name(self._sender.domain)
         self._timeout_seconds = timeout_seconds
-        self._server = f"smtp://{host}:{port}"
+        self._server = name_of(host, port)
         self._ask = ask
 
     @classmethod

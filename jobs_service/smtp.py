@@ -235,6 +235,11 @@ def _connected(address: tuple[str, int], timeout_seconds: float, deadline: Deadl
     return connected
 
 
+def name_of(host: str, port: int) -> str:
+    """Return how jobs, logs and metrics call a mail server."""
+    return f"smtp://{host}:{port}"
+
+
 def default_ehlo_name(mail_domain: str) -> str:
     """Return what to say in EHLO where no setting says it: this host's name if it is one, or the sender's domain.
 

@@ -354,7 +354,9 @@ DEAD_OLDEST = _computed(
     "jobs_dead_oldest_timestamp_seconds", "queue_name", "When the oldest dead letter failed; absent when there is none."
 )
 BREAKER_OPEN = _computed(
-    "jobs_breaker_open", "breaker", "1 while a server, whose name this is, is known to be away; absent when it is not."
+    "jobs_breaker_open",
+    "breaker",
+    "1 while a server, whose name this is, is known to be away. Always there for the mail server.",
 )
 BREAKER_WAITING = _computed(
     "jobs_breaker_waiting", "breaker", "Jobs that wait for a server: to be back, or for their turn when it is."

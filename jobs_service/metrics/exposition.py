@@ -26,6 +26,7 @@ from jobs_service.metrics.objectives import Objectives
 from jobs_service.metrics.rows import JobRows
 from jobs_service.orphans import end_with_parent, is_orphan
 from jobs_service.registry import Registry, load
+from jobs_service.smtp import name_of
 
 log = get_logger(__name__)
 
@@ -66,7 +67,12 @@ def build_registry(settings: Settings, registry: Registry) -> CollectorRegistry:
 def build_truth(settings: Settings, registry: Registry) -> Truth:
     """Return the collector of what is true now, with connections of its own."""
     database = _database(settings)
-    rows = JobRows(database, queues=registry.queues, lease_seconds=settings.lease_seconds)
+    rows = JobRows(
+        database,
+        queues=registry.queues,
+        lease_seconds=settings.lease_seconds,
+        servers=[name_of(settings.mail_host, settings.mail_port)],
+    )
     broker = JobBroker.from_settings(settings)
     broker.learn(job_type.name for job_type in registry)
     return Truth(

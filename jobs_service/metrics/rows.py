@@ -95,8 +95,12 @@ WHERE heartbeat_at BETWEEN now() - %(lease)s * interval '1 second' AND now() + %
 class JobRows:
     """Looks at the rows. Each look raises `DatabaseUnavailable`, or what psycopg2 raises of a missing table."""
 
-    def __init__(self, database: Database, *, queues: Iterable[str], lease_seconds: float) -> None:
+    def __init__(
+        self, database: Database, *, queues: Iterable[str], lease_seconds: float, servers: Iterable[str] = ()
+    ) -> None:
+        """`servers` are those that are known by name before they are away."""
         self.database = database
+        self.servers = frozenset(servers)
         self.queues = sorted(queues)
         self.lease_seconds = lease_seconds
 
@@ -124,9 +128,10 @@ class JobRows:
 
     def breakers(self) -> Iterator[Any]:
         is_open, waiting = definitions.BREAKER_OPEN.family(), definitions.BREAKER_WAITING.family()
-        for name, is_away, jobs in self.database.rows(_BREAKERS):
-            if is_away:
-                is_open.add_metric([name], 1)
+        found = {name: (is_away, jobs) for name, is_away, jobs in self.database.rows(_BREAKERS)}
+        for name in sorted(self.servers | found.keys()):
+            is_away, jobs = found.get(name, (False, 0))
+            is_open.add_metric([name], is_away)
             waiting.add_metric([name], jobs)
         yield from (is_open, waiting)
 

@@ -472,13 +472,16 @@ def test_what_is_away_and_who_waits_for_it_is_measured(database, away):
     away(2, server=MAIL)
     away(1, server=STORE)
     database.rows("DELETE FROM servers WHERE name = %s", (STORE,))
-    rows = JobRows(database, queues=["default"], lease_seconds=15)
+    rows = JobRows(database, queues=["default"], lease_seconds=15, servers=["smtp://well"])
 
     samples = {(s.name, s.labels["breaker"]): s.value for family in rows.breakers() for s in family.samples}
     states = {s.labels["state"]: s.value for family in rows.jobs() for s in family.samples if "state" in s.labels}
 
     assert {
         ("jobs_breaker_open", MAIL): 1,
+        ("jobs_breaker_open", STORE): 0,
+        ("jobs_breaker_open", "smtp://well"): 0,
+        ("jobs_breaker_waiting", "smtp://well"): 0,
         ("jobs_breaker_waiting", MAIL): 2,
         ("jobs_breaker_waiting", STORE): 1,
     } == samples
