@@ -217,14 +217,28 @@ def log_of_success(walker: Walk) -> None:
 
 @check("a job that cannot succeed is retried and then failed, with 3 attempts")
 def exhaust(walker: Walk) -> None:
-    walker.stack.compose("stop", "mailhog")
+    folder = ROOT / "output"
+    mode = folder.stat().st_mode
+    folder.chmod(0o555)
     try:
-        payload = {"to": "test@example.com", "subject": "never", "body": "arrives"}
-        walker.dead_id = walker.post({"type": "EMAIL_SEND", "payload": payload})
+        payload = {"name": "Alice", "score": 95}
+        walker.dead_id = walker.post({"type": "csv-generation", "payload": payload, "max_attempts": 3})
         job = walker.ended(walker.dead_id, "failed", seconds=120)
     finally:
-        walker.stack.compose("start", "mailhog")
+        folder.chmod(mode)
     expect(3, job["attempts"])
+
+
+@check("a mail waits for a mail server that is away, and is sent when it is back")
+def mail_server_away(walker: Walk) -> None:
+    walker.stack.compose("stop", "mailhog")
+    try:
+        payload = {"to": "test@example.com", "subject": "later", "body": "arrives"}
+        job_id = walker.post({"type": "EMAIL_SEND", "payload": payload})
+        eventually(lambda: walker.job(job_id)["waits_for"], seconds=60)
+    finally:
+        walker.stack.compose("start", "mailhog")
+    expect(1, walker.ended(job_id, "completed", seconds=120)["attempts"])
 
 
 @check("the worker's log has Job retried and Job failed with its id")
