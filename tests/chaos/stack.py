@@ -36,6 +36,8 @@ LOAD = (
     ("test-effect", {"rejected": True}, {}),
 )
 
+UNLIMITED = ("test-effect", "test-wait-for-file", "test-hang", "test-hold-the-lock", "test-leak", "test-die")
+
 #: In the environment of every process of a stack, whoever its parent is by now.
 MARK = "CHAOS_STACK"
 
@@ -59,6 +61,8 @@ class Stack:
             "EFFECTS_FILE": str(self.effects_file),
             "FAILPOINTS_DIR": str(folder),
             "API_THREADS": "8",
+            # A fault is to meet a job on every thread, whatever its type.
+            "MAX_RUNNING": ",".join(f"{job_type}=64" for job_type in UNLIMITED),
         }
         #: The test's own servers: they are there until everything has been looked at.
         self.servers = ExitStack()
