@@ -70,7 +70,7 @@ _ANY_DUE = {
 
 #: What is explained, with its parameters, on the full table.
 _HOT = {
-    "submit": (lifecycle._SUBMIT, {name: [] for name in lifecycle.NewJob.__slots__}),  # noqa: SLF001
+    "submit": (lifecycle._SUBMIT, {name: [] for name in (*lifecycle.NewJob.__slots__, "keep_text")}),  # noqa: SLF001
     "claim": (lifecycle._CLAIM, {"job_ids": [uuid4()], "worker_ids": [uuid4()], "tokens": [uuid4()]}),  # noqa: SLF001
     "complete": (lifecycle._COMPLETE, _DONE),  # noqa: SLF001
     "relay": (relay._DUE, _ANY_DUE),  # noqa: SLF001
