@@ -122,6 +122,12 @@ def held() -> dict[UUID, UUID]:
         return {running.claim.token: running.claim.job_id for running in _interruptible.values()}
 
 
+def leave_alone() -> None:
+    """Interrupt no attempt any more: this process ends, and gives its leases back itself."""
+    with _lock:
+        _interruptible.clear()
+
+
 def cancel(leases: Collection[UUID]) -> None:
     """Interrupt the attempts that had these leases, each once.
 

@@ -296,6 +296,8 @@ class LifecycleSync(Middleware):
 
     def _give_back(self, until: float, hung: Collection[UUID] = ()) -> None:
         """Release what runs; what has begun its effect gets a verdict. No error keeps the others from theirs."""
+        # A lease that is gone because its release lost its reply is not one that a person took away.
+        attempt.leave_alone()
         try:
             kept = self._until_the_database_answers("release", lambda: self._release_running(hung), until=until)
         except Exception as error:  # noqa: BLE001 - the process has to end, and others wait for their verdicts
