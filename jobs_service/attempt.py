@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from threading import local
 
 from jobs_service import logs, tracing
+from jobs_service.errors import KnownUnavailable, server_name
 from jobs_service.lifecycle import Claim
 from jobs_service.origin import Origin
 
@@ -54,6 +55,12 @@ def current() -> Running:
     if _thread.running is None:
         raise LookupError("no attempt is running in this thread")
     return _thread.running
+
+
+def ask(server: str) -> None:
+    """Tell whether this thread's attempt may ask a server. Raises `KnownUnavailable` while it is known to be away."""
+    if server_name(server) in current().claim.away:
+        raise KnownUnavailable(f"{server_name(server)} is away", server=server)
 
 
 def end() -> Running | None:

@@ -13,7 +13,15 @@ from jobs_service import attempt, descriptors, isolation
 from jobs_service.attempt import Running
 from jobs_service.broker import JobBroker
 from jobs_service.config import Settings
-from jobs_service.errors import InvalidRequest, JobsError, NotThisProcess, OutcomeUnknown, Rejected, Snoozed
+from jobs_service.errors import (
+    InvalidRequest,
+    JobsError,
+    NotThisProcess,
+    OutcomeUnknown,
+    Rejected,
+    Snoozed,
+    Unavailable,
+)
 from jobs_service.failures import ProcessBroken
 from jobs_service.mailer import Mailer
 from jobs_service.registry import Attempt, JobType, Registry
@@ -50,6 +58,8 @@ def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callabl
         # It was with a lost worker, and may have been what killed it: it is not to have neighbours again.
         is_suspect = running.claim.crashes > 0
         try:
+            if running.claim.waits_for:
+                attempt.ask(running.claim.waits_for)
             running.result = isolation.run(running) if is_suspect else call(job_type, running, outputs, mailer)
         except Exception as error:
             _blame_the_process(error, has_begun=not is_suspect)
@@ -82,7 +92,7 @@ def call(job_type: JobType, running: Running, outputs: OutputStore, mailer: Mail
             raise NotThisProcess("a forked process cannot begin the effect of its parent's attempt")
         running.begin_effect()
 
-    known = Attempt(claim.job_id, claim.attempts, outputs, mailer, begin_effect=begin_effect)
+    known = Attempt(claim.job_id, claim.attempts, outputs, mailer, begin_effect=begin_effect, ask=attempt.ask)
     try:
         result = job_type.function(payload, known)
     finally:
@@ -111,7 +121,7 @@ def _options(job_type: JobType, settings: Settings) -> dict[str, Any]:
         "max_backoff": _milliseconds(settings.retry_backoff_max_seconds),
         "time_limit": _milliseconds(job_type.time_limit_seconds or settings.time_limit_seconds),
         # No further attempt can succeed where the code or the payload says no; one that is put off is none of Retries'.
-        "throws": (Rejected, InvalidRequest, Snoozed),
+        "throws": (Rejected, InvalidRequest, Snoozed, Unavailable),
         "is_canary": job_type.is_canary,
     }
 

@@ -147,8 +147,6 @@ class Settings:
     mail_from: str = _setting("jobs@example.com", _text)
     mail_ehlo_name: str = _setting("", _ehlo_name)
     mail_timeout_seconds: float = _setting(20.0, _seconds(0.1, 300))
-    mail_breaker_failures: int = _setting(5, _whole(1, 1_000))
-    mail_breaker_seconds: float = _setting(30.0, _seconds(0.1, 3_600))
 
     # Files.
     output_dir: str = _setting("output", _text)
@@ -160,6 +158,11 @@ class Settings:
     max_attempts: int = _setting(3, _whole(1, 100))
     retry_backoff_seconds: float = _setting(2.0, _seconds(0, 86_400))
     retry_backoff_max_seconds: float = _setting(3_600.0, _seconds(0, 604_800))
+    # Attempts that found a server away.
+    defer_seconds: float = _setting(4.0, _seconds(0.01, 3_600))
+    defer_max_seconds: float = _setting(3_600.0, _seconds(0.01, 604_800))
+    defer_limit_seconds: float = _setting(432_000.0, _seconds(0.1, 31_536_000))
+    defer_probe_seconds: float = _setting(300.0, _seconds(0.01, 86_400))
     time_limit_seconds: float = _setting(60.0, _seconds(1, 86_400))
     hang_grace_seconds: float = _setting(10.0, _seconds(0.5, 600))
 
@@ -232,6 +235,10 @@ class Settings:
             (
                 self.retry_backoff_seconds <= self.retry_backoff_max_seconds,
                 "RETRY_BACKOFF_SECONDS must not exceed RETRY_BACKOFF_MAX_SECONDS",
+            ),
+            (
+                self.defer_seconds <= self.defer_max_seconds,
+                "DEFER_SECONDS must not exceed DEFER_MAX_SECONDS",
             ),
             (
                 bool(self.mail_username) == bool(self.mail_password),

@@ -1,5 +1,6 @@
 """The error tree. `resources/problems.py` translates what a client may see into problem+json."""
 
+import re
 from collections.abc import Sequence
 
 
@@ -65,6 +66,34 @@ class Snoozed(JobsError):
     def __init__(self, reason: str, *, delay_seconds: float) -> None:
         super().__init__(reason)
         self.delay_seconds = delay_seconds
+
+
+class Unavailable(JobsError):
+    """A job's code found that a server it needs is away, or does not take this job yet.
+
+    The attempt does not count. The job is tried again by time, for as long as it may wait. `server` names who is away
+    for all jobs: they wait for it together, and one at a time finds out whether it is back. Without a name only this
+    job waits. `retry_after_seconds` is how long the server itself asks to wait.
+    """
+
+    def __init__(self, reason: str, *, server: str | None = None, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.server = None if server is None else server_name(server)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class KnownUnavailable(Unavailable):
+    """The server is known to be away, and this attempt has not asked it."""
+
+
+def server_name(text: str) -> str:
+    """Return a server's name as rows, logs and metrics have it: one short line, without user and password."""
+    visible = "".join(character if character.isprintable() else "?" for character in text)
+    return re.sub(r"^([a-z0-9+.-]*://)?[^/?#]*@", r"\1", visible, flags=re.IGNORECASE)[:MAX_SERVER_NAME]
+
+
+#: Characters of a server's name that are kept.
+MAX_SERVER_NAME = 200
 
 
 class OutcomeUnknown(JobsError):

@@ -17,6 +17,7 @@ class Event(StrEnum):
     FAILED = "Job failed"
     RELEASED = "Job released"
     SNOOZED = "Job snoozed"
+    DEFERRED = "Job deferred"
     RESCUED = "Job rescued"
     REFUSED = "Late verdict refused"
     AMBIGUOUS = "Outcome unknown"

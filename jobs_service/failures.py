@@ -3,7 +3,7 @@
 import traceback
 from dataclasses import replace
 
-from jobs_service.errors import InvalidRequest, JobsError, OutcomeUnknown, Rejected
+from jobs_service.errors import InvalidRequest, JobsError, OutcomeUnknown, Rejected, Unavailable
 from jobs_service.lifecycle import Failure
 
 #: Bounds of what a failed attempt leaves on the row, in characters.
@@ -46,10 +46,17 @@ def failure_of(exception: BaseException, seconds: float, *, is_ambiguous: bool =
     return Failure(
         error=type(exception).__name__,
         message=storable(_text(exception) or type(exception).__name__, MESSAGE_KEPT),
-        traceback=storable("".join(traceback.format_exception(exception, limit=-10)), TRACEBACK_KEPT),
+        traceback=_trace(exception),
         seconds=seconds,
         is_ambiguous=is_ambiguous,
     )
+
+
+def _trace(exception: BaseException) -> str:
+    """Return the end of the traceback. Where a server is away it tells nothing, and the history may hold many."""
+    if isinstance(exception, Unavailable):
+        return ""
+    return storable("".join(traceback.format_exception(exception, limit=-10)), TRACEBACK_KEPT)
 
 
 def storable(text: str, kept: int) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -12,7 +11,15 @@ from jobs_service import attempt, events, logs
 from jobs_service.attempt import Running
 from jobs_service.binding import call
 from jobs_service.config import Settings
-from jobs_service.errors import InvalidRequest, LeaseLost, OutcomeUnknown, Rejected, Snoozed
+from jobs_service.errors import (
+    InvalidRequest,
+    KnownUnavailable,
+    LeaseLost,
+    OutcomeUnknown,
+    Rejected,
+    Snoozed,
+    Unavailable,
+)
 from jobs_service.failures import MESSAGE_KEPT, failure_of, storable
 from jobs_service.isolation import GO, Told
 from jobs_service.lifecycle import Claim
@@ -38,6 +45,13 @@ def _outcome(settings: Settings, claim: int, telling: IO[bytes]) -> Told:
         return Told("completed", result=_run(settings, claim, telling))
     except Snoozed as error:
         return Told("snoozed", message=storable(str(error), MESSAGE_KEPT), delay_seconds=error.delay_seconds)
+    except Unavailable as error:
+        return Told(
+            "known_unavailable" if isinstance(error, KnownUnavailable) else "unavailable",
+            message=storable(str(error), MESSAGE_KEPT),
+            server=error.server,
+            retry_after_seconds=error.retry_after_seconds,
+        )
     except LeaseLost as error:
         return Told("lease_lost", message=str(error))
     except BaseException as error:  # noqa: BLE001 - whatever the job's code raised is its outcome
@@ -54,8 +68,7 @@ def _run(settings: Settings, file: int, telling: IO[bytes]) -> str:
     running = attempt.begin(claim)
     running.begin_effect = lambda: _ask(running, telling)
     outputs = LocalOutputs(Path(settings.output_dir))
-    # It lives for one mail: if the server does not take that one, the job is put off, as it would be in the worker.
-    mailer = SmtpMailer.from_settings(replace(settings, mail_breaker_failures=1))
+    mailer = SmtpMailer.from_settings(settings, ask=attempt.ask)
     _tell(telling, Told("ready"))
     return call(job_type_of(claim.type), running, outputs, mailer)
 

@@ -22,7 +22,7 @@ import msgspec
 from dramatiq.middleware import TimeLimitExceeded
 
 from jobs_service.attempt import Running
-from jobs_service.errors import LeaseLost, Snoozed
+from jobs_service.errors import KnownUnavailable, LeaseLost, Snoozed, Unavailable
 from jobs_service.failures import (
     IsolatedDoubt,
     IsolatedFailure,
@@ -56,7 +56,10 @@ STANDS_FOR: dict[str, type[IsolatedFailure]] = {
 
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line from the attempt's process: ready, effect, completed, snoozed, lease_lost, or a kind of `STANDS_FOR`."""
+    """A line from the attempt's process.
+
+    Its kind: ready, effect, completed, snoozed, unavailable, known_unavailable, lease_lost, or one of `STANDS_FOR`.
+    """
 
     kind: str
     #: The result, as JSON text.
@@ -64,6 +67,8 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     failure: Failure | None = None
     message: str = ""
     delay_seconds: float = 0
+    server: str | None = None
+    retry_after_seconds: float | None = None
 
 
 def run(running: Running) -> str:
@@ -167,6 +172,10 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def _raise(answer: Told) -> NoReturn:
     if answer.kind == "snoozed":
         raise Snoozed(answer.message, delay_seconds=answer.delay_seconds)
+    if answer.kind == "unavailable":
+        raise Unavailable(answer.message, server=answer.server, retry_after_seconds=answer.retry_after_seconds)
+    if answer.kind == "known_unavailable":
+        raise KnownUnavailable(answer.message, server=answer.server)
     if answer.failure is None:
         raise LeaseLost(answer.message)
     raise STANDS_FOR[answer.kind](answer.failure)

@@ -18,6 +18,7 @@ from uuid import UUID, uuid4, uuid5
 import msgspec
 
 from jobs_service.database import Database, Row
+from jobs_service.deferral import Deferral
 from jobs_service.errors import DatabaseUnavailable
 from jobs_service.origin import Origin
 
@@ -41,6 +42,7 @@ TRANSITIONS: Mapping[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
     "bury": ((Status.PROCESSING,), (Status.FAILED,)),
     "release": ((Status.PROCESSING,), (Status.PENDING,)),
     "snooze": ((Status.PROCESSING,), (Status.PENDING,)),
+    "defer": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
     "rescue": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
     "crash": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
     "abandon": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
@@ -62,6 +64,8 @@ class DeadReason(StrEnum):
     UNDECODABLE = "undecodable"
     POISON = "poison"
     EXPIRED = "expired"
+    #: What it needs was away, or did not take it, for as long as it might wait.
+    UNAVAILABLE = "unavailable"
     UNKNOWN_TYPE = "unknown_type"
     AMBIGUOUS = "ambiguous"
     #: The one that goes with status cancelled; the others go with failed.
@@ -150,6 +154,11 @@ class Claim:
     on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
     request_id: str | None = None
     traceparent: str | None = None
+    #: How many times in a row it was deferred, and the server for which it has waited.
+    deferrals: int = 0
+    waits_for: str | None = None
+    #: The servers that are known to be away, and that this attempt is not to ask.
+    away: Sequence[str] = ()
 
     @property
     def origin(self) -> Origin:
@@ -199,6 +208,23 @@ class Moved:
     def facts(self) -> dict[str, Any]:
         """What events say about it."""
         return {"job_id": str(self.job_id), "type": self.type, "queue": self.queue, "attempt": self.attempts}
+
+
+@dataclass(frozen=True, slots=True)
+class Expired(Moved):
+    """A job that was not begun in time: not at all, or not again after it was deferred."""
+
+    dead_reason: DeadReason
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """What became of a job that was deferred."""
+
+    #: It may wait no longer, and is a dead letter.
+    is_over: bool
+    #: Until its next attempt, unless its server is back before that.
+    delay_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,9 +317,13 @@ def published(
     return len(noted)
 
 
+# With each claim, so that it costs no statement of its own and is never older than the claim. The table is nearly
+# always empty. A server's prober is the one job that may ask it.
+_AWAY = "ARRAY(SELECT name FROM servers WHERE prober IS DISTINCT FROM jobs.id)"
+
 # A statement that names its jobs by id writes its guard as (status = …) IS TRUE: the same truth, but no condition of a
 # partial index. With statistics from an empty queue PostgreSQL would rather read every waiting row than look up an id.
-_CLAIM = """
+_CLAIM = f"""
 UPDATE jobs
 SET status = 'processing', attempts = attempts + 1, lease_token = ask.token, worker_id = ask.worker_id,
     started_at = now(), effect_at = NULL, updated_at = timezone('utc', now())
@@ -303,13 +333,13 @@ WHERE id = ask.job_id AND (status = 'pending') IS TRUE AND run_at <= now()
 RETURNING id, lease_token, jobs.worker_id, type, queue, payload, attempts, max_attempts, crashes,
           extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
           extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
-          request_id, traceparent"""
+          request_id, traceparent, deferrals, waits_for, {_AWAY}"""
 
-_CLAIMED = """
+_CLAIMED = f"""
 SELECT id, lease_token, worker_id, type, queue, payload, attempts, max_attempts, crashes,
        extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
        extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
-       request_id, traceparent
+       request_id, traceparent, deferrals, waits_for, {_AWAY}
 FROM jobs WHERE id = ANY(%(job_ids)s) AND lease_token = ANY(%(tokens)s)"""
 
 
@@ -346,7 +376,7 @@ def begin_effect(database: Database, claim: Claim) -> bool:
 
 _COMPLETE = """
 UPDATE jobs
-SET status = 'completed', result = done.result::jsonb, error = NULL, lease_token = NULL,
+SET status = 'completed', result = done.result::jsonb, error = NULL, lease_token = NULL, waits_for = NULL,
     transition_token = done.transition, finished_at = now(), updated_at = timezone('utc', now())
 FROM unnest(%(job_ids)s::uuid[], %(leases)s::uuid[], %(transitions)s::uuid[], %(results)s::text[])
   AS done (job_id, lease, transition, result)
@@ -389,6 +419,7 @@ def complete_canary(database: Database, claim: Claim) -> bool:
 _RETRY = """
 UPDATE jobs
 SET status = 'pending', error = %(message)s, lease_token = NULL, transition_token = %(transition)s,
+    waits_for = NULL, deferrals = 0,
     run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
     history = history || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
     updated_at = timezone('utc', now())
@@ -403,7 +434,7 @@ def retry(database: Database, claim: Claim, failure: Failure, *, delay_seconds: 
 
 _BURY = """
 UPDATE jobs
-SET status = 'failed', dead_reason = %(reason)s, error = %(message)s, lease_token = NULL,
+SET status = 'failed', dead_reason = %(reason)s, error = %(message)s, lease_token = NULL, waits_for = NULL,
     transition_token = %(transition)s,
     history = history || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
     finished_at = now(), updated_at = timezone('utc', now())
@@ -465,7 +496,7 @@ def release_worker(
 _SNOOZE = """
 UPDATE jobs
 SET status = 'pending', attempts = attempts - 1, error = %(message)s, lease_token = NULL, started_at = NULL,
-    transition_token = %(transition)s,
+    transition_token = %(transition)s, waits_for = NULL,
     run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
     updated_at = timezone('utc', now())
 WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
@@ -475,6 +506,137 @@ RETURNING id"""
 def snooze(database: Database, claim: Claim, message: str | None, *, delay_seconds: float) -> bool:
     """Put the job off: the attempt does not count, `message` says why. False: the lease is gone."""
     return _settle(database, claim, "snooze", _SNOOZE, {"delay": delay_seconds, "message": message})
+
+
+#: So many servers at most are known to be away. Job code may name any number of them; the jobs of the others come back
+#: by their own dates.
+MAX_SERVERS_AWAY = 100
+
+# The wait is never more than half of what is left, so that there is an attempt near the end as well. It is no shorter
+# than the time its server has been away: the job is brought forward when that is back, and whoever asked in vain stands
+# behind the others. The server's row is written in the same transaction; pauses between probes grow with the time away.
+_DEFER = """
+WITH held AS (
+  SELECT id, COALESCE(expires_at, COALESCE(deferred_since, now()) + %(limit)s * interval '1 second') AS ends_at
+  FROM jobs WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
+  FOR NO KEY UPDATE
+), known AS (
+  SELECT error, extract(epoch FROM now() - away_since)::float8 AS seconds FROM servers WHERE name = %(server)s
+), waited (name) AS (
+  SELECT %(server)s::text
+  WHERE NOT %(tried)s OR EXISTS (SELECT FROM known) OR (SELECT count(*) FROM servers) < %(max_servers)s
+), dated AS (
+  SELECT id, ends_at, now() + LEAST(
+    GREATEST(%(delay)s, LEAST(COALESCE((SELECT seconds FROM known), 0), %(max_delay)s)),
+    GREATEST(%(least_delay)s, extract(epoch FROM ends_at - now())::float8 / 2)
+  ) * interval '1 second' AS next_at
+  FROM held
+), moved AS (
+  UPDATE jobs
+  SET status = CASE WHEN next_at < ends_at THEN 'pending' ELSE 'failed' END,
+      dead_reason = CASE WHEN next_at < ends_at THEN NULL ELSE 'unavailable' END,
+      finished_at = CASE WHEN next_at < ends_at THEN NULL ELSE now() END,
+      error = CASE WHEN %(tried)s THEN %(message)s
+                   ELSE COALESCE(%(message)s || ': ' || (SELECT error FROM known), %(message)s) END,
+      attempts = attempts - 1, lease_token = NULL, transition_token = %(transition)s,
+      run_at = CASE WHEN next_at < ends_at THEN next_at ELSE run_at END, publish_at = next_at,
+      waits_for = (SELECT name FROM waited), deferrals = deferrals + 1,
+      deferred_since = COALESCE(deferred_since, now()),
+      history = CASE WHEN %(tried)s
+        THEN history || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at))
+        ELSE history END,
+      updated_at = timezone('utc', now())
+  FROM dated WHERE jobs.id = dated.id
+  RETURNING jobs.id, dead_reason, run_at
+), noted AS (
+  INSERT INTO servers (name, error, probe_at)
+  SELECT name, %(message)s, now() + %(pause)s * interval '1 second' FROM waited, moved
+  WHERE name IS NOT NULL AND %(tried)s
+  ON CONFLICT (name) DO UPDATE
+  SET error = excluded.error, prober = NULLIF(servers.prober, %(job_id)s),
+      probe_at = CASE WHEN servers.prober = %(job_id)s THEN now() + GREATEST(%(pause)s, LEAST(%(max_pause)s,
+        extract(epoch FROM now() - servers.away_since)::float8 / 4)) * interval '1 second' ELSE servers.probe_at END
+)
+SELECT <deferred> FROM moved"""
+
+_DEFERRED = "id, dead_reason IS NOT NULL, extract(epoch FROM run_at - now())::float8"
+
+
+def defer(
+    database: Database,
+    claim: Claim,
+    failure: Failure,
+    *,
+    deferral: Deferral,
+    server: str | None = None,
+    is_tried: bool = True,
+    retry_after_seconds: float | None = None,
+) -> Deferred | None:
+    """Put the job off for what is away: the attempt does not count, and is in the history if the server was asked.
+
+    It becomes a dead letter where no further attempt could begin before its end: `expires_at`, or the limit of
+    `deferral`. A `server` is noted as away for all jobs. None: the lease is gone.
+    """
+    delay = deferral.delay_seconds(claim.deferrals) if retry_after_seconds is None else retry_after_seconds
+    pause = max(deferral.first_seconds / 4, min(retry_after_seconds or 0.0, deferral.max_seconds))
+    names = _record(claim, failure, is_counted=False) | {
+        "job_id": claim.job_id,
+        "job_ids": [claim.job_id],
+        "lease": claim.token,
+        "transition": _transition(claim.token, "defer"),
+        "server": server,
+        "tried": is_tried,
+        "delay": delay,
+        "least_delay": deferral.first_seconds if retry_after_seconds is None else retry_after_seconds,
+        "max_delay": deferral.max_seconds,
+        "limit": deferral.limit_seconds,
+        "pause": pause,
+        "max_pause": deferral.probe_seconds,
+        "max_servers": MAX_SERVERS_AWAY,
+    }
+    rows = _sent(database, _DEFER.replace("<deferred>", _DEFERRED), _DEFERRED, names)
+    return Deferred(*rows[0][1:]) if rows else None
+
+
+# To the place in line of when it was first deferred, and so before what was posted meanwhile; but not before the head
+# of the line, since it is measured how long that has been able to run. `returned_at` says since when this one is.
+_FORWARD = """
+run_at = LEAST(now(), COALESCE((
+  SELECT GREATEST(jobs.deferred_since, line.run_at) FROM jobs AS line
+  WHERE line.queue = jobs.queue AND line.status = 'pending' AND line.priority = jobs.priority AND line.run_at <= now()
+  ORDER BY line.run_at LIMIT 1
+), now())), returned_at = now(), publish_at = now()"""
+
+_PROBE = f"""
+WITH next AS (
+  SELECT id FROM jobs
+  WHERE status = 'pending' AND waits_for = %(server)s AND id IS DISTINCT FROM %(instead_of)s AND {FENCE}
+  ORDER BY run_at LIMIT 1
+  FOR NO KEY UPDATE SKIP LOCKED
+), brought AS (
+  UPDATE jobs SET {_FORWARD} FROM next WHERE jobs.id = next.id RETURNING jobs.id
+)
+UPDATE servers SET prober = brought.id FROM brought WHERE name = %(server)s RETURNING prober"""
+
+
+def probe(database: Database, server: str, *, instead_of: UUID | None = None, fence: int | None = None) -> bool:
+    """Let the first of the jobs that wait for a server that is away ask it, now. False: none waits."""
+    return database.row(_PROBE, {"server": server, "instead_of": instead_of, "fence": fence}) is not None
+
+
+_BRING_FORWARD = f"""
+WITH next AS (
+  SELECT id FROM jobs
+  WHERE status = 'pending' AND waits_for = %(server)s AND run_at > now() AND {FENCE}
+  ORDER BY run_at LIMIT %(limit)s
+  FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE jobs SET {_FORWARD} FROM next WHERE jobs.id = next.id RETURNING 1"""
+
+
+def bring_forward(database: Database, server: str, *, limit: int, fence: int | None = None) -> int:
+    """Have up to so many of the jobs that wait for a server run now. Return how many there were."""
+    return len(database.rows(_BRING_FORWARD, {"server": server, "limit": limit, "fence": fence}))
 
 
 _MOVED = "jobs.id, type, queue, attempts, request_id, traceparent"
@@ -536,6 +698,7 @@ SET status = CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
     dead_reason = reason, finished_at = CASE WHEN reason IS NOT NULL THEN now() END,
     error = %(message)s, crashes = crashes + 1, attempts = attempts - CASE WHEN %(counted)s THEN 0 ELSE 1 END,
     lease_token = NULL, worker_id = NULL, transition_token = %(transition)s,
+    waits_for = CASE WHEN %(counted)s THEN NULL ELSE waits_for END,
     run_at = <run_at>, publish_at = now() + %(delay)s * interval '1 second', returned_at = now(),
     history = history || jsonb_build_array(jsonb_build_object(
       'attempt', attempts, 'worker_id', lost.worker_id, 'started_at', started_at,
@@ -636,6 +799,8 @@ def _rescued(row: Row) -> Rescued:
     return Rescued(*[*job, Status(status), reason and DeadReason(reason), worker_id, policy and OnAmbiguous(policy)])
 
 
+_EXPIRED = f"{_MOVED}, dead_reason"
+
 _LATE_JOBS = """
 SELECT id FROM jobs WHERE status = 'pending' AND expires_at <= now()
 ORDER BY expires_at LIMIT %s
@@ -648,22 +813,23 @@ WITH late AS (
   ORDER BY id FOR NO KEY UPDATE
 )
 UPDATE jobs
-SET status = 'failed', dead_reason = 'expired', error = 'not begun before expires_at',
+SET status = 'failed', dead_reason = CASE WHEN deferrals > 0 THEN 'unavailable' ELSE 'expired' END,
+    error = CASE WHEN deferrals > 0 THEN error ELSE 'not begun before expires_at' END,
     transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now())
 FROM late WHERE jobs.id = late.id
-RETURNING {_MOVED}"""
+RETURNING {_EXPIRED}"""
 
 
 def expire(
     database: Database, *, limit: int = 500, fence: int | None = None, unheard: Unheard | None = None
-) -> list[Moved]:
-    """Make pending jobs whose `expires_at` has passed dead letters."""
+) -> list[Expired]:
+    """Make pending jobs whose `expires_at` has passed dead letters. One that was deferred keeps what it waits for."""
     unheard = unheard or Unheard()
-    rows = _asked_again(database, unheard, _EXPIRE, _MOVED)
+    rows = _asked_again(database, unheard, _EXPIRE, _EXPIRED)
     if not rows and (late := [job_id for (job_id,) in database.rows(_LATE_JOBS, (limit,))]):
         names = {"job_ids": late, "transition": uuid4(), "fence": fence}
-        rows = _asked(database, unheard, _EXPIRE, _MOVED, names)
-    return [Moved(*row) for row in rows]
+        rows = _asked(database, unheard, _EXPIRE, _EXPIRED, names)
+    return [Expired(*[*job, DeadReason(reason)]) for *job, reason in rows]
 
 
 _CANCEL = f"""
@@ -694,6 +860,7 @@ _REDRIVE = f"""
 UPDATE jobs
 SET status = 'pending', attempts = 0, crashes = 0, dead_reason = NULL, error = NULL, result = NULL,
     worker_id = NULL, started_at = NULL, finished_at = NULL, expires_at = NULL,
+    waits_for = NULL, deferrals = 0, deferred_since = NULL,
     transition_token = %(transition)s, run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
 WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
   AND transition_token IS NOT DISTINCT FROM %(seen)s AND finished_at = %(finished_at)s
@@ -792,7 +959,7 @@ def _sent(database: Database, sql: str, columns: str, names: Mapping[str, Any]) 
     return rows
 
 
-def _record(claim: Claim, failure: Failure) -> dict[str, str]:
+def _record(claim: Claim, failure: Failure, *, is_counted: bool = True) -> dict[str, Any]:
     entry: dict[str, object] = {
         "attempt": claim.attempts,
         "worker_id": claim.worker_id,
@@ -803,4 +970,6 @@ def _record(claim: Claim, failure: Failure) -> dict[str, str]:
     }
     if failure.is_ambiguous:
         entry["ambiguous"] = True
+    if not is_counted:
+        entry["counted"] = False
     return {"message": failure.message, "entry": msgspec.json.encode(entry).decode()}

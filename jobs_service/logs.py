@@ -16,7 +16,7 @@ LEVELS = {
     Event.RESCUED: "warning",
     Event.REFUSED: "warning",
     Event.AMBIGUOUS: "warning",
-    Event.BREAKER_OPENED: "error",
+    Event.BREAKER_OPENED: "warning",
     Event.NOT_PUBLISHED: "warning",
     Event.FAILED: "error",
     Event.QUARANTINED: "error",

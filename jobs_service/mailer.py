@@ -1,29 +1,36 @@
 """Sending mail: the contract, SMTP, and a list in memory."""
 
 import contextlib
-import random
 import re
 import smtplib
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from email.headerregistry import Address
 from email.message import EmailMessage
-from typing import NoReturn, Protocol, Self
+from typing import Protocol, Self
 
 import structlog
 
 from jobs_service.addresses import problem_with
-from jobs_service.breaker import Breaker
 from jobs_service.config import Settings
-from jobs_service.errors import JobsError, OutcomeUnknown, Rejected, SettingsError, Snoozed
-from jobs_service.smtp import AnswerLost, Conversation, Deadline, default_ehlo_name
+from jobs_service.descriptors import lacked
+from jobs_service.errors import JobsError, OutcomeUnknown, Rejected, SettingsError, Unavailable
+from jobs_service.smtp import (
+    AnswerLost,
+    Conversation,
+    Deadline,
+    MailInterrupted,
+    ReplyToMail,
+    default_ehlo_name,
+    name_of,
+)
 
 log = structlog.get_logger(__name__)
 
 #: Refusals of this service, not of the mail: log in first, wrong password, encrypt first. An operator mends them,
 #: so the job is tried again.
 _OPERATOR_CODES = frozenset({530, 534, 535, 538})
-#: What a server says that would say it to every mail: it closes, or fails within (RFC 5321, section 4.2.3).
+#: What is no matter of this mail: the server closes (RFC 5321, section 4.2.3), or wants something of its operator.
 _SERVER_CODES = _OPERATOR_CODES | {421}
 #: How much of a server's reply is kept.
 _REPLY_CHARACTERS = 300
@@ -32,15 +39,11 @@ _SENDER = re.compile(r'(?:(?P<name>[^<>"@]*|"[^<>"]*")\s*<)?(?P<address>[^<>\s]+
 _ADDRESS = re.compile(r"[^\s<>]+@[^\s<>]+")
 
 
-class MailUnavailable(JobsError):
-    """The mail server could not be reached or said "not now". Another attempt may succeed."""
+class MailNotTaken(JobsError):
+    """The mail was not taken, for a reason that may be its own. Another attempt may succeed."""
 
 
-class MailServerDown(MailUnavailable):
-    """It is the server that is unwell, not this mail or its recipients: the next mail would fare no better."""
-
-
-class DeliveryUnknown(MailServerDown, OutcomeUnknown):
+class DeliveryUnknown(OutcomeUnknown):
     """The whole mail was sent, but the server's answer was lost. Another attempt may deliver it twice."""
 
 
@@ -57,8 +60,8 @@ class Mailer(Protocol):
         """Deliver to exactly these addresses, each named once, whatever the message's headers say.
 
         `before_data` is called just before what cannot be taken back. Raises `Rejected` when the server refuses for
-        good, `Snoozed` while it is left alone, `OutcomeUnknown` when nobody can tell whether the mail was taken, and
-        another error when the next attempt may succeed.
+        good, `Unavailable` when it is away or delays the mail, `OutcomeUnknown` when nobody can tell whether the mail
+        was taken, and another error when the next attempt may succeed.
         """
 
 
@@ -83,9 +86,11 @@ class SmtpMailer:
     - Recipients refused for good (5xx) beside others do not: the others get it, and the log has the number of the
       refused. Another attempt would not help them, and would double the others'.
 
-    A server that fails a few times in a row is left alone for a while, and the jobs are put off meanwhile without using
-    an attempt. Nothing else is kept between mails, so threads may share it. Only the look-up of the host's address is
-    outside the deadline: the system's resolver has timeouts of its own.
+    - A server that is away or closes, at any time before the mail itself is sent, is `Unavailable` by its name: to
+      every job. What it delays (4xx) is `Unavailable` without a name: it may take the next mail.
+
+    Nothing is kept between mails, so threads may share it. Only the look-up of the host's address is outside the
+    deadline: the system's resolver has timeouts of its own.
     """
 
     def __init__(
@@ -100,10 +105,11 @@ class SmtpMailer:
         ehlo_name: str = "",
         timeout_seconds: float = 20.0,
         tls_context: ssl.SSLContext | None = None,
-        breaker: Breaker | None = None,
+        ask: Callable[[str], None] = lambda server: None,  # noqa: ARG005 - the name says what it takes
     ) -> None:
         """`tls` is "none", "starttls" or "tls"; by default the server's certificate must be one the system trusts.
 
+        `ask` is called with the server's name before each mail; it raises `Unavailable` while that is known to be away.
         `ehlo_name` is what this host calls itself, by default its own name or the sender's domain.
         Raises `SettingsError`.
         """
@@ -114,10 +120,16 @@ class SmtpMailer:
         self._tls_context = None if tls == "none" else tls_context or ssl.create_default_context()
         self._ehlo_name = ehlo_name or default_ehlo_name(self._sender.domain)
         self._timeout_seconds = timeout_seconds
-        self._breaker = breaker or Breaker("smtp", failures=5, pause_seconds=30.0)
+        self._server = name_of(host, port)
+        self._ask = ask
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        ask: Callable[[str], None] = lambda server: None,  # noqa: ARG005 - as above
+    ) -> Self:
         return cls(
             host=settings.mail_host,
             port=settings.mail_port,
@@ -127,9 +139,7 @@ class SmtpMailer:
             tls=settings.mail_tls,
             ehlo_name=settings.mail_ehlo_name,
             timeout_seconds=settings.mail_timeout_seconds,
-            breaker=Breaker(
-                "smtp", failures=settings.mail_breaker_failures, pause_seconds=settings.mail_breaker_seconds
-            ),
+            ask=ask,
         )
 
     @property
@@ -139,25 +149,7 @@ class SmtpMailer:
     def send(
         self, message: EmailMessage, *, recipients: Sequence[str], before_data: Callable[[], None] = lambda: None
     ) -> None:
-        if wait_seconds := self._breaker.wait_seconds():
-            raise _snoozed(wait_seconds)
-        try:
-            self._send(message, recipients, before_data)
-        except MailServerDown as error:
-            self._server_failed(error)
-        except (MailUnavailable, Rejected):
-            self._breaker.answered()
-            raise
-        else:
-            self._breaker.answered()
-
-    def _server_failed(self, error: MailServerDown) -> NoReturn:
-        pause_seconds = self._breaker.failed()
-        if pause_seconds and not isinstance(error, OutcomeUnknown):
-            raise _snoozed(pause_seconds, error) from None
-        raise error
-
-    def _send(self, message: EmailMessage, recipients: Sequence[str], before_data: Callable[[], None]) -> None:
+        self._ask(self._server)
         content, utf8 = message.as_bytes(), getattr(message.policy, "utf8", False)
         try:
             with self._conversation() as conversation:
@@ -166,7 +158,9 @@ class SmtpMailer:
                     content, self._sender.addr_spec, recipients, utf8=utf8, before_data=before_data
                 )
         except (OSError, UnicodeError) as error:  # smtplib's errors are OSErrors; UnicodeErrors come from host names
-            raise _verdict(error, recipients) from None  # the cause would carry addresses into tracebacks
+            if lacked(error):
+                raise  # this process can open no further file: that says nothing of the server
+            raise _verdict(error, recipients, self._server) from None  # the cause would carry addresses into tracebacks
         if refused:
             log.warning("mail refused for some recipients", refused=refused, recipients=len(recipients))
 
@@ -190,42 +184,49 @@ def _refuse_utf8_beyond_the_server(conversation: Conversation, *, utf8: bool) ->
         raise Rejected("the mail server takes no addresses beyond ASCII (SMTPUTF8)")
 
 
-def _verdict(error: Exception, recipients: Sequence[str]) -> JobsError:
-    """Decide whether the next attempt may succeed, and say what the server said."""
+def _verdict(error: Exception, recipients: Sequence[str], server: str) -> JobsError:
+    """Decide whether and when another attempt may succeed, and say what the server said."""
     match error:
         case smtplib.SMTPRecipientsRefused():
-            return _recipients_refused(error, recipients)
-        case smtplib.SMTPSenderRefused() | smtplib.SMTPDataError():
-            kind = _kind(error.smtp_code)
-            return kind(f"the mail server refused the mail: {_reply(error.smtp_code, error.smtp_error)}")
-        case smtplib.SMTPAuthenticationError():
-            reply = _reply(error.smtp_code, error.smtp_error)
-            return MailServerDown(f"the mail server refused MAIL_USERNAME and MAIL_PASSWORD: {reply}")
+            return _recipients_refused([error.recipients[address] for address in recipients], server)
         case smtplib.SMTPResponseException():
-            kind = MailServerDown if error.smtp_code in _SERVER_CODES else MailUnavailable
-            return kind(f"the mail server answered {_reply(error.smtp_code, error.smtp_error)}")
+            return _replied(error, server)
         case AnswerLost():
             return DeliveryUnknown(f"the mail was sent, but the server's answer was lost: {_printable(str(error))}")
+        case MailInterrupted():
+            return MailNotTaken(f"the mail was not sent to its end: {_printable(str(error))}")
         case _:
-            return MailServerDown(f"the mail server is unavailable: {_printable(str(error))}")
+            return Unavailable(f"the mail server is away: {_printable(str(error))}", server=server)
 
 
-def _recipients_refused(error: smtplib.SMTPRecipientsRefused, recipients: Sequence[str]) -> JobsError:
-    replies = [error.recipients[address] for address in recipients]
-    kind = Rejected if all(_is_final(code) for code, _ in replies) else MailUnavailable
-    return kind(f"the mail server refused all {len(replies)} recipients, the first with: {_reply(*replies[0])}")
+def _recipients_refused(replies: Sequence[tuple[int, bytes]], server: str) -> JobsError:
+    # What may be tried again decides, if there is any.
+    code = min((code for code, _ in replies), key=_is_final)
+    what = f"the mail server refused all {len(replies)} recipients, the first with: {_reply(*replies[0])}"
+    return _refusal(code, what, server)
 
 
-def _kind(code: int) -> type[JobsError]:
+def _replied(error: smtplib.SMTPResponseException, server: str) -> JobsError:
+    code, reply = error.smtp_code, _reply(error.smtp_code, error.smtp_error)
+    match error:
+        case smtplib.SMTPSenderRefused() | smtplib.SMTPDataError():
+            return _refusal(code, f"the mail server refused the mail: {reply}", server)
+        case smtplib.SMTPAuthenticationError():
+            return Unavailable(f"the mail server refused MAIL_USERNAME and MAIL_PASSWORD: {reply}", server=server)
+        case ReplyToMail():
+            # 5xx can only be last words in the middle of the mail, which need not be about it.
+            return _refusal(code, f"the mail server answered {reply}", server, final=MailNotTaken)
+        case _:
+            return Unavailable(f"the mail server answered {reply}", server=server)
+
+
+def _refusal(code: int, what: str, server: str, *, final: type[JobsError] = Rejected) -> JobsError:
+    """Translate a refusal of a mail or its recipients. `final` is what "for good" comes to."""
+    if code in _SERVER_CODES:
+        return Unavailable(what, server=server)
     if _is_final(code):
-        return Rejected
-    return MailServerDown if code in _SERVER_CODES else MailUnavailable
-
-
-def _snoozed(seconds: float, error: Exception | None = None) -> Snoozed:
-    """Spread what waits for the server over a while: it need not come back at once, and not into a crowd."""
-    reason = f"the mail server is left alone for a while{f': {error}' if error else ''}"
-    return Snoozed(reason, delay_seconds=seconds * random.uniform(1.0, 1.5))  # noqa: S311 - not a secret
+        return final(what)
+    return Unavailable(what) if 400 <= code < 500 else MailNotTaken(what)  # noqa: PLR2004 - RFC 5321, 4.2.1
 
 
 def _is_final(code: int) -> bool:

@@ -59,6 +59,8 @@ class Job(Model):
     finished_at = DateTimeField(null=True)
     expires_at = DateTimeField(null=True)
     on_ambiguous = CharField()
+    waits_for = TextField(null=True)
+    deferred_since = DateTimeField(null=True)
     dead_reason = CharField(null=True)
     history = RawJSONField()
     request_id = CharField(null=True)
@@ -88,9 +90,10 @@ _SHOWN = (
     "priority",
     "on_ambiguous",
     "dead_reason",
+    "waits_for",
     "request_id",
 )
-_SHOWN_TIMES = ("run_at", "created_at", "updated_at", "started_at", "finished_at", "expires_at")
+_SHOWN_TIMES = ("run_at", "created_at", "updated_at", "started_at", "finished_at", "expires_at", "deferred_since")
 
 
 def find_job(job_id: UUID) -> Job | None:

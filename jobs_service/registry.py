@@ -34,6 +34,9 @@ class Attempt:
     #: To be called just before what cannot be taken back. Raises `LeaseLost` when the job is somebody else's by now.
     #: From then on an attempt that is killed leaves an unknown outcome, and `on_ambiguous` decides.
     begin_effect: Callable[[], None] = lambda: None
+    #: To be called, with a server's name, before it is asked for something. Raises `Unavailable` at once while the
+    #: server is known to be away: the job then comes back when it is not.
+    ask: Callable[[str], None] = lambda server: None  # noqa: ARG005 - the name that callers may use
 
 
 #: Typed payload and attempt in, a small JSON value (the job's `result`) out.

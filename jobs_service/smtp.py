@@ -28,6 +28,14 @@ class AnswerLost(OSError):
     """The whole mail was sent, but not the server's answer to it received."""
 
 
+class MailInterrupted(OSError):
+    """The connection was lost in the middle of the mail. The server does not have it."""
+
+
+class ReplyToMail(smtplib.SMTPResponseException):
+    """A reply to this mail or one of its recipients, which says nothing of the server's health."""
+
+
 class Deadline:
     """The time left for everything together, to be given to each step as its timeout."""
 
@@ -57,6 +65,7 @@ class Conversation(smtplib.SMTP):
         self._deadline = deadline
         self._tls = tls
         self._handed_over = False
+        self._in_content = False
         self._before_data: Callable[[], None] = lambda: None
         self._answer_to_ehlo = (0, b"")
         super().__init__(host, port, local_hostname=ehlo_name, timeout=deadline.remaining())
@@ -80,6 +89,8 @@ class Conversation(smtplib.SMTP):
         except smtplib.SMTPServerDisconnected as error:
             if self._handed_over:
                 raise AnswerLost(str(error)) from None
+            if self._in_content:
+                raise MailInterrupted(str(error)) from None
             raise
         except smtplib.SMTPResponseException as error:
             if self._handed_over and not _is_refusal(error):
@@ -112,7 +123,7 @@ class Conversation(smtplib.SMTP):
         """Give up the whole mail when a recipient is refused for now: the next attempt is to double nobody's."""
         code, reply = super().rcpt(recip, options)
         if 400 <= code < 500:  # noqa: PLR2004 - RFC 5321's "transient negative completion"
-            raise smtplib.SMTPResponseException(code, reply)
+            raise ReplyToMail(code, reply)
         return code, reply
 
     def data(self, msg: bytes | str) -> tuple[int, bytes]:  # type: ignore[override] # typeshed lets any buffer in
@@ -124,6 +135,8 @@ class Conversation(smtplib.SMTP):
 
     def send(self, s: bytes | str) -> None:  # type: ignore[override] # typeshed lets any buffer in, smtplib sends these
         data = s.encode(self.command_encoding) if isinstance(s, str) else s
+        # The mail is the only thing that ends so; commands are one line.
+        self._in_content = self._in_content or data.endswith(_END_OF_DATA)
         for start in range(0, len(data), _SEND_BYTES):
             self._send_piece(data[start : start + _SEND_BYTES])
         self._handed_over = self._handed_over or data.endswith(_END_OF_DATA)
@@ -145,7 +158,7 @@ class Conversation(smtplib.SMTP):
         with contextlib.suppress(smtplib.SMTPServerDisconnected):
             code, reply = self.getreply()
             if 400 <= code < 600:  # noqa: PLR2004 - RFC 5321, 4.2.1
-                raise smtplib.SMTPResponseException(code, reply)
+                raise (ReplyToMail if self._in_content else smtplib.SMTPResponseException)(code, reply)
 
     def getreply(self) -> tuple[int, bytes]:
         if self.file is None and self.sock is not None:
@@ -207,6 +220,11 @@ def _connected(address: tuple[str, int], timeout_seconds: float, deadline: Deadl
     connected = socket.create_connection(address, timeout_seconds)
     connected.settimeout(deadline.remaining())
     return connected
+
+
+def name_of(host: str, port: int) -> str:
+    """Return how jobs, logs and metrics call a mail server."""
+    return f"smtp://{host}:{port}"
 
 
 def default_ehlo_name(mail_domain: str) -> str:

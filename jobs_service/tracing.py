@@ -30,7 +30,15 @@ OUTCOME = "jobs.outcome"
 ERROR_TYPE = "error.type"
 
 #: The events that say how an attempt ended; their names in small letters are the outcomes.
-_ENDINGS = {Event.COMPLETED, Event.RETRIED, Event.FAILED, Event.SNOOZED, Event.RELEASED, Event.REFUSED}
+_ENDINGS = {
+    Event.COMPLETED,
+    Event.RETRIED,
+    Event.FAILED,
+    Event.SNOOZED,
+    Event.DEFERRED,
+    Event.RELEASED,
+    Event.REFUSED,
+}
 
 
 class _Process:

@@ -9,13 +9,14 @@ from uuid import UUID
 import dramatiq
 from dramatiq.middleware import Middleware, Retries
 
-from jobs_service import events, logs, tracing
+from jobs_service import attempt, events, logs, tracing
 from jobs_service.binding import declare
 from jobs_service.broker import JobBroker, redis_client
 from jobs_service.clock import DatabaseClock
 from jobs_service.config import Settings
 from jobs_service.database import Database, open_database
 from jobs_service.dead_letters import DeadLetterList
+from jobs_service.deferral import Deferral
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Status
 from jobs_service.liveness import Liveness
@@ -27,6 +28,7 @@ from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.leader import Maintenance
 from jobs_service.maintenance.leadership import Leadership
 from jobs_service.maintenance.pruner import Pruner
+from jobs_service.maintenance.recovery import Recovery
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.rescuer import Rescuer
 from jobs_service.maintenance.service import Service
@@ -78,7 +80,7 @@ def boot() -> None:
     outputs = LocalOutputs(Path(settings.output_dir))
     warn_of_long_types(registry, settings)
     broker = build_broker(settings, registry, new_id(), outputs)
-    declare(broker, registry, settings, outputs, SmtpMailer.from_settings(settings))
+    declare(broker, registry, settings, outputs, SmtpMailer.from_settings(settings, ask=attempt.ask))
     dramatiq.set_broker(broker)
 
 
@@ -127,7 +129,12 @@ def _middleware(
 ) -> Iterator[Middleware]:
     """Yield the middleware in order: `before_*` hooks run down the list, `after_*` hooks up it."""
     lifecycle_sync = LifecycleSync(
-        database, broker, dead_letters, worker_id, give_back_seconds=settings.give_back_seconds
+        database,
+        broker,
+        dead_letters,
+        worker_id,
+        give_back_seconds=settings.give_back_seconds,
+        deferral=Deferral.from_settings(settings),
     )
     attempt_metrics = AttemptMetrics(Objectives(settings))
     leadership = Leadership(database, worker_id, lease_seconds=min(LEADERSHIP_SECONDS, settings.lease_seconds))
@@ -187,6 +194,7 @@ def _services(
     )
     yield DeadLetters(database, dead_letters, interval_seconds=min(DEAD_LETTERS_SECONDS, settings.sweep_seconds * 2))
     yield Expirer(database, dead_letters, interval_seconds=settings.sweep_seconds)
+    yield Recovery(database, interval_seconds=settings.relay_seconds)
     yield Strays(database, broker, dead_letters, interval_seconds=STRAYS_SECONDS, liveness=liveness)
     yield Pruner(
         database,

@@ -4,7 +4,7 @@ from jobs_service import events, lifecycle
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
 from jobs_service.events import Event
-from jobs_service.lifecycle import DeadReason, Moved, Unheard
+from jobs_service.lifecycle import DeadReason, Expired, Unheard
 from jobs_service.maintenance.service import Service, Turn
 
 BATCH = 500
@@ -32,8 +32,9 @@ class Expirer(Service):
         turn.again()
         return {"expired": expired}
 
-    def _tell(self, batch: list[Moved]) -> None:
+    def _tell(self, batch: list[Expired]) -> None:
         for job in batch:
             self.dead_letters.push(job.job_id)
             facts = job.facts | job.origin.fields
-            events.emit(Event.FAILED, **facts, error="Expired", reason=DeadReason.EXPIRED)
+            error = "Expired" if job.dead_reason is DeadReason.EXPIRED else "Unavailable"
+            events.emit(Event.FAILED, **facts, error=error, reason=job.dead_reason)

@@ -25,7 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 if TYPE_CHECKING:
     from jobs_service.registry import Registry
 
-ATTEMPT_OUTCOMES = ("completed", "retried", "failed", "skipped", "released", "refused")
+ATTEMPT_OUTCOMES = ("completed", "retried", "deferred", "failed", "skipped", "released", "refused")
 FINISHED_OUTCOMES = ("completed", "failed", "cancelled")
 DEAD_REASONS = tuple(reason for reason in DeadReason if reason is not DeadReason.CANCELLED_BY_OPERATOR)
 SOURCES = ("api", "redrive")
@@ -37,11 +37,11 @@ OPERATIONS = (
     "bury",
     "bury_unknown",
     "snooze",
+    "defer",
     "crash",
     "abandon",
     "release",
 )
-BREAKERS = ("smtp",)
 #: The problems' codes that are our own; Falcon has more.
 REJECTIONS_KNOWN = (
     "malformed_body",
@@ -185,8 +185,8 @@ ATTEMPTS = _counter(
     "jobs_attempts_total",
     _WORKER,
     f"{_JOB} outcome",
-    "Messages handled, by what became of the attempt: completed, retried, failed, released (given back, uncounted), "
-    "refused (the lease was gone), skipped (nothing to claim).",
+    "Messages handled, by what became of the attempt: completed, retried, deferred (what it needs is away, uncounted), "
+    "failed, released (given back, uncounted), refused (the lease was gone), skipped (nothing to claim).",
 )
 ATTEMPT_ERRORS = _counter(
     "jobs_attempt_errors_total",
@@ -238,9 +238,6 @@ AMBIGUOUS = _counter(
     "Attempts of which nobody knows whether their effect came about, by what was done: resend or hold.",
 )
 SNOOZED = _counter("jobs_snoozed_total", _WORKER, _JOB, "Attempts put off without being counted.")
-BREAKER_OPEN = _gauge(
-    "jobs_breaker_open", _WORKER, "breaker", "1 while a circuit breaker lets nothing through.", mode="livemax"
-)
 STATE_SYNC_DURATION = _histogram(
     "jobs_state_sync_duration_seconds",
     _WORKER,
@@ -326,7 +323,8 @@ BUILD_INFO = _gauge(
 CURRENT = _computed(
     "jobs_current",
     "queue_name state",
-    "Jobs that are not finished: scheduled, pending, retrying (waiting for its backoff), processing.",
+    "Jobs that are not finished: scheduled, pending, retrying (waiting for its backoff), deferred (waiting for what is "
+    "away), processing.",
 )
 OLDEST_ELIGIBLE = _computed(
     "jobs_queue_oldest_eligible_age_seconds",
@@ -344,6 +342,14 @@ STALE_PROCESSING = _computed(
 DEAD = _computed("jobs_dead", "queue_name", "Dead letters: jobs in state failed.")
 DEAD_OLDEST = _computed(
     "jobs_dead_oldest_timestamp_seconds", "queue_name", "When the oldest dead letter failed; absent when there is none."
+)
+BREAKER_OPEN = _computed(
+    "jobs_breaker_open",
+    "breaker",
+    "1 while a server, whose name this is, is known to be away. Always there for the mail server.",
+)
+BREAKER_WAITING = _computed(
+    "jobs_breaker_waiting", "breaker", "Jobs that wait for a server: to be back, or for their turn when it is."
 )
 WORKERS = _computed("jobs_workers", "", "Worker processes whose heartbeat is fresh.")
 BROKER_MESSAGES = _computed("jobs_broker_messages", "queue_name", "Messages waiting in Redis.")
@@ -454,7 +460,6 @@ def zero_worker(registry: "Registry") -> None:
     _each(STATE_SYNC_ERRORS, (), OPERATIONS)
     _each(PRUNED, (), TERMINAL)
     CLOCK_STEPS.labels()
-    _each(BREAKER_OPEN, (), BREAKERS)
     _zero_both()
 
 

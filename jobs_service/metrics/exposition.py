@@ -24,6 +24,7 @@ from jobs_service.metrics.collector import Truth
 from jobs_service.metrics.objectives import Objectives
 from jobs_service.metrics.rows import JobRows
 from jobs_service.registry import Registry, load
+from jobs_service.smtp import name_of
 from jobs_service.supervisor import end_with_parent, is_orphan
 
 #: Seconds to wait for PostgreSQL at a scrape: to connect, and for one statement.
@@ -63,7 +64,12 @@ def build_registry(settings: Settings, registry: Registry) -> CollectorRegistry:
 def build_truth(settings: Settings, registry: Registry) -> Truth:
     """Return the collector of what is true now, with connections of its own."""
     database = _database(settings)
-    rows = JobRows(database, queues=registry.queues, lease_seconds=settings.lease_seconds)
+    rows = JobRows(
+        database,
+        queues=registry.queues,
+        lease_seconds=settings.lease_seconds,
+        servers=[name_of(settings.mail_host, settings.mail_port)],
+    )
     broker = JobBroker(client=redis_client(settings), middleware=[], window=settings.queue_window)
     return Truth(
         {
@@ -72,6 +78,7 @@ def build_truth(settings: Settings, registry: Registry) -> Truth:
             "postgresql": lambda: servers.postgresql(database),
             "workers": rows.workers,
             "jobs": rows.jobs,
+            "breakers": rows.breakers,
             # Switched off, the last ones would grow old for ever.
             **({"canaries": rows.canaries} if settings.canary_seconds else {}),
             "overdue": rows.overdue,

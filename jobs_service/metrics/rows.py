@@ -6,7 +6,7 @@ from typing import Any
 from jobs_service.database import Database
 from jobs_service.metrics import definitions
 
-STATES = ("scheduled", "pending", "retrying", "processing")
+STATES = ("scheduled", "pending", "retrying", "deferred", "processing")
 
 #: Seconds after which a due job for which nobody rang is overdue. The relay looks every second or so.
 OVERDUE_SECONDS = 15
@@ -26,8 +26,9 @@ CROSS JOIN LATERAL (
   SELECT 'pending', count(*), COALESCE(extract(epoch FROM now() - min(run_at)), 0)::float8
   FROM jobs WHERE status = 'pending' AND jobs.queue = queues.queue AND run_at <= now()
   UNION ALL
-  SELECT unnest(ARRAY['scheduled', 'retrying']),
-         unnest(ARRAY[count(*) FILTER (WHERE attempts = 0), count(*) FILTER (WHERE attempts > 0)]), 0
+  SELECT unnest(ARRAY['scheduled', 'retrying', 'deferred']),
+         unnest(ARRAY[count(*) FILTER (WHERE attempts = 0 AND deferrals = 0),
+                      count(*) FILTER (WHERE attempts > 0 AND deferrals = 0), count(*) FILTER (WHERE deferrals > 0)]), 0
   FROM jobs WHERE status = 'pending' AND jobs.queue = queues.queue AND run_at > now()
 ) AS counts (state, jobs, age)
 WHERE queue IS NOT NULL
@@ -59,6 +60,15 @@ WHERE status = 'processing' AND NOT EXISTS (
 )
 GROUP BY queue"""
 
+# By the index alone. There are at most so many open breakers; of jobs that wait behind closed ones there are few.
+_BREAKERS = """
+SELECT COALESCE(name, waits_for), name IS NOT NULL, COALESCE(jobs, 0)
+FROM servers
+FULL JOIN (
+  SELECT waits_for, count(*) AS jobs FROM jobs WHERE status = 'pending' AND waits_for IS NOT NULL
+  GROUP BY waits_for ORDER BY waits_for LIMIT 100
+) AS waiting ON waits_for = name"""
+
 _DEAD = (
     "SELECT queue, count(*), extract(epoch FROM min(finished_at))::float8 FROM jobs WHERE status = 'failed' GROUP BY 1"
 )
@@ -73,8 +83,12 @@ WHERE heartbeat_at BETWEEN now() - %(lease)s * interval '1 second' AND now() + %
 class JobRows:
     """Looks at the rows. Each look raises `DatabaseUnavailable`, or what psycopg2 raises of a missing table."""
 
-    def __init__(self, database: Database, *, queues: Iterable[str], lease_seconds: float) -> None:
+    def __init__(
+        self, database: Database, *, queues: Iterable[str], lease_seconds: float, servers: Iterable[str] = ()
+    ) -> None:
+        """`servers` are those that are known by name before they are away."""
         self.database = database
+        self.servers = frozenset(servers)
         self.queues = sorted(queues)
         self.lease_seconds = lease_seconds
 
@@ -99,6 +113,15 @@ class JobRows:
         for queue, _, failed_at in rows:
             oldest.add_metric([queue], failed_at)
         yield oldest
+
+    def breakers(self) -> Iterator[Any]:
+        is_open, waiting = definitions.BREAKER_OPEN.family(), definitions.BREAKER_WAITING.family()
+        found = {name: (is_away, jobs) for name, is_away, jobs in self.database.rows(_BREAKERS)}
+        for name in sorted(self.servers | found.keys()):
+            is_away, jobs = found.get(name, (False, 0))
+            is_open.add_metric([name], is_away)
+            waiting.add_metric([name], jobs)
+        yield from (is_open, waiting)
 
     def canaries(self) -> Iterator[Any]:
         last_success, latency = definitions.CANARY_LAST_SUCCESS.family(), definitions.CANARY_LATENCY.family()

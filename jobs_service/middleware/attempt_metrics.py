@@ -17,6 +17,7 @@ from jobs_service.metrics.objectives import Objectives
 OUTCOMES = {
     Event.COMPLETED: "completed",
     Event.RETRIED: "retried",
+    Event.DEFERRED: "deferred",
     Event.FAILED: "failed",
     Event.RELEASED: "released",
     Event.REFUSED: "refused",
@@ -76,8 +77,6 @@ class AttemptMetrics(Middleware):
                 metrics.QUARANTINED.labels(facts["queue"]).inc()
             case Event.PRUNED:
                 metrics.PRUNED.labels(facts["status"]).inc(facts["jobs"])
-            case Event.BREAKER_OPENED | Event.BREAKER_CLOSED:
-                metrics.BREAKER_OPEN.labels(facts["breaker"]).set(event is Event.BREAKER_OPENED)
 
     def _started(self, queue: str, waited_seconds: float) -> None:
         metrics.STARTED.labels(queue).inc()

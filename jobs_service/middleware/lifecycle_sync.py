@@ -21,16 +21,19 @@ from jobs_service.batch import Batch
 from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, due_ms_of, message_of
 from jobs_service.database import Database
 from jobs_service.dead_letters import DeadLetterList
+from jobs_service.deferral import Deferral
 from jobs_service.errors import (
     BrokerUnavailable,
     DatabaseUnavailable,
     InvalidRequest,
     JobsError,
+    KnownUnavailable,
     LeaseLost,
     OutcomeUnknown,
     Rejected,
     SchemaUnavailable,
     Snoozed,
+    Unavailable,
 )
 from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
@@ -41,6 +44,7 @@ from jobs_service.lifecycle import (
     Ask,
     Claim,
     DeadReason,
+    Deferred,
     Failure,
     OnAmbiguous,
     Rescued,
@@ -100,6 +104,16 @@ class Snooze:
 
 
 @dataclass(frozen=True, slots=True)
+class Defer:
+    """The verdict on an attempt that found a server away, or was not to ask it. It does not count."""
+
+    failure: Failure
+    server: str | None
+    is_tried: bool
+    retry_after_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Crash:
     """The verdict on an attempt that killed the process it had to itself."""
 
@@ -114,7 +128,7 @@ class Abandon:
     message: str
 
 
-Verdict = Complete | Retry | Bury | Snooze | Crash | Abandon
+Verdict = Complete | Retry | Bury | Snooze | Defer | Crash | Abandon
 
 T = TypeVar("T")
 
@@ -123,16 +137,36 @@ def decide(running: Running, exception: BaseException | None, *, retry_seconds: 
     """Say what becomes of an attempt. `retry_seconds` is the backoff, or None if this was the last one. Pure."""
     if exception is None:
         return Complete(running.result)
-    if isinstance(exception, Snoozed):
-        return Snooze(storable(str(exception), MESSAGE_KEPT), _possible_delay(exception.delay_seconds))
     if isinstance(exception, ProcessLost):
         return Crash(str(exception), retry_seconds or 0.0)
-    if isinstance(exception, ProcessBroken):
-        return Abandon(storable(str(exception), MESSAGE_KEPT))
+    if uncounted := _uncounted(running, exception):
+        return uncounted
     failure = failure_of(exception, running.seconds, is_ambiguous=_is_ambiguous(running, exception))
     if reason := _reason_to_bury(running, exception, failure, is_last=retry_seconds is None):
         return Bury(failure, reason)
     return Retry(failure, retry_seconds or 0.0)
+
+
+def _uncounted(running: Running, exception: BaseException) -> Verdict | None:
+    """Return the verdict on an attempt that uses none of the job's, or None if it does."""
+    match exception:
+        case Snoozed():
+            return Snooze(storable(str(exception), MESSAGE_KEPT), _possible_delay(exception.delay_seconds))
+        case Unavailable():
+            return _deferral(running, exception)
+        case ProcessBroken():
+            return Abandon(storable(str(exception), MESSAGE_KEPT))
+    return None
+
+
+def _deferral(running: Running, exception: Unavailable) -> Defer:
+    wish = exception.retry_after_seconds
+    return Defer(
+        failure_of(exception, running.seconds),
+        server=exception.server,
+        is_tried=not isinstance(exception, KnownUnavailable),
+        retry_after_seconds=None if wish is None else _possible_delay(wish),
+    )
 
 
 def _possible_delay(seconds: float) -> float:
@@ -180,6 +214,7 @@ class LifecycleSync(Middleware):
         worker_id: UUID,
         *,
         give_back_seconds: float,
+        deferral: Deferral = Deferral(),  # noqa: B008 - it cannot be changed
     ) -> None:
         """A stop gives back jobs and writes verdicts for up to `give_back_seconds` after it began."""
         self.database = database
@@ -189,6 +224,7 @@ class LifecycleSync(Middleware):
         #: The attempts of this process, by lease token.
         self.running: dict[UUID, Running] = {}
         self.give_back_seconds = give_back_seconds
+        self.deferral = deferral
         #: The tokens of claims that were given up without an answer.
         self._unanswered: set[UUID] = set()
         # The threads of a process that claim or complete at the same time share a statement and its commit.
@@ -403,11 +439,40 @@ class LifecycleSync(Middleware):
         failpoint("worker.after_effect")
         if isinstance(verdict, Crash | Abandon):
             self._crashed(running, verdict)
+        elif isinstance(verdict, Defer):
+            self._deferred(running, verdict)
         elif self._until_the_database_answers(operation, lambda: self._write(running.claim, verdict)):
             failpoint("worker.after_verdict")
             self._tell(running, verdict)
         else:
             events.emit(Event.REFUSED, **_facts(running))
+
+    def _deferred(self, running: Running, verdict: Defer) -> None:
+        """Put the job off: only the row knows for how long it may still wait."""
+        deferred = self._until_the_database_answers("defer", lambda: self._write_deferral(running.claim, verdict))
+        failpoint("worker.after_verdict")
+        if deferred is None:
+            events.emit(Event.REFUSED, **_facts(running))
+            return
+        facts = _facts(running) | {"seconds": round(running.seconds, 4), "error": verdict.failure.error}
+        if deferred.is_over:
+            self.dead_letters.push(running.claim.job_id)
+            ended = {"reason": DeadReason.UNAVAILABLE, "age_seconds": _age_seconds(running)}
+            events.emit(Event.FAILED, **facts, **ended)
+        else:
+            waits = {"server": verdict.server, "delay_seconds": round(deferred.delay_seconds, 3)}
+            events.emit(Event.DEFERRED, **facts, **waits)
+
+    def _write_deferral(self, claim: Claim, verdict: Defer) -> Deferred | None:
+        return lifecycle.defer(
+            self.database,
+            claim,
+            verdict.failure,
+            deferral=self.deferral,
+            server=verdict.server,
+            is_tried=verdict.is_tried,
+            retry_after_seconds=verdict.retry_after_seconds,
+        )
 
     def _crashed(self, running: Running, verdict: Crash | Abandon) -> None:
         """Count the crash, as the rescuer would: only the row knows whether it was one too many."""

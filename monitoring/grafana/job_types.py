@@ -166,6 +166,7 @@ def _ends() -> list[Panel]:
             [
                 Query(increase("jobs_rescued_total", "", CHOSEN), "taken back"),
                 Query(increase("jobs_snoozed_total", "", CHOSEN), "put off"),
+                Query(increase("jobs_attempts_total", "", f'outcome="deferred",{CHOSEN}'), "what it needs is away"),
                 Query(increase("jobs_ambiguous_total", "policy", CHOSEN), "in doubt, {{policy}}"),
             ],
             unit="short",

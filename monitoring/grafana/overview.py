@@ -137,7 +137,8 @@ def _flow() -> list[Panel]:
         ),
         graph(
             "Unfinished jobs by state",
-            "Pending could start now; scheduled and retrying wait for their time; processing is with a worker.",
+            "Pending could start now; scheduled and retrying wait for their time, deferred for what is away; "
+            "processing is with a worker.",
             [Query(f"sum by (state) ({truth('jobs_current', 'queue_name, state')})", "{{state}}")],
             unit="short",
             stacked=True,

@@ -19,6 +19,7 @@ COLOURS = {
     "pending": "blue",
     "processing": "green",
     "retrying": "orange",
+    "deferred": "yellow",
     "scheduled": "purple",
     "busy": "green",
     "threads": "text",

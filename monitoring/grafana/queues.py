@@ -60,7 +60,8 @@ def _places() -> list[Panel]:
     return [
         graph(
             "Unfinished jobs by state",
-            "Pending could start now; scheduled and retrying wait for their time; processing is with a worker.",
+            "Pending could start now; scheduled and retrying wait for their time, deferred for what is away; "
+            "processing is with a worker.",
             [Query(f"sum by (state) ({truth('jobs_current', 'queue_name, state')})", "{{state}}")],
             unit="short",
             stacked=True,
@@ -205,6 +206,7 @@ def _mishaps() -> list[Panel]:
             "Attempts put off uncounted, and attempts whose effect nobody knows, in each interval.",
             [
                 Query(increase("jobs_snoozed_total", ""), "put off"),
+                Query(increase("jobs_attempts_total", "", f'outcome="deferred",{QUEUES}'), "what it needs is away"),
                 Query(increase("jobs_ambiguous_total", "policy"), "in doubt, {{policy}}"),
             ],
             unit="short",

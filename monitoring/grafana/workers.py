@@ -68,7 +68,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Breakers open",
-            "Circuit breakers that let nothing through: what their jobs need is away.",
+            "Servers that are away: one job at a time asks them, the others wait.",
             "sum(max by (breaker) (jobs_breaker_open)) or vector(0)",
             unit="none",
             steps={1: "orange"},
@@ -115,6 +115,13 @@ def _threads() -> list[Panel]:
             unit="short",
             width=8,
             leads_to=[link("This queue", "jobs-queue", label="queue_name")],
+        ),
+        graph(
+            "Jobs that wait for servers",
+            "By the server that is away, or is just back and gets them a few at a time.",
+            [Query(truth("jobs_breaker_waiting", "breaker", ""), "{{breaker}}")],
+            unit="short",
+            width=24,
         ),
     ]
 

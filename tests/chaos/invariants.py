@@ -23,7 +23,8 @@ SQL = {
         f"status = 'completed' AND {_COUNTED} <> attempts - 1"
     ),
     "a dead letter has failed at every attempt that counts": (
-        f"dead_reason IN ('attempts_exhausted', 'rejected', 'poison', 'ambiguous') AND {_COUNTED} <> attempts"
+        "dead_reason IN ('attempts_exhausted', 'rejected', 'poison', 'ambiguous', 'unavailable')"
+        f" AND {_COUNTED} <> attempts"
     ),
     "the history counts up": (
         "EXISTS (SELECT FROM ("

@@ -58,7 +58,7 @@ def test_each_job_is_counted_in_its_state(gauges, submit, database, worker_id):
     lifecycle.retry(database, claim_one(database, submit(), worker_id), FAILURE, delay_seconds=60)
     lifecycle.bury(database, claim_one(database, submit(), worker_id), FAILURE, reason=DeadReason.REJECTED)
 
-    assert {"scheduled": 1, "pending": 1, "retrying": 1, "processing": 1} == current(gauges)
+    assert {"scheduled": 1, "pending": 1, "retrying": 1, "deferred": 0, "processing": 1} == current(gauges)
     assert 1 == gauges()['jobs_dead{queue_name="default"}']
 
 

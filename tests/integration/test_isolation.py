@@ -13,7 +13,15 @@ from service import JOB_TYPES, ROOT
 from jobs_service import isolation
 from jobs_service.attempt import Running
 from jobs_service.devstack.processes import is_alive
-from jobs_service.errors import InvalidRequest, LeaseLost, OutcomeUnknown, Rejected, Snoozed
+from jobs_service.errors import (
+    InvalidRequest,
+    KnownUnavailable,
+    LeaseLost,
+    OutcomeUnknown,
+    Rejected,
+    Snoozed,
+    Unavailable,
+)
 from jobs_service.failures import ProcessLost, failure_of
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Claim
@@ -33,9 +41,9 @@ def inherited(monkeypatch, environ, tmp_path):
         monkeypatch.setenv(name, value)
 
 
-def suspect(job_type, payload=None, **known):
+def suspect(job_type, payload=None, *, away=(), **known):
     text = msgspec.json.encode(payload or {}).decode()
-    claim = Claim(new_id(), uuid4(), uuid4(), job_type, "default", text, 2, 3, 1, 0.0, 0.0)
+    claim = Claim(new_id(), uuid4(), uuid4(), job_type, "default", text, 2, 3, 1, 0.0, 0.0, away=away)
     return Running(claim, **known)
 
 
@@ -70,6 +78,27 @@ def test_a_failure_arrives_with_its_class_its_message_and_its_traceback():
 def test_what_decides_about_the_job_is_told_apart(job_type, payload, raised):
     with pytest.raises(raised):
         isolation.run(suspect(job_type, payload))
+
+
+def test_a_server_that_is_away_arrives_by_its_name(tmp_path):
+    (tmp_path / "away").touch()
+    payload = {"server": "https://a.example", "away": f"{tmp_path}/away", "asked": f"{tmp_path}/asked"}
+
+    with pytest.raises(Unavailable, match="it is away") as raised:
+        isolation.run(suspect("test-unavailable", payload | {"retry_after": 60}))
+
+    assert ("https://a.example", 60) == (raised.value.server, raised.value.retry_after_seconds)
+    assert not isinstance(raised.value, KnownUnavailable)
+
+
+def test_a_server_that_is_known_to_be_away_is_not_asked_there_either(tmp_path):
+    payload = {"server": "https://a.example", "asked": f"{tmp_path}/asked"}
+
+    with pytest.raises(KnownUnavailable) as raised:
+        isolation.run(suspect("test-unavailable", payload, away=["https://a.example"]))
+
+    assert "https://a.example" == raised.value.server
+    assert not (tmp_path / "asked").exists()
 
 
 def test_a_death_says_how():

@@ -10,9 +10,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from rows import claim_one, complete_one, release_one, rescue
 
 from jobs_service import lifecycle
+from jobs_service.deferral import Deferral
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import POISON_CRASHES, DeadReason, Failure, NewJob, OnAmbiguous, Status
 from jobs_service.maintenance.dead_letters import DeadLetters
+from jobs_service.maintenance.recovery import Recovery
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.service import Turn
 
@@ -62,6 +64,8 @@ class Model:
     reason: DeadReason | None = None
     effect_begun: bool = False
     expired: bool = False
+    #: Its last outcome but crashes and the like was a deferral.
+    deferred: bool = False
     #: The tokens of attempts that are over and were not told.
     lost: set = field(default_factory=set)
     #: The tokens of attempts that said of themselves that their process died or broke.
@@ -82,10 +86,11 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
         @initialize()
         def empty(self):
             database.forgets = False
-            database.rows("TRUNCATE jobs, workers")
+            database.rows("TRUNCATE jobs, workers, servers")
             broker.client.flushall()
             self.models = {}
             self.relay_service = Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
+            self.recovery_service = Recovery(database, interval_seconds=1)
             self.dead_letters_service = DeadLetters(database, dead_letters, interval_seconds=1)
             # Not once a minute but each time: a list of the right length may hold the wrong ids.
             self.dead_letters_service._is_time_to_compare = lambda: True
@@ -168,7 +173,9 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             late = {job_id for job_id, model in self.models.items() if model.expired and model.status is Status.PENDING}
             assert late == {job.job_id for job in lifecycle.expire(database)}
             for job_id in late:
-                self.models[job_id].status, self.models[job_id].reason = Status.FAILED, DeadReason.EXPIRED
+                model = self.models[job_id]
+                model.status = Status.FAILED
+                model.reason = DeadReason.UNAVAILABLE if model.deferred else DeadReason.EXPIRED
 
         @rule(job_id=jobs)
         def cancel(self, job_id):
@@ -186,7 +193,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             assert possible == (lifecycle.redrive(database, job_id) is not None)
             if possible:
                 model.lost |= {claim.token for claim in model.claims}
-                model.status, model.reason, model.expired = Status.PENDING, None, False
+                model.status, model.reason, model.expired, model.deferred = Status.PENDING, None, False, False
                 model.attempts = model.crashes = 0
 
         @rule(job_id=jobs)
@@ -195,6 +202,41 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             if model.current:
                 assert lifecycle.snooze(database, model.current, "not now", delay_seconds=0)
                 model.status, model.attempts = Status.PENDING, model.attempts - 1
+
+        @rule(job_id=jobs, is_tried=st.booleans(), is_over=st.booleans())
+        def defer(self, job_id, is_tried, is_over):
+            """It runs, and what it needs is away: for a moment, or for longer than it may wait."""
+            model = self.models[job_id]
+            if model.status is Status.PENDING:
+                self.claim(job_id, WORKERS[0])
+            if not model.current:
+                return
+            # One that has expired meanwhile cannot wait at all.
+            is_over = is_over or model.expired
+            deferred = lifecycle.defer(
+                database,
+                model.current,
+                FAILURE,
+                deferral=Deferral(first_seconds=0, limit_seconds=-1 if is_over else 3_600),
+                server="smtp://mail",
+                is_tried=is_tried,
+            )
+            assert is_over == deferred.is_over
+            model.attempts, model.failures = model.attempts - 1, model.failures + is_tried
+            model.deferred = not is_over
+            model.status = Status.FAILED if is_over else Status.PENDING
+            model.reason = DeadReason.UNAVAILABLE if is_over else None
+            database.rows("UPDATE jobs SET run_at = now() WHERE id = %s AND status = 'pending'", (job_id,))
+
+        @rule()
+        def recover(self):
+            """Maintenance chooses a prober, or brings jobs forward."""
+            database.rows("UPDATE servers SET probe_at = now()")
+            self.recovery_service.run_once(Turn())
+
+        @rule()
+        def forget_which_servers_are_away(self):
+            database.rows("TRUNCATE servers")
 
         @rule(status=st.sampled_from(lifecycle.TERMINAL))
         def prune(self, status):
@@ -233,7 +275,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
                 return
             if model.attempts < model.max_attempts:
                 assert lifecycle.retry(database, model.current, FAILURE, delay_seconds=0)
-                model.status = Status.PENDING
+                model.status, model.deferred = Status.PENDING, False
             else:
                 assert lifecycle.bury(database, model.current, FAILURE, reason=DeadReason.ATTEMPTS_EXHAUSTED)
                 model.status, model.reason = Status.FAILED, DeadReason.ATTEMPTS_EXHAUSTED
@@ -259,6 +301,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
                 assert not lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
                 assert not release_one(database, claim)
                 assert not lifecycle.snooze(database, claim, None, delay_seconds=0)
+                assert lifecycle.defer(database, claim, FAILURE, deferral=Deferral()) is None
                 assert not lifecycle.begin_effect(database, claim)
                 # One that said so itself is answered once more, as after a lost reply.
                 if claim.token not in model.told:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from threading import Thread
 from uuid import uuid4
 
@@ -21,7 +22,7 @@ from jobs_service.app import create_app
 from jobs_service.broker import message_for
 from jobs_service.database import open_database
 from jobs_service.dead_letters import DeadLetterList
-from jobs_service.errors import DatabaseUnavailable, Snoozed
+from jobs_service.errors import DatabaseUnavailable, Snoozed, Unavailable
 from jobs_service.events import Event
 from jobs_service.failures import ProcessBroken, ProcessLost
 from jobs_service.lifecycle import OnAmbiguous
@@ -202,6 +203,13 @@ CASES = {
     "retry": Case(running, ended(RuntimeError("no")), [Event.RETRIED], ("pending", 1, 0, 1)),
     "bury": Case(running, ended(RuntimeError("no"), is_last=True), [Event.FAILED], ("failed", 1, 0, 1)),
     "snooze": Case(running, ended(Snoozed("no", delay_seconds=9)), [Event.SNOOZED], ("pending", 0, 0, 0)),
+    "defer": Case(running, ended(Unavailable("no", server="smtp://mail")), [Event.DEFERRED], ("pending", 0, 0, 1)),
+    "defer, the last": Case(
+        lambda world: running(world, expires_at=datetime.now(UTC) + timedelta(hours=1)),
+        ended(Unavailable("no", server="smtp://mail", retry_after_seconds=7_200)),
+        [Event.FAILED],
+        ("failed", 0, 0, 1),
+    ),
     "crash": Case(running, ended(ProcessLost("SIGKILL")), [Event.RETRIED], ("pending", 1, 1, 1)),
     "crash, the last": Case(
         lambda world: running(world, max_attempts=1),

@@ -14,6 +14,7 @@ from rows import Sweeps, add_worker, claim_one, complete_one
 from jobs_service import lifecycle
 from jobs_service.app import create_app
 from jobs_service.dead_letters import DeadLetterList
+from jobs_service.deferral import Deferral
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Ask, DeadReason, Failure, NewJob, Status
 from jobs_service.liveness import Liveness
@@ -21,6 +22,7 @@ from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.pruner import Pruner
+from jobs_service.maintenance.recovery import Recovery
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays
@@ -161,6 +163,33 @@ def test_verdicts(watch, database, worker_id):
     assert lifecycle.redrive(database, cancelled)
     lifecycle.move(database, begun, queue="default")
     assert_small(watch)
+
+
+def test_what_is_away(watch, database, worker_id):
+    """Among as many other waiting jobs: some wait for servers."""
+    database.rows(
+        """UPDATE jobs SET waits_for = 'https://' || substr(id::text, 36) || '.example', deferrals = 1,
+        deferred_since = now(), run_at = now() + interval '1 hour'
+        WHERE id IN (SELECT id FROM jobs WHERE status = 'pending' ORDER BY id DESC LIMIT 2000)"""
+    )
+    job_ids = due(database, 3)
+    recovery = Recovery(database, interval_seconds=1)
+    watch.clear()
+
+    for job_id in job_ids:
+        claim = claim_one(database, job_id, worker_id)
+        assert lifecycle.defer(database, claim, FAILURE, deferral=Deferral(), server="https://a.example")
+    assert lifecycle.probe(database, "https://a.example")
+    assert_small(watch)
+    assert 3 == lifecycle.bring_forward(database, "https://b.example", limit=3)
+    # Each leaves its place in several indexes.
+    assert_small(watch, pages=2 * FEW_PAGES)
+    recovery.run_once(Turn())
+    # A few for each of the sixteen servers.
+    assert_small(watch, rows=2_000, pages=1_000)
+    list(JobRows(database, queues=["default"], lease_seconds=15).breakers())
+    # It counts the jobs that wait, and looks at no others.
+    assert_small(watch, rows=5_000, pages=5_000, sorted_rows=2_010)
 
 
 def test_a_worker_that_ends(watch, database, worker_id):

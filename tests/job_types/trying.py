@@ -19,7 +19,7 @@ from typing import Any
 import psycopg2
 import structlog
 
-from jobs_service.errors import Rejected, Snoozed
+from jobs_service.errors import Rejected, Snoozed, Unavailable
 from jobs_service.registry import Attempt, job
 
 
@@ -48,6 +48,17 @@ def reject(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
 @job("test-snooze", payload=dict[str, Any])
 def snooze(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
     raise Snoozed("not now", delay_seconds=payload["seconds"])
+
+
+@job("test-unavailable", payload=dict[str, Any])
+def unavailable(payload: dict[str, Any], attempt: Attempt) -> int:
+    """Use a server that is away as long as the file `away` is there; append a line to `asked` each time."""
+    attempt.ask(payload["server"])
+    with Path(payload["asked"]).open("a") as asked:
+        asked.write("asked\n")
+    if Path(payload["away"]).exists():
+        raise Unavailable("it is away", server=payload["server"], retry_after_seconds=payload.get("retry_after"))
+    return attempt.number
 
 
 @job("test-wait-for-file", payload=dict[str, Any], time_limit_seconds=60)

@@ -25,7 +25,7 @@ RANKS = [
         "smtp",
         "addresses",
         "headers",
-        "breaker",
+        "deferral",
     },
     {"mailer", "storage", "models", "migrations", "lifecycle"},
     {"registry", "failures"},

@@ -7,11 +7,11 @@ import pytest
 from dramatiq.middleware import TimeLimitExceeded
 
 from jobs_service.attempt import Running
-from jobs_service.errors import InvalidRequest, OutcomeUnknown, Rejected, Snoozed
+from jobs_service.errors import InvalidRequest, KnownUnavailable, OutcomeUnknown, Rejected, Snoozed, Unavailable
 from jobs_service.failures import ProcessLost, failure_of
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Claim, DeadReason, OnAmbiguous
-from jobs_service.middleware.lifecycle_sync import Bury, Complete, Crash, Retry, Snooze, decide
+from jobs_service.middleware.lifecycle_sync import Bury, Complete, Crash, Defer, Retry, Snooze, decide
 
 
 def attempt(**claim):
@@ -56,6 +56,51 @@ def test_an_attempt_that_is_put_off_counts_for_nothing(running):
     verdict = decide(running, Snoozed("the server is away", delay_seconds=30), retry_seconds=None)
 
     assert Snooze("the server is away", 30) == verdict
+
+
+@pytest.mark.parametrize("retry_seconds", [2.5, None])
+def test_what_is_away_defers_the_job_whatever_attempts_are_left(running, retry_seconds):
+    verdict = decide(running, Unavailable("421 closing", server="smtp://mail"), retry_seconds=retry_seconds)
+
+    assert isinstance(verdict, Defer)
+    assert ("smtp://mail", True, None) == (verdict.server, verdict.is_tried, verdict.retry_after_seconds)
+    assert ("Unavailable", "421 closing", "") == (
+        verdict.failure.error,
+        verdict.failure.message,
+        verdict.failure.traceback,
+    )
+
+
+def test_a_server_that_was_not_asked_is_not_blamed_again(running):
+    assert not decide(running, KnownUnavailable("away", server="smtp://mail"), retry_seconds=None).is_tried
+
+
+@pytest.mark.parametrize("seconds", [1e13, math.inf, math.nan, -5.0])
+def test_no_wish_of_a_server_is_beyond_what_a_date_can_hold(running, seconds):
+    verdict = decide(running, Unavailable("later", retry_after_seconds=seconds), retry_seconds=None)
+
+    assert 0 <= verdict.retry_after_seconds <= 366 * 86_400
+
+
+def test_a_refusal_after_the_effect_has_begun_is_an_answer_too(running):
+    running.effect_begun = True
+
+    assert not decide(running, Unavailable("451 later"), retry_seconds=None).failure.is_ambiguous
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("smtp://mail.example:25", "smtp://mail.example:25"),
+        ("https://ann:secret@store.example/a@b", "https://store.example/a@b"),
+        ("ann:secret@mail.example", "mail.example"),
+        ("https://ann:se@cret@store.example", "https://store.example"),
+        ("two\nlines\0", "two?lines?"),
+        ("x" * 1_000, "x" * 200),
+    ],
+)
+def test_a_servers_name_is_one_short_line_without_a_password(text, name):
+    assert name == Unavailable("away", server=text).server
 
 
 @pytest.mark.parametrize(("retry_seconds", "delay_seconds"), [(2.5, 2.5), (None, 0.0)])
