@@ -155,8 +155,8 @@ class Settings:
     actor_modules: str = _setting("", _text)
 
     # Attempts.
-    max_attempts: int = _setting(3, _whole(1, 100))
-    retry_backoff_seconds: float = _setting(2.0, _seconds(0, 86_400))
+    max_attempts: int = _setting(8, _whole(1, 100))
+    retry_backoff_seconds: float = _setting(5.0, _seconds(0, 86_400))
     retry_backoff_max_seconds: float = _setting(3_600.0, _seconds(0, 604_800))
     # Attempts that found a server away.
     defer_seconds: float = _setting(4.0, _seconds(0.01, 3_600))

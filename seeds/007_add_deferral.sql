@@ -7,7 +7,9 @@ ALTER TABLE jobs
   -- How many times in a row it was deferred. The next wait grows with it.
   ADD COLUMN deferrals INTEGER NOT NULL DEFAULT 0,
   -- Since when it is deferred: how long it may be is counted from here.
-  ADD COLUMN deferred_since TIMESTAMPTZ;
+  ADD COLUMN deferred_since TIMESTAMPTZ,
+  -- As MAX_ATTEMPTS is by default, for rows that are inserted by hand.
+  ALTER COLUMN max_attempts SET DEFAULT 8;
 
 -- step: creating servers
 -- One row for each server that is known to be away. It may be deleted at any time: the next attempt finds out again.

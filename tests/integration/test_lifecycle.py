@@ -1,5 +1,6 @@
 """The verbs against PostgreSQL: each moves a row once, and only along its transition."""
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -8,6 +9,7 @@ import pytest
 from rows import claim_one, complete_one, release_one, rescue
 
 from jobs_service import lifecycle
+from jobs_service.config import Settings
 from jobs_service.ids import new_id
 from jobs_service.lifecycle import Ask, DeadReason, Failure, NewJob, OnAmbiguous, Status
 
@@ -479,3 +481,10 @@ def test_a_message_cannot_bury_a_job_of_another_type(database, submit, row):
     assert lifecycle.bury_unknown(database, [job_id], job_type="csv-generation", grace_seconds=600)
 
     assert "unknown_type" == row(job_id, "dead_reason")
+
+
+def test_a_row_that_is_inserted_by_hand_has_as_many_attempts_as_any_by_default(database):
+    database.rows("INSERT INTO jobs (id, type, payload) VALUES (gen_random_uuid(), 'test', '{}')")
+
+    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert [(fields["max_attempts"],)] == database.rows("SELECT max_attempts FROM jobs")

@@ -94,3 +94,11 @@ def test_a_stop_has_time_for_its_verdicts_before_it_is_killed():
     settings = Settings.from_env(REQUIRED | {"WORKER_SHUTDOWN_SECONDS": "80", "STOP_GRACE_SECONDS": "100"})
 
     assert 80 < settings.give_back_seconds < settings.kill_after_seconds < 100
+
+
+def test_ordinary_failures_are_tried_again_for_minutes_by_default():
+    """Longer than a failover or a deployment takes, and not so long that nobody hears of a fault in the code."""
+    settings = Settings.from_env(REQUIRED)
+    shortest = sum(settings.retry_backoff_seconds * 2**place for place in range(settings.max_attempts - 1))
+
+    assert 600 < shortest < 2 * shortest < 1_800
