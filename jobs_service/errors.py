@@ -87,9 +87,10 @@ class KnownUnavailable(Unavailable):
 
 
 def server_name(text: str) -> str:
-    """Return a server's name as rows, logs and metrics have it: one short line, without user and password."""
-    visible = "".join(character if character.isprintable() else "?" for character in text)
-    return re.sub(r"^([a-z0-9+.-]*://)?[^/?#]*@", r"\1", visible, flags=re.IGNORECASE)[:MAX_SERVER_NAME]
+    """Return a server's name as rows, logs and metrics have it: one short line, without user, password and query."""
+    visible = "".join(character if character.isprintable() else "_" for character in text)
+    address = re.sub(r"[?#].*", "", visible)
+    return re.sub(r"^([a-z0-9+.-]*://)?[^/]*@", r"\1", address, flags=re.IGNORECASE)[:MAX_SERVER_NAME]
 
 
 #: Characters of a server's name that are kept.
