@@ -18,7 +18,7 @@ help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(STAMP) ## start PostgreSQL, Valkey, a mail catcher, the API and the workers; Ctrl-C stops all
-	@exec $(BIN)/python -m jobs_service.devstack
+	@exec $(BIN)/python -m devstack
 
 test: $(STAMP) ## run all tests on servers of their own, four files at a time
 	@$(BIN)/python -m pytest $(PARALLEL) $(SLOW) $(TESTS)

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from jobs_service.errors import InvalidRequest
-from jobs_service.storage import OutputStore
+from jobs_service.outputs.local import OutputStore
 
 MAX_ATTACHMENTS = 20
 #: Of all attachments of a mail together, where files are among them. In base64 a third more, which most servers take.

@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Meta
 
 from jobs_service.errors import InvalidRequest
-from jobs_service.registry import Attempt, job
-from jobs_service.typed import invalid
+from jobs_service.jobs.job_types import Attempt, job
+from jobs_service.jobs.validation import invalid
 
 Row = dict[str, Any]
 Payload = Row | list[Row]

@@ -16,11 +16,11 @@ from msgspec import Meta
 
 from actors import _attachments
 from actors._attachments import Attachments
-from jobs_service import headers
-from jobs_service.addresses import MAX_ADDRESS_BYTES, problem_with
 from jobs_service.errors import InvalidRequest, Rejected
-from jobs_service.headers import Header
-from jobs_service.registry import Attempt, job
+from jobs_service.jobs.job_types import Attempt, job
+from jobs_service.mail import headers
+from jobs_service.mail.addresses import MAX_ADDRESS_BYTES, problem_with
+from jobs_service.mail.headers import Header
 
 MAX_LISTED = 50
 #: To, Cc and Bcc together: what RFC 5321 section 4.5.3.1.8 has every server take.

@@ -15,7 +15,7 @@ from bench import machine, report, rounds, servers, systems
 from bench.errors import Failed
 from bench.rounds import PHASES, Plan
 from bench.systems import System
-from jobs_service.devstack.servers import ServerError
+from devstack.servers import ServerError
 
 FULL = Plan()
 QUICK = Plan(jobs=60, rounds=1, samples=1, quiet_seconds=0.2, idle_seconds=1.0)

@@ -26,10 +26,10 @@ from bench.report import Rounds, Row
 from bench.rounds import Figures, percentile
 from bench.servers import Connection, Servers
 from bench.systems import ROOT, Stack
-from jobs_service import lifecycle
-from jobs_service.devstack.servers import ServerError
+from devstack.servers import ServerError
+from jobs_service.jobs import lifecycle
 from jobs_service.maintenance import relay
-from jobs_service.metrics import rows
+from jobs_service.metrics import queue_stats
 
 #: What Redis may hold at most.
 REDIS_MIB = 64
@@ -74,7 +74,7 @@ _HOT = {
     "claim": (lifecycle._CLAIM, {"job_ids": [uuid4()], "worker_ids": [uuid4()], "tokens": [uuid4()]}),  # noqa: SLF001
     "complete": (lifecycle._COMPLETE, _DONE),  # noqa: SLF001
     "relay": (relay._DUE, _ANY_DUE),  # noqa: SLF001
-    "scrape": (rows._CURRENT, {}),  # noqa: SLF001
+    "scrape": (queue_stats._CURRENT, {}),  # noqa: SLF001
 }
 
 

@@ -11,7 +11,7 @@ import psycopg2
 import psycopg2.extras
 import redis
 
-from jobs_service.devstack.servers import HOST, Postgres, Valkey
+from devstack.servers import HOST, Postgres, Valkey
 
 #: The role of the measured programs. The benchmark uses another, so its own statements are not counted.
 ROLE = "service"

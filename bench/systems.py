@@ -11,8 +11,8 @@ from typing import Self
 
 from bench.errors import Failed
 from bench.servers import Connection, Servers
-from jobs_service.devstack.ports import free_port
-from jobs_service.devstack.processes import Child, wait_until
+from devstack.ports import free_port
+from devstack.processes import Child, wait_until
 
 ROOT = Path(__file__).parent.parent
 

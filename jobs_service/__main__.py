@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs_service import advice
 from jobs_service.config import Settings, numbers_by_name
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, JobsError, NameTaken, SettingsError
+from jobs_service.readiness import advice
 
 if TYPE_CHECKING:
-    from jobs_service.supervisor import Program
+    from jobs_service.worker.supervisor import Program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,18 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def api(settings: Settings) -> int:
     """Serve the API with gunicorn."""
-    from jobs_service import logs, preflight
+    from jobs_service.observability import logs
+    from jobs_service.readiness import preflight
 
     logs.configure(form=settings.log_format, level=settings.log_level, service="app")
     preflight.begin(settings)
     _prepare_metrics(settings, "api")
-    return _become("gunicorn", "--config", "python:jobs_service.gunicorn_config", "jobs_service.wsgi:application")
+    return _become("gunicorn", "--config", "python:jobs_service.api.gunicorn_config", "jobs_service.wsgi:application")
 
 
 def worker(settings: Settings) -> int:
     """Run jobs: WORKER_PROCESSES times the dramatiq command, and the process that serves their metrics."""
-    from jobs_service import logs, preflight
-    from jobs_service.supervisor import Supervisor
+    from jobs_service.observability import logs
+    from jobs_service.readiness import preflight
+    from jobs_service.worker.supervisor import Supervisor
 
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     preflight.begin(settings)
@@ -57,8 +59,8 @@ def worker(settings: Settings) -> int:
 
 def migrate(settings: Settings) -> int:
     """Apply what is missing of seeds/."""
-    from jobs_service import migrations
-    from jobs_service.database import open_database
+    from jobs_service.database import migrations
+    from jobs_service.database.connection import open_database
 
     # Ctrl-C ends it at once, as a kill would, and not when PostgreSQL has answered. It may be ended anywhere.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -69,7 +71,7 @@ def migrate(settings: Settings) -> int:
 
 def check(settings: Settings) -> int:
     """Check the settings and the servers they name."""
-    from jobs_service import preflight
+    from jobs_service.readiness import preflight
 
     for warning in preflight.check(settings):
         print(f"check: {warning}", file=sys.stderr)
@@ -81,9 +83,9 @@ def check(settings: Settings) -> int:
 
 def _check_names(settings: Settings) -> None:
     """Raises `NameTaken` where the names in Redis are not this installation's alone, or `BrokerUnavailable`."""
-    from jobs_service.broker import JobBroker
-    from jobs_service.neighbours import conflicts
-    from jobs_service.registry import load
+    from jobs_service.broker.neighbours import conflicts
+    from jobs_service.broker.redis import JobBroker
+    from jobs_service.jobs.job_types import load
 
     broker = JobBroker.from_settings(settings)
     if found := conflicts(broker.client, broker.keys, load(settings.actor_modules).queues):
@@ -97,7 +99,7 @@ COMMANDS: dict[str, Callable[[Settings], int]] = {
 
 def _check_types(settings: Settings) -> None:
     """Refuse a limit for a type that there is not: most likely its name is misspelt."""
-    from jobs_service.registry import load
+    from jobs_service.jobs.job_types import load
 
     registry = load(settings.actor_modules)
     if unknown := registry.unknown(numbers_by_name(settings.max_running)):
@@ -107,14 +109,14 @@ def _check_types(settings: Settings) -> None:
 
 def _worker_programs(settings: Settings) -> "Iterator[Program]":
     from jobs_service.metrics import multiprocess
-    from jobs_service.supervisor import Program
+    from jobs_service.worker.supervisor import Program
 
     # Pop no more than there are threads: what waits behind a long job here could run elsewhere.
     environ = {"dramatiq_queue_prefetch": str(settings.worker_threads), **os.environ, multiprocess.SERVED_VARIABLE: "1"}
     dramatiq = (
         "-m",
         "dramatiq",
-        "jobs_service.worker:boot",
+        "jobs_service.worker.assembly:boot",
         "--processes=1",
         f"--threads={settings.worker_threads}",
         f"--worker-shutdown-timeout={int(settings.worker_shutdown_seconds * 1000)}",

@@ -1,4 +1,4 @@
-"""The error tree. `resources/problems.py` translates what a client may see into problem+json."""
+"""The error tree. `api/problems.py` translates what a client may see into problem+json."""
 
 import re
 from collections.abc import Sequence

@@ -11,11 +11,11 @@ import hypothesis
 import pytest
 from service import QUICK
 
+from devstack import ports
+from devstack.servers import MailCatcher, Postgres, Valkey
 from jobs_service.config import Settings
-from jobs_service.database import open_database
-from jobs_service.devstack import ports
-from jobs_service.devstack.servers import MailCatcher, Postgres, Valkey
-from jobs_service.migrations import migrate
+from jobs_service.database.connection import open_database
+from jobs_service.database.migrations import migrate
 
 # An example may take as long as a busy machine lets it.
 hypothesis.settings.register_profile("patient", deadline=None)

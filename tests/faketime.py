@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs_service.devstack.servers import Postgres
+from devstack.servers import Postgres
 
 _INSTALLED = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 import psycopg2
 import pytest
 
-from jobs_service.devstack.servers import HOST, Postgres, Server
+from devstack.servers import HOST, Postgres, Server
 
 PGBOUNCER = os.environ.get("TEST_PGBOUNCER") or shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 #: Where it finds libraries that the machine does not have.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import psycopg2.extensions
 
-from jobs_service.sessions import Connection
+from jobs_service.database.sessions import Connection
 
 _PLANNED = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|\()", re.IGNORECASE)
 _TRANSACTION = {

@@ -1,8 +1,8 @@
 """Rows as the service would have written them, for tests that call its parts directly."""
 
-from jobs_service import lifecycle
-from jobs_service.lifecycle import Ask, Status
-from jobs_service.liveness import Liveness
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import Ask, Status
+from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.rescuer import Rescuer
 from jobs_service.maintenance.service import Turn

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from eventually import eventually
 
-from jobs_service.devstack.ports import free_port, release
-from jobs_service.devstack.processes import Child
+from devstack.ports import free_port, release
+from devstack.processes import Child
 
 ROOT = Path(__file__).resolve().parents[1]
 JOB_TYPES = ROOT / "tests" / "job_types"

@@ -1,7 +1,7 @@
 """Takes the counting out of a process, to learn what it costs. Python runs this where PYTHONPATH names its folder."""
 
-from jobs_service.metrics import definitions, observations
-from jobs_service.sampler import Sampler
+from jobs_service.metrics import catalogue, observations
+from jobs_service.worker.sampler import Sampler
 
 
 class Nothing:
@@ -16,5 +16,5 @@ class Nothing:
 NOTHING = Nothing()
 
 observations.add = lambda *_: None
-definitions.Counted.labels = lambda *_: NOTHING
+catalogue.Counted.labels = lambda *_: NOTHING
 Sampler.start = lambda *_: None

@@ -11,7 +11,7 @@ from dramatiq.brokers.redis import RedisBroker
 
 from actors.generate_csv import to_csv
 from bench.straightforward.models import Job, database, utcnow
-from jobs_service.storage import LocalOutputs
+from jobs_service.outputs.local import LocalOutputs
 
 broker = RedisBroker(url=os.environ["REDIS_URL"])
 dramatiq.set_broker(broker)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from jobs_service.database import Database
-from jobs_service.lifecycle import Status
-from jobs_service.logs import get_logger
+from jobs_service.database.connection import Database
+from jobs_service.jobs.correlation import Origin
+from jobs_service.jobs.job_types import JobType
+from jobs_service.jobs.lifecycle import Status
 from jobs_service.maintenance.service import Service, Turn
-from jobs_service.origin import Origin
-from jobs_service.registry import JobType
-from jobs_service.submission import Submission, Submitter
+from jobs_service.observability.logs import get_logger
+from jobs_service.submission.submit import Submission, Submitter
 
 log = get_logger(__name__)
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator
 from uuid import UUID
 
-from jobs_service.database import Database, Row
-from jobs_service.dead_letters import DeadLetterList
+from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.database.connection import Database, Row
 from jobs_service.maintenance.service import Service, Turn
 
 #: Seconds between two comparisons id by id. In between the lengths are compared, which costs nothing.

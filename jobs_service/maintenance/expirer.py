@@ -1,10 +1,11 @@
 """Ends jobs that were not begun before their `expires_at`."""
 
-from jobs_service import events, lifecycle
-from jobs_service.database import Database
-from jobs_service.dead_letters import DeadLetterList
+from jobs_service import events
+from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.database.connection import Database
 from jobs_service.events import Event
-from jobs_service.lifecycle import DeadReason, Expired, Unheard
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import DeadReason, Expired, Unheard
 from jobs_service.maintenance.service import Service, Turn
 
 BATCH = 500

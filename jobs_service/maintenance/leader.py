@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from threading import Event, Thread
 
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
-from jobs_service.logs import get_logger
 from jobs_service.maintenance.leadership import Leadership
 from jobs_service.maintenance.service import Service, Turn
-from jobs_service.metrics import definitions as metrics
+from jobs_service.metrics import catalogue as metrics
+from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 

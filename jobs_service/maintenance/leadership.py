@@ -8,10 +8,10 @@ each holder, and whatever is written under an older one changes nothing.
 import time
 from uuid import UUID
 
-from jobs_service.database import Database
+from jobs_service.database.connection import Database
 from jobs_service.errors import DatabaseUnavailable
-from jobs_service.logs import get_logger
-from jobs_service.metrics import definitions as metrics
+from jobs_service.metrics import catalogue as metrics
+from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 

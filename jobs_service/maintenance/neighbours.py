@@ -1,8 +1,8 @@
 """Looks whether another installation uses the same names in Redis, and says so."""
 
-from jobs_service.logs import get_logger
+from jobs_service.broker.neighbours import ADVICE, Neighbours
 from jobs_service.maintenance.service import Service, Turn
-from jobs_service.neighbours import ADVICE, Neighbours
+from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 

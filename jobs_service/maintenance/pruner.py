@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from uuid import UUID
 
-from jobs_service import events, lifecycle
-from jobs_service.database import Database
+from jobs_service import events
+from jobs_service.database.connection import Database
 from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
-from jobs_service.lifecycle import Status
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import Status
 from jobs_service.maintenance.service import Service, Turn
-from jobs_service.storage import OutputStore, Search
+from jobs_service.outputs.local import OutputStore, Search
 
 #: Rows of one statement; and how many statements of a run may look for expired jobs of a status, and delete jobs: what
 #: a run may hold up the leader's other services by.

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
-from jobs_service import events, lifecycle
-from jobs_service.database import Database
+from jobs_service import events
+from jobs_service.database.connection import Database
 from jobs_service.events import Event
-from jobs_service.lifecycle import FENCE
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import FENCE
 from jobs_service.maintenance.service import Service, Turn
 
 #: So many jobs are brought forward at first, and twice as many each time those are on their way, up to the second

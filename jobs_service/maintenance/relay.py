@@ -2,15 +2,15 @@
 
 import math
 
-from jobs_service import lifecycle
-from jobs_service.broker import JobBroker, message_for
-from jobs_service.database import Database, Row
-from jobs_service.dead_letters import DeadLetterList
+from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.redis import JobBroker, message_for
+from jobs_service.database.connection import Database, Row
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
 from jobs_service.failpoints import failpoint
-from jobs_service.lifecycle import FENCE
-from jobs_service.logs import get_logger
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import FENCE
 from jobs_service.maintenance.service import Service, Turn
+from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -2,13 +2,14 @@
 
 from uuid import UUID
 
-from jobs_service import events, lifecycle
-from jobs_service.database import Database
-from jobs_service.dead_letters import DeadLetterList
+from jobs_service import events
+from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.database.connection import Database
 from jobs_service.events import Event
 from jobs_service.failpoints import failpoint
-from jobs_service.lifecycle import FENCE, Rescued, Status, Unheard
-from jobs_service.liveness import Liveness
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import FENCE, Rescued, Status, Unheard
+from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Service, Turn
 
 BATCH = 500

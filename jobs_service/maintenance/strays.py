@@ -3,15 +3,16 @@
 from collections import defaultdict
 from uuid import UUID
 
-from jobs_service import events, lifecycle
-from jobs_service.broker import JobBroker
-from jobs_service.database import Database
-from jobs_service.dead_letters import DeadLetterList
+from jobs_service import events
+from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.redis import JobBroker
+from jobs_service.database.connection import Database
 from jobs_service.events import Event
-from jobs_service.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, DeadReason, Moved, Unheard
-from jobs_service.liveness import Liveness
-from jobs_service.logs import get_logger
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, DeadReason, Moved, Unheard
+from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Service, Turn
+from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -7,8 +7,8 @@ from threading import Lock
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from jobs_service.logs import get_logger
-from jobs_service.metrics import definitions
+from jobs_service.metrics import catalogue
+from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 
@@ -55,8 +55,8 @@ class Truth(Collector):
 
     def _look(self) -> list[Metric]:
         found: list[Metric] = []
-        success, duration = definitions.COLLECTOR_SUCCESS.family(), definitions.COLLECTOR_DURATION.family()
-        last = definitions.COLLECTOR_LAST_SUCCESS.family()
+        success, duration = catalogue.COLLECTOR_SUCCESS.family(), catalogue.COLLECTOR_DURATION.family()
+        last = catalogue.COLLECTOR_LAST_SUCCESS.family()
         deadline = time.monotonic() + BUDGET_SECONDS
         for name, look in self.looks.items():
             began_at = time.monotonic()
@@ -82,7 +82,7 @@ class Truth(Collector):
     def _ups(self) -> list[Metric]:
         """Say of each server whether it answered anything."""
         ups = []
-        for row, name in ((definitions.PG_UP, "postgresql"), (definitions.REDIS_UP, "redis")):
+        for row, name in ((catalogue.PG_UP, "postgresql"), (catalogue.REDIS_UP, "redis")):
             if name in self.looks:
                 up = row.family()
                 up.add_metric([], name not in self._failing)

@@ -11,19 +11,19 @@ from typing import Any
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
-from jobs_service.metrics import definitions
+from jobs_service.metrics import catalogue
 
 #: Bounds of Dramatiq's histogram, in milliseconds.
 BUCKETS = (5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10000, 30000, 60000, 600000, 900000)
 
 #: What became of an attempt -> the counters in which Dramatiq counts it.
 _COUNTED = {
-    "completed": (definitions.DRAMATIQ_MESSAGES,),
-    "retried": (definitions.DRAMATIQ_MESSAGES, definitions.DRAMATIQ_ERRORS, definitions.DRAMATIQ_RETRIES),
-    "failed": (definitions.DRAMATIQ_MESSAGES, definitions.DRAMATIQ_ERRORS),
-    "released": (definitions.DRAMATIQ_MESSAGES,),
-    "refused": (definitions.DRAMATIQ_MESSAGES,),
-    "interrupted": (definitions.DRAMATIQ_MESSAGES,),
+    "completed": (catalogue.DRAMATIQ_MESSAGES,),
+    "retried": (catalogue.DRAMATIQ_MESSAGES, catalogue.DRAMATIQ_ERRORS, catalogue.DRAMATIQ_RETRIES),
+    "failed": (catalogue.DRAMATIQ_MESSAGES, catalogue.DRAMATIQ_ERRORS),
+    "released": (catalogue.DRAMATIQ_MESSAGES,),
+    "refused": (catalogue.DRAMATIQ_MESSAGES,),
+    "interrupted": (catalogue.DRAMATIQ_MESSAGES,),
 }
 
 _Job = tuple[str, str]
@@ -36,17 +36,17 @@ def made_of(families: Iterable[Metric]) -> Iterator[Metric]:
     if "jobs_attempts" not in samples:
         return
     yield from _attempts(samples["jobs_attempts"])
-    yield _family(definitions.DRAMATIQ_REJECTS, _dead_letters(samples.get("jobs_dead_letters", [])))
+    yield _family(catalogue.DRAMATIQ_REJECTS, _dead_letters(samples.get("jobs_dead_letters", [])))
     running = {_job(sample): sample.value for sample in samples.get("jobs_worker_running", [])}
-    yield _family(definitions.DRAMATIQ_IN_PROGRESS, running)
-    yield _family(definitions.DRAMATIQ_DELAYED, dict.fromkeys(running, 0.0))
+    yield _family(catalogue.DRAMATIQ_IN_PROGRESS, running)
+    yield _family(catalogue.DRAMATIQ_DELAYED, dict.fromkeys(running, 0.0))
     yield _durations(samples.get("jobs_run_duration_seconds", []))
 
 
 def _attempts(samples: Iterable[Any]) -> Iterator[Metric]:
-    counts: dict[definitions.Computed, defaultdict[_Job, float]] = {
+    counts: dict[catalogue.Computed, defaultdict[_Job, float]] = {
         row: defaultdict(float)
-        for row in (definitions.DRAMATIQ_MESSAGES, definitions.DRAMATIQ_ERRORS, definitions.DRAMATIQ_RETRIES)
+        for row in (catalogue.DRAMATIQ_MESSAGES, catalogue.DRAMATIQ_ERRORS, catalogue.DRAMATIQ_RETRIES)
     }
     for sample in samples:
         for row in _COUNTED.get(sample.labels["outcome"], ()):
@@ -71,14 +71,14 @@ def _durations(samples: Iterable[Any]) -> Metric:
             counts[_job(sample)][float(sample.labels["le"])] = sample.value
         elif sample.name.endswith("_sum"):
             sums[_job(sample)] = sample.value * 1000
-    family: HistogramMetricFamily = definitions.DRAMATIQ_DURATION.family()
+    family: HistogramMetricFamily = catalogue.DRAMATIQ_DURATION.family()
     for job, buckets in counts.items():
         bounds = [(floatToGoString(bound), buckets[bound / 1000]) for bound in (*map(float, BUCKETS), float("inf"))]
         family.add_metric(job, buckets=bounds, sum_value=sums[job])
     return family
 
 
-def _family(row: definitions.Computed, values: _Values) -> Metric:
+def _family(row: catalogue.Computed, values: _Values) -> Metric:
     family: GaugeMetricFamily | CounterMetricFamily = row.family()
     for job, value in values.items():
         family.add_metric(job, value)

@@ -15,18 +15,19 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from jobs_service import budget, logs
-from jobs_service.broker import JobBroker
+from jobs_service.broker.redis import JobBroker
 from jobs_service.config import Settings
-from jobs_service.database import Database, open_database
-from jobs_service.logs import get_logger
-from jobs_service.metrics import dramatiq_names, multiprocess, servers
+from jobs_service.database import budget
+from jobs_service.database.connection import Database, open_database
+from jobs_service.jobs.job_types import Registry, load
+from jobs_service.mail.smtp import name_of
+from jobs_service.metrics import dramatiq_names, multiprocess, server_stats
 from jobs_service.metrics.collector import Truth
-from jobs_service.metrics.objectives import Objectives
-from jobs_service.metrics.rows import JobRows
+from jobs_service.metrics.queue_stats import JobRows
+from jobs_service.metrics.slo import Objectives
+from jobs_service.observability import logs
+from jobs_service.observability.logs import get_logger
 from jobs_service.orphans import end_with_parent, is_orphan
-from jobs_service.registry import Registry, load
-from jobs_service.smtp import name_of
 
 log = get_logger(__name__)
 
@@ -78,8 +79,8 @@ def build_truth(settings: Settings, registry: Registry) -> Truth:
     return Truth(
         {
             "settings": lambda: Objectives(settings).families(registry),
-            "redis": lambda: servers.redis(broker, registry.queues),
-            "postgresql": lambda: servers.postgresql(database),
+            "redis": lambda: server_stats.redis(broker, registry.queues),
+            "postgresql": lambda: server_stats.postgresql(database),
             "workers": rows.workers,
             "jobs": rows.jobs,
             "breakers": rows.breakers,
@@ -87,7 +88,7 @@ def build_truth(settings: Settings, registry: Registry) -> Truth:
             **({"canaries": rows.canaries} if settings.canary_seconds else {}),
             "overdue": rows.overdue,
             "dead_letters": rows.dead_letters,
-            "tables": lambda: servers.tables(database),
+            "tables": lambda: server_stats.tables(database),
         }
     )
 

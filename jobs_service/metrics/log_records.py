@@ -1,6 +1,6 @@
 """Counts log lines: what libraries and our own code warned of, also where no metric of its own says so."""
 
-from jobs_service.metrics import definitions as metrics
+from jobs_service.metrics import catalogue as metrics
 
 _OURS = "jobs_service."
 

@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
-from jobs_service.metrics.definitions import CATALOGUE, Definition, Origin
+from jobs_service.metrics.catalogue import CATALOGUE, Definition, Origin
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 _HEAD = """\
 # Metrics
 
-This page is written from `jobs_service/metrics/definitions.py` by `make docs`; a test keeps the two equal.
+This page is written from `jobs_service/metrics/catalogue.py` by `make docs`; a test keeps the two equal.
 
 `GET /metrics` of the API (port 3000) and of the workers (port 9191) both answer for all processes of their service.
 What is computed at the scrape both compute, so that one sees when the other is away: take `max by (…)` of it.

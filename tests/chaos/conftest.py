@@ -11,7 +11,7 @@ from report import Report
 from service import Service
 from stack import Stack
 
-from jobs_service.devstack.processes import is_alive
+from devstack.processes import is_alive
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from jobs_service.devstack.ports import free_port, release
+from devstack.ports import free_port, release
 
 HOST = "127.0.0.1"
 

@@ -31,8 +31,8 @@ from invariants import violations
 from service import QUICK, Service
 from stack import LOAD, Stack
 
-from jobs_service.devstack.processes import descendants
-from jobs_service.devstack.servers import NOBODY, Postgres
+from devstack.processes import descendants
+from devstack.servers import NOBODY, Postgres
 
 T = TypeVar("T")
 

@@ -13,11 +13,11 @@ import redis
 from eventually import eventually
 from proxy import Proxy
 
+from devstack.processes import descendants, is_alive
+from devstack.servers import Postgres, Valkey
 from jobs_service.config import Settings
-from jobs_service.database import open_database
-from jobs_service.devstack.processes import descendants, is_alive
-from jobs_service.devstack.servers import Postgres, Valkey
-from jobs_service.migrations import migrate
+from jobs_service.database.connection import open_database
+from jobs_service.database.migrations import migrate
 
 #: Unlike the other tests' server it keeps what was committed when it is killed; only a power cut would hurt it.
 DURABLE = ("fsync=off", "full_page_writes=off", "max_connections=200")

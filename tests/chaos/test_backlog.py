@@ -4,11 +4,11 @@ import itertools
 
 from eventually import eventually
 
-from jobs_service import lifecycle
 from jobs_service.config import Settings
-from jobs_service.database import open_database
+from jobs_service.database.connection import open_database
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import NewJob
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import NewJob
 
 #: For each priority.
 WINDOW = 500

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from service import ROOT
 
-from jobs_service.devstack.processes import Child
+from devstack.processes import Child
 
 FULL = Path("/dev/full")
 

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from jobs_service.devstack.processes import descendants
+from devstack.processes import descendants
 
 
 def test_workers_go_on_without_their_parents(stack):

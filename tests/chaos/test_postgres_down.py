@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 from eventually import eventually
 
-from jobs_service.devstack.processes import descendants, is_alive
+from devstack.processes import descendants, is_alive
 
 SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 

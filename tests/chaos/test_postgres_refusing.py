@@ -10,7 +10,7 @@ import pytest
 from eventually import eventually
 from test_postgres_down import assert_unavailable
 
-from jobs_service.devstack.servers import NOBODY
+from devstack.servers import NOBODY
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from eventually import eventually
 
-from jobs_service.devstack.processes import descendants
+from devstack.processes import descendants
 
 #: Shorter than usual, so that waiting for it is.
 PATIENCE = {"DATABASE_CONNECT_TIMEOUT_SECONDS": "1", "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2"}

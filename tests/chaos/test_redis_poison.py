@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from eventually import eventually
 
-from jobs_service.keys import Keys
+from jobs_service.broker.keys import Keys
 
 QUEUE = Keys().queue("default")
 

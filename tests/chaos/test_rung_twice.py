@@ -4,7 +4,7 @@ import uuid
 
 from eventually import eventually
 
-from jobs_service.broker import message_for
+from jobs_service.broker.redis import message_for
 from jobs_service.ids import new_id
 
 

@@ -12,8 +12,8 @@ import psycopg2
 import pytest
 
 from jobs_service.config import Settings
-from jobs_service.database import open_database
-from jobs_service.migrations import SEEDS, migrate, read
+from jobs_service.database.connection import open_database
+from jobs_service.database.migrations import SEEDS, migrate, read
 
 #: What is promised: nobody's statement waits for longer. Machines that do other work as well may add as much again.
 STALL_SECONDS = 5

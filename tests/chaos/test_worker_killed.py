@@ -9,7 +9,7 @@ import pytest
 from eventually import eventually
 from service import ROOT
 
-from jobs_service.devstack.processes import Child, descendants, is_alive
+from devstack.processes import Child, descendants, is_alive
 
 PLACES = ["worker.after_pop", "worker.after_claim", "worker.after_effect", "worker.after_verdict", "bury.before_push"]
 
@@ -192,7 +192,7 @@ def test_a_worker_killed_while_it_tells_its_command_that_it_has_begun_is_replace
 def test_a_dramatiq_command_without_a_supervisor_takes_all_its_processes_along(stack):
     """It forks one for the metrics, too."""
     stack.service.start_api()
-    argv = [sys.executable, "-m", "dramatiq", "jobs_service.worker:boot", "--processes=1", "--threads=2"]
+    argv = [sys.executable, "-m", "dramatiq", "jobs_service.worker.assembly:boot", "--processes=1", "--threads=2"]
     (stack.folder / "metrics").mkdir()
     environ = stack.service.environ | {"PROMETHEUS_MULTIPROC_DIR": str(stack.folder / "metrics")}
     command = Child(argv, log=stack.folder / "dramatiq.log", env=environ, cwd=ROOT)

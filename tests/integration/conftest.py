@@ -8,13 +8,13 @@ import pytest
 from rows import add_worker, claim_one, complete_one
 from service import Service
 
-from jobs_service import lifecycle
-from jobs_service.broker import JobBroker
-from jobs_service.database import open_database
-from jobs_service.dead_letters import DeadLetterList
+from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.redis import JobBroker
+from jobs_service.database.connection import open_database
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import NewJob
-from jobs_service.storage import LocalOutputs
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import NewJob
+from jobs_service.outputs.local import LocalOutputs
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dashboards import MONITORING
 from eventually import eventually
 from monitoring_tools import ALERTMANAGER, needs_alertmanager
 
-from jobs_service.devstack.servers import HOST, Server
+from devstack.servers import HOST, Server
 
 pytestmark = needs_alertmanager
 

@@ -9,7 +9,7 @@ from eventually import eventually
 from monitoring_tools import PROMETHEUS, needs_prometheus
 from service import Service
 
-from jobs_service.devstack.servers import Prometheus, Valkey
+from devstack.servers import Prometheus, Valkey
 
 pytestmark = needs_prometheus
 

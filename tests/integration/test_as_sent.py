@@ -12,12 +12,12 @@ from hostile_json import VALUES
 from hypothesis import HealthCheck, example, given, settings
 from rows import claim_one, complete_one
 
-from jobs_service import lifecycle
-from jobs_service.app import create_app
+from jobs_service.api import request_body
+from jobs_service.api.app import create_app
 from jobs_service.errors import InvalidRequest
-from jobs_service.jsonb import gives_back
-from jobs_service.lifecycle import Ask
-from jobs_service.resources import bodies
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.jsonb import gives_back
+from jobs_service.jobs.lifecycle import Ask
 
 #: What careful people post, and the file that is right.
 CSV = {
@@ -205,7 +205,7 @@ def test_a_row_that_was_written_by_hand_is_a_job(database, worker_id, shown):
 
 def is_a_json_value(text):
     try:
-        bodies.check(text.encode("utf-8", "surrogatepass"))
+        request_body.check(text.encode("utf-8", "surrogatepass"))
     except InvalidRequest:
         return False
     return True

@@ -8,15 +8,15 @@ import pytest
 from eventually import eventually
 from rows import claim_one
 
-from jobs_service import lifecycle
-from jobs_service.lifecycle import DeadReason, Failure
+from jobs_service.broker.publisher import Publisher
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.job_types import JobType, Registry
+from jobs_service.jobs.lifecycle import DeadReason, Failure
 from jobs_service.maintenance import canary as canary_module
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.service import Turn
-from jobs_service.metrics.rows import JobRows
-from jobs_service.publisher import Publisher
-from jobs_service.registry import JobType, Registry
-from jobs_service.submission import Submitter
+from jobs_service.metrics.queue_stats import JobRows
+from jobs_service.submission.submit import Submitter
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from eventually import eventually
 from rows import claim_one
 from smtp_server import SILENCE, SmtpServer
 
-from jobs_service import attempt
-from jobs_service.attempt import Cancelled
-from jobs_service.devstack.processes import is_alive
+from devstack.processes import is_alive
+from jobs_service.worker import attempt
+from jobs_service.worker.attempt import Cancelled
 
 #: Longer than any test waits: what ends before was interrupted.
 LONG = {

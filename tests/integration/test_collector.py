@@ -7,14 +7,14 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from rows import add_worker, claim_one
 
-from jobs_service import lifecycle
-from jobs_service.broker import message_for
-from jobs_service.database import open_database
-from jobs_service.lifecycle import DeadReason, Failure
+from jobs_service.broker.redis import message_for
+from jobs_service.database.connection import open_database
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.job_types import JobType, Registry
+from jobs_service.jobs.lifecycle import DeadReason, Failure
 from jobs_service.metrics import collector
 from jobs_service.metrics.exposition import build_truth
-from jobs_service.metrics.rows import STATES
-from jobs_service.registry import JobType, Registry
+from jobs_service.metrics.queue_stats import STATES
 
 FAILURE = Failure("E", "m", "t", 0)
 

@@ -13,10 +13,10 @@ from eventually import eventually
 from old_servers import old_postgres, old_redis
 from proxy import Proxy
 
-from jobs_service import preflight
-from jobs_service.app import create_app
+from devstack.servers import HOST
+from jobs_service.api.app import create_app
 from jobs_service.config import Settings
-from jobs_service.devstack.servers import HOST
+from jobs_service.readiness import preflight
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,11 +12,11 @@ import pytest
 from eventually import eventually
 from service import Service
 
-from jobs_service import budget
+from devstack.servers import Postgres
 from jobs_service.config import Settings
-from jobs_service.database import open_database
-from jobs_service.devstack.servers import Postgres
-from jobs_service.migrations import migrate
+from jobs_service.database import budget
+from jobs_service.database.connection import open_database
+from jobs_service.database.migrations import migrate
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
 

@@ -9,7 +9,7 @@ from dashboards import DASHBOARDS, RULES, RULES_FOLDER, expressions, panels, sel
 from eventually import eventually
 from monitoring_tools import PROMETHEUS, needs_prometheus
 
-from jobs_service.devstack.servers import Prometheus
+from devstack.servers import Prometheus
 
 #: Metrics that are not there in this test, each with the reason. What asks for them has no answer.
 ABSENT = {

@@ -10,9 +10,9 @@ import psycopg2
 import pytest
 from eventually import eventually
 
-from jobs_service import database as module
 from jobs_service.config import Settings
-from jobs_service.database import open_database
+from jobs_service.database import connection as module
+from jobs_service.database.connection import open_database
 from jobs_service.errors import DatabaseUnavailable, NotThisProcess, SchemaUnavailable
 
 

@@ -5,13 +5,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rows import claim_one, complete_one, rescue
 
-from jobs_service import events, lifecycle
-from jobs_service.deferral import Deferral
+from jobs_service import events
 from jobs_service.events import Event
-from jobs_service.lifecycle import DeadReason, Failure
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.deferral import Deferral
+from jobs_service.jobs.lifecycle import DeadReason, Failure
 from jobs_service.maintenance.recovery import MOST, PROBER_SECONDS, Recovery
 from jobs_service.maintenance.service import Turn
-from jobs_service.metrics.rows import JobRows
+from jobs_service.metrics.queue_stats import JobRows
 
 MAIL, STORE = "smtp://mail.example:25", "https://store.example"
 

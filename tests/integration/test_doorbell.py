@@ -8,7 +8,7 @@ import pytest
 from dramatiq.broker import MessageProxy
 from eventually import eventually
 
-from jobs_service.broker import message_for
+from jobs_service.broker.redis import message_for
 from jobs_service.errors import NameTaken
 from jobs_service.ids import new_id
 

@@ -7,10 +7,10 @@ import pytest
 from eventually import eventually
 from smtp_server import SILENCE, SmtpServer
 
-from jobs_service import lifecycle
-from jobs_service.database import open_database
+from jobs_service.database.connection import open_database
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import NewJob
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import NewJob
 
 #: Longer than any test waits.
 LONG = {

@@ -3,7 +3,7 @@
 import pytest
 from eventually import eventually
 
-from jobs_service.devstack.processes import is_alive
+from devstack.processes import is_alive
 
 
 def test_job_code_may_copy_on_a_connection_of_its_own(service):

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta, timezone
 import falcon.testing
 import pytest
 
-from jobs_service.app import create_app
+from jobs_service.api.app import create_app
+from jobs_service.jobs.queries import Job
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.service import Turn
-from jobs_service.models import Job
 
 CSV = {"type": "csv-generation", "payload": {"name": "Alice", "score": 95}}
 

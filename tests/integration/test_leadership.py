@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from eventually import eventually
 
-from jobs_service.database import open_database
+from jobs_service.database.connection import open_database
 from jobs_service.errors import DatabaseUnavailable
 from jobs_service.maintenance import leadership as leadership_module
 from jobs_service.maintenance.leader import Maintenance

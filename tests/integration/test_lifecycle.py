@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from rows import claim_one, complete_one, release_one, rescue
 
-from jobs_service import lifecycle
 from jobs_service.config import Settings
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import Ask, DeadReason, Failure, NewJob, OnAmbiguous, Status
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import Ask, DeadReason, Failure, NewJob, OnAmbiguous, Status
 
 FAILURE = Failure(error="RuntimeError", message="no", traceback="Traceback …", seconds=0.25)
 

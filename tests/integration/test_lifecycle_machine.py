@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from rows import claim_one, complete_one, release_one, rescue
 
-from jobs_service import lifecycle
-from jobs_service.deferral import Deferral
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import POISON_CRASHES, DeadReason, Failure, NewJob, OnAmbiguous, Status
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.deferral import Deferral
+from jobs_service.jobs.lifecycle import POISON_CRASHES, DeadReason, Failure, NewJob, OnAmbiguous, Status
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.recovery import Recovery
 from jobs_service.maintenance.relay import Relay

@@ -11,11 +11,11 @@ from uuid import UUID
 import falcon.testing
 import pytest
 
-from jobs_service import models
-from jobs_service.app import create_app
-from jobs_service.registry import Attempt, registry
-from jobs_service.resources.jobs import PAGE_BYTES
-from jobs_service.storage import LocalOutputs
+from jobs_service.api.app import create_app
+from jobs_service.api.resources.jobs import PAGE_BYTES
+from jobs_service.jobs import queries
+from jobs_service.jobs.job_types import Attempt, registry
+from jobs_service.outputs.local import LocalOutputs
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_page_of_large_jobs_ends_early(client, post):
 
 
 def test_a_job_larger_than_a_page_is_a_page(client, post, monkeypatch):
-    monkeypatch.setattr("jobs_service.resources.jobs.PAGE_BYTES", 1)
+    monkeypatch.setattr("jobs_service.api.resources.jobs.PAGE_BYTES", 1)
     posted = [post(job("{}")).json["job_id"] for _ in range(3)]
 
     pages = pages_of(client, limit=2)
@@ -244,8 +244,8 @@ def test_a_page_is_read_in_two_statements_when_its_jobs_are_small_and_in_pieces_
     post, client, monkeypatch
 ):
     asked = []
-    newest = models._newest
-    monkeypatch.setattr(models, "_newest", lambda *given: asked.append(given[3]) or newest(*given))
+    newest = queries._newest
+    monkeypatch.setattr(queries, "_newest", lambda *given: asked.append(given[3]) or newest(*given))
     for _ in range(60):
         post(job("{}"))
 
@@ -253,6 +253,6 @@ def test_a_page_is_read_in_two_statements_when_its_jobs_are_small_and_in_pieces_
     assert [20, 40] == asked
 
     asked.clear()
-    monkeypatch.setattr(models, "_BYTES_AT_ONCE", 1)
+    monkeypatch.setattr(queries, "_BYTES_AT_ONCE", 1)
     client.simulate_get("/jobs?limit=59")
     assert [20, 20, 20] == asked

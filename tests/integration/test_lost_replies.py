@@ -17,20 +17,22 @@ from eventually import eventually
 from proxy import Proxy
 from rows import Sweeps, claim_one
 
-from jobs_service import attempt, events, lifecycle
-from jobs_service.app import create_app
-from jobs_service.broker import message_for
-from jobs_service.database import open_database
-from jobs_service.dead_letters import DeadLetterList
+from jobs_service import events
+from jobs_service.api.app import create_app
+from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.redis import message_for
+from jobs_service.database.connection import open_database
 from jobs_service.errors import DatabaseUnavailable, Snoozed, Unavailable
 from jobs_service.events import Event
-from jobs_service.failures import ProcessBroken, ProcessLost
-from jobs_service.lifecycle import OnAmbiguous
-from jobs_service.liveness import Liveness
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.failures import ProcessBroken, ProcessLost
+from jobs_service.jobs.lifecycle import OnAmbiguous
 from jobs_service.maintenance.expirer import Expirer
+from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays
-from jobs_service.middleware.lifecycle_sync import LifecycleSync
+from jobs_service.worker import attempt
+from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
 
 TRANSITION = b"UPDATE jobs"
 #: How a verb looks for what it did itself.

@@ -8,13 +8,12 @@ import pytest
 import redis
 from rows import Sweeps, add_worker, claim_one, pruner
 
-from jobs_service import lifecycle
-from jobs_service.broker import message_for
+from jobs_service.broker.keys import Keys
+from jobs_service.broker.redis import message_for
 from jobs_service.errors import BrokerUnavailable, NameTaken
 from jobs_service.ids import new_id
-from jobs_service.keys import Keys
-from jobs_service.lifecycle import DeadReason, Failure
-from jobs_service.liveness import Liveness
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import DeadReason, Failure
 from jobs_service.maintenance import dead_letters as dead_letters_module
 from jobs_service.maintenance import expirer as expirer_module
 from jobs_service.maintenance import pruner as pruner_module
@@ -23,6 +22,7 @@ from jobs_service.maintenance import rescuer as rescuer_module
 from jobs_service.maintenance import strays as strays_module
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
+from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from eventually import eventually
 
-from jobs_service.devstack.processes import descendants, is_alive
+from devstack.processes import descendants, is_alive
 
 FAILS_NEVER = {"times": 0}
 ACCEPTED = 'jobs_enqueued_total{actor_name="test-fail-times",queue_name="default",source="api"}'

@@ -14,8 +14,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from service import Service
 
-from jobs_service.devstack.processes import descendants
-from jobs_service.metrics.definitions import ATTEMPT_OUTCOMES, CATALOGUE, Origin
+from devstack.processes import descendants
+from jobs_service.metrics.catalogue import ATTEMPT_OUTCOMES, CATALOGUE, Origin
 
 #: The migrated database that tests/conftest.py makes.
 TEMPLATE = "jobs_template"

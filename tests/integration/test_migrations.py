@@ -17,12 +17,12 @@ from catalog import catalog
 from eventually import eventually
 from service import ROOT
 
-from jobs_service import migrations
+from devstack.processes import Child
 from jobs_service.config import Settings
-from jobs_service.database import open_database
-from jobs_service.devstack.processes import Child
+from jobs_service.database import migrations
+from jobs_service.database.connection import open_database
+from jobs_service.database.migrations import FORMER, SEEDS, migrate, pending, read
 from jobs_service.errors import DatabaseUnavailable, MigrationError
-from jobs_service.migrations import FORMER, SEEDS, migrate, pending, read
 
 FORMER_SEEDS = Path(__file__).parent / "former_seeds"
 NAMES = [migration.name for migration in read(SEEDS)]

@@ -6,8 +6,8 @@ import pytest
 from pgbouncer import PgBouncer, needs_pgbouncer
 
 from jobs_service.config import Settings
-from jobs_service.database import open_database
-from jobs_service.migrations import SEEDS, migrate, read
+from jobs_service.database.connection import open_database
+from jobs_service.database.migrations import SEEDS, migrate, read
 
 pytestmark = needs_pgbouncer
 

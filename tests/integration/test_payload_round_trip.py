@@ -10,8 +10,8 @@ from hostile_json import ANY_PAYLOAD, BODIES, HOSTILE, NEAR_VALID
 from hypothesis import HealthCheck, given, settings
 from rows import claim_one
 
-from jobs_service.app import create_app
-from jobs_service.registry import registry
+from jobs_service.api.app import create_app
+from jobs_service.jobs.job_types import registry
 
 REFUSALS = {400, 411, 413, 415, 422}
 

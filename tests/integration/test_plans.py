@@ -11,24 +11,24 @@ import pytest
 from plans import Watch
 from rows import Sweeps, add_worker, claim_one, complete_one
 
-from jobs_service import lifecycle
-from jobs_service.app import create_app
-from jobs_service.dead_letters import DeadLetterList
-from jobs_service.deferral import Deferral
+from jobs_service.api.app import create_app
+from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import Ask, DeadReason, Failure, NewJob, Status
-from jobs_service.liveness import Liveness
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.deferral import Deferral
+from jobs_service.jobs.job_types import JobType
+from jobs_service.jobs.lifecycle import Ask, DeadReason, Failure, NewJob, Status
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
+from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.recovery import Recovery
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays
-from jobs_service.metrics.rows import JobRows
-from jobs_service.registry import JobType
-from jobs_service.storage import LocalOutputs
+from jobs_service.metrics.queue_stats import JobRows
+from jobs_service.outputs.local import LocalOutputs
 
 JOBS = 100_000
 #: Rows that a statement about a few jobs may read, and the pages it may look at for them.
@@ -231,7 +231,7 @@ def test_lists(watch, client, database, status, job_type):
 
 
 def cursor_at(database, place):
-    from jobs_service.resources.jobs import _encode_cursor
+    from jobs_service.api.resources.jobs import _encode_cursor
 
     (job_id,) = database.row("SELECT id FROM jobs WHERE id > %s ORDER BY id LIMIT 1", (number_as_id(place),))
     return _encode_cursor(job_id)

@@ -7,12 +7,12 @@ import time
 import pytest
 from rows import pruner
 
-from jobs_service import lifecycle
-from jobs_service import storage as storage_module
 from jobs_service.errors import DatabaseUnavailable
 from jobs_service.ids import new_id
+from jobs_service.jobs import lifecycle
 from jobs_service.maintenance import pruner as pruner_module
 from jobs_service.maintenance.service import Turn
+from jobs_service.outputs import local as storage_module
 
 
 def names_in(outputs):

@@ -7,9 +7,9 @@ import psycopg2
 import pytest
 from eventually import eventually
 
-from jobs_service.app import create_app
+from jobs_service.api.app import create_app
+from jobs_service.api.resources import health
 from jobs_service.config import Settings
-from jobs_service.resources import health
 
 
 @pytest.fixture

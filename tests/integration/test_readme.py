@@ -13,8 +13,8 @@ import psycopg2
 import pytest
 from eventually import eventually
 
-from jobs_service.devstack.ports import free_port, release
-from jobs_service.devstack.processes import Child, descendants, is_alive
+from devstack.ports import free_port, release
+from devstack.processes import Child, descendants, is_alive
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -44,7 +44,7 @@ class Stack:
         self.environ, self.folder = environ, folder
 
     def start(self):
-        argv = [sys.executable, "-m", "jobs_service.devstack"]
+        argv = [sys.executable, "-m", "devstack"]
         self.child = Child(argv, log=self.folder / "run.log", env=self.environ, cwd=ROOT)
         eventually(lambda: "ready" in self.said() or not self.child.running, seconds=90, what="a stack that is ready")
         assert self.child.running, self.said()
@@ -173,9 +173,7 @@ def _completed(stack, look, job_id):
 
 
 def _run_to_the_end(environ):
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs_service.devstack"], env=environ, cwd=ROOT, check=False, **_CAPTURED
-    )
+    done = subprocess.run([sys.executable, "-m", "devstack"], env=environ, cwd=ROOT, check=False, **_CAPTURED)
     assert done.returncode == 1
     assert len((done.stdout + done.stderr).strip().splitlines()) <= 2
     return done.stdout + done.stderr

@@ -13,23 +13,23 @@ from prometheus_client import CollectorRegistry, generate_latest
 from rows import claim_one
 from service import Service
 
-from jobs_service import lifecycle
-from jobs_service.broker import JobBroker, message_for
+from devstack.servers import Valkey
+from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.keys import Keys
+from jobs_service.broker.neighbours import FORGOTTEN_LOOKS, SEEN, Neighbours, conflicts
+from jobs_service.broker.redis import JobBroker, message_for
 from jobs_service.config import Settings
-from jobs_service.database import open_database
-from jobs_service.dead_letters import DeadLetterList
-from jobs_service.devstack.servers import Valkey
+from jobs_service.database.connection import open_database
 from jobs_service.errors import BrokerUnavailable, NameTaken
 from jobs_service.ids import new_id
-from jobs_service.keys import Keys
-from jobs_service.lifecycle import DeadReason, Failure, NewJob
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.job_types import JobType, Registry
+from jobs_service.jobs.lifecycle import DeadReason, Failure, NewJob
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.neighbours import NeighbourWatch
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.service import Turn
 from jobs_service.metrics.exposition import build_truth
-from jobs_service.neighbours import FORGOTTEN_LOOKS, SEEN, Neighbours, conflicts
-from jobs_service.registry import JobType, Registry
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,10 @@ import pytest
 from eventually import eventually
 from rows import Sweeps, claim_one
 
-from jobs_service import events, lifecycle
+from jobs_service import events
 from jobs_service.events import Event
-from jobs_service.lifecycle import OnAmbiguous
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import OnAmbiguous
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"

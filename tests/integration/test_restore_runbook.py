@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from eventually import eventually
 
-from jobs_service.devstack.servers import Postgres
+from devstack.servers import Postgres
 
 ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "docs" / "runbooks" / "storage.md").read_text().partition("## Restoring PostgreSQL")[2]

@@ -9,10 +9,10 @@ from dramatiq.broker import MessageProxy
 from eventually import eventually
 from rows import claim_one
 
-from jobs_service import attempt
-from jobs_service.broker import message_for
-from jobs_service.middleware import lifecycle_sync as module
-from jobs_service.middleware.lifecycle_sync import LifecycleSync
+from jobs_service.broker.redis import message_for
+from jobs_service.worker import attempt
+from jobs_service.worker.middleware import lifecycle_sync as module
+from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
 
 
 @pytest.fixture

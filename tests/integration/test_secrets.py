@@ -11,7 +11,7 @@ from otlp import Receiver
 from proxy import Proxy
 from smtp_server import SmtpServer
 
-from jobs_service.devstack.servers import HOST
+from devstack.servers import HOST
 
 #: In everything planted, and in nothing else.
 MARK = "kittiwake"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from pgbouncer import PgBouncer, needs_pgbouncer
 
+from devstack.servers import HOST
 from jobs_service.config import Settings
-from jobs_service.database import open_database
-from jobs_service.devstack.servers import HOST
+from jobs_service.database.connection import open_database
+from jobs_service.database.migrations import migrate
 from jobs_service.errors import DatabaseUnavailable
-from jobs_service.migrations import migrate
 
 ROOT = Path(__file__).parents[2]
 

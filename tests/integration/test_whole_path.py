@@ -7,9 +7,9 @@ from pathlib import Path
 
 from eventually import eventually
 
-from jobs_service.devstack.processes import descendants, is_alive
-from jobs_service.devstack.servers import Valkey
-from jobs_service.keys import Keys
+from devstack.processes import descendants, is_alive
+from devstack.servers import Valkey
+from jobs_service.broker.keys import Keys
 
 ALICE = {"name": "Alice", "score": 95}
 

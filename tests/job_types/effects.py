@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from jobs_service.errors import Rejected
-from jobs_service.registry import Attempt, job
+from jobs_service.jobs.job_types import Attempt, job
 
 
 class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

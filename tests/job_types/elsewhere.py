@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jobs_service.registry import Attempt, job
+from jobs_service.jobs.job_types import Attempt, job
 
 
 @job("test-elsewhere", payload=dict[str, Any], queue="elsewhere")

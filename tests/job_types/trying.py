@@ -22,7 +22,7 @@ import psycopg2
 import structlog
 
 from jobs_service.errors import Rejected, Snoozed, Unavailable
-from jobs_service.registry import Attempt, job
+from jobs_service.jobs.job_types import Attempt, job
 
 
 @job("test-fail-times", payload=dict[str, Any])

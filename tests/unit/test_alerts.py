@@ -8,7 +8,7 @@ import yaml
 from dashboards import DASHBOARDS, MONITORING, RECORDED, RULES, RULES_FOLDER, metrics, selectors
 from monitoring_tools import AMTOOL, PROMTOOL, needs_amtool, needs_promtool
 
-from jobs_service.metrics.definitions import CATALOGUE
+from jobs_service.metrics.catalogue import CATALOGUE
 
 ROOT = MONITORING.parent
 TEST_FILES = sorted((MONITORING / "prometheus" / "tests").glob("*.yml"))

@@ -2,61 +2,23 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from jobs_service.lifecycle import TRANSITIONS, DeadReason
+from jobs_service.jobs.lifecycle import TRANSITIONS, DeadReason
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
+MODULES = sorted((ROOT / "jobs_service").rglob("*.py"))
 
-#: A module may import from its own rank and below. Names are the modules' and folders' in jobs_service.
-RANKS = [
-    {
-        "errors",
-        "events",
-        "ids",
-        "config",
-        "slots",
-        "incoming",
-        "failpoints",
-        "deadlines",
-        "descriptors",
-        "liveness",
-        "keys",
-        "jsonb",
-        "dsn",
-        "limits",
-    },
-    {
-        "logs",
-        "supervisor",
-        "orphans",
-        "origin",
-        "telemetry",
-        "tracing",
-        "typed",
-        "database",
-        "sessions",
-        "pool",
-        "budget",
-        "advice",
-        "smtp",
-        "addresses",
-        "headers",
-        "deferral",
-    },
-    {"mailer", "storage", "models", "migrations", "lifecycle"},
-    {"registry", "failures"},
-    {"broker"},
-    {"dead_letters", "neighbours", "publisher", "attempt", "batch"},
-    {"submission", "binding", "isolation", "maintenance", "metrics", "clock", "presence", "preflight"},
-    {"middleware", "resources", "sampler", "watchdog"},
-    {"http_worker"},
-    {"app", "worker", "isolated", "gunicorn_config"},
-    {"wsgi", "__main__", "devstack", "__init__"},
-]
+#: What lies directly in the package and imports next to nothing, and what begins a process; folders are between them.
+BASE = ["errors", "events", "ids", "failpoints", "orphans", "descriptors", "dsn", "config"]
+ENTRY_POINTS = ["wsgi", "__main__", "__init__"]
+
+#: A row of the page's map: a folder or nothing, modules, what they are.
+_ROW = re.compile(r"^\|(?: `jobs_service/`| `([\w/]+)/`| entry points|) \| (`[\w`, ]+`) \|", re.MULTILINE)
 
 
 def test_the_diagram_draws_every_transition_and_no_other():
@@ -75,11 +37,24 @@ def test_every_dead_reason_is_in_the_page():
     assert all(f"`{reason}`" in PAGE for reason in DeadReason)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "jobs_service").rglob("*.py")), ids=lambda path: path.stem)
-def test_imports_point_down(path):
-    name = path.relative_to(ROOT / "jobs_service").parts[0].removesuffix(".py")
+def test_the_page_maps_every_module():
+    found = {_module(path) for path in MODULES if path.name != "__init__.py"}
 
-    assert not [imported for imported in _imports(path) if _rank(imported) > _rank(name)]
+    assert found == set(_map())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: ".".join(_module(path)))
+def test_imports_point_one_way(path):
+    rank = _ranks()
+    own = _rank_of(_module(path), rank)
+
+    assert not [imported for imported in _imports(path) if _rank_of(imported, rank) > own]
+
+
+def test_no_module_takes_part_in_a_cycle():
+    graph = {_module(path): _imports(path) for path in MODULES}
+
+    list(TopologicalSorter(graph).static_order())
 
 
 def test_only_lifecycle_writes_a_status():
@@ -93,21 +68,50 @@ def test_only_lifecycle_writes_a_status():
 
 
 def test_job_types_import_nothing_that_knows_rows_or_queues():
-    allowed = {"errors", "registry", "storage", "mailer", "addresses", "headers", "typed"}
+    allowed = {("errors",), ("jobs", "job_types"), ("jobs", "validation"), ("outputs", "local")}
 
     for path in (ROOT / "actors").glob("*.py"):
-        assert _imports(path) <= allowed, path.name
+        assert {module for module in _imports(path) if module[0] != "mail"} <= allowed, path.name
 
 
-def _imports(path):
-    """Return the modules of jobs_service that a file imports at its top level."""
-    found = set()
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jobs_service":
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+def _module(path):
+    return path.relative_to(ROOT / "jobs_service").with_suffix("").parts
+
+
+def _map():
+    """Return the modules that the page maps, in its order."""
+    folder, found = (), []
+    for named, modules in _ROW.findall(PAGE):
+        folder = tuple(named.split("/")) if named else folder
+        names = re.findall(r"\w+", modules)
+        found += [(name,) if name in BASE + ENTRY_POINTS else (*folder, name) for name in names]
     return found
 
 
-def _rank(name):
-    return next(rank for rank, names in enumerate(RANKS) if name in names)
+def _ranks():
+    """Return the order of folders and of what lies beside them: that of the page."""
+    folders = list(dict.fromkeys(module[0] for module in _map() if len(module) > 1))
+    return {name: rank for rank, name in enumerate([*BASE, *folders, *ENTRY_POINTS])}
+
+
+def _rank_of(module, ranks):
+    return ranks[module[0]]
+
+
+def _imports(path):
+    """Return the modules of jobs_service that a file imports, wherever in it, for types alone too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jobs_service":
+            found |= {_named((*node.module.split(".")[1:], alias.name)) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            found |= {_named(tuple(parts[1:])) for parts in names if parts[0] == "jobs_service"}
+    return found - {("__init__",)}
+
+
+def _named(parts):
+    """Return the module that holds what an import names: itself, or the one that it is taken from."""
+    while parts and not (ROOT / "jobs_service").joinpath(*parts).with_suffix(".py").exists():
+        parts = parts[:-1]
+    return parts or ("__init__",)

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from jobs_service.batch import Batch
+from jobs_service.database.group_commit import Batch
 from jobs_service.errors import DatabaseUnavailable
 
 

@@ -5,8 +5,8 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from jobs_service.binding import MAX_RESULT_BYTES, ResultNotStorable, _encode
-from jobs_service.jsonb import gives_back
+from jobs_service.jobs.jsonb import gives_back
+from jobs_service.worker.actors import MAX_RESULT_BYTES, ResultNotStorable, _encode
 
 
 class Total(msgspec.Struct):

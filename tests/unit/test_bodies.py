@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from jobs_service.api import request_body
 from jobs_service.errors import InvalidRequest, MalformedBody
-from jobs_service.resources import bodies
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from jobs_service.resources import bodies
     ],
 )
 def test_plain_json_is_accepted(text):
-    bodies.check(text.encode())
+    request_body.check(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_plain_json_is_accepted(text):
 )
 def test_what_is_not_acceptable_json_is_malformed(raw, says):
     with pytest.raises(MalformedBody, match=says):
-        bodies.check(raw)
+        request_body.check(raw)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_what_is_not_acceptable_json_is_malformed(raw, says):
 )
 def test_what_cannot_be_stored_is_named_by_its_pointer(value, pointer):
     with pytest.raises(InvalidRequest) as caught:
-        bodies.check(json.dumps(value).encode())
+        request_body.check(json.dumps(value).encode())
 
     assert pointer == caught.value.pointer
     assert not isinstance(caught.value, MalformedBody)
@@ -92,7 +92,7 @@ def test_what_cannot_be_stored_is_named_by_its_pointer(value, pointer):
 )
 def test_a_number_beyond_the_limits_is_named_by_its_pointer(number, says):
     with pytest.raises(InvalidRequest, match=says) as caught:
-        bodies.check(f'{{"payload":{{"a":[0,{number}]}}}}'.encode())
+        request_body.check(f'{{"payload":{{"a":[0,{number}]}}}}'.encode())
 
     assert "/payload/a/1" == caught.value.pointer
     assert not isinstance(caught.value, MalformedBody)

@@ -11,15 +11,15 @@ from falcon.testing import create_environ
 from hostile_json import BODIES, HOSTILE, NEAR_VALID, VALUES
 from hypothesis import example, given
 
-from jobs_service.clock import DatabaseTime
+from jobs_service.api import request_body
 from jobs_service.config import Settings
 from jobs_service.errors import InvalidRequest, MalformedBody
-from jobs_service.lifecycle import NewJob
-from jobs_service.origin import Origin
-from jobs_service.registry import load
-from jobs_service.resources import bodies
-from jobs_service.submission import Submission, Submitter
-from jobs_service.typed import decoded, encoded
+from jobs_service.jobs.correlation import Origin
+from jobs_service.jobs.job_types import load
+from jobs_service.jobs.lifecycle import NewJob
+from jobs_service.jobs.validation import decoded, encoded
+from jobs_service.metrics.clock import DatabaseTime
+from jobs_service.submission.submit import Submission, Submitter
 
 SETTINGS = Settings.from_env({"DATABASE_URL": "postgresql://localhost/none", "REDIS_URL": "redis://localhost"})
 #: It writes nothing here: `_new_job` needs no server, once it knows what time it is there.
@@ -29,7 +29,7 @@ SUBMITTER._time = DatabaseTime(time.time)
 
 def is_accepted(raw):
     try:
-        bodies.check(raw)
+        request_body.check(raw)
     except InvalidRequest as refusal:
         return assert_ours(refusal)
     return True
@@ -39,7 +39,7 @@ def accepted(raw):
     """Return the job that a body would become. None: it is refused."""
     environ = create_environ(method="POST", body=raw, headers={"Content-Type": "application/json"})
     try:
-        submission = bodies.read(falcon.Request(environ), Submission, max_bytes=1_048_576)
+        submission = request_body.read(falcon.Request(environ), Submission, max_bytes=1_048_576)
         return SUBMITTER._new_job(submission, SUBMITTER.registry.get(submission.type), Origin(), publish=False)
     except InvalidRequest as refusal:
         return assert_ours(refusal)

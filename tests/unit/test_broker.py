@@ -6,9 +6,9 @@ from uuid import UUID
 import dramatiq
 import pytest
 
-from jobs_service.broker import RETRY_DELAY_OPTION, JobBroker, message_for, score
+from jobs_service.broker.keys import Keys
+from jobs_service.broker.redis import RETRY_DELAY_OPTION, JobBroker, message_for, score
 from jobs_service.ids import new_id
-from jobs_service.keys import Keys
 
 
 @pytest.fixture

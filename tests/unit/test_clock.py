@@ -3,9 +3,9 @@
 import pytest
 from prometheus_client import REGISTRY
 
-from jobs_service import clock as clock_module
-from jobs_service.clock import ASK_AGAIN_SECONDS, DatabaseClock, DatabaseTime
 from jobs_service.errors import DatabaseUnavailable
+from jobs_service.metrics import clock as clock_module
+from jobs_service.metrics.clock import ASK_AGAIN_SECONDS, DatabaseClock, DatabaseTime
 
 
 class Comparing:

@@ -131,7 +131,7 @@ def test_docker_waits_longer_for_workers_than_they_for_their_jobs():
 
 def test_docker_waits_longer_for_the_api_than_gunicorn_for_its_requests():
     graceful = re.search(
-        r"^graceful_timeout = (\d+)$", (ROOT / "jobs_service/gunicorn_config.py").read_text(), re.MULTILINE
+        r"^graceful_timeout = (\d+)$", (ROOT / "jobs_service/api/gunicorn_config.py").read_text(), re.MULTILINE
     )
 
     assert int(graceful[1]) + 10 <= seconds(SERVICES["app"]["stop_grace_period"])

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.generate_csv import to_csv
-from jobs_service.registry import registry
+from jobs_service.jobs.job_types import registry
 
 #: Any text that a request body may hold: the parser refuses NUL, UTF-8 has no lone surrogates.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))

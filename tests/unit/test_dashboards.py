@@ -26,7 +26,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from monitoring_tools import PROMTOOL, needs_promtool
 
-from jobs_service.metrics.definitions import CATALOGUE, Origin
+from jobs_service.metrics.catalogue import CATALOGUE, Origin
 
 register_default_plugins()
 

@@ -7,7 +7,7 @@ import socket
 import pytest
 from eventually import eventually
 
-from jobs_service.deadlines import Deadlines, Line, deadlines
+from jobs_service.database.deadlines import Deadlines, Line, deadlines
 
 
 @pytest.fixture

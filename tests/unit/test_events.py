@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from jobs_service import logs
 from jobs_service.events import Event
+from jobs_service.observability import logs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
 

@@ -5,10 +5,10 @@ import threading
 import pytest
 from eventually import eventually
 
+from jobs_service.api.resources import follow_up
+from jobs_service.api.resources.follow_up import FollowUp
 from jobs_service.errors import DatabaseUnavailable
-from jobs_service.lifecycle import Unheard
-from jobs_service.resources import follow_up
-from jobs_service.resources.follow_up import FollowUp
+from jobs_service.jobs.lifecycle import Unheard
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ import pytest
 
 from actors.generate_csv import MAX_CELLS, generate_csv, to_csv
 from jobs_service.errors import InvalidRequest
-from jobs_service.mailer import MemoryMailer
-from jobs_service.registry import Attempt, registry
-from jobs_service.storage import LocalOutputs
+from jobs_service.jobs.job_types import Attempt, registry
+from jobs_service.mail.mailer import MemoryMailer
+from jobs_service.outputs.local import LocalOutputs
 
 JOB_ID = UUID("01890000-0000-7000-8000-000000000001")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jobs_service import headers
+from jobs_service.mail import headers
 
 SCRIPTS = [
     "Grüße aus Köln",

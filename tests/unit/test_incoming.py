@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs_service.incoming import MAX_HEAD_BYTES, Incoming
+from jobs_service.api.incoming import MAX_HEAD_BYTES, Incoming
 
 MAX_BODY_BYTES = 1_000
 

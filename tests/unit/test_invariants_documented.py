@@ -7,7 +7,7 @@ from invariants import SQL
 from test_lifecycle_machine import INVARIANTS
 
 from jobs_service.config import LADDER, rung
-from jobs_service.lifecycle import TRANSITIONS
+from jobs_service.jobs.lifecycle import TRANSITIONS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "invariants.md").read_text()

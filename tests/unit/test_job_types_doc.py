@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from actors import _attachments, generate_csv, send_email
-from jobs_service.addresses import MAX_ADDRESS_BYTES, MAX_LOCAL_BYTES
-from jobs_service.binding import MAX_RESULT_BYTES
-from jobs_service.registry import JobType, registry
+from jobs_service.jobs.job_types import JobType, registry
+from jobs_service.mail.addresses import MAX_ADDRESS_BYTES, MAX_LOCAL_BYTES
+from jobs_service.worker.actors import MAX_RESULT_BYTES
 
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs" / "job-types.md").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def test_adding_the_file_is_enough(project):
     listed = run(
         project,
         "-c",
-        "import actors; from jobs_service.registry import registry; print(*(each.name for each in registry))",
+        "import actors; from jobs_service.jobs.job_types import registry; print(*(each.name for each in registry))",
     )
 
     assert {"word-count", "csv-generation", "EMAIL_SEND"} == set(listed.split())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs_service import jsonb
+from jobs_service.jobs import jsonb
 
 
 @pytest.mark.parametrize(

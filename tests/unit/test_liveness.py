@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 from rows import Hands
 
-from jobs_service.liveness import Liveness
+from jobs_service.maintenance.liveness import Liveness
 
 WORKER, OTHER = UUID(int=1), UUID(int=2)
 

@@ -7,8 +7,8 @@ import logging
 import pytest
 import structlog
 
-from jobs_service import logs
 from jobs_service.events import Event
+from jobs_service.observability import logs
 
 
 @pytest.fixture

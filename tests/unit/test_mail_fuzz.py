@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from actors._attachments import attach
 from actors.send_email import Mail, compose, refuse_added_headers
 from jobs_service.errors import InvalidRequest
-from jobs_service.registry import registry
+from jobs_service.jobs.job_types import registry
 
 JOB_ID = UUID("01890000-0000-7000-8000-000000000001")
 SENDERS = st.sampled_from(

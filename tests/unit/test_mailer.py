@@ -13,7 +13,7 @@ import trustme
 
 from jobs_service.config import Settings
 from jobs_service.errors import KnownUnavailable, LeaseLost, OutcomeUnknown, Rejected, SettingsError, Unavailable
-from jobs_service.mailer import DeliveryUnknown, MailNotTaken, MemoryMailer, SmtpMailer
+from jobs_service.mail.mailer import DeliveryUnknown, MailNotTaken, MemoryMailer, SmtpMailer
 from tests.smtp_server import AND_HANG_UP, CUT_SHORT, DEAF, FLOOD, HANG_UP, SILENCE, TARPIT, SmtpServer
 
 ANN, BEN = "ann@example.net", "ben@example.net"

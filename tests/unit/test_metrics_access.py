@@ -3,7 +3,7 @@
 import falcon.testing
 import pytest
 
-from jobs_service.resources.metrics import is_internal
+from jobs_service.api.resources.metrics import is_internal
 
 
 @pytest.mark.parametrize(

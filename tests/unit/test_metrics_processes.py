@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from jobs_service.metrics import dramatiq_names
-from jobs_service.metrics.definitions import _RUN
+from jobs_service.metrics.catalogue import _RUN
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,11 +34,13 @@ def counted(folder, name):
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)}
 
 
-@pytest.mark.parametrize("first", ["prometheus_client", "dramatiq, falcon, gunicorn.app.base", "jobs_service.worker"])
+@pytest.mark.parametrize(
+    "first", ["prometheus_client", "dramatiq, falcon, gunicorn.app.base", "jobs_service.worker.assembly"]
+)
 def test_values_are_shared_whatever_is_imported_first(run, first):
     code = f"""
     import {first}
-    from jobs_service.metrics.definitions import STARTED
+    from jobs_service.metrics.catalogue import STARTED
     print(type(STARTED.labels("default")._value)._multiprocess)
     """
 
@@ -48,9 +50,9 @@ def test_values_are_shared_whatever_is_imported_first(run, first):
 def test_a_successor_goes_on_counting_in_its_predecessors_files(run, tmp_path):
     code = """
     import os, signal
-    from jobs_service.metrics import definitions
-    definitions.STARTED.labels("default").inc(3)
-    definitions.THREADS.labels().set(8)
+    from jobs_service.metrics import catalogue
+    catalogue.STARTED.labels("default").inc(3)
+    catalogue.THREADS.labels().set(8)
     os.kill(os.getpid(), signal.SIGKILL)
     """
     for _ in range(2):
@@ -64,10 +66,10 @@ def test_a_successor_goes_on_counting_in_its_predecessors_files(run, tmp_path):
 def test_processes_at_a_time_have_slots_of_their_own(run, tmp_path):
     code = """
     import os
-    from jobs_service.metrics import definitions, multiprocess
-    definitions.STARTED.labels("default").inc()
+    from jobs_service.metrics import catalogue; from jobs_service.metrics import multiprocess
+    catalogue.STARTED.labels("default").inc()
     if (child := os.fork()) == 0:
-        definitions.STARTED.labels("default").inc()
+        catalogue.STARTED.labels("default").inc()
         print(multiprocess.slot(), flush=True)
         os._exit(0)
     os.waitpid(child, 0)
@@ -89,8 +91,8 @@ def test_a_thousand_classes_of_exceptions_are_few_series_also_after_a_restart(ru
     import sys
     from jobs_service.config import Settings
     from jobs_service.events import Event
-    from jobs_service.metrics.objectives import Objectives
-    from jobs_service.middleware.attempt_metrics import AttemptMetrics
+    from jobs_service.metrics.slo import Objectives
+    from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
     settings = Settings.from_env({{"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://h"}})
     attempts = AttemptMetrics(Objectives(settings))
     for number in range(1000):
@@ -112,7 +114,7 @@ def test_our_buckets_hold_every_bound_of_dramatiqs():
 def test_observations_are_written_in_the_end_and_the_same_as_one_by_one(run, tmp_path):
     code = """
     from jobs_service.metrics import observations
-    from jobs_service.metrics.definitions import QUEUE_LATENCY
+    from jobs_service.metrics.catalogue import QUEUE_LATENCY
     for value in (0.0, 0.01, 0.011, 3, 3, 1_000_000):
         observations.add(QUEUE_LATENCY.labels("default"), value)
         QUEUE_LATENCY.labels("other").observe(value)
@@ -129,7 +131,7 @@ def test_the_benchmarks_bare_service_counts_nothing(run, tmp_path):
     code = f"""
     import runpy
     runpy.run_path({str(ROOT / "bench" / "bare" / "sitecustomize.py")!r})
-    from jobs_service.metrics.definitions import RUN_DURATION, STARTED
+    from jobs_service.metrics.catalogue import RUN_DURATION, STARTED
     STARTED.labels("default").inc()
     RUN_DURATION.labels("default", "type").observe(1)
     """

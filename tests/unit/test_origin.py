@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs_service.origin import Origin, read_traceparent
+from jobs_service.jobs.correlation import Origin, read_traceparent
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jobs_service.devstack import ports
+from devstack import ports
 
 HOST = "127.0.0.1"
 
@@ -38,7 +38,7 @@ def test_its_server_may_go_and_come_back(port):
 
 
 def test_no_other_process_is_handed_the_same_port(port):
-    code = f"from jobs_service.devstack import ports; ports._CANDIDATES = [{port}]; ports.free_port()"
+    code = f"from devstack import ports; ports._CANDIDATES = [{port}]; ports.free_port()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert f"[Errno {errno.EADDRINUSE}]" in done.stderr

@@ -9,8 +9,8 @@ from contextlib import suppress
 import pytest
 from eventually import eventually
 
-from jobs_service.devstack import processes
-from jobs_service.devstack.processes import Child, is_alive
+from devstack import processes
+from devstack.processes import Child, is_alive
 
 PR_SET_CHILD_SUBREAPER = 36
 

@@ -7,10 +7,10 @@ import falcon.inspect
 import msgspec
 import pytest
 
-from jobs_service.app import create_app
+from jobs_service.api.app import create_app
 from jobs_service.config import Settings
-from jobs_service.lifecycle import DeadReason, Status
-from jobs_service.submission import Submission
+from jobs_service.jobs.lifecycle import DeadReason, Status
+from jobs_service.submission.submit import Submission
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 

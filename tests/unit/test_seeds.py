@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jobs_service.migrations import SEEDS, read
+from jobs_service.database.migrations import SEEDS, read
 
 STEPS = [
     pytest.param(step, id=f"{migration.name}: {step.doing}")

@@ -13,9 +13,9 @@ from actors._attachments import MAX_ATTACHED_BYTES
 from actors.generate_csv import generate_csv
 from actors.send_email import Mail, compose, refuse_added_headers, send_email
 from jobs_service.errors import InvalidRequest, Rejected
-from jobs_service.mailer import MemoryMailer
-from jobs_service.registry import Attempt, registry
-from jobs_service.storage import LocalOutputs
+from jobs_service.jobs.job_types import Attempt, registry
+from jobs_service.mail.mailer import MemoryMailer
+from jobs_service.outputs.local import LocalOutputs
 
 JOB_ID = UUID("01890000-0000-7000-8000-000000000001")
 SENDER = Address("Jobs", "jobs", "mail.example.com")

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from jobs_service import storage
 from jobs_service.errors import Rejected
 from jobs_service.ids import new_id
-from jobs_service.storage import LocalOutputs
+from jobs_service.outputs import local
+from jobs_service.outputs.local import LocalOutputs
 
 PROJECT = Path(__file__).parents[2]
 
@@ -260,7 +260,7 @@ def test_the_content_must_be_synced_on_any_file_system(outputs, tmp_path, monkey
 WRITE = """
 import sys
 from pathlib import Path
-from jobs_service.storage import LocalOutputs
+from jobs_service.outputs.local import LocalOutputs
 
 outputs = LocalOutputs(Path(sys.argv[1]))
 print(outputs.write("a.csv", b"hello"), outputs.write("b.csv", b"hello"))
@@ -294,7 +294,7 @@ WRITE_BEYOND_THE_LIMIT = """
 import resource, signal, sys
 from pathlib import Path
 from jobs_service.ids import new_id
-from jobs_service.storage import LocalOutputs
+from jobs_service.outputs.local import LocalOutputs
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, 4_096))
@@ -331,7 +331,7 @@ DIE_AT = """
 import os, signal, sys
 from pathlib import Path
 from jobs_service.ids import new_id
-from jobs_service.storage import LocalOutputs
+from jobs_service.outputs.local import LocalOutputs
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -437,7 +437,7 @@ def test_the_files_of_a_job_are_found_and_no_other(outputs):
 
 
 def test_a_search_goes_on_where_it_stopped(outputs, monkeypatch):
-    monkeypatch.setattr(storage, "_PIECE", 2)
+    monkeypatch.setattr(local, "_PIECE", 2)
     job_ids = [new_id() for _ in range(5)]
     for job_id in job_ids:
         outputs.write(f"{job_id}.csv", b"x")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from eventually import eventually
 
-from jobs_service.devstack.processes import descendants, is_alive
+from devstack.processes import descendants, is_alive
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 SUPERVISE = """
 import os, sys
-from jobs_service.supervisor import Program, Supervisor
+from jobs_service.worker.supervisor import Program, Supervisor
 programs = [Program(str(n), [sys.executable, "-c", sys.argv[1]], os.environ) for n in range(4)]
 print("begun", flush=True)
 sys.exit(Supervisor(programs, kill_after_seconds=float(sys.argv[2])).run())

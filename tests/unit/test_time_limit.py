@@ -6,9 +6,9 @@ import pytest
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import TimeLimitExceeded
 
-from jobs_service.broker import message_for
+from jobs_service.broker.redis import message_for
 from jobs_service.ids import new_id
-from jobs_service.middleware.time_limit import StrictTimeLimit, _interrupt_overdue
+from jobs_service.worker.middleware.time_limit import StrictTimeLimit, _interrupt_overdue
 
 
 @pytest.fixture

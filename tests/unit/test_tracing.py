@@ -11,10 +11,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from jobs_service import events, telemetry, tracing
+from jobs_service import events
 from jobs_service.config import Settings
 from jobs_service.errors import SettingsError
 from jobs_service.events import Event
+from jobs_service.observability import otel, tracing
 
 ROOT = Path(__file__).parents[2]
 ENVIRON = {"DATABASE_URL": "postgresql://localhost/none", "REDIS_URL": "redis://localhost"}
@@ -25,8 +26,8 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 def exporter(monkeypatch):
     """Make spans in memory."""
     monkeypatch.setattr(events, "_subscribers", [])
-    exporter, provider = InMemorySpanExporter(), telemetry.new_provider()
-    provider.add_span_processor(SimpleSpanProcessor(telemetry.Discreet(exporter)))
+    exporter, provider = InMemorySpanExporter(), otel.new_provider()
+    provider.add_span_processor(SimpleSpanProcessor(otel.Discreet(exporter)))
     tracing.use(provider)
     yield exporter
     tracing.end_attempt()
@@ -45,7 +46,7 @@ def test_off_nothing_of_it_is_needed():
 import sys
 sys.modules["opentelemetry"] = None
 import jobs_service.wsgi
-from jobs_service.worker import boot
+from jobs_service.worker.assembly import boot
 boot()
 print([name for name in sys.modules if name.startswith("opentelemetry.")])
 """
@@ -67,8 +68,8 @@ def test_off_there_is_no_context():
 
 
 def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jobs_service.telemetry", None)
-    monkeypatch.delattr("jobs_service.telemetry")
+    monkeypatch.setitem(sys.modules, "jobs_service.observability.otel", None)
+    monkeypatch.delattr("jobs_service.observability.otel")
 
     with pytest.raises(SettingsError, match=r"requirements-otel\.txt"):
         tracing.start(Settings.from_env({**ENVIRON, "OTEL_ENABLED": "true"}), service="app")

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jobs_service import __main__ as command_line
-from jobs_service.binding import declare
-from jobs_service.broker import JobBroker
+from jobs_service.broker.keys import Keys
+from jobs_service.broker.limits import Limits, default_limit
+from jobs_service.broker.redis import JobBroker
 from jobs_service.config import Settings
 from jobs_service.errors import SettingsError
-from jobs_service.keys import Keys
-from jobs_service.limits import Limits, default_limit
-from jobs_service.registry import JobType, Registry
+from jobs_service.jobs.job_types import JobType, Registry
+from jobs_service.worker.actors import declare
 
 REQUIRED = {"DATABASE_URL": "postgresql://db/jobs", "REDIS_URL": "redis://redis"}
 

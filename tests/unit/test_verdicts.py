@@ -6,12 +6,12 @@ from uuid import uuid4
 import pytest
 from dramatiq.middleware import TimeLimitExceeded
 
-from jobs_service.attempt import Running
 from jobs_service.errors import InvalidRequest, KnownUnavailable, OutcomeUnknown, Rejected, Snoozed, Unavailable
-from jobs_service.failures import ProcessLost, failure_of
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import Claim, DeadReason, OnAmbiguous
-from jobs_service.middleware.lifecycle_sync import Bury, Complete, Crash, Defer, Retry, Snooze, decide
+from jobs_service.jobs.failures import ProcessLost, failure_of
+from jobs_service.jobs.lifecycle import Claim, DeadReason, OnAmbiguous
+from jobs_service.worker.attempt import Running
+from jobs_service.worker.middleware.lifecycle_sync import Bury, Complete, Crash, Defer, Retry, Snooze, decide
 
 
 def attempt(**claim):

@@ -10,10 +10,10 @@ from uuid import uuid4
 import pytest
 
 from jobs_service import descriptors
-from jobs_service.attempt import Running
 from jobs_service.ids import new_id
-from jobs_service.lifecycle import Claim
-from jobs_service.watchdog import Watchdog, dead_threads
+from jobs_service.jobs.lifecycle import Claim
+from jobs_service.worker.attempt import Running
+from jobs_service.worker.watchdog import Watchdog, dead_threads
 
 
 def running(*, seconds, limit_seconds):

@@ -1,0 +1,66 @@
+"""The API: its collaborators, then a line for each route."""
+
+from typing import Any
+
+import falcon
+
+from jobs_service import events
+from jobs_service.api import problems
+from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetrics
+from jobs_service.api.resources.health import Liveness, Readiness
+from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
+from jobs_service.api.resources.metrics import Metrics
+from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.publisher import Publisher
+from jobs_service.broker.redis import JobBroker
+from jobs_service.config import Settings
+from jobs_service.database.connection import open_database
+from jobs_service.events import Event
+from jobs_service.jobs.job_types import load
+from jobs_service.jobs.queries import database_proxy
+from jobs_service.metrics import catalogue, log_records
+from jobs_service.metrics.exposition import build_registry
+from jobs_service.observability import logs
+from jobs_service.submission.submit import Submitter
+
+
+def create_app(settings: Settings) -> "falcon.App[Any, Any]":
+    """Return the WSGI application. Connects to nothing before the first request."""
+    registry = load(settings.actor_modules)
+    database = open_database(settings, service="app")
+    database_proxy.initialize(database)
+    broker = JobBroker.from_settings(settings)
+    broker.learn(job_type.name for job_type in registry)
+    submitter = Submitter(database, Publisher(broker), registry, settings)
+    catalogue.zero_api(registry)
+    events.subscribe(count)
+    logs.observe(log_records.count)
+
+    app: falcon.App[Any, Any] = falcon.App(
+        middleware=[RequestContext(), RequestMetrics(), HttpRules(settings.api_prefix)]
+    )
+    problems.install(app)
+    app.add_route("/jobs", JobCollection(submitter, registry, max_body_bytes=settings.max_body_bytes))
+    app.add_route("/jobs/{job_id}", JobItem())
+    app.add_route("/jobs/{job_id}/cancel", JobCancellation(database))
+    app.add_route("/jobs/{job_id}/retry", JobRetry(database, DeadLetterList(broker.client, broker.keys)))
+    app.add_route("/livez", Liveness())
+    app.add_route("/readyz", Readiness(database, broker, registry.queues))
+    served = build_registry(settings, registry)
+    app.add_route("/metrics", Metrics(served, everyone=settings.metrics_access == "everyone"))
+    return app
+
+
+def count(event: Event, facts: dict[str, Any]) -> None:
+    """Count what the API's events say."""
+    match event:
+        case Event.ACCEPTED:
+            catalogue.ENQUEUED.labels(facts["queue"], facts["type"], "api").inc()
+        case Event.REDRIVEN:
+            catalogue.ENQUEUED.labels(facts["queue"], facts["type"], "redrive").inc()
+        case Event.CANCELLED:
+            catalogue.FINISHED.labels(facts["queue"], facts["type"], "cancelled").inc()
+        case Event.AMBIGUOUS:
+            catalogue.AMBIGUOUS.labels(facts["queue"], facts["type"], facts["policy"]).inc()
+        case Event.NOT_PUBLISHED:
+            catalogue.ENQUEUE_ERRORS.labels("broker_unavailable").inc()

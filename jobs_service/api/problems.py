@@ -1,0 +1,93 @@
+"""Errors as problem details (RFC 9457): the one place where our error tree meets HTTP."""
+
+from http import HTTPStatus
+from typing import Any
+
+import falcon
+import msgspec
+import psycopg2
+
+from jobs_service.errors import DatabaseUnavailable, InvalidRequest, MalformedBody, SchemaUnavailable
+from jobs_service.metrics.catalogue import REJECTIONS
+from jobs_service.observability.logs import get_logger
+
+log = get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+RETRY_AFTER_SECONDS = 2
+
+
+def install(app: "falcon.App[Any, Any]") -> None:
+    """Make every error of this app a problem. Later handlers are asked first."""
+    app.add_error_handler(Exception, _unexpected)
+    app.add_error_handler(falcon.HTTPError, _http_error)
+    app.add_error_handler(psycopg2.DataError, _data_error)
+    app.add_error_handler(DatabaseUnavailable, _database_unavailable)
+    app.add_error_handler(SchemaUnavailable, _not_migrated)
+    app.add_error_handler(InvalidRequest, _invalid_request)
+
+
+def _invalid_request(req: falcon.Request, resp: falcon.Response, error: InvalidRequest, params: object) -> None:  # noqa: ARG001
+    malformed = isinstance(error, MalformedBody)
+    status = HTTPStatus.BAD_REQUEST if malformed else HTTPStatus.UNPROCESSABLE_ENTITY
+    problem = {"pointer": error.pointer, "detail": error.detail}
+    code = "malformed_body" if malformed else "invalid_request"
+    _answer(req, resp, status, code, _sentence(error), errors=[problem])
+
+
+def _database_unavailable(
+    req: falcon.Request,
+    resp: falcon.Response,
+    error: DatabaseUnavailable,
+    params: object,  # noqa: ARG001
+) -> None:
+    log.warning("Request refused: PostgreSQL does not answer", path=req.path, error=str(error))
+    resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+    detail = "The database does not answer. Nothing was promised; try again."
+    _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_unavailable", detail)
+
+
+def _not_migrated(req: falcon.Request, resp: falcon.Response, error: SchemaUnavailable, params: object) -> None:  # noqa: ARG001
+    """Handle tables that are not what this code expects."""
+    log.error(
+        "The database is not migrated; run: python -m jobs_service migrate", path=req.path, error=str(error).strip()
+    )
+    resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+    detail = "The database is not prepared for this version yet. Nothing was accepted; try again."
+    _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_not_migrated", detail)
+
+
+def _data_error(req: falcon.Request, resp: falcon.Response, error: psycopg2.DataError, params: object) -> None:  # noqa: ARG001
+    """Handle what got past our own checks and PostgreSQL would not store: still the client's to mend."""
+    log.warning("PostgreSQL refused a value", path=req.path, error_type=type(error).__name__)
+    detail = "The database cannot store a value of this request."
+    _answer(req, resp, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail)
+
+
+def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, params: object) -> None:  # noqa: ARG001
+    for name, value in dict(error.headers or {}).items():
+        resp.set_header(name, value)
+    status = HTTPStatus(error.status_code)
+    code = error.title.lower().replace(" ", "_") if error.title else status.name.lower()
+    _answer(req, resp, status, code.removeprefix(f"{status.value}_"), error.description or status.description)
+
+
+def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, params: object) -> None:  # noqa: ARG001
+    log.error("Unexpected error", path=req.path, method=req.method, exc_info=error)
+    detail = "This is a bug in the service. The log has its traceback."
+    _answer(req, resp, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+
+
+def _answer(
+    req: falcon.Request, resp: falcon.Response, status: HTTPStatus, code: str, detail: str, **more: object
+) -> None:
+    resp.status = f"{status.value} {status.phrase}"
+    resp.content_type = MEDIA_TYPE
+    REJECTIONS.labels(code).inc()
+    problem = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
+    resp.data = msgspec.json.encode({**problem, "instance": f"{req.root_path}{req.path}", "code": code, **more})
+
+
+def _sentence(error: InvalidRequest) -> str:
+    return f"{error.pointer}: {error.detail}" if error.pointer else error.detail

@@ -1,0 +1,134 @@
+"""Request bodies: JSON, and only JSON that PostgreSQL can keep and every reader understands alike."""
+
+import codecs
+import json
+from decimal import Decimal, InvalidOperation
+from typing import TypeVar
+
+import falcon
+import msgspec
+from gunicorn.http.errors import ParseException
+
+from jobs_service.errors import InvalidRequest, MalformedBody
+from jobs_service.jobs import jsonb
+from jobs_service.jobs.jsonb import MAX_NUMBER_CHARACTERS
+from jobs_service.jobs.validation import decoded, invalid
+
+#: How deep arrays and objects may be nested.
+MAX_DEPTH = 32
+
+#: PostgreSQL's JSON writes every digit out: 300 zeros for 1e300, fifty times what was sent.
+SMALLEST, LARGEST = Decimal("1e-64"), Decimal("1e64")
+
+T = TypeVar("T")
+
+
+def read(req: falcon.Request, form: type[T], *, max_bytes: int) -> T:
+    """Return the body as `form`. Raises `InvalidRequest` with a pointer, or Falcon's 411, 413 and 415."""
+    raw = _bytes(req, max_bytes)
+    check(raw)
+    try:
+        value: T = decoded(raw.removeprefix(codecs.BOM_UTF8), form)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    return value
+
+
+def check(raw: bytes) -> None:
+    """Raise `MalformedBody` for what is no JSON, and `InvalidRequest` for what is, but cannot be kept."""
+    try:
+        # A byte order mark says nothing in UTF-8 and may be ignored (RFC 8259, section 8.1).
+        value = _READER.decode(raw.decode("utf-8-sig"))
+    except RecursionError:
+        raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep") from None
+    except UnicodeDecodeError:
+        raise MalformedBody("the body is not UTF-8") from None
+    except ValueError as error:
+        raise MalformedBody(f"the body is not JSON: {error}") from None
+    _check(value, "", MAX_DEPTH)
+
+
+def _bytes(req: falcon.Request, max_bytes: int) -> bytes:
+    media_type = (req.content_type or "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise falcon.HTTPUnsupportedMediaType(description="Send the body as Content-Type: application/json.")
+    if (req.get_header("Content-Encoding") or "identity").strip().lower() != "identity":
+        raise falcon.HTTPUnsupportedMediaType(
+            # What would be taken: RFC 9110, section 12.5.3.
+            description="Send the body without a Content-Encoding.",
+            headers={"Accept-Encoding": "identity"},
+        )
+    if req.content_length is None and "chunked" not in (req.get_header("Transfer-Encoding") or "").lower():
+        raise falcon.HTTPLengthRequired(description="Send a body, with its Content-Length.")
+    if (req.content_length or 0) > max_bytes:
+        raise _too_large(max_bytes)
+    body = _read(req, max_bytes + 1 if req.content_length is None else req.content_length)
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return body
+
+
+def _read(req: falcon.Request, count: int) -> bytes:
+    """Read up to `count` bytes."""
+    try:
+        body: bytes = req.stream.read(count)
+    except (OSError, ParseException):
+        raise MalformedBody("the body is cut off, or its chunks are malformed") from None
+    if req.content_length is not None and len(body) < req.content_length:
+        raise MalformedBody("the body is shorter than its Content-Length")
+    return body
+
+
+def _too_large(max_bytes: int) -> falcon.HTTPContentTooLarge:
+    return falcon.HTTPContentTooLarge(description=f"The body may have at most {max_bytes} bytes.")
+
+
+def _number(digits: str) -> Decimal:
+    """Return the number with all its digits; NaN for one that has too many of them, infinity where the exponent has."""
+    if len(digits) > MAX_NUMBER_CHARACTERS:
+        return Decimal("NaN")
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        return Decimal("Infinity")
+
+
+_READER = json.JSONDecoder(
+    object_pairs_hook=jsonb.unique, parse_constant=jsonb.no_constant, parse_float=_number, parse_int=_number
+)
+
+
+def _check(value: object, pointer: str, depth: int) -> None:
+    """Refuse what JSON allows and PostgreSQL or JSON's other readers do not."""
+    if isinstance(value, str):
+        _check_text(value, pointer)
+    elif isinstance(value, Decimal):
+        _check_number(value, pointer)
+    elif isinstance(value, (dict, list)):
+        if depth == 0:
+            raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep")
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_text(str(name), pointer)
+            _check(item, f"{pointer}/{escape(str(name))}", depth - 1)
+
+
+def _check_number(number: Decimal, pointer: str) -> None:
+    if number.is_nan():
+        raise InvalidRequest(f"a number has at most {MAX_NUMBER_CHARACTERS} characters", pointer=pointer)
+    # A zero may have an exponent, too.
+    is_zero = number.is_zero() and abs(number.adjusted()) <= MAX_NUMBER_CHARACTERS
+    # Not abs(), which rounds.
+    if not (is_zero or SMALLEST < number.copy_abs() < LARGEST):
+        raise InvalidRequest("a number must lie between 1e-64 and 1e64, or be 0", pointer=pointer)
+
+
+def _check_text(text: str, pointer: str) -> None:
+    if "\0" in text:
+        raise InvalidRequest("NUL characters cannot be stored", pointer=pointer)
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidRequest("a lone surrogate is not a character", pointer=pointer)
+
+
+def escape(name: str) -> str:
+    """Return a name as a step of a JSON pointer (RFC 6901, section 3), fit to be shown."""
+    return name.replace("~", "~0").replace("/", "~1").encode("utf-8", "replace").decode()[:128]

@@ -1,0 +1,92 @@
+"""/livez and /readyz."""
+
+import math
+import time
+from collections.abc import Sequence
+from threading import Lock
+
+import falcon
+import msgspec
+import peewee
+import psycopg2
+
+from jobs_service.broker.neighbours import conflicts
+from jobs_service.broker.redis import JobBroker
+from jobs_service.database import migrations
+from jobs_service.database.connection import Database
+from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, MigrationError
+from jobs_service.jobs import lifecycle
+from jobs_service.readiness import advice, preflight
+
+#: Seconds an answer about the database is given again, so that a storm of probes costs it one statement.
+KEPT_SECONDS = 1.0
+
+#: An answer so old is given no more: whoever meets another request that asks waits for the new one.
+STALE_SECONDS = 10.0
+
+
+class Liveness:
+    """/livez: this process answers. Asks nobody else, so that a dead database does not restart a healthy API."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+        resp.data = b'{"status":"ok"}'
+
+    on_head = on_get
+
+
+class Readiness:
+    """/readyz: jobs can be accepted. Without Redis they still can, so that is only called degraded."""
+
+    def __init__(self, database: Database, broker: JobBroker, queues: Sequence[str]) -> None:
+        self.database = database
+        self.broker = broker
+        self.queues = queues
+        self._lock = Lock()
+        self._kept = ""
+        self._kept_until = -math.inf
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+        checks = {"database": self._database(), "redis": self._redis()}
+        if checks["database"] != "ok":
+            status, resp.status = "unavailable", falcon.HTTP_SERVICE_UNAVAILABLE
+            resp.set_header("Retry-After", "2")
+        else:
+            status = "ok" if checks["redis"] == "ok" else "degraded"
+        resp.data = msgspec.json.encode({"status": status, "checks": checks})
+
+    on_head = on_get
+
+    def _database(self) -> str:
+        # Who finds another request asking gets the last answer, and does not wait for a server that may be silent.
+        is_stale = time.monotonic() > self._kept_until + STALE_SECONDS
+        if self._lock.acquire(blocking=is_stale):
+            try:
+                if time.monotonic() >= self._kept_until:
+                    self._kept = self._look()
+                    self._kept_until = time.monotonic() + KEPT_SECONDS
+            finally:
+                self._lock.release()
+        return self._kept
+
+    def _look(self) -> str:
+        try:
+            missing = migrations.pending(self.database)
+            if missing:
+                return f"not migrated: {', '.join(missing)}; run python -m jobs_service migrate"
+            lifecycle.try_submit(self.database)
+        except MigrationError as error:
+            return str(error)
+        except (DatabaseUnavailable, psycopg2.ProgrammingError, peewee.ProgrammingError) as error:
+            return advice.on_postgresql(error)
+        return "ok"
+
+    def _redis(self) -> str:
+        try:
+            preflight.look_at_redis(self.broker.client)
+        except BrokerUnavailable as error:
+            return str(error)
+        try:
+            found = conflicts(self.broker.client, self.broker.keys, self.queues, in_full=False)
+        except BrokerUnavailable:
+            return "refuses what the service needs: run python -m jobs_service check"
+        return "; ".join(found) or "ok"

@@ -1,0 +1,1 @@
+"""Redis: the queues, publishing to them, the list of dead letters."""

@@ -1,0 +1,129 @@
+"""`job_dlq`, the Redis list of dead letters: a projection of the failed rows, for whoever watches Redis."""
+
+from collections.abc import Iterator, Sequence
+from uuid import UUID
+
+import redis
+
+from jobs_service.broker.keys import Keys
+from jobs_service.broker.redis import unavailable
+from jobs_service.errors import NameTaken
+from jobs_service.observability.logs import get_logger
+
+log = get_logger(__name__)
+
+#: What the epoch says: under which names the queues are. While it was the former, they were under `dramatiq:…`.
+EPOCH, FORMER_EPOCH = b"2", b"1"
+
+#: How far back `push` looks for the id it is about to push, so that its cost does not grow with the list.
+_LOOK_BACK = 1_000
+
+# What ends in something that has not the length of an id was not written by this service.
+_PUSH = """
+local last = redis.call('LINDEX', KEYS[1], -1)
+if last and #last ~= #ARGV[1] then return -1 end
+if redis.call('LPOS', KEYS[1], ARGV[1], 'RANK', -1, 'MAXLEN', ARGV[2]) then return 0 end
+return redis.call('RPUSH', KEYS[1], ARGV[1])"""
+
+
+class DeadLetterList:
+    """The list in Redis. What a failed `push` leaves out, `maintenance/dead_letters.py` mends."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self.client = client
+        self.keys = keys
+        self.key = keys.dead_letters
+        self._push = client.register_script(_PUSH)
+
+    def push(self, job_id: UUID) -> None:
+        """Append an id that is not there yet. A silent Redis is only logged: the rows are the truth."""
+        try:
+            if self._push(keys=[self.key], args=[str(job_id), _LOOK_BACK]) == -1:
+                log.warning("Dead letter not listed in Redis", job_id=str(job_id), error=self._foreign())
+        except redis.RedisError as error:
+            reason = str(unavailable(error, self.key))
+            log.warning("Dead letter not listed in Redis yet", job_id=str(job_id), error=reason)
+
+    def remove(self, job_id: UUID) -> None:
+        """Take an id off the list. A silent Redis is only logged, as above."""
+        try:
+            self.client.lrem(self.key, 0, str(job_id))
+        except redis.RedisError as error:
+            reason = str(unavailable(error, self.key))
+            log.warning("Dead letter still listed in Redis", job_id=str(job_id), error=reason)
+
+    def length(self) -> int:
+        """Return the number of ids. Raises `NameTaken` if what lies there is no list, or `BrokerUnavailable`."""
+        try:
+            return int(self.client.llen(self.key))
+        except redis.RedisError as error:
+            raise unavailable(error, self.key) from error
+
+    def ids(self) -> list[str]:
+        """Return what is on the list. Raises `BrokerUnavailable`."""
+        return [listed for page in self.pages(10_000) for listed in page]
+
+    def pages(self, size: int) -> Iterator[list[str]]:
+        """Yield what is on the list, so many at a time.
+
+        Raises `NameTaken` at what is no id and so not this service's, or `BrokerUnavailable`.
+        """
+        for start in range(0, self.length(), size):
+            try:
+                # The stubs do not know that nothing is decoded here.
+                found: Sequence[bytes] = self.client.lrange(self.key, start, start + size - 1)  # type: ignore[assignment]
+            except redis.RedisError as error:
+                raise unavailable(error, self.key) from error
+            listed = [item.decode(errors="replace") for item in found]
+            if not all(map(_is_id, listed)):
+                raise NameTaken(self._foreign())
+            yield listed
+
+    def replacing(self, job_ids: Sequence[UUID], size: int) -> Iterator[None]:
+        """Put exactly these ids on the list, so many at a step; whoever reads it sees the old one until the last step.
+
+        Raises `BrokerUnavailable`.
+        """
+        new = self.keys.dead_letters_to_come
+        try:
+            self.client.delete(new)
+            for start in range(0, len(job_ids), size):
+                self.client.rpush(new, *map(str, job_ids[start : start + size]))
+                yield
+            if job_ids:
+                self.client.rename(new, self.key)
+            else:
+                self.client.delete(self.key)
+        except redis.RedisError as error:
+            raise unavailable(error, self.key) from error
+
+    def has_epoch(self) -> bool:
+        """Tell whether Redis still holds what was put there, under these names. Raises `BrokerUnavailable`."""
+        try:
+            # Whatever else is there is another program's: it stays, and lost messages are sent again in their time.
+            return self.client.get(self.keys.epoch) not in (None, FORMER_EPOCH)
+        except redis.RedisError as error:
+            if isinstance(refused := unavailable(error, self.keys.epoch), NameTaken):
+                return True
+            raise refused from error
+
+    def set_epoch(self) -> None:
+        """Raises `BrokerUnavailable`."""
+        try:
+            # With `get`, Redis refuses to write over another program's value of another type.
+            self.client.set(self.keys.epoch, EPOCH, get=True)
+        except redis.RedisError as error:
+            raise unavailable(error, self.keys.epoch) from error
+
+    def _foreign(self) -> str:
+        return (
+            f"the list {self.key} holds what is no job id, which another program wrote;"
+            " it is left as it is: rename it, or set REDIS_PREFIX"
+        )
+
+
+def _is_id(listed: str) -> bool:
+    try:
+        return str(UUID(listed)) == listed
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, statements that share a commit, the schema."""

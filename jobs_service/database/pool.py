@@ -1,0 +1,140 @@
+"""Connections that the threads of a process share. A thread has one for as long as a statement takes."""
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Condition, Thread, current_thread
+
+import psycopg2
+
+from jobs_service.database.deadlines import deadlines
+from jobs_service.database.sessions import Connection
+from jobs_service.errors import DatabaseUnavailable
+
+#: Between two tries where the server has no connection to give. It has no queue in which to wait.
+PAUSE_SECONDS = 0.25
+
+#: What PostgreSQL (53300) and PgBouncer say when all their connections are given away. libpq tells no code here.
+_FULL = re.compile(r"too many (clients|connections)|remaining connection slots|no more connections allowed")
+
+
+class Pool:
+    """At most `size` connections, and one more for what must not wait behind the others. Thread-safe."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        *,
+        size: int,
+        has_reserve: bool,
+        idle_seconds: float,
+        wait_seconds: float,
+    ) -> None:
+        """Connections unused for `idle_seconds` are closed. A thread waits at most `wait_seconds` for one."""
+        self._connect = connect
+        self._size = size
+        self._has_reserve = has_reserve
+        self._idle_seconds = idle_seconds
+        self._wait_seconds = wait_seconds
+        self._changed = Condition()
+        #: With the time since when; the one that was used last is used next, so that the others can go.
+        self._idle: list[tuple[Connection, float]] = []
+        #: By thread, so that one which was interrupted in the middle of it all takes no place for ever.
+        self._taken: set[Thread] = set()
+        #: Connections of an earlier generation, from before one was lost, are not kept.
+        self._generation = 0
+
+    def shrink(self, size: int) -> None:
+        """Keep to `size` connections from now on, all told."""
+        with self._changed:
+            self._size, self._has_reserve = size, False
+
+    def take(self, *, reserved: bool = False) -> Connection:
+        """Return a connection for this thread. Raises `DatabaseUnavailable`, or what connecting raises.
+
+        Where the server has none to give, it is waited for.
+        """
+        until = time.monotonic() + self._wait_seconds
+        while True:
+            kept = self._place(until, reserved=reserved)
+            try:
+                connection = kept or self._new()
+            except BaseException as error:
+                self.release()
+                if not is_full(error) or time.monotonic() >= until:
+                    raise
+                self._wait(min(PAUSE_SECONDS, until - time.monotonic()))
+            else:
+                return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep the connection for whoever needs one next."""
+        connection.is_kept = True
+        with self._changed:
+            is_current = connection.generation == self._generation
+            if is_current:
+                self._idle.append((connection, time.monotonic()))
+            is_only = len(self._idle) == 1
+            self.release()
+        if not is_current:
+            connection.close()
+        elif is_only:
+            deadlines.begin(self, self._idle_seconds)
+
+    def release(self) -> None:
+        """Give up this thread's place. Its connection is not kept."""
+        with self._changed:
+            self._taken.discard(current_thread())
+            self._changed.notify()
+
+    def clear(self) -> None:
+        """Close the connections, those that are in use as soon as they are given back."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+            self._generation += 1
+        _close(idle)
+
+    def cut(self) -> None:
+        """Close what has been idle for long. The thread of `deadlines` calls it."""
+        oldest = time.monotonic() - self._idle_seconds
+        with self._changed:
+            gone = [(connection, since) for connection, since in self._idle if since <= oldest]
+            self._idle = [(connection, since) for connection, since in self._idle if since > oldest]
+            next_seconds = min((since for _, since in self._idle), default=None)
+        _close(gone)
+        if next_seconds is not None:
+            deadlines.begin(self, next_seconds - oldest)
+
+    def _place(self, until: float, *, reserved: bool) -> Connection | None:
+        """Wait until this thread may have a connection, and return one that was kept, if there is one."""
+        with self._changed:
+            self._taken.discard(current_thread())
+            while len(self._taken) >= self._size + (reserved and self._has_reserve):
+                if time.monotonic() >= until:
+                    raise DatabaseUnavailable("all database connections of this process are busy")
+                self._changed.wait(until - time.monotonic())
+                self._taken = {thread for thread in self._taken if thread.is_alive()}
+            self._taken.add(current_thread())
+            return self._idle.pop()[0] if self._idle else None
+
+    def _new(self) -> Connection:
+        generation = self._generation
+        connection = self._connect()
+        connection.generation = generation
+        return connection
+
+    def _wait(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait(seconds)
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether the server refused a connection because it has given all of them away."""
+    return isinstance(error, psycopg2.OperationalError) and bool(_FULL.search(str(error)))
+
+
+def _close(idle: list[tuple[Connection, float]]) -> None:
+    for connection, _ in idle:
+        with suppress(psycopg2.Error):
+            connection.close()

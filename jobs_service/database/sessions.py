@@ -1,0 +1,215 @@
+"""How a session with PostgreSQL begins, and what it is like whatever the server's, database's or role's defaults are.
+
+The settings go with the connection, in `options`. A pooler may refuse those, or ignore them without a word; then they
+go with each statement, in the same message and for its transaction alone: the next one may be in another session.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+
+from jobs_service import dsn
+from jobs_service.database.deadlines import Line, deadlines
+from jobs_service.errors import DatabaseUnsuitable
+from jobs_service.observability.logs import get_logger
+
+log = get_logger(__name__)
+
+#: The oldest PostgreSQL that will do.
+NEEDED_VERSION = 15
+
+#: What the statements rely on, wherever they run.
+RELIED_ON: Mapping[str, str] = {
+    # Each statement is guarded by itself. Under serializable, one that meets another would fail instead of waiting.
+    "default_transaction_isolation": "read committed",
+    "timezone": "UTC",
+    "datestyle": "ISO, MDY",
+    "extra_float_digits": "1",
+}
+
+#: What can go with a connection alone, and may be missed: a message is read as a whole before anything in it holds.
+OF_THE_CONNECTION: Mapping[str, str] = {
+    # No statement has a backslash in it, and in parameters they are quoted as the session wants it.
+    "standard_conforming_strings": "on",
+    # For the server's side: the session, and the locks it holds, of a machine that vanished.
+    "idle_in_transaction_session_timeout": "30s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+
+#: For this side: a server that vanished without a word is noticed in seconds, not in the kernel's two hours.
+_KEEPALIVES: Mapping[str, object] = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+
+#: A setting of our own: a session that does not know it did not get the others either.
+_MARK = "async_job_system.settings"
+
+
+class Silent(psycopg2.OperationalError):  # type: ignore[misc] # psycopg2 has no types
+    """No answer came within the time that an answer may take."""
+
+
+class Connection(psycopg2.extensions.connection):  # type: ignore[misc] # psycopg2 has no types
+    """A connection that is not waited for without end, as libpq does where a server is frozen or unreachable."""
+
+    #: Seconds to wait for an answer, None for ever.
+    patience_seconds: float | None = None
+    line: Line | None = None
+    #: Sent before each statement, in the same message.
+    preamble: bytes = b""
+    #: Whether it was used before, and may have been lost since.
+    is_kept = False
+    #: Counts up when a pool lost one.
+    generation = 0
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Bound the statements from now on. Raises `OperationalError` when the process can open no further file."""
+        try:
+            self.line = Line(self.fileno())
+        except OSError as error:
+            raise psycopg2.OperationalError(str(error)) from error
+        self.patience_seconds = seconds
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is outside of any transaction."""
+        return bool(self.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_IDLE)
+
+    def answer(self, sql: str, parameters: Sequence[object] = ()) -> Any:  # noqa: ANN401 - a row
+        """Return the first row of a statement's answer."""
+        with self.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return cursor.fetchone()
+
+    def close(self) -> None:
+        super().close()
+        if self.line is not None:
+            self.line.close()
+
+
+class _Cursor(psycopg2.extensions.cursor):  # type: ignore[misc] # as above
+    def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002, ANN401 - the name is psycopg2's
+        """Raises `Silent` when there is no answer in the time that the connection grants."""
+        line, patience = self.connection.line, self.connection.patience_seconds
+        if self.connection.preamble and self.connection.is_idle:
+            query, vars = self.connection.preamble + self.mogrify(query, vars), None  # noqa: A001
+        if line is None or patience is None:
+            super().execute(query, vars)
+            return
+        try:
+            deadlines.begin(line, patience)
+            super().execute(query, vars)
+        except psycopg2.Error as error:
+            if deadlines.has_cut(line):
+                raise Silent(f"PostgreSQL gave no answer in {patience:g} s") from error
+            raise
+        finally:
+            deadlines.end(line)
+
+
+class Sessions:
+    """Opens connections to where a URL leads. Thread-safe."""
+
+    def __init__(
+        self, url: str, *, name: str, settings: Mapping[str, str], answer_seconds: float | None, **parameters: object
+    ) -> None:
+        """`name` is what `pg_stat_activity` shows, `settings` are added to those of the URL and win over them.
+
+        `parameters` are libpq's. Without `answer_seconds` a statement is waited for without end.
+        """
+        given = dsn.parameters_of(url)
+        self._settings: dict[str, str] = {**dsn.settings_of(given.pop("options", "")), **RELIED_ON, **settings}
+        # The encoding is libpq's own parameter, which poolers take; else it would be what PGCLIENTENCODING says.
+        fixed = {"client_encoding": "UTF8", "application_name": name}
+        self._parameters: dict[str, Any] = {**_KEEPALIVES, **given, **parameters, **fixed}
+        self._answer_seconds = answer_seconds
+        #: Whether the settings have to go with each statement; None until it is known.
+        self.is_pooled: bool | None = None
+
+    @property
+    def search_path(self) -> str | None:
+        """What the URL asks for, if it does."""
+        return self._settings.get("search_path")
+
+    def open(self) -> Connection:
+        """Raises `psycopg2.OperationalError`, and `DatabaseUnsuitable` where no other answer is to be expected."""
+        if self.is_pooled is None:
+            return self._first()
+        return self._connect(with_settings=not self.is_pooled)
+
+    def _first(self) -> Connection:
+        """Open a connection and find out whether settings may go with it."""
+        try:
+            connection = self._connect(with_settings=True)
+        except psycopg2.OperationalError as error:
+            if "unsupported startup parameter" not in str(error):
+                raise
+            return self._through_a_pooler()
+        if _has_settings(connection):
+            self.is_pooled = False
+            return connection
+        connection.close()
+        return self._through_a_pooler()
+
+    def _through_a_pooler(self) -> Connection:
+        connection = self._connect(with_settings=False)
+        log.info("A pooler takes no settings with a connection: they are sent with each statement")
+        self.is_pooled = True
+        return connection
+
+    def _connect(self, *, with_settings: bool) -> Connection:
+        options = (
+            {"options": dsn.written({**self._settings, **OF_THE_CONNECTION, _MARK: "set"})} if with_settings else {}
+        )
+        connection: Connection = psycopg2.connect(
+            **self._parameters, **options, connection_factory=Connection, cursor_factory=_Cursor
+        )
+        try:
+            refuse_unsuitable(connection)
+            connection.autocommit = True
+            if self._answer_seconds is not None:
+                connection.wait_at_most(self._answer_seconds)
+            if not with_settings:
+                connection.preamble = self._preamble(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _preamble(self, connection: Connection) -> bytes:
+        """Return what makes a session of a pooler's like ours until the end of the message."""
+        # By a statement of its own and before the first query: later, PostgreSQL refuses it.
+        first = b"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
+        rest = {name: value for name, value in self._settings.items() if name != "default_transaction_isolation"}
+        words = [word for pair in rest.items() for word in pair]
+        with connection.cursor() as cursor:
+            sent: bytes = cursor.mogrify("SELECT " + ", ".join(["set_config(%s, %s, true)"] * len(rest)) + "; ", words)
+        return first + sent
+
+
+def refuse_unsuitable(connection: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
+    """Raise `DatabaseUnsuitable` for a server or a database on which this service cannot work."""
+    version, encoding = connection.server_version, connection.get_parameter_status("server_encoding")
+    if version < NEEDED_VERSION * 10_000:
+        raise DatabaseUnsuitable(
+            f"PostgreSQL {_readable(version)} is too old: {NEEDED_VERSION} or newer is needed; upgrade it"
+        )
+    if encoding != "UTF8":
+        raise DatabaseUnsuitable(
+            f"the database {connection.info.dbname} is encoded in {encoding}, UTF8 is needed: make another with "
+            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0 and let DATABASE_URL name it"
+        )
+
+
+def _readable(version: int) -> str:
+    """Return 13.14 for 130014, and 9.6.24 for 90624."""
+    if version >= 100_000:  # noqa: PLR2004 - since 10, a version has two parts
+        return f"{version // 10_000}.{version % 10_000}"
+    return f"{version // 10_000}.{version // 100 % 100}.{version % 100}"
+
+
+def _has_settings(connection: Connection) -> bool:
+    (mark,) = connection.answer("SELECT current_setting(%s, true)", (_MARK,))
+    return bool(mark == "set")

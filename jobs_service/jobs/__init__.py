@@ -1,0 +1,1 @@
+"""What a job is: its states, its types, its payload, how it fails."""

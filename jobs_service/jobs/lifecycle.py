@@ -1,0 +1,1030 @@
+"""The life of a job: the states, the transitions, and a verb for each. Nothing else writes `jobs.status`.
+
+Each verb is one guarded statement in its own transaction; the three that every job needs take many jobs, so that those
+that meet share the statement and its commit. No row changed is an answer, not an error: somebody else
+was faster, or this attempt's lease is gone. All times are the database's; a worker's clock decides nothing.
+
+A statement whose reply was lost may have been carried out. So each names a token that the row keeps as its
+`transition_token`, and a verb that finds no row to change looks whether it is its own token that stands there.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid4, uuid5
+
+import msgspec
+
+from jobs_service.database.connection import Database, Row
+from jobs_service.errors import DatabaseUnavailable
+from jobs_service.jobs import jsonb
+from jobs_service.jobs.correlation import Origin
+from jobs_service.jobs.deferral import Deferral
+
+
+class Status(StrEnum):
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+#: verb -> (the states it starts from, the states it may lead to). docs/architecture.md draws this table; a test
+#: compares the two.
+TRANSITIONS: Mapping[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
+    "claim": ((Status.PENDING,), (Status.PROCESSING,)),
+    "complete": ((Status.PROCESSING,), (Status.COMPLETED,)),
+    # Leads to no state: the row is gone.
+    "complete_canary": ((Status.PROCESSING,), ()),
+    "retry": ((Status.PROCESSING,), (Status.PENDING,)),
+    "bury": ((Status.PROCESSING,), (Status.FAILED,)),
+    "release": ((Status.PROCESSING,), (Status.PENDING,)),
+    "snooze": ((Status.PROCESSING,), (Status.PENDING,)),
+    "defer": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
+    "rescue": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
+    "crash": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
+    "abandon": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
+    "bury_unknown": ((Status.PENDING,), (Status.FAILED,)),
+    "expire": ((Status.PENDING,), (Status.FAILED,)),
+    "cancel": ((Status.PENDING, Status.PROCESSING), (Status.CANCELLED,)),
+    "redrive": ((Status.COMPLETED, Status.FAILED, Status.CANCELLED), (Status.PENDING,)),
+}
+
+#: A job in one of these stays as it is, until somebody redrives it or its retention is over.
+TERMINAL = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+
+
+class DeadReason(StrEnum):
+    """Why a job ended without a result. The closed list of `jobs.dead_reason`."""
+
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    REJECTED = "rejected"
+    UNDECODABLE = "undecodable"
+    POISON = "poison"
+    EXPIRED = "expired"
+    #: What it needs was away, or did not take it, for as long as it might wait.
+    UNAVAILABLE = "unavailable"
+    UNKNOWN_TYPE = "unknown_type"
+    AMBIGUOUS = "ambiguous"
+    #: The one that goes with status cancelled; the others go with failed.
+    CANCELLED_BY_OPERATOR = "cancelled_by_operator"
+
+
+class OnAmbiguous(StrEnum):
+    """What becomes of a job whose effect may or may not have happened."""
+
+    #: Another attempt, which may do it twice.
+    RESEND = "resend"
+    #: No further attempt: a dead letter, for a person to look at.
+    HOLD = "hold"
+
+
+#: Seconds a job of a type that a worker does not know stays pending, for a newer worker to come.
+UNKNOWN_TYPE_GRACE_SECONDS = 600
+
+#: So many workers may be lost with a job before it is taken for their killer.
+POISON_CRASHES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job that was parsed and is to be written. Without a date or a delay it is due at once."""
+
+    id: UUID
+    type: str
+    #: JSON as it was sent.
+    payload: str
+    queue: str
+    priority: int
+    max_attempts: int
+    run_at: datetime | None = None
+    delay_seconds: float = 0
+    #: If the job is due a message follows, and the relay sends it again after so long, unless the job was claimed by
+    #: then. 0: no message follows, the relay is to send it.
+    publish_grace_seconds: float = 0
+    #: No attempt begins after this.
+    expires_at: datetime | None = None
+    on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
+    request_id: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a job that was to be written, by PostgreSQL's clock."""
+
+    id: UUID
+    #: Its `run_at`, in Unix milliseconds.
+    due_ms: float
+    is_due: bool
+    #: It was not written: no attempt could begin before its `expires_at`.
+    is_expired: bool
+    #: What PostgreSQL's clock said meanwhile, in Unix seconds.
+    database_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A worker's wish to claim a job, under a token of its own."""
+
+    job_id: UUID
+    worker_id: UUID
+    token: UUID = field(default_factory=uuid4)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One attempt, held under its lease token."""
+
+    job_id: UUID
+    token: UUID
+    worker_id: UUID
+    type: str
+    queue: str
+    #: JSON as it was sent.
+    payload: str
+    attempts: int
+    max_attempts: int
+    #: Workers lost with this job so far.
+    crashes: int
+    #: Seconds from when the job could have run to now: the time it stood in line.
+    waited_seconds: float
+    #: Seconds since it was accepted.
+    age_seconds: float
+    on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
+    request_id: str | None = None
+    traceparent: str | None = None
+    #: How many times in a row it was deferred, and the server for which it has waited.
+    deferrals: int = 0
+    waits_for: str | None = None
+    #: The servers that are known to be away, and that this attempt is not to ask.
+    away: Sequence[str] = ()
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.request_id, self.traceparent)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong in one attempt. Becomes an entry of `jobs.history`; the message alone is `jobs.error`."""
+
+    error: str
+    message: str
+    traceback: str
+    seconds: float
+    #: Nobody knows whether the attempt had its effect.
+    is_ambiguous: bool = False
+
+
+@dataclass(slots=True)
+class Unheard:
+    """The transition of one caller whose reply was lost, if there is one.
+
+    The caller keeps it and calls the verb again, once PostgreSQL answers: the verb then sends the same statement under
+    the same token, before anything else, and tells what came of it. So each transition is told of once.
+    """
+
+    #: The statement's parameters.
+    names: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A job that a sweep or a person put into another state."""
+
+    job_id: UUID
+    type: str
+    queue: str
+    attempts: int
+    request_id: str | None
+    traceparent: str | None
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.request_id, self.traceparent)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What events say about it."""
+        return {"job_id": str(self.job_id), "type": self.type, "queue": self.queue, "attempt": self.attempts}
+
+
+@dataclass(frozen=True, slots=True)
+class Expired(Moved):
+    """A job that was not begun in time: not at all, or not again after it was deferred."""
+
+    dead_reason: DeadReason
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """What became of a job that was deferred."""
+
+    #: It may wait no longer, and is a dead letter.
+    is_over: bool
+    #: Until its next attempt, unless its server is back before that.
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued(Moved):
+    """A job taken from a worker that went silent, or from a process that died or broke. `attempt` is the one lost."""
+
+    status: Status
+    dead_reason: DeadReason | None
+    worker_id: UUID | None
+    #: What the job says about an effect that may have happened; None when none had begun.
+    on_ambiguous: OnAmbiguous | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled(Moved):
+    """A job that somebody ended. `attempt` is the one that ran, if one did."""
+
+    #: What the job says about an effect that may have happened; None when none had begun.
+    on_ambiguous: OnAmbiguous | None
+
+
+#: The writes of maintenance name the lease under which they are made: a leader that lost it, frozen or cut off, changes
+#: nothing any more. Without a fence anybody may.
+FENCE = """(%(fence)s::bigint IS NULL
+       OR EXISTS (SELECT FROM leases WHERE name = 'maintenance' AND token = %(fence)s))"""
+
+_SUBMIT = """
+WITH new AS (
+  SELECT *, due <= now() AS is_due,
+         -- Sent again after a lost reply, the statement finds its own row, which was written in time.
+         CASE WHEN expires_at <= due THEN NOT EXISTS (SELECT FROM jobs WHERE jobs.id = wanted.id) ELSE FALSE END
+           AS is_expired
+  FROM unnest(
+    %(id)s::uuid[], %(type)s::text[], %(payload)s::text[], %(queue)s::text[], %(priority)s::smallint[],
+    %(max_attempts)s::integer[], %(run_at)s::timestamptz[], %(delay_seconds)s::float8[],
+    %(publish_grace_seconds)s::float8[], %(expires_at)s::timestamptz[], %(on_ambiguous)s::text[],
+    %(request_id)s::text[], %(traceparent)s::text[], %(keep_text)s::boolean[]
+  ) AS wanted (id, type, payload, queue, priority, max_attempts, wish, delay_seconds, publish_grace_seconds,
+               expires_at, on_ambiguous, request_id, traceparent, keep_text)
+  CROSS JOIN LATERAL (
+    SELECT GREATEST(now(), COALESCE(wish, now() + delay_seconds * interval '1 second'))
+  ) AS dates (due)
+), written AS (
+  INSERT INTO jobs (id, type, status, payload, payload_text, queue, priority, max_attempts, run_at, publish_at,
+                    expires_at, on_ambiguous, request_id, traceparent)
+  SELECT id, type, 'pending', payload::jsonb, CASE WHEN keep_text THEN payload::json END, queue, priority, max_attempts,
+         due, due + CASE WHEN is_due THEN publish_grace_seconds ELSE 0 END * interval '1 second',
+         expires_at, on_ambiguous, request_id, traceparent
+  FROM new WHERE NOT is_expired
+  ON CONFLICT (id) DO NOTHING
+)
+SELECT id, (extract(epoch FROM due) * 1000)::float8, is_due, is_expired, extract(epoch FROM clock_timestamp())::float8
+FROM new"""
+
+
+def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
+    """Write accepted jobs as pending; when this returns they are committed, all but those that had expired."""
+    columns = {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__}
+    columns["keep_text"] = [not jsonb.gives_back(job.payload) for job in jobs]
+    rows = database.rows(_SUBMIT, columns)
+    found = {row[0]: Submitted(*row) for row in rows}
+    return [found[job.id] for job in jobs]
+
+
+def database_seconds(database: Database) -> float:
+    """Return what PostgreSQL's clock says, in Unix seconds."""
+    (seconds,) = database.row("SELECT extract(epoch FROM clock_timestamp())::float8") or (0.0,)
+    return float(seconds)
+
+
+# One message to the server, and nothing that a session would have to keep, so that it works through a pooler.
+_TRY_SUBMIT = """
+BEGIN;
+INSERT INTO jobs (id, type, status, payload) VALUES (%s, 'readiness', 'pending', '{}');
+ROLLBACK"""
+
+
+def try_submit(database: Database) -> None:
+    """Write a job and take it back: only that tells whether one would be accepted."""
+    database.rows(_TRY_SUBMIT, (uuid4(),))
+
+
+def publish_soon(database: Database, job_id: UUID) -> None:
+    """Have the relay publish a job whose message could not be sent."""
+    database.rows("UPDATE jobs SET publish_at = now() WHERE id = %s AND (status = 'pending') IS TRUE", (job_id,))
+
+
+def published(
+    database: Database, job_ids: Sequence[UUID], *, republish_seconds: float, fence: int | None = None
+) -> int:
+    """Note that messages were sent: unless claimed, these jobs are published again after `republish_seconds`.
+
+    Returns how many are still to be claimed; none if the fence is not the lease's any more. Touches no indexed column,
+    so PostgreSQL updates the rows in place (HOT).
+    """
+    noted = database.rows(
+        # Only where the job is still due: one that ran meanwhile and waits for its retry has a date of its own.
+        f"""UPDATE jobs SET publish_at = now() + %(seconds)s * interval '1 second'
+        WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND run_at <= now() AND {FENCE}
+        RETURNING 1""",
+        {"seconds": republish_seconds, "job_ids": list(job_ids), "fence": fence},
+    )
+    return len(noted)
+
+
+# As it was sent. A payload that was changed by other means than this module has a text that says something else.
+_PAYLOAD = "CASE WHEN payload_text::jsonb = payload THEN payload_text::text ELSE payload::text END"
+# With each claim, so that it costs no statement of its own and is never older than the claim. The table is nearly
+# always empty. A server's prober is the one job that may ask it.
+_AWAY = "ARRAY(SELECT name FROM servers WHERE prober IS DISTINCT FROM jobs.id)"
+
+# A statement that names its jobs by id writes its guard as (status = …) IS TRUE: the same truth, but no condition of a
+# partial index. With statistics from an empty queue PostgreSQL would rather read every waiting row than look up an id.
+_CLAIM = f"""
+UPDATE jobs
+SET status = 'processing', attempts = attempts + 1, lease_token = ask.token, worker_id = ask.worker_id,
+    started_at = now(), effect_at = NULL, updated_at = timezone('utc', now())
+FROM unnest(%(job_ids)s::uuid[], %(worker_ids)s::uuid[], %(tokens)s::uuid[]) AS ask (job_id, worker_id, token)
+WHERE id = ask.job_id AND (status = 'pending') IS TRUE AND run_at <= now()
+  AND (expires_at IS NULL OR expires_at > now())
+RETURNING id, lease_token, jobs.worker_id, type, queue, {_PAYLOAD}, attempts, max_attempts, crashes,
+          extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
+          extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
+          request_id, traceparent, deferrals, waits_for, {_AWAY}"""
+
+_CLAIMED = f"""
+SELECT id, lease_token, worker_id, type, queue, {_PAYLOAD}, attempts, max_attempts, crashes,
+       extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
+       extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
+       request_id, traceparent, deferrals, waits_for, {_AWAY}
+FROM jobs WHERE id = ANY(%(job_ids)s) AND lease_token = ANY(%(tokens)s)"""
+
+
+def claim(database: Database, asks: Sequence[Ask]) -> list[Claim | None]:
+    """Begin the next attempt of jobs that are due, and count it. None: ended, running, not due, expired or unknown.
+
+    Ask again with the same token after `DatabaseUnavailable`, to learn whether the claim had gone through after all.
+    """
+    # Rows are locked in the order of their ids, here as everywhere: two batches never wait for each other.
+    found = _claims(database, _CLAIM, sorted(asks, key=lambda ask: ask.job_id))
+    if missing := [ask for ask in asks if ask.token not in found]:
+        # `rows` may have sent the claim twice, and then only the first one found the row: look for our own token.
+        found |= _claims(database, _CLAIMED, missing)
+    return [found.get(ask.token) for ask in asks]
+
+
+def _claims(database: Database, sql: str, asks: Sequence[Ask]) -> dict[UUID, Claim]:
+    columns = {
+        "job_ids": [ask.job_id for ask in asks],
+        "worker_ids": [ask.worker_id for ask in asks],
+        "tokens": [ask.token for ask in asks],
+    }
+    return {claim.token: claim for claim in (Claim(*row) for row in database.rows(sql, columns))}
+
+
+def begin_effect(database: Database, claim: Claim) -> bool:
+    """Note that the attempt is about to do what cannot be taken back. False: the lease is gone, so it must not."""
+    sql = """
+    UPDATE jobs SET effect_at = now()
+    WHERE id = %s AND (status = 'processing') IS TRUE AND lease_token = %s
+    RETURNING id"""
+    return database.row(sql, (claim.job_id, claim.token)) is not None
+
+
+_COMPLETE = """
+UPDATE jobs
+SET status = 'completed', result = done.result::jsonb,
+    result_text = CASE WHEN done.keep_text THEN done.result::json END,
+    error = NULL, lease_token = NULL, waits_for = NULL,
+    transition_token = done.transition, finished_at = now(), updated_at = timezone('utc', now())
+FROM unnest(%(job_ids)s::uuid[], %(leases)s::uuid[], %(transitions)s::uuid[], %(results)s::text[],
+            %(keep_text)s::boolean[]) AS done (job_id, lease, transition, result, keep_text)
+WHERE id = done.job_id AND (status = 'processing') IS TRUE AND lease_token = done.lease
+RETURNING id"""
+
+
+def complete(database: Database, done: Sequence[tuple[Claim, str]]) -> list[bool]:
+    """Finish attempts with their results (JSON text). False: the lease is gone and this verdict with it."""
+    ordered = sorted(done, key=lambda item: item[0].job_id)
+    names = _held([(claim.job_id, claim.token) for claim, _ in ordered], "complete")
+    names["results"] = [result for _, result in ordered]
+    names["keep_text"] = [not jsonb.gives_back(result) for _, result in ordered]
+    completed = {job_id for (job_id,) in _sent(database, _COMPLETE, "id", names)}
+    return [claim.job_id in completed for claim, _ in done]
+
+
+_COMPLETE_CANARY = """
+WITH gone AS (
+  DELETE FROM jobs
+  WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(token)s
+  RETURNING queue, id, lease_token, extract(epoch FROM timezone('utc', now()) - created_at)::float8 AS seconds
+)
+INSERT INTO canaries (queue, job_id, lease_token, finished_at, seconds)
+SELECT queue, id, lease_token, now(), GREATEST(seconds, 0) FROM gone
+ON CONFLICT (queue) DO UPDATE
+SET job_id = excluded.job_id, lease_token = excluded.lease_token,
+    finished_at = excluded.finished_at, seconds = excluded.seconds
+RETURNING job_id"""
+
+_COMPLETED_CANARY = "SELECT job_id FROM canaries WHERE job_id = %(job_id)s AND lease_token = %(token)s"
+
+
+def complete_canary(database: Database, claim: Claim) -> bool:
+    """Delete a canary that came through, and note when: nobody looks for its row. False: the lease is gone."""
+    names = {"job_id": claim.job_id, "token": claim.token}
+    # `rows` may have sent it twice, and then only the first one found the row: look for our own token.
+    return any(database.row(sql, names) for sql in (_COMPLETE_CANARY, _COMPLETED_CANARY))
+
+
+#: So many failed attempts stay in a job's history, the first ones and the last ones. What they say is up to 5 KB each,
+#: and a person may have a job run again and again.
+HISTORY_FIRST, HISTORY_LAST = 10, 40
+
+# Before another entry: what stays of the history, and how many entries are left out by then.
+_HISTORY = f"""CASE WHEN jsonb_array_length(history) < {HISTORY_FIRST + HISTORY_LAST} THEN history
+      ELSE jsonb_path_query_array(history, '$[0 to {HISTORY_FIRST - 1}]')
+        || jsonb_path_query_array(history, '$[last - {HISTORY_LAST - 2} to last]') END"""
+_OMITTED = f"history_omitted + GREATEST(0, jsonb_array_length(history) - {HISTORY_FIRST + HISTORY_LAST - 1})"
+
+_RETRY = f"""
+UPDATE jobs
+SET status = 'pending', error = %(message)s, lease_token = NULL, transition_token = %(transition)s,
+    waits_for = NULL, deferrals = 0,
+    run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
+    history_omitted = {_OMITTED},
+    history = {_HISTORY} || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
+    updated_at = timezone('utc', now())
+WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
+RETURNING id"""
+
+
+def retry(database: Database, claim: Claim, failure: Failure, *, delay_seconds: float) -> bool:
+    """Put the job back for another attempt after `delay_seconds`. False: the lease is gone."""
+    return _settle(database, claim, "retry", _RETRY, {"delay": delay_seconds, **_record(claim, failure)})
+
+
+_BURY = f"""
+UPDATE jobs
+SET status = 'failed', dead_reason = %(reason)s, error = %(message)s, lease_token = NULL, waits_for = NULL,
+    transition_token = %(transition)s,
+    history_omitted = {_OMITTED},
+    history = {_HISTORY} || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
+    finished_at = now(), updated_at = timezone('utc', now())
+WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
+RETURNING id"""
+
+
+def bury(database: Database, claim: Claim, failure: Failure, *, reason: DeadReason) -> bool:
+    """Make the job a dead letter. False: the lease is gone."""
+    return _settle(database, claim, "bury", _BURY, {"reason": reason, **_record(claim, failure)})
+
+
+# What goes back keeps its place in line: it is older than what came meanwhile. `returned_at` says since when it waits.
+_RELEASE = """
+UPDATE jobs
+SET status = 'pending', attempts = attempts - 1, lease_token = NULL, started_at = NULL,
+    transition_token = held.transition, run_at = LEAST(run_at, now()), publish_at = now(), returned_at = now(),
+    updated_at = timezone('utc', now())
+FROM unnest(%(job_ids)s::uuid[], %(leases)s::uuid[], %(transitions)s::uuid[]) AS held (job_id, lease, transition)
+WHERE id = held.job_id AND (status = 'processing') IS TRUE AND lease_token = held.lease AND effect_at IS NULL
+RETURNING """
+
+# The attempt that was given back, also where the next one has begun before its answer was looked for.
+_RELEASED = """id, type, queue, CASE status WHEN 'processing' THEN attempts ELSE attempts + 1 END,
+  request_id, traceparent"""
+
+
+def release(database: Database, claims: Sequence[Claim]) -> list[bool]:
+    """Give jobs back as if they had not been claimed: the attempts do not count, and they keep their places in line.
+
+    False: the lease is gone, or the effect has begun, which nobody may forget.
+    """
+    names = _held(sorted((claim.job_id, claim.token) for claim in claims), "release")
+    released = {job_id for (job_id,) in _sent(database, _RELEASE + "id", "id", names)}
+    return [claim.job_id in released for claim in claims]
+
+
+_HELD = """
+SELECT id, lease_token FROM jobs
+WHERE status = 'processing' AND worker_id = %s AND effect_at IS NULL AND lease_token <> ALL(%s::uuid[])
+ORDER BY id"""
+
+
+def release_worker(
+    database: Database, worker_id: UUID, *, known: Collection[UUID] = (), unheard: Unheard | None = None
+) -> list[Moved]:
+    """Give back what a worker that ends holds without knowing it: claims whose answers it never got.
+
+    `known` are the lease tokens that it does know: those attempts run, or wait for their verdicts.
+    """
+    unheard = unheard or Unheard()
+    sql = _RELEASE + _RELEASED
+    rows = _asked_again(database, unheard, sql, _RELEASED)
+    if not rows and (held := database.rows(_HELD, (worker_id, list(known)))):
+        rows = _asked(database, unheard, sql, _RELEASED, _held(held, "release"))
+    return [Moved(*row) for row in rows]
+
+
+_SNOOZE = """
+UPDATE jobs
+SET status = 'pending', attempts = attempts - 1, error = %(message)s, lease_token = NULL, started_at = NULL,
+    transition_token = %(transition)s, waits_for = NULL,
+    run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
+    updated_at = timezone('utc', now())
+WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
+RETURNING id"""
+
+
+def snooze(database: Database, claim: Claim, message: str | None, *, delay_seconds: float) -> bool:
+    """Put the job off: the attempt does not count, `message` says why. False: the lease is gone."""
+    return _settle(database, claim, "snooze", _SNOOZE, {"delay": delay_seconds, "message": message})
+
+
+#: So many servers at most are known to be away. Job code may name any number of them; the jobs of the others come back
+#: by their own dates.
+MAX_SERVERS_AWAY = 100
+
+# The wait is never more than half of what is left, so that there is an attempt near the end as well. It is no shorter
+# than the time its server has been away: the job is brought forward when that is back, and whoever asked in vain stands
+# behind the others. The server's row is written in the same transaction; pauses between probes grow with the time away.
+_DEFER = f"""
+WITH held AS (
+  SELECT id, COALESCE(expires_at, COALESCE(deferred_since, now()) + %(limit)s * interval '1 second') AS ends_at
+  FROM jobs WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
+  FOR NO KEY UPDATE
+), known AS (
+  SELECT error, extract(epoch FROM now() - away_since)::float8 AS seconds FROM servers WHERE name = %(server)s
+), waited (name) AS (
+  SELECT %(server)s::text
+  WHERE NOT %(tried)s OR EXISTS (SELECT FROM known) OR (SELECT count(*) FROM servers) < %(max_servers)s
+), dated AS (
+  SELECT id, ends_at, now() + LEAST(
+    GREATEST(%(delay)s, LEAST(COALESCE((SELECT seconds FROM known), 0), %(max_delay)s)),
+    GREATEST(%(least_delay)s, extract(epoch FROM ends_at - now())::float8 / 2)
+  ) * interval '1 second' AS next_at
+  FROM held
+), moved AS (
+  UPDATE jobs
+  SET status = CASE WHEN next_at < ends_at THEN 'pending' ELSE 'failed' END,
+      dead_reason = CASE WHEN next_at < ends_at THEN NULL ELSE 'unavailable' END,
+      finished_at = CASE WHEN next_at < ends_at THEN NULL ELSE now() END,
+      error = CASE WHEN %(tried)s THEN %(message)s
+                   ELSE COALESCE(%(message)s || ': ' || (SELECT error FROM known), %(message)s) END,
+      attempts = attempts - 1, lease_token = NULL, transition_token = %(transition)s,
+      run_at = CASE WHEN next_at < ends_at THEN next_at ELSE run_at END, publish_at = next_at,
+      waits_for = (SELECT name FROM waited), deferrals = deferrals + 1,
+      deferred_since = COALESCE(deferred_since, now()),
+      history_omitted = CASE WHEN %(tried)s THEN {_OMITTED} ELSE history_omitted END,
+      history = CASE WHEN %(tried)s
+        THEN {_HISTORY} || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at))
+        ELSE history END,
+      updated_at = timezone('utc', now())
+  FROM dated WHERE jobs.id = dated.id
+  RETURNING jobs.id, dead_reason, run_at
+), noted AS (
+  INSERT INTO servers (name, error, probe_at)
+  SELECT name, %(message)s, now() + %(pause)s * interval '1 second' FROM waited, moved
+  WHERE name IS NOT NULL AND %(tried)s
+  ON CONFLICT (name) DO UPDATE
+  SET error = excluded.error, prober = NULLIF(servers.prober, %(job_id)s),
+      probe_at = CASE WHEN servers.prober = %(job_id)s THEN now() + GREATEST(%(pause)s, LEAST(%(max_pause)s,
+        extract(epoch FROM now() - servers.away_since)::float8 / 4)) * interval '1 second' ELSE servers.probe_at END
+)
+SELECT <deferred> FROM moved"""
+
+_DEFERRED = "id, dead_reason IS NOT NULL, extract(epoch FROM run_at - now())::float8"
+
+
+def defer(
+    database: Database,
+    claim: Claim,
+    failure: Failure,
+    *,
+    deferral: Deferral,
+    server: str | None = None,
+    is_tried: bool = True,
+    retry_after_seconds: float | None = None,
+) -> Deferred | None:
+    """Put the job off for what is away: the attempt does not count, and is in the history if the server was asked.
+
+    It becomes a dead letter where no further attempt could begin before its end: `expires_at`, or the limit of
+    `deferral`. A `server` is noted as away for all jobs. None: the lease is gone.
+    """
+    delay = deferral.delay_seconds(claim.deferrals) if retry_after_seconds is None else retry_after_seconds
+    pause = max(deferral.first_seconds / 4, min(retry_after_seconds or 0.0, deferral.max_seconds))
+    names = _record(claim, failure, is_counted=False) | {
+        "job_id": claim.job_id,
+        "job_ids": [claim.job_id],
+        "lease": claim.token,
+        "transition": _transition(claim.token, "defer"),
+        "server": server,
+        "tried": is_tried,
+        "delay": delay,
+        "least_delay": deferral.first_seconds if retry_after_seconds is None else retry_after_seconds,
+        "max_delay": deferral.max_seconds,
+        "limit": deferral.limit_seconds,
+        "pause": pause,
+        "max_pause": deferral.probe_seconds,
+        "max_servers": MAX_SERVERS_AWAY,
+    }
+    rows = _sent(database, _DEFER.replace("<deferred>", _DEFERRED), _DEFERRED, names)
+    return Deferred(*rows[0][1:]) if rows else None
+
+
+# To the place in line of when it was first deferred, and so before what was posted meanwhile; but not before the head
+# of the line, since it is measured how long that has been able to run. `returned_at` says since when this one is.
+_FORWARD = """
+run_at = LEAST(now(), COALESCE((
+  SELECT GREATEST(jobs.deferred_since, line.run_at) FROM jobs AS line
+  WHERE line.queue = jobs.queue AND line.status = 'pending' AND line.priority = jobs.priority AND line.run_at <= now()
+  ORDER BY line.run_at LIMIT 1
+), now())), returned_at = now(), publish_at = now()"""
+
+_PROBE = f"""
+WITH next AS (
+  SELECT id FROM jobs
+  WHERE status = 'pending' AND waits_for = %(server)s AND id IS DISTINCT FROM %(instead_of)s AND {FENCE}
+  ORDER BY run_at LIMIT 1
+  FOR NO KEY UPDATE SKIP LOCKED
+), brought AS (
+  UPDATE jobs SET {_FORWARD} FROM next WHERE jobs.id = next.id RETURNING jobs.id
+)
+UPDATE servers SET prober = brought.id FROM brought WHERE name = %(server)s RETURNING prober"""
+
+
+def probe(database: Database, server: str, *, instead_of: UUID | None = None, fence: int | None = None) -> bool:
+    """Let the first of the jobs that wait for a server that is away ask it, now. False: none waits."""
+    return database.row(_PROBE, {"server": server, "instead_of": instead_of, "fence": fence}) is not None
+
+
+_BRING_FORWARD = f"""
+WITH next AS (
+  SELECT id FROM jobs
+  WHERE status = 'pending' AND waits_for = %(server)s AND run_at > now() AND {FENCE}
+  ORDER BY run_at LIMIT %(limit)s
+  FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE jobs SET {_FORWARD} FROM next WHERE jobs.id = next.id RETURNING 1"""
+
+
+def bring_forward(database: Database, server: str, *, limit: int, fence: int | None = None) -> int:
+    """Have up to so many of the jobs that wait for a server run now. Return how many there were."""
+    return len(database.rows(_BRING_FORWARD, {"server": server, "limit": limit, "fence": fence}))
+
+
+_MOVED = "jobs.id, type, queue, attempts, request_id, traceparent"
+
+_BURY_UNKNOWN = f"""
+WITH strays AS (
+  SELECT id FROM jobs
+  WHERE id = ANY(%(job_ids)s) AND (type = %(job_type)s) IS TRUE AND (status = 'pending') IS TRUE
+    AND run_at < now() - %(grace)s * interval '1 second' AND {FENCE}
+  ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE jobs
+SET status = 'failed', dead_reason = 'unknown_type', error = 'no worker knows the job type ' || type,
+    transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now())
+FROM strays WHERE jobs.id = strays.id
+RETURNING {_MOVED}"""
+
+
+def bury_unknown(
+    database: Database,
+    job_ids: Sequence[UUID],
+    *,
+    job_type: str,
+    grace_seconds: float,
+    fence: int | None = None,
+    unheard: Unheard | None = None,
+) -> list[Moved]:
+    """Make pending jobs of a type that the worker does not know dead letters, once they have waited `grace_seconds`.
+
+    Until then they stay pending: during a deployment a newer worker may know the type.
+    """
+    unheard = unheard or Unheard()
+    rows = _asked_again(database, unheard, _BURY_UNKNOWN, _MOVED)
+    if job_ids and not rows:
+        names = {"job_ids": list(job_ids), "job_type": job_type, "grace": grace_seconds, "fence": fence}
+        rows = _asked(database, unheard, _BURY_UNKNOWN, _MOVED, names | {"transition": uuid4()})
+    return [Moved(*row) for row in rows]
+
+
+# What became of a job that was taken back is told by its history's last entry, also when the next attempt has begun.
+_TAKEN_BACK = """jobs.id, type, queue, (history->-1->>'attempt')::integer, request_id, traceparent,
+  CASE WHEN dead_reason IS NULL THEN 'pending' ELSE 'failed' END, dead_reason,
+  (history->-1->>'worker_id')::uuid, CASE WHEN (history->-1->>'ambiguous')::boolean THEN jobs.on_ambiguous END"""
+
+# The same for jobs whose worker went silent, and for those whose own process died or broke. Only a job that was alone
+# with its process has used an attempt. What a neighbour may have done leaves a crash, which isolates the job, no more.
+_TAKE_BACK = f"""
+WITH lost AS (
+  SELECT jobs.id, worker_id, CASE WHEN effect_at IS NOT NULL THEN on_ambiguous END AS on_ambiguous,
+         CASE WHEN crashes + 1 >= %(poison)s THEN 'poison'
+              WHEN effect_at IS NOT NULL AND on_ambiguous = 'hold' THEN 'ambiguous'
+              WHEN %(counted)s AND attempts >= max_attempts THEN 'attempts_exhausted' END AS reason
+  FROM jobs JOIN unnest(%(job_ids)s::uuid[], %(leases)s::uuid[]) AS held (job_id, lease) ON jobs.id = held.job_id
+  WHERE (status = 'processing') IS TRUE AND lease_token = held.lease AND <guard>
+  ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+)
+UPDATE jobs
+SET status = CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
+    dead_reason = reason, finished_at = CASE WHEN reason IS NOT NULL THEN now() END,
+    error = %(message)s, crashes = crashes + 1, attempts = attempts - CASE WHEN %(counted)s THEN 0 ELSE 1 END,
+    lease_token = NULL, worker_id = NULL, transition_token = %(transition)s,
+    waits_for = CASE WHEN %(counted)s THEN NULL ELSE waits_for END,
+    run_at = <run_at>, publish_at = now() + %(delay)s * interval '1 second', returned_at = now(),
+    history_omitted = {_OMITTED},
+    history = {_HISTORY} || jsonb_build_array(jsonb_build_object(
+      'attempt', attempts, 'worker_id', lost.worker_id, 'started_at', started_at,
+      'seconds', round(extract(epoch FROM now() - started_at)::numeric, 3),
+      'error', %(error)s::text, 'message', %(message)s::text)
+      || CASE WHEN lost.on_ambiguous IS NULL THEN '{{}}' ELSE '{{"ambiguous": true}}'::jsonb END
+      || CASE WHEN %(counted)s THEN '{{}}' ELSE '{{"counted": false}}'::jsonb END),
+    updated_at = timezone('utc', now())
+FROM lost WHERE jobs.id = lost.id
+RETURNING {_TAKEN_BACK}"""
+
+_KEEPS_ITS_PLACE = "LEAST(run_at, now())"
+
+_SILENT = "unnest(%(workers)s::uuid[], %(beats)s::bigint[]) AS silent (id, beats)"
+
+_LOST_JOBS = """
+SELECT id, lease_token FROM jobs
+WHERE status = 'processing'
+  AND (worker_id = ANY(%(workers)s::uuid[]) OR (worker_id IS NULL AND array_position(%(workers)s::uuid[], NULL) > 0))
+ORDER BY id LIMIT %(limit)s
+FOR NO KEY UPDATE SKIP LOCKED"""
+
+# A worker that has beaten since it was found silent lives, and keeps its jobs.
+_RESCUE = _TAKE_BACK.replace("<run_at>", _KEEPS_ITS_PLACE).replace(
+    "<guard>",
+    f"""{FENCE} AND EXISTS (
+    SELECT FROM {_SILENT}
+    WHERE silent.id IS NOT DISTINCT FROM jobs.worker_id
+      AND NOT EXISTS (SELECT FROM workers WHERE workers.id = silent.id AND workers.beats IS DISTINCT FROM silent.beats)
+  )""",
+)
+
+_CRASH = _TAKE_BACK.replace("<run_at>", "now() + %(delay)s * interval '1 second'").replace("<guard>", "TRUE")
+
+_ABANDON = _TAKE_BACK.replace("<run_at>", _KEEPS_ITS_PLACE).replace("<guard>", "TRUE")
+
+#: What the history calls an attempt whose process was lost.
+WORKER_LOST = "WorkerLost"
+
+
+def rescue(
+    database: Database,
+    silent: Mapping[UUID | None, int | None],
+    *,
+    limit: int = 500,
+    fence: int | None = None,
+    unheard: Unheard | None = None,
+) -> list[Rescued]:
+    """Take back the jobs of silent workers: for another attempt, or as dead letters. The attempts do not count.
+
+    `silent` maps a worker's id to the count of beats at which it stands still; None for one that has no row. A sweep
+    that keeps `unheard` calls this also when no worker is silent: without either it asks nothing.
+    """
+    unheard = unheard or Unheard()
+    rows = _asked_again(database, unheard, _RESCUE, _TAKEN_BACK)
+    if silent and not rows:
+        workers = {"workers": list(silent), "beats": list(silent.values())}
+        lost = database.rows(_LOST_JOBS, workers | {"limit": limit})
+        if lost:
+            message = "the worker was lost: killed, frozen or cut off"
+            names = workers | {"fence": fence} | _lost(lost, message, counted=False, transition=uuid4())
+            rows = _asked(database, unheard, _RESCUE, _TAKEN_BACK, names)
+    return [_rescued(row) for row in rows]
+
+
+def crash(database: Database, claim: Claim, message: str, *, delay_seconds: float) -> Rescued | None:
+    """Note that the attempt killed the process it had to itself. None: the lease is gone."""
+    names = _lost([(claim.job_id, claim.token)], message, counted=True, transition=_transition(claim.token, "crash"))
+    rows = _sent(database, _CRASH, _TAKEN_BACK, names | {"delay": delay_seconds})
+    return _rescued(rows[0]) if rows else None
+
+
+def abandon(database: Database, claim: Claim, message: str) -> Rescued | None:
+    """Give up an attempt whose process broke through no fault that is known to be the job's. None: the lease is gone.
+
+    As for a lost worker: the attempt does not count, and the next one has a process to itself.
+    """
+    names = _lost([(claim.job_id, claim.token)], message, counted=False, transition=_transition(claim.token, "abandon"))
+    rows = _sent(database, _ABANDON, _TAKEN_BACK, names)
+    return _rescued(rows[0]) if rows else None
+
+
+def _lost(held: Sequence[Row], message: str, *, counted: bool, transition: UUID) -> dict[str, Any]:
+    return {
+        "job_ids": [job_id for job_id, _ in held],
+        "leases": [lease for _, lease in held],
+        "transition": transition,
+        "counted": counted,
+        "message": message,
+        "error": WORKER_LOST,
+        "poison": POISON_CRASHES,
+        "delay": 0,
+    }
+
+
+def _rescued(row: Row) -> Rescued:
+    *job, status, reason, worker_id, policy = row
+    return Rescued(*[*job, Status(status), reason and DeadReason(reason), worker_id, policy and OnAmbiguous(policy)])
+
+
+_EXPIRED = f"{_MOVED}, dead_reason"
+
+_LATE_JOBS = """
+SELECT id FROM jobs WHERE status = 'pending' AND expires_at <= now()
+ORDER BY expires_at LIMIT %s
+FOR NO KEY UPDATE SKIP LOCKED"""
+
+_EXPIRE = f"""
+WITH late AS (
+  SELECT id FROM jobs
+  WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND expires_at <= now() AND {FENCE}
+  ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE jobs
+SET status = 'failed', dead_reason = CASE WHEN deferrals > 0 THEN 'unavailable' ELSE 'expired' END,
+    error = CASE WHEN deferrals > 0 THEN error ELSE 'not begun before expires_at' END,
+    transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now())
+FROM late WHERE jobs.id = late.id
+RETURNING {_EXPIRED}"""
+
+
+def expire(
+    database: Database, *, limit: int = 500, fence: int | None = None, unheard: Unheard | None = None
+) -> list[Expired]:
+    """Make pending jobs whose `expires_at` has passed dead letters. One that was deferred keeps what it waits for."""
+    unheard = unheard or Unheard()
+    rows = _asked_again(database, unheard, _EXPIRE, _EXPIRED)
+    if not rows and (late := [job_id for (job_id,) in database.rows(_LATE_JOBS, (limit,))]):
+        names = {"job_ids": late, "transition": uuid4(), "fence": fence}
+        rows = _asked(database, unheard, _EXPIRE, _EXPIRED, names)
+    return [Expired(*[*job, DeadReason(reason)]) for *job, reason in rows]
+
+
+# Whether the cancel left an entry is told by the history's last one: of the attempt that the row still names.
+_CANCELLED = f"""{_MOVED},
+  CASE WHEN history->-1->>'error' = 'Cancelled' AND (history->-1->>'started_at')::timestamptz = started_at
+       THEN on_ambiguous END"""
+
+# An attempt that runs is interrupted. If its effect had begun, nobody knows what came of it.
+_CANCEL = f"""
+UPDATE jobs
+SET status = 'cancelled', dead_reason = 'cancelled_by_operator', lease_token = NULL,
+    transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now()),
+    history_omitted = CASE WHEN status = 'processing' AND effect_at IS NOT NULL
+      THEN {_OMITTED} ELSE history_omitted END,
+    history = CASE WHEN status = 'processing' AND effect_at IS NOT NULL
+      THEN {_HISTORY} || jsonb_build_array(jsonb_build_object(
+        'attempt', attempts, 'worker_id', worker_id, 'started_at', started_at,
+        'seconds', round(extract(epoch FROM now() - started_at)::numeric, 3),
+        'error', 'Cancelled', 'message', 'cancelled after its effect had begun', 'ambiguous', TRUE))
+      ELSE history END
+WHERE id = ANY(%(job_ids)s) AND (status IN ('pending', 'processing')) IS TRUE
+RETURNING {_CANCELLED}"""
+
+
+def cancel(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> Cancelled | None:
+    """End a job that is not finished. None: it is, or there is no such job.
+
+    A running attempt loses its lease: it cannot begin its effect any more, and its verdict is refused. Its worker
+    learns of that by its next heartbeat, and interrupts it.
+    """
+    unheard = unheard or Unheard()
+    names = unheard.names or {"job_ids": [job_id], "transition": uuid4()}
+    rows = _asked(database, unheard, _CANCEL, _CANCELLED, names)
+    return _cancelled(rows[0]) if rows else None
+
+
+def _cancelled(row: Row) -> Cancelled:
+    *job, policy = row
+    return Cancelled(*[*job, policy and OnAmbiguous(policy)])
+
+
+_FINISHED = """
+SELECT status, transition_token, finished_at FROM jobs
+WHERE id = %s AND (status IN ('completed', 'failed', 'cancelled')) IS TRUE"""
+
+# Only the end that was seen: sent a second time, it must not run a job again that has been run again since.
+_REDRIVE = f"""
+UPDATE jobs
+SET status = 'pending', attempts = 0, crashes = 0, dead_reason = NULL, error = NULL, result = NULL,
+    result_text = NULL, worker_id = NULL, started_at = NULL, finished_at = NULL, expires_at = NULL,
+    waits_for = NULL, deferrals = 0, deferred_since = NULL,
+    transition_token = %(transition)s, run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
+WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
+  AND transition_token IS NOT DISTINCT FROM %(seen)s AND finished_at = %(finished_at)s
+RETURNING {_MOVED}"""
+
+# The attempt that runs may be the first one after it.
+_REDRIVEN = "jobs.id, type, queue, 0, request_id, traceparent"
+
+
+def redrive(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> Moved | None:
+    """Run a finished job again: its attempts start afresh, its history stays. None: not finished, or no such job."""
+    unheard = unheard or Unheard()
+    names = unheard.names or _end_of(database, job_id)
+    rows = _asked(database, unheard, _REDRIVE, _REDRIVEN, names) if names else []
+    return Moved(*rows[0]) if rows else None
+
+
+def _end_of(database: Database, job_id: UUID) -> dict[str, Any] | None:
+    """Look at how a job has ended, and return what a redrive says of it. None: it has not, or there is no such job."""
+    end = database.row(_FINISHED, (job_id,))
+    seen = dict(zip(("status", "seen", "finished_at"), end or (), strict=False))
+    return seen | {"job_ids": [job_id], "transition": uuid4()} if seen else None
+
+
+def move(database: Database, job_ids: Sequence[UUID], *, queue: str, fence: int | None = None) -> None:
+    """Put pending jobs on another queue."""
+    sql = f"""
+    UPDATE jobs SET queue = %(queue)s, publish_at = now()
+    WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND {FENCE}"""
+    database.rows(sql, {"queue": queue, "job_ids": list(job_ids), "fence": fence})
+
+
+def prune(
+    database: Database,
+    job_ids: Sequence[UUID],
+    *,
+    status: Status,
+    retention_seconds: float,
+    fence: int | None = None,
+) -> int:
+    """Delete those of the jobs that have been in this terminal status for so long; return how many."""
+    sql = f"""
+    DELETE FROM jobs
+    WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
+      AND finished_at < now() - %(retention)s * interval '1 second' AND {FENCE}
+    RETURNING id"""
+    names = {"job_ids": list(job_ids), "status": status, "retention": retention_seconds, "fence": fence}
+    return len(database.rows(sql, names))
+
+
+def _settle(database: Database, claim: Claim, verb: str, sql: str, names: Mapping[str, Any]) -> bool:
+    names = {**names, "job_id": claim.job_id, "job_ids": [claim.job_id], "lease": claim.token}
+    names["transition"] = _transition(claim.token, verb)
+    return bool(_sent(database, sql, "id", names))
+
+
+def _held(held: Sequence[Row], verb: str) -> dict[str, Any]:
+    """Return jobs and their leases, in this order, as parameters of a verb."""
+    return {
+        "job_ids": [job_id for job_id, _ in held],
+        "leases": [lease for _, lease in held],
+        "transitions": [_transition(lease, verb) for _, lease in held],
+    }
+
+
+def _transition(lease: UUID, verb: str) -> UUID:
+    """Return the token of what an attempt does to its row: the same however often it is asked, and by which thread."""
+    return uuid5(lease, verb)
+
+
+def _asked_again(database: Database, unheard: Unheard, sql: str, columns: str) -> list[Row]:
+    """Send what was not heard of once more, if there is something."""
+    return [] if unheard.names is None else _asked(database, unheard, sql, columns, unheard.names)
+
+
+def _asked(database: Database, unheard: Unheard, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
+    """Send a transition, and keep it as `unheard` where no answer comes."""
+    unheard.names = None
+    try:
+        return _sent(database, sql, columns, names)
+    except DatabaseUnavailable:
+        unheard.names = names
+        raise
+
+
+def _sent(database: Database, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
+    """Send a transition and return `columns` of each row that it moved, the id first.
+
+    `rows` may have sent it twice, and then the first one moved the rows: what is missing is looked for by its token.
+    """
+    rows = database.rows(sql, names)
+    if missing := list(set(names["job_ids"]) - {row[0] for row in rows}):
+        transitions = names.get("transitions") or [names["transition"]]
+        standing = f"SELECT {columns} FROM jobs WHERE id = ANY(%s) AND transition_token = ANY(%s)"
+        rows = [*rows, *database.rows(standing, (missing, transitions))]
+    return rows
+
+
+def _record(claim: Claim, failure: Failure, *, is_counted: bool = True) -> dict[str, Any]:
+    entry: dict[str, object] = {
+        "attempt": claim.attempts,
+        "worker_id": claim.worker_id,
+        "seconds": round(failure.seconds, 3),
+        "error": failure.error,
+        "message": failure.message,
+        "traceback": failure.traceback,
+    }
+    if failure.is_ambiguous:
+        entry["ambiguous"] = True
+    if not is_counted:
+        entry["counted"] = False
+    return {"message": failure.message, "entry": msgspec.json.encode(entry).decode()}

@@ -1,0 +1,256 @@
+"""Sending mail: the contract, SMTP, and a list in memory."""
+
+import contextlib
+import re
+import smtplib
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from email.headerregistry import Address
+from email.message import EmailMessage
+from typing import Protocol, Self
+
+import structlog
+
+from jobs_service.config import Settings
+from jobs_service.descriptors import lacked
+from jobs_service.errors import JobsError, OutcomeUnknown, Rejected, SettingsError, Unavailable
+from jobs_service.mail.addresses import problem_with
+from jobs_service.mail.smtp import (
+    AnswerLost,
+    Conversation,
+    Deadline,
+    MailInterrupted,
+    ReplyToMail,
+    default_ehlo_name,
+    name_of,
+)
+
+log = structlog.get_logger(__name__)
+
+#: Refusals of this service, not of the mail: log in first, wrong password, encrypt first. An operator mends them,
+#: so the job is tried again.
+_OPERATOR_CODES = frozenset({530, 534, 535, 538})
+#: What is no matter of this mail: the server closes (RFC 5321, section 4.2.3), or wants something of its operator.
+_SERVER_CODES = _OPERATOR_CODES | {421}
+#: How much of a server's reply is kept.
+_REPLY_CHARACTERS = 300
+#: "jobs@example.com", "Jobs <jobs@example.com>" or the same with the name in quotes.
+_SENDER = re.compile(r'(?:(?P<name>[^<>"@]*|"[^<>"]*")\s*<)?(?P<address>[^<>\s]+)(?(name)>)')
+_ADDRESS = re.compile(r"[^\s<>]+@[^\s<>]+")
+
+
+class MailNotTaken(JobsError):
+    """The mail was not taken, for a reason that may be its own. Another attempt may succeed."""
+
+
+class DeliveryUnknown(OutcomeUnknown):
+    """The whole mail was sent, but the server's answer was lost. Another attempt may deliver it twice."""
+
+
+class Mailer(Protocol):
+    """Hands one message to a mail server."""
+
+    @property
+    def sender(self) -> Address:
+        """The address that all mail is from."""
+
+    def send(
+        self, message: EmailMessage, *, recipients: Sequence[str], before_data: Callable[[], None] = lambda: None
+    ) -> None:
+        """Deliver to exactly these addresses, each named once, whatever the message's headers say.
+
+        `before_data` is called just before what cannot be taken back. Raises `Rejected` when the server refuses for
+        good, `Unavailable` when it is away or delays the mail, `OutcomeUnknown` when nobody can tell whether the mail
+        was taken, and another error when the next attempt may succeed.
+        """
+
+
+class MemoryMailer:
+    """Keeps what it is given: for the tests of job types."""
+
+    def __init__(self) -> None:
+        self.sender = Address("Jobs", "jobs", "example.com")
+        self.sent: list[tuple[EmailMessage, tuple[str, ...]]] = []
+
+    def send(
+        self, message: EmailMessage, *, recipients: Sequence[str], before_data: Callable[[], None] = lambda: None
+    ) -> None:
+        before_data()
+        self.sent.append((message, tuple(recipients)))
+
+
+class SmtpMailer:
+    """One connection and one deadline a mail: connecting, TLS, login, sending and every reply together.
+
+    - A recipient refused for now (4xx) stops the mail before anybody gets it: the next attempt doubles nobody's.
+    - Recipients refused for good (5xx) beside others do not: the others get it, and the log has the number of the
+      refused. Another attempt would not help them, and would double the others'.
+
+    - A server that is away or closes, at any time before the mail itself is sent, is `Unavailable` by its name: to
+      every job. What it delays (4xx) is `Unavailable` without a name: it may take the next mail.
+
+    Nothing is kept between mails, so threads may share it. Only the look-up of the host's address is outside the
+    deadline: the system's resolver has timeouts of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        sender: str,
+        username: str = "",
+        password: str = "",
+        tls: str = "none",
+        ehlo_name: str = "",
+        timeout_seconds: float = 20.0,
+        tls_context: ssl.SSLContext | None = None,
+        ask: Callable[[str], None] = lambda server: None,  # noqa: ARG005 - the name says what it takes
+    ) -> None:
+        """`tls` is "none", "starttls" or "tls"; by default the server's certificate must be one the system trusts.
+
+        `ask` is called with the server's name before each mail; it raises `Unavailable` while that is known to be away.
+        `ehlo_name` is what this host calls itself, by default its own name or the sender's domain.
+        Raises `SettingsError`.
+        """
+        self._sender = _sender(sender)
+        self._host, self._port = host, port
+        self._username, self._password = _credentials(username, password)
+        self._tls = tls
+        self._tls_context = None if tls == "none" else tls_context or ssl.create_default_context()
+        self._ehlo_name = ehlo_name or default_ehlo_name(self._sender.domain)
+        self._timeout_seconds = timeout_seconds
+        self._server = name_of(host, port)
+        self._ask = ask
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        ask: Callable[[str], None] = lambda server: None,  # noqa: ARG005 - as above
+    ) -> Self:
+        return cls(
+            host=settings.mail_host,
+            port=settings.mail_port,
+            sender=settings.mail_from,
+            username=settings.mail_username,
+            password=settings.mail_password,
+            tls=settings.mail_tls,
+            ehlo_name=settings.mail_ehlo_name,
+            timeout_seconds=settings.mail_timeout_seconds,
+            ask=ask,
+        )
+
+    @property
+    def sender(self) -> Address:
+        return self._sender
+
+    def send(
+        self, message: EmailMessage, *, recipients: Sequence[str], before_data: Callable[[], None] = lambda: None
+    ) -> None:
+        self._ask(self._server)
+        content, utf8 = message.as_bytes(), getattr(message.policy, "utf8", False)
+        try:
+            with self._conversation() as conversation:
+                _refuse_utf8_beyond_the_server(conversation, utf8=utf8)
+                refused = conversation.deliver(
+                    content, self._sender.addr_spec, recipients, utf8=utf8, before_data=before_data
+                )
+        except (OSError, UnicodeError) as error:  # smtplib's errors are OSErrors; UnicodeErrors come from host names
+            if lacked(error):
+                raise  # this process can open no further file: that says nothing of the server
+            raise _verdict(error, recipients, self._server) from None  # the cause would carry addresses into tracebacks
+        if refused:
+            log.warning("mail refused for some recipients", refused=refused, recipients=len(recipients))
+
+    @contextlib.contextmanager
+    def _conversation(self) -> Iterator[Conversation]:
+        deadline = Deadline(self._timeout_seconds)
+        encrypted = self._tls_context if self._tls == "tls" else None
+        conversation = Conversation(self._host, self._port, ehlo_name=self._ehlo_name, deadline=deadline, tls=encrypted)
+        with contextlib.closing(conversation):
+            if self._tls == "starttls":
+                conversation.starttls(context=self._tls_context)
+            if self._username:
+                conversation.login(self._username, self._password)
+            yield conversation
+            conversation.leave()
+
+
+def _refuse_utf8_beyond_the_server(conversation: Conversation, *, utf8: bool) -> None:
+    conversation.ehlo_or_helo_if_needed()
+    if utf8 and not conversation.has_extn("smtputf8"):
+        raise Rejected("the mail server takes no addresses beyond ASCII (SMTPUTF8)")
+
+
+def _verdict(error: Exception, recipients: Sequence[str], server: str) -> JobsError:
+    """Decide whether and when another attempt may succeed, and say what the server said."""
+    match error:
+        case smtplib.SMTPRecipientsRefused():
+            return _recipients_refused([error.recipients[address] for address in recipients], server)
+        case smtplib.SMTPResponseException():
+            return _replied(error, server)
+        case AnswerLost():
+            return DeliveryUnknown(f"the mail was sent, but the server's answer was lost: {_printable(str(error))}")
+        case MailInterrupted():
+            return MailNotTaken(f"the mail was not sent to its end: {_printable(str(error))}")
+        case _:
+            return Unavailable(f"the mail server is away: {_printable(str(error))}", server=server)
+
+
+def _recipients_refused(replies: Sequence[tuple[int, bytes]], server: str) -> JobsError:
+    # What may be tried again decides, if there is any.
+    code = min((code for code, _ in replies), key=_is_final)
+    what = f"the mail server refused all {len(replies)} recipients, the first with: {_reply(*replies[0])}"
+    return _refusal(code, what, server)
+
+
+def _replied(error: smtplib.SMTPResponseException, server: str) -> JobsError:
+    code, reply = error.smtp_code, _reply(error.smtp_code, error.smtp_error)
+    match error:
+        case smtplib.SMTPSenderRefused() | smtplib.SMTPDataError():
+            return _refusal(code, f"the mail server refused the mail: {reply}", server)
+        case smtplib.SMTPAuthenticationError():
+            return Unavailable(f"the mail server refused MAIL_USERNAME and MAIL_PASSWORD: {reply}", server=server)
+        case ReplyToMail():
+            # 5xx can only be last words in the middle of the mail, which need not be about it.
+            return _refusal(code, f"the mail server answered {reply}", server, final=MailNotTaken)
+        case _:
+            return Unavailable(f"the mail server answered {reply}", server=server)
+
+
+def _refusal(code: int, what: str, server: str, *, final: type[JobsError] = Rejected) -> JobsError:
+    """Translate a refusal of a mail or its recipients. `final` is what "for good" comes to."""
+    if code in _SERVER_CODES:
+        return Unavailable(what, server=server)
+    if _is_final(code):
+        return final(what)
+    return Unavailable(what) if 400 <= code < 500 else MailNotTaken(what)  # noqa: PLR2004 - RFC 5321, 4.2.1
+
+
+def _is_final(code: int) -> bool:
+    return 500 <= code < 600 and code not in _OPERATOR_CODES  # noqa: PLR2004 - RFC 5321's "permanent negative completion"
+
+
+def _reply(code: int, text: bytes | str) -> str:
+    return f"{code} {_printable(text if isinstance(text, str) else text.decode(errors='replace'))}"
+
+
+def _printable(untrusted: str) -> str:
+    """Make one short line of what a server said, without the addresses that it repeats."""
+    visible = "".join(character if character.isprintable() else " " for character in untrusted)
+    return _ADDRESS.sub("<address>", " ".join(visible.split()))[:_REPLY_CHARACTERS]
+
+
+def _sender(text: str) -> Address:
+    found = _SENDER.fullmatch(text)
+    if not found or not text.isprintable() or problem_with(found["address"]) or not found["address"].isascii():
+        raise SettingsError(["MAIL_FROM is wrong: expected name@example.com or Name <name@example.com>"])
+    return Address((found["name"] or "").strip().strip('"'), addr_spec=found["address"])
+
+
+def _credentials(username: str, password: str) -> tuple[str, str]:
+    if not (username + password).isascii():
+        raise SettingsError(["MAIL_USERNAME and MAIL_PASSWORD must be plain ASCII: smtplib can send no other"])
+    return username, password

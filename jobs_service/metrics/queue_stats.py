@@ -1,0 +1,161 @@
+"""What PostgreSQL knows about the jobs, as metrics."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from jobs_service.database.connection import Database
+from jobs_service.metrics import catalogue
+
+STATES = ("scheduled", "pending", "retrying", "deferred", "processing")
+
+#: Seconds after which a due job for which nobody rang is overdue. The relay looks every second or so.
+OVERDUE_SECONDS = 15
+
+# Each queue for itself: grouped by queue, a backlog of which PostgreSQL has no statistics yet would be sorted first.
+# What is due, the only part that grows with a backlog, is answered by the index jobs_lines alone.
+_CURRENT = """
+WITH RECURSIVE queues (queue) AS (
+  (SELECT queue FROM jobs WHERE status = 'pending' ORDER BY queue LIMIT 1)
+  UNION ALL
+  SELECT (SELECT jobs.queue FROM jobs WHERE status = 'pending' AND jobs.queue > queues.queue ORDER BY queue LIMIT 1)
+  FROM queues WHERE queue IS NOT NULL
+)
+SELECT queue, state, jobs, age
+FROM queues
+CROSS JOIN LATERAL (
+  SELECT 'pending', count(*), COALESCE(extract(epoch FROM now() - min(run_at)), 0)::float8
+  FROM jobs WHERE status = 'pending' AND jobs.queue = queues.queue AND run_at <= now()
+  UNION ALL
+  SELECT unnest(ARRAY['scheduled', 'retrying', 'deferred']),
+         unnest(ARRAY[count(*) FILTER (WHERE attempts = 0 AND deferrals = 0),
+                      count(*) FILTER (WHERE attempts > 0 AND deferrals = 0), count(*) FILTER (WHERE deferrals > 0)]), 0
+  FROM jobs WHERE status = 'pending' AND jobs.queue = queues.queue AND run_at > now()
+) AS counts (state, jobs, age)
+WHERE queue IS NOT NULL
+UNION ALL
+SELECT queue, 'processing', count(*), 0 FROM jobs WHERE status = 'processing' GROUP BY queue"""
+
+# As the relay reads: an index range for each line and priority, and no more of it than it would ring for.
+_OVERDUE = """
+WITH RECURSIVE lines (queue, type) AS (
+  (SELECT queue, type FROM jobs WHERE status = 'pending' ORDER BY queue, type LIMIT 1)
+  UNION ALL
+  SELECT following.queue, following.type
+  FROM lines CROSS JOIN LATERAL (
+    SELECT queue, type FROM jobs
+    WHERE status = 'pending' AND (jobs.queue, jobs.type) > (lines.queue, lines.type)
+    ORDER BY queue, type LIMIT 1
+  ) AS following
+)
+SELECT lines.queue, sum(overdue)
+FROM lines
+CROSS JOIN generate_series(0, 9) AS level
+CROSS JOIN LATERAL (
+  SELECT count(*) FILTER (WHERE publish_at < now() - %(seconds)s * interval '1 second')
+  FROM (
+    SELECT publish_at FROM jobs
+    WHERE jobs.queue = lines.queue AND jobs.type = lines.type AND status = 'pending' AND priority = level
+      AND run_at <= now()
+    ORDER BY run_at, id NULLS FIRST
+    LIMIT 500
+  ) AS head
+) AS counts (overdue)
+WHERE lines.queue = ANY(%(queues)s)
+GROUP BY lines.queue"""
+
+# A heartbeat of later than now is from before PostgreSQL's clock was set back.
+_STALE = """
+SELECT queue, count(*) FROM jobs
+WHERE status = 'processing' AND NOT EXISTS (
+  SELECT FROM workers WHERE workers.id = jobs.worker_id
+    AND heartbeat_at BETWEEN now() - %(lease)s * interval '1 second' AND now() + %(lease)s * interval '1 second'
+)
+GROUP BY queue"""
+
+# By the index alone. There are at most so many open breakers; of jobs that wait behind closed ones there are few.
+_BREAKERS = """
+SELECT COALESCE(name, waits_for), name IS NOT NULL, COALESCE(jobs, 0)
+FROM servers
+FULL JOIN (
+  SELECT waits_for, count(*) AS jobs FROM jobs WHERE status = 'pending' AND waits_for IS NOT NULL
+  GROUP BY waits_for ORDER BY waits_for LIMIT 100
+) AS waiting ON waits_for = name"""
+
+_DEAD = (
+    "SELECT queue, count(*), extract(epoch FROM min(finished_at))::float8 FROM jobs WHERE status = 'failed' GROUP BY 1"
+)
+
+_CANARIES = "SELECT queue, extract(epoch FROM finished_at)::float8, seconds FROM canaries WHERE queue = ANY(%s)"
+
+_WORKERS = """
+SELECT count(*) FROM workers
+WHERE heartbeat_at BETWEEN now() - %(lease)s * interval '1 second' AND now() + %(lease)s * interval '1 second'"""
+
+
+class JobRows:
+    """Looks at the rows. Each look raises `DatabaseUnavailable`, or what psycopg2 raises of a missing table."""
+
+    def __init__(
+        self, database: Database, *, queues: Iterable[str], lease_seconds: float, servers: Iterable[str] = ()
+    ) -> None:
+        """`servers` are those that are known by name before they are away."""
+        self.database = database
+        self.servers = frozenset(servers)
+        self.queues = sorted(queues)
+        self.lease_seconds = lease_seconds
+
+    def jobs(self) -> Iterator[Any]:
+        current, oldest = catalogue.CURRENT.family(), catalogue.OLDEST_ELIGIBLE.family()
+        counts = {(queue, state): (count, age) for queue, state, count, age in self.database.rows(_CURRENT)}
+        for queue in self._with(queue for queue, _ in counts):
+            for state in STATES:
+                current.add_metric([queue, state], counts.get((queue, state), (0, 0))[0])
+            oldest.add_metric([queue], max(0.0, counts.get((queue, "pending"), (0, 0.0))[1]))
+        yield from (current, oldest)
+
+    def overdue(self) -> Iterator[Any]:
+        yield self._by_queue(
+            catalogue.OVERDUE, self.database.rows(_OVERDUE, {"queues": self.queues, "seconds": OVERDUE_SECONDS})
+        )
+
+    def dead_letters(self) -> Iterator[Any]:
+        rows = self.database.rows(_DEAD)
+        yield self._by_queue(catalogue.DEAD, [(queue, count) for queue, count, _ in rows])
+        oldest = catalogue.DEAD_OLDEST.family()
+        for queue, _, failed_at in rows:
+            oldest.add_metric([queue], failed_at)
+        yield oldest
+
+    def breakers(self) -> Iterator[Any]:
+        is_open, waiting = catalogue.BREAKER_OPEN.family(), catalogue.BREAKER_WAITING.family()
+        found = {name: (is_away, jobs) for name, is_away, jobs in self.database.rows(_BREAKERS)}
+        for name in sorted(self.servers | found.keys()):
+            is_away, jobs = found.get(name, (False, 0))
+            is_open.add_metric([name], is_away)
+            waiting.add_metric([name], jobs)
+        yield from (is_open, waiting)
+
+    def canaries(self) -> Iterator[Any]:
+        last_success, latency = catalogue.CANARY_LAST_SUCCESS.family(), catalogue.CANARY_LATENCY.family()
+        # A queue that no job type names any more has no canaries: its last one would grow old for ever.
+        for queue, finished_at, seconds in self.database.rows(_CANARIES, (self.queues,)):
+            last_success.add_metric([queue], finished_at)
+            latency.add_metric([queue], seconds)
+        yield from (last_success, latency)
+
+    def workers(self) -> Iterator[Any]:
+        (count,) = self.database.row(_WORKERS, {"lease": self.lease_seconds}) or (0,)
+        workers = catalogue.WORKERS.family()
+        workers.add_metric([], count)
+        yield workers
+        yield self._by_queue(catalogue.STALE_PROCESSING, self.database.rows(_STALE, {"lease": self.lease_seconds}))
+
+    def _by_queue(self, row: catalogue.Computed, counts: Iterable[tuple[Any, ...]]) -> Any:  # noqa: ANN401
+        family, by_queue = row.family(), dict(counts)
+        for queue in self._with(by_queue):
+            family.add_metric([queue], by_queue.get(queue, 0))
+        return family
+
+    def _with(self, queues: Iterable[str]) -> list[str]:
+        """Return the queues that the job types name, and those found in rows as well."""
+        return sorted({*self.queues, *queues})

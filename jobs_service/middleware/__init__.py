@@ -1,1 +1,0 @@
-"""Middleware around messages (Dramatiq) and requests (Falcon)."""

@@ -1,0 +1,166 @@
+"""The spans of a job, where OpenTelemetry is installed and switched on, and every attribute name they have.
+
+Switched off, nothing of OpenTelemetry is imported, and each function here returns at once. The names follow the
+semantic conventions for messaging: a submission is the `send` span, whose context is kept on the row; every attempt is
+a `process` span of the same trace, linked to it. A statement that calls share is in the trace of the one that sent it.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import local
+from typing import TYPE_CHECKING, Any
+
+from jobs_service import events
+from jobs_service.config import Settings
+from jobs_service.errors import SettingsError
+from jobs_service.events import Event
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Tracer
+
+SYSTEM = "messaging.system"
+OPERATION_NAME = "messaging.operation.name"
+OPERATION_TYPE = "messaging.operation.type"
+DESTINATION = "messaging.destination.name"
+MESSAGE_ID = "messaging.message.id"
+JOB_TYPE = "jobs.type"
+ATTEMPT = "jobs.attempt"
+OUTCOME = "jobs.outcome"
+ERROR_TYPE = "error.type"
+
+#: The events that say how an attempt ended; their names in small letters are the outcomes.
+_ENDINGS = {
+    Event.COMPLETED,
+    Event.RETRIED,
+    Event.FAILED,
+    Event.SNOOZED,
+    Event.DEFERRED,
+    Event.RELEASED,
+    Event.REFUSED,
+    Event.INTERRUPTED,
+}
+
+
+class _Process:
+    """What this process makes spans with; None when it makes none."""
+
+    provider: "TracerProvider | None" = None
+    tracer: "Tracer | None" = None
+
+
+class _Thread(local):
+    """The span of this thread's attempt, and the token that ends its being the current one."""
+
+    attempt: Any = None
+
+
+_thread = _Thread()
+
+
+def start(settings: Settings, *, service: str) -> None:
+    """Trace this process, if the settings say so. Raises `SettingsError` when the packages are missing."""
+    if settings.otel_enabled == "false":
+        return
+    try:
+        from jobs_service.observability import otel
+    except ImportError as error:
+        raise SettingsError([f"OTEL_ENABLED needs what requirements-otel.txt lists: {error}"]) from None
+    use(otel.provide(service))
+
+
+def use(provider: "TracerProvider | None") -> None:
+    """Make the spans of this process with `provider`; None: none at all."""
+    _Process.provider = provider
+    _Process.tracer = provider.get_tracer("jobs_service") if provider else None
+    if provider:
+        events.subscribe(_note_ending)
+
+
+def stop() -> None:
+    """Send what is left: for processes that end without Python's exit handlers."""
+    if _Process.provider:
+        _Process.provider.shutdown()
+
+
+def current() -> str | None:
+    """Return this thread's trace context, as a traceparent; None without one."""
+    if _Process.tracer is None:
+        return None
+    from opentelemetry.trace import get_current_span
+
+    span = get_current_span().get_span_context()
+    return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags & 1:02x}" if span.is_valid else None
+
+
+def sending(job_id: object, job_type: str, queue: str) -> AbstractContextManager[str | None]:
+    """Enclose a submission; the value is the trace context for the row."""
+    return nullcontext() if _Process.tracer is None else _sending(_Process.tracer, str(job_id), job_type, queue)
+
+
+@contextmanager
+def _sending(tracer: "Tracer", job_id: str, job_type: str, queue: str) -> Iterator[str | None]:
+    from opentelemetry.trace import SpanKind
+
+    attributes = _attributes("send", job_id, job_type, queue)
+    with tracer.start_as_current_span(f"send {queue}", kind=SpanKind.PRODUCER, attributes=attributes) as span:
+        try:
+            yield current()
+        except Exception as error:
+            span.set_attribute(ERROR_TYPE, type(error).__name__)
+            raise
+
+
+def begin_attempt(job_id: object, job_type: str, queue: str, number: int, traceparent: str | None) -> None:
+    """Begin the span of this thread's attempt. It lasts until `end_attempt`."""
+    if _Process.tracer is None:
+        return
+    from opentelemetry.context import Context, attach
+    from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    end_attempt()
+    submission = TraceContextTextMapPropagator().extract({"traceparent": traceparent or ""}, Context())
+    sent = get_current_span(submission).get_span_context()
+    span = _Process.tracer.start_span(
+        f"process {queue}",
+        submission,
+        SpanKind.CONSUMER,
+        {**_attributes("process", str(job_id), job_type, queue), ATTEMPT: number},
+        [Link(sent)] if sent.is_valid else [],
+    )
+    _thread.attempt = (span, attach(set_span_in_context(span)))
+
+
+def end_attempt() -> None:
+    """End the span of this thread's attempt, if there is one."""
+    if _thread.attempt is None:
+        return
+    from opentelemetry.context import detach
+
+    (span, token), _thread.attempt = _thread.attempt, None
+    detach(token)
+    span.end()
+
+
+def _note_ending(event: Event, facts: dict[str, Any]) -> None:
+    if _thread.attempt is None or event not in _ENDINGS:
+        return
+    from opentelemetry.trace import StatusCode
+
+    span, _ = _thread.attempt
+    span.set_attribute(OUTCOME, event.name.lower())
+    if "error" in facts:
+        span.set_attribute(ERROR_TYPE, facts["error"])
+        span.set_status(StatusCode.ERROR)
+
+
+def _attributes(operation: str, job_id: str, job_type: str, queue: str) -> dict[str, str]:
+    return {
+        SYSTEM: "dramatiq",
+        OPERATION_NAME: operation,
+        OPERATION_TYPE: operation,
+        DESTINATION: queue,
+        MESSAGE_ID: job_id,
+        JOB_TYPE: job_type,
+    }

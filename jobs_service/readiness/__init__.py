@@ -1,0 +1,1 @@
+"""Whether the servers will do, and what an operator is told when they will not."""

@@ -1,0 +1,128 @@
+"""Whether the servers will do. What time mends is said and waited for, what it does not mend is refused."""
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import redis
+
+from jobs_service.broker.redis import redis_client
+from jobs_service.config import Settings
+from jobs_service.database import budget, migrations
+from jobs_service.database.connection import Database, open_database
+from jobs_service.errors import (
+    BrokerUnavailable,
+    BrokerUnsuitable,
+    DatabaseUnavailable,
+    DatabaseUnsuitable,
+    MigrationError,
+    NotReady,
+    SettingsError,
+)
+from jobs_service.jobs import lifecycle
+from jobs_service.observability.logs import get_logger
+from jobs_service.readiness import advice
+
+log = get_logger(__name__)
+
+#: The oldest Redis that has BZMPOP. Every Valkey has it, and calls itself 7.2.4 for those who ask for Redis.
+REDIS_NEEDED = (7, 0)
+
+
+def begin(settings: Settings) -> None:
+    """Look before an API or a worker starts, and log what does not fit or is away.
+
+    Raises `NotReady` or `SettingsError` where waiting would not help.
+    """
+    find_actor_modules(settings)
+    database, client = open_database(settings, connections=1), redis_client(settings)
+    try:
+        for sentence in (*_of_postgresql(settings, database), *_of_redis(client)):
+            log.warning(sentence)
+    except (DatabaseUnsuitable, BrokerUnsuitable) as error:
+        raise NotReady(str(error)) from error
+    finally:
+        database.discard()
+        client.close()
+
+
+def check(settings: Settings) -> list[str]:
+    """Return what may become a problem. Raises `NotReady`, or another of our errors, for what is one."""
+    find_actor_modules(settings)
+    database, client = open_database(settings, connections=1), redis_client(settings)
+    try:
+        warnings = list(_of_budget(settings, database))
+        if missing := migrations.pending(database):
+            raise NotReady(_not_migrated(missing))
+        lifecycle.try_submit(database)
+        look_at_redis(client)
+    finally:
+        database.discard()
+        client.close()
+    return warnings
+
+
+def find_actor_modules(settings: Settings) -> None:
+    """Raises `SettingsError` where one is not there."""
+    for name in filter(None, (name.strip() for name in settings.actor_modules.split(","))):
+        try:
+            is_there = importlib.util.find_spec(name) is not None
+        except (ImportError, ValueError):
+            is_there = False
+        if not is_there:
+            raise SettingsError([f"ACTOR_MODULES is wrong: there is no module {name!r} on Python's path"])
+
+
+def look_at_redis(client: redis.Redis) -> None:
+    """Raises `BrokerUnavailable`, and its `BrokerUnsuitable` for a Redis that is too old."""
+    try:
+        version = _version(client)
+    except redis.RedisError as error:
+        raise BrokerUnavailable(advice.on_redis(error)) from error
+    if version is not None and tuple(map(int, re.findall(r"\d+", version)[:2])) < REDIS_NEEDED:
+        needed = ".".join(map(str, REDIS_NEEDED))
+        raise BrokerUnsuitable(f"Redis {version} is too old: {needed} or newer is needed, or Valkey; upgrade it")
+
+
+def _version(client: redis.Redis) -> str | None:
+    """Return what Redis calls its version, None where the user may not ask. Raises what redis-py raises."""
+    try:
+        # The stubs know the reply of a pipeline only.
+        info: Any = client.info("server")
+    except redis.exceptions.NoPermissionError:
+        client.ping()
+        return None
+    return str(info["redis_version"])
+
+
+def _of_postgresql(settings: Settings, database: Database) -> Iterator[str]:
+    try:
+        yield from _of_budget(settings, database)
+        if missing := migrations.pending(database):
+            yield _not_migrated(missing)
+    except DatabaseUnsuitable:
+        raise
+    except DatabaseUnavailable as error:
+        yield f"{advice.on_postgresql(error)}; waiting for it"
+    except MigrationError as error:
+        yield str(error)
+
+
+def _of_budget(settings: Settings, database: Database) -> Iterator[str]:
+    (granted,) = database.row(budget.GRANTED) or (0,)
+    if not database.sessions.is_pooled and (sentence := budget.warning(settings, granted)):
+        yield sentence
+
+
+def _of_redis(client: redis.Redis) -> Iterator[str]:
+    try:
+        look_at_redis(client)
+    except BrokerUnsuitable:
+        raise
+    except BrokerUnavailable as error:
+        yield f"{error}; waiting for it"
+
+
+def _not_migrated(missing: list[str]) -> str:
+    return f"not migrated: {', '.join(missing)}; run: python -m jobs_service migrate"

@@ -1,1 +1,0 @@
-"""The HTTP resources: one module for each noun in a URL."""

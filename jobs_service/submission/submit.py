@@ -1,0 +1,159 @@
+"""Accepting a job: from a parsed body to a committed row and, if Redis listens, a message."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import msgspec
+
+from jobs_service import events
+from jobs_service.broker.publisher import Publisher
+from jobs_service.config import Settings
+from jobs_service.database.connection import Database
+from jobs_service.database.group_commit import Batch
+from jobs_service.errors import DatabaseUnavailable, InvalidRequest
+from jobs_service.events import Event
+from jobs_service.failpoints import failpoint
+from jobs_service.ids import new_id
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.correlation import Origin
+from jobs_service.jobs.job_types import JobType, Registry
+from jobs_service.jobs.lifecycle import NewJob, OnAmbiguous, Submitted
+from jobs_service.metrics.catalogue import ENQUEUE_ERRORS
+from jobs_service.metrics.clock import DatabaseTime, measure_offset, steady_seconds
+from jobs_service.observability import tracing
+from jobs_service.observability.logs import get_logger
+
+log = get_logger(__name__)
+
+#: A job may be put off for this long.
+MAX_DELAY = timedelta(days=366)
+
+#: The limits of dates are not to the second: a client's clock may be off.
+SLACK = timedelta(days=1)
+
+DEFAULT_PRIORITY = 5
+
+
+class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of `POST /jobs`."""
+
+    type: Annotated[str, msgspec.Meta(min_length=1, max_length=50)]
+    #: As it was sent.
+    payload: msgspec.Raw
+    run_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY.total_seconds())] | None = None
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
+    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = DEFAULT_PRIORITY
+    expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
+
+
+class Submitter:
+    """Accepts jobs. All threads share one: those that commit at the same time share the commit."""
+
+    def __init__(self, database: Database, publisher: Publisher, registry: Registry, settings: Settings) -> None:
+        self.database = database
+        self.publisher = publisher
+        self.registry = registry
+        self.settings = settings
+        self._write = Batch[NewJob, Submitted](self._write_all)
+        #: Ids carry it, and lists go by them: jobs accepted by several processes are in PostgreSQL's order.
+        self._time = DatabaseTime(self._ask_the_time)
+
+    def submit(self, submission: Submission, origin: Origin) -> NewJob:
+        """Commit the job, then ring for it.
+
+        Raises `InvalidRequest`, and `DatabaseUnavailable` when the promise could not be made. A silent Redis is
+        no error: the relay rings later.
+        """
+        job_type = self.registry.get(submission.type)
+        publish = not submission.delay_seconds and self.publisher.is_open(
+            job_type.queue, job_type.name, submission.priority
+        )
+        job = self._new_job(submission, job_type, origin, publish=publish)
+        with tracing.sending(job.id, job.type, job.queue) as traceparent:
+            self._accept(replace(job, traceparent=traceparent) if traceparent else job, publish=publish)
+        return job
+
+    def _accept(self, job: NewJob, *, publish: bool) -> None:
+        failpoint("api.before_commit")
+        submitted = self._commit(job)
+        failpoint("api.after_commit")
+        if publish and submitted.is_due and not self.publisher.publish(job, submitted):
+            self._leave_to_the_relay(job)
+        failpoint("api.after_publish")
+        events.emit(Event.ACCEPTED, job_id=str(job.id), type=job.type, queue=job.queue)
+
+    def _write_all(self, jobs: Sequence[NewJob]) -> list[Submitted]:
+        asked_at = steady_seconds()
+        submitted = lifecycle.submit(self.database, jobs)
+        answered_at, said = steady_seconds(), submitted[0].database_seconds
+        # An API has no heartbeat that would tell it PostgreSQL's time; here it costs nothing.
+        measure_offset(said, asked_at=asked_at, answered_at=answered_at)
+        self._time.learn(said, asked_at=asked_at, answered_at=answered_at)
+        return submitted
+
+    def _ask_the_time(self) -> float:
+        try:
+            return lifecycle.database_seconds(self.database)
+        except DatabaseUnavailable:
+            ENQUEUE_ERRORS.labels("database_unavailable").inc()
+            raise
+
+    def _commit(self, job: NewJob) -> Submitted:
+        try:
+            submitted = self._write(job)
+        except DatabaseUnavailable:
+            ENQUEUE_ERRORS.labels("database_unavailable").inc()
+            raise
+        if submitted.is_expired:
+            raise InvalidRequest("expected a date after the job may begin", pointer="/expires_at")
+        return submitted
+
+    def _new_job(self, submission: Submission, job_type: JobType, origin: Origin, *, publish: bool) -> NewJob:
+        payload = bytes(submission.payload)
+        job_type.decode(payload)
+        now = self._time.now()
+        _check_times(submission, datetime.fromtimestamp(now, UTC))
+        if job_type.is_canary:
+            _check_canary(submission)
+        return NewJob(
+            id=new_id(now),
+            type=job_type.name,
+            payload=payload.decode(),
+            queue=job_type.queue,
+            priority=submission.priority,
+            max_attempts=submission.max_attempts or job_type.max_attempts or self.settings.max_attempts,
+            run_at=submission.run_at,
+            delay_seconds=submission.delay_seconds or 0,
+            publish_grace_seconds=self.settings.republish_seconds if publish else 0,
+            expires_at=submission.expires_at,
+            on_ambiguous=submission.on_ambiguous,
+            request_id=origin.request_id,
+            traceparent=origin.traceparent,
+        )
+
+    def _leave_to_the_relay(self, job: NewJob) -> None:
+        try:
+            lifecycle.publish_soon(self.database, job.id)
+        except DatabaseUnavailable as error:
+            # Committed is accepted: the row says when the relay is to look at it anyway.
+            log.warning("Job left for the next republish", job_id=str(job.id), error=str(error))
+
+
+def _check_times(submission: Submission, now: datetime) -> None:
+    if submission.run_at is not None and submission.delay_seconds is not None:
+        raise InvalidRequest("give run_at or delay_seconds, not both", pointer="/delay_seconds")
+    if submission.run_at is not None and abs(submission.run_at - now) > MAX_DELAY + SLACK:
+        raise InvalidRequest(f"expected a date at most {MAX_DELAY.days} days from now", pointer="/run_at")
+    if submission.expires_at is not None and submission.expires_at - now > 2 * MAX_DELAY + SLACK:
+        raise InvalidRequest(f"expected a date at most {2 * MAX_DELAY.days} days from now", pointer="/expires_at")
+
+
+def _check_canary(submission: Submission) -> None:
+    """Refuse what would keep a canary waiting: while one is on its way there is no second."""
+    for wish in ("run_at", "delay_seconds", "expires_at"):
+        if getattr(submission, wish) is not None:
+            raise InvalidRequest("a canary runs at once", pointer=f"/{wish}")

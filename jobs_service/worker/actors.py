@@ -1,0 +1,161 @@
+"""Binds the registered job types to a Dramatiq broker, one actor a type."""
+
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import dramatiq
+
+from jobs_service import descriptors
+from jobs_service.broker.limits import default_limit
+from jobs_service.broker.redis import JobBroker
+from jobs_service.config import Settings, numbers_by_name
+from jobs_service.errors import (
+    InvalidRequest,
+    JobsError,
+    NotThisProcess,
+    OutcomeUnknown,
+    Rejected,
+    Snoozed,
+    Unavailable,
+)
+from jobs_service.jobs import jsonb
+from jobs_service.jobs.failures import ProcessBroken
+from jobs_service.jobs.job_types import Attempt, JobType, Registry, spelling
+from jobs_service.jobs.validation import encoded
+from jobs_service.mail.mailer import Mailer
+from jobs_service.outputs.local import OutputStore
+from jobs_service.worker import attempt
+from jobs_service.worker.attempt import Cancelled, Running
+from jobs_service.worker.isolation import parent
+
+#: A result is a reference or a small fact, not the output itself.
+MAX_RESULT_BYTES = 65_536
+
+
+#: An escaped NUL; not an escaped backslash and the letters after it.
+_NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")
+
+
+class ResultNotStorable(JobsError):
+    """A job returned something other than a small JSON value."""
+
+
+def declare(broker: JobBroker, registry: Registry, settings: Settings, outputs: OutputStore, mailer: Mailer) -> None:
+    """Declare an actor for each job type on this broker, and say how many of its jobs may run at a time."""
+    limits = _limits(registry, settings)
+    for job_type in registry:
+        broker.limits.set(job_type.name, limits[job_type.name])
+        dramatiq.Actor(
+            _perform(job_type, outputs, mailer),
+            broker=broker,
+            actor_name=job_type.name,
+            queue_name=job_type.queue,
+            priority=0,
+            options=_options(job_type, settings),
+        )
+
+
+def _limits(registry: Registry, settings: Settings) -> dict[str, int]:
+    """Return the limit of each type: what the setting says, else what its code says, else the default."""
+    default = default_limit(settings.worker_threads)
+    said = {spelling(name): limit for name, limit in numbers_by_name(settings.max_running).items()}
+    return {
+        job_type.name: said.get(spelling(job_type.name)) or job_type.max_running or default for job_type in registry
+    }
+
+
+def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callable[[str], None]:
+    def perform(job_id: str) -> None:  # noqa: ARG001 - Dramatiq's argument; the claim holds it too
+        running = attempt.current()
+
+        def run() -> str:
+            return parent.run(running) if running.is_suspect else call(job_type, running, outputs, mailer)
+
+        try:
+            if running.claim.waits_for:
+                attempt.ask(running.claim.waits_for)
+            running.result = attempt.interruptible(running, run)
+        except Exception as error:
+            _blame_the_process(error, has_begun=not running.is_suspect)
+            raise
+
+    return perform
+
+
+def _blame_the_process(error: Exception, *, has_begun: bool) -> None:
+    """Raise what says so where not the job failed but the process that it shares: one job's leak fails them all."""
+    if isinstance(error, JobsError) or not (descriptors.lacked(error) or descriptors.are_exhausted()):
+        return
+    if has_begun:
+        # It may have been this job's doing: from now on it has a process to itself.
+        raise ProcessBroken(f"its worker process can open no further file: {error}") from error
+    raise Snoozed("its worker process can open no further file", delay_seconds=0) from error
+
+
+def call(job_type: JobType, running: Running, outputs: OutputStore, mailer: Mailer) -> str:
+    """Call the job's function and return its result as JSON text. Raises what it raises.
+
+    Where it forked and returns in both processes, the copy ends here: claim, connections and verdict are not its own.
+    """
+    claim = running.claim
+    payload = job_type.decode(claim.payload)
+    process = os.getpid()
+
+    def begin_effect() -> None:
+        if os.getpid() != process:
+            raise NotThisProcess("a forked process cannot begin the effect of its parent's attempt")
+        running.begin_effect()
+
+    known = Attempt(
+        claim.job_id,
+        claim.attempts,
+        outputs,
+        mailer,
+        begin_effect=begin_effect,
+        ask=attempt.ask,
+        is_cancelled=lambda: running.is_cancelled,
+    )
+    try:
+        result = job_type.function(payload, known)
+    finally:
+        if os.getpid() != process:
+            os._exit(1)
+    try:
+        return _encode(result)
+    except Exception as error:
+        if running.effect_begun:
+            raise OutcomeUnknown(f"the work was done, its result cannot be kept: {error}") from error
+        raise
+
+
+def _encode(result: object) -> str:
+    raw = encoded(result)
+    if len(raw) > MAX_RESULT_BYTES:
+        raise ResultNotStorable(f"the result has {len(raw)} bytes of JSON; at most {MAX_RESULT_BYTES} are kept")
+    text = raw.decode()
+    if _NUL.search(text):
+        raise ResultNotStorable("the result holds a NUL character, which PostgreSQL cannot store")
+    try:
+        jsonb.check_storable(text)
+    except (ValueError, RecursionError) as error:
+        raise ResultNotStorable(f"the result cannot be stored: {error}") from None
+    return text
+
+
+def _options(job_type: JobType, settings: Settings) -> dict[str, Any]:
+    return {
+        "min_backoff": _milliseconds(settings.retry_backoff_seconds),
+        "max_backoff": _milliseconds(settings.retry_backoff_max_seconds),
+        "time_limit": _milliseconds(job_type.time_limit_seconds or settings.time_limit_seconds),
+        # No further attempt can succeed where the code or the payload says no; one that is put off is none of Retries',
+        # nor is one whose job is cancelled.
+        "throws": (Rejected, InvalidRequest, Snoozed, Unavailable, Cancelled),
+        "is_canary": job_type.is_canary,
+    }
+
+
+def _milliseconds(seconds: float) -> int:
+    return math.ceil(seconds * 1000)

@@ -1,0 +1,245 @@
+"""The worker: `dramatiq jobs_service.worker.assembly:boot` runs this in each of its processes."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from uuid import UUID
+
+import dramatiq
+from dramatiq.middleware import Middleware, Retries
+
+from jobs_service import events
+from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.neighbours import Neighbours
+from jobs_service.broker.publisher import Publisher
+from jobs_service.broker.redis import JobBroker
+from jobs_service.config import Settings, numbers_by_name
+from jobs_service.database.connection import Database, open_database
+from jobs_service.dsn import parameters_of
+from jobs_service.ids import new_id
+from jobs_service.jobs.deferral import Deferral
+from jobs_service.jobs.job_types import Registry, load
+from jobs_service.jobs.lifecycle import Status
+from jobs_service.mail.mailer import SmtpMailer
+from jobs_service.maintenance.canary import Canary
+from jobs_service.maintenance.dead_letters import DeadLetters
+from jobs_service.maintenance.expirer import Expirer
+from jobs_service.maintenance.leader import Maintenance
+from jobs_service.maintenance.leadership import Leadership
+from jobs_service.maintenance.liveness import Liveness
+from jobs_service.maintenance.neighbours import NeighbourWatch
+from jobs_service.maintenance.pruner import Pruner
+from jobs_service.maintenance.recovery import Recovery
+from jobs_service.maintenance.relay import Relay
+from jobs_service.maintenance.rescuer import Rescuer
+from jobs_service.maintenance.service import Service
+from jobs_service.maintenance.strays import Strays
+from jobs_service.metrics import catalogue, log_records
+from jobs_service.metrics.clock import DatabaseClock
+from jobs_service.metrics.slo import Objectives
+from jobs_service.observability import logs, tracing
+from jobs_service.observability.logs import get_logger
+from jobs_service.orphans import end_with_parent, is_orphan
+from jobs_service.outputs.local import LocalOutputs, OutputStore
+from jobs_service.submission.submit import Submitter
+from jobs_service.worker import attempt
+from jobs_service.worker.actors import declare
+from jobs_service.worker.heartbeat import Presence
+from jobs_service.worker.middleware.attempt_context import AttemptContext
+from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
+from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
+from jobs_service.worker.middleware.time_limit import StrictTimeLimit
+from jobs_service.worker.middleware.worker_services import WorkerServices
+from jobs_service.worker.sampler import Sampler
+from jobs_service.worker.watchdog import Watchdog
+
+log = get_logger(__name__)
+
+#: How long a leader that was killed is waited for, if the lease of jobs is not shorter.
+LEADERSHIP_SECONDS = 10.0
+
+#: Seconds between two looks for jobs on queues that nobody serves.
+STRAYS_SECONDS = 30.0
+
+#: Seconds between two comparisons of `job_dlq` with the failed rows.
+DEAD_LETTERS_SECONDS = 10.0
+
+#: Seconds between two looks for another installation under the same names in Redis. Every installation's are the same.
+NEIGHBOURS_SECONDS = 5.0
+
+
+def boot() -> None:
+    """Build this process's broker and make it Dramatiq's. The `dramatiq` command calls it."""
+    # A worker process whose dramatiq command was killed must not stay behind as one too many. As long as there is
+    # nothing to give back, by a signal that has no handler: Dramatiq's raises SystemExit at the second of the signals
+    # that the kernel sends, and on its way out the process would wait for its dead parent to hear that it has begun.
+    end_with_parent(signal.SIGKILL)
+    if is_orphan():
+        # It is dead already. Not by sys.exit: Dramatiq would then tell it that its worker has begun, and wait for it.
+        os._exit(1)
+    settings = Settings.from_env(os.environ)
+    logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
+    events.subscribe(logs.log_event)
+    tracing.start(settings, service="worker")
+    registry = load(settings.actor_modules)
+    catalogue.zero_worker(registry)
+    logs.observe(log_records.count)
+    outputs = LocalOutputs(Path(settings.output_dir))
+    warn_of_long_types(registry, settings)
+    warn_of_unknown_types(registry, settings)
+    broker = build_broker(settings, registry, new_id(), outputs)
+    declare(broker, registry, settings, outputs, SmtpMailer.from_settings(settings, ask=attempt.ask))
+    dramatiq.set_broker(broker)
+
+
+def warn_of_long_types(registry: Registry, settings: Settings) -> None:
+    """Name the types whose jobs a stop may interrupt: they are given back, and what they had done is done again."""
+    for job_type in registry:
+        longest = (job_type.time_limit_seconds or 0) + settings.hang_grace_seconds
+        if longest >= settings.worker_shutdown_seconds:
+            log.warning(
+                "A stop does not wait for the longest jobs of this type: raise WORKER_SHUTDOWN_SECONDS",
+                type=job_type.name,
+                time_limit_seconds=job_type.time_limit_seconds,
+            )
+
+
+def warn_of_unknown_types(registry: Registry, settings: Settings) -> None:
+    """Name the types of MAX_RUNNING that there are not. A worker of the next version may know them."""
+    if unknown := registry.unknown(numbers_by_name(settings.max_running)):
+        log.error("MAX_RUNNING names job types that this worker does not know", types=unknown, known=registry.names)
+
+
+def build_broker(settings: Settings, registry: Registry, worker_id: UUID, outputs: OutputStore) -> JobBroker:
+    """Return the broker of a worker process. Nothing is connected or started before Dramatiq's worker boots."""
+    database = open_database(settings, service="worker", has_reserve=True)
+    broker = JobBroker.from_settings(settings)
+    dead_letters = DeadLetterList(broker.client, broker.keys)
+    liveness = _liveness(settings)
+    services = [
+        *_services(settings, database, broker, dead_letters, outputs, liveness=liveness),
+        *_canaries(settings, registry, database, broker),
+        _neighbour_watch(settings, broker, worker_id),
+    ]
+    for middleware in _middleware(
+        settings, database, broker, dead_letters, worker_id=worker_id, services=services, liveness=liveness
+    ):
+        broker.add_middleware(middleware)
+    return broker
+
+
+def _neighbour_watch(settings: Settings, broker: JobBroker, worker_id: UUID) -> Service:
+    # Of the URL its name alone: this goes to Redis.
+    database = parameters_of(settings.database_url).get("dbname", "")
+    me = f"{worker_id} on {socket.gethostname()}, database {database}"
+    # Tests sweep more often.
+    seconds = min(NEIGHBOURS_SECONDS, settings.sweep_seconds)
+    return NeighbourWatch(Neighbours(broker.client, broker.keys, me), interval_seconds=seconds)
+
+
+def _liveness(settings: Settings) -> Liveness:
+    return Liveness(lease_seconds=settings.lease_seconds, heartbeat_seconds=settings.heartbeat_seconds)
+
+
+def _middleware(
+    settings: Settings,
+    database: Database,
+    broker: JobBroker,
+    dead_letters: DeadLetterList,
+    *,
+    worker_id: UUID,
+    services: Sequence[Service],
+    liveness: Liveness,
+) -> Iterator[Middleware]:
+    """Yield the middleware in order: `before_*` hooks run down the list, `after_*` hooks up it."""
+    lifecycle_sync = LifecycleSync(
+        database,
+        broker,
+        dead_letters,
+        worker_id,
+        give_back_seconds=settings.give_back_seconds,
+        deferral=Deferral.from_settings(settings),
+    )
+    attempt_metrics = AttemptMetrics(Objectives(settings))
+    leadership = Leadership(database, worker_id, lease_seconds=min(LEADERSHIP_SECONDS, settings.lease_seconds))
+    presence = Presence(
+        database,
+        worker_id,
+        threads=settings.worker_threads,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        liveness=liveness,
+        clock=DatabaseClock(leads=lambda: leadership.is_held),
+    )
+    maintenance = Maintenance(services, leadership)
+    sampler = Sampler(lifecycle_sync, attempt_metrics)
+    time_limit = StrictTimeLimit(time_limit=settings.time_limit_seconds * 1000)
+    watchdog = Watchdog(
+        lifecycle_sync,
+        presence,
+        {"maintenance": maintenance, "sampler": sampler, "time limits": time_limit},
+        hang_grace_seconds=settings.hang_grace_seconds,
+        standstill_seconds=2 * settings.lease_seconds + 10,
+    )
+    # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
+    yield WorkerServices(broker, presence, maintenance, watchdog, sampler)
+    # Around the rest, so that no log line of an attempt is without its context.
+    yield AttemptContext(worker_id)
+    # Before the others, so its after-hook is the last: what it counts up it counts down, whoever skips the message.
+    yield attempt_metrics
+    # Before Retries, so its after-hook runs once Retries has decided whether and when there is another attempt.
+    yield lifecycle_sync
+    yield Retries()
+    # Last: its clock starts just before the actor and stops before any other hook runs, so it interrupts no hook.
+    yield time_limit
+
+
+def _services(
+    settings: Settings,
+    database: Database,
+    broker: JobBroker,
+    dead_letters: DeadLetterList,
+    outputs: OutputStore,
+    *,
+    liveness: Liveness,
+) -> Iterator[Service]:
+    yield Relay(
+        database,
+        broker,
+        dead_letters,
+        interval_seconds=settings.relay_seconds,
+        republish_seconds=settings.republish_seconds,
+    )
+    yield Rescuer(
+        database,
+        dead_letters,
+        interval_seconds=settings.sweep_seconds,
+        liveness=liveness,
+        rowless=_liveness(settings),
+    )
+    yield DeadLetters(database, dead_letters, interval_seconds=min(DEAD_LETTERS_SECONDS, settings.sweep_seconds * 2))
+    yield Expirer(database, dead_letters, interval_seconds=settings.sweep_seconds)
+    yield Recovery(database, interval_seconds=settings.relay_seconds)
+    yield Strays(database, broker, dead_letters, interval_seconds=STRAYS_SECONDS, liveness=liveness)
+    yield Pruner(
+        database,
+        outputs,
+        interval_seconds=settings.prune_seconds,
+        retention_seconds={
+            Status.COMPLETED: settings.retention_completed_seconds,
+            Status.FAILED: settings.retention_failed_seconds,
+            Status.CANCELLED: settings.retention_cancelled_seconds,
+        },
+    )
+
+
+def _canaries(settings: Settings, registry: Registry, database: Database, broker: JobBroker) -> Iterator[Service]:
+    if settings.canary_seconds:
+        yield Canary(
+            database,
+            Submitter(database, Publisher(broker), registry, settings),
+            registry.canaries,
+            interval_seconds=settings.canary_seconds,
+            api_url=settings.canary_url,
+        )

@@ -1,0 +1,117 @@
+"""A worker process's row in `workers`: as long as it is fresh, its jobs are its own."""
+
+import os
+import socket
+import time
+from threading import Event, Thread
+from uuid import UUID
+
+from jobs_service.database.connection import Database
+from jobs_service.maintenance.liveness import Liveness
+from jobs_service.metrics.clock import DatabaseClock, steady_seconds
+from jobs_service.observability.logs import get_logger
+from jobs_service.worker import attempt
+
+log = get_logger(__name__)
+
+#: How long a stop waits for the thread: one that stands still is not to hold it up.
+STOP_SECONDS = 20.0
+
+# An upsert: a process that was frozen so long that its row was cleared away comes back by the same statement. By the
+# answer each process knows of the others, so that one that becomes the leader need not learn who has been silent. It
+# also learns which of its leases are gone; each row is looked up by its id, whatever the statistics say.
+_HEARTBEAT = """
+WITH beat AS (
+  INSERT INTO workers (id, hostname, pid, queues, threads)
+  VALUES (%(id)s, %(hostname)s, %(pid)s, %(queues)s, %(threads)s)
+  ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), beats = workers.beats + 1
+  RETURNING id, beats
+)
+SELECT id, beats, extract(epoch FROM clock_timestamp())::float8,
+       ARRAY(SELECT lease FROM unnest(%(held_jobs)s::uuid[], %(held_leases)s::uuid[]) AS held (job_id, lease)
+             WHERE (SELECT lease_token FROM jobs WHERE jobs.id = held.job_id) IS DISTINCT FROM held.lease)
+FROM (SELECT id, beats FROM beat UNION ALL SELECT id, beats FROM workers WHERE id <> %(id)s) AS all_workers"""
+
+
+class Presence:
+    """One heartbeat for all the jobs of this process, in a thread of its own. Each is a look at the others' too."""
+
+    def __init__(
+        self,
+        database: Database,
+        worker_id: UUID,
+        *,
+        threads: int,
+        heartbeat_seconds: float,
+        liveness: Liveness,
+        clock: DatabaseClock,
+    ) -> None:
+        self.database = database
+        self.worker_id = worker_id
+        self.threads = threads
+        self.heartbeat_seconds = heartbeat_seconds
+        self.liveness = liveness
+        self.clock = clock
+        self.queues: list[str] = []
+        self._stopping = Event()
+        self._thread = Thread(target=self._run, name="heartbeat", daemon=True)
+        #: When the thread last began to write a heartbeat, by the monotonic clock.
+        self.last_turn = time.monotonic()
+
+    def start(self, *, queues: list[str]) -> None:
+        self.queues = queues
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the heartbeat and clear the row. Only for a process whose jobs have all ended."""
+        self._stopping.set()
+        self._thread.join(STOP_SECONDS)
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def beat(self) -> None:
+        """Raises `DatabaseUnavailable`."""
+        held = attempt.held()
+        names = {
+            "id": self.worker_id,
+            "hostname": socket.gethostname(),
+            "pid": os.getpid(),
+            "queues": self.queues,
+            "threads": self.threads,
+            "held_jobs": list(held.values()),
+            "held_leases": list(held),
+        }
+        asked_at = steady_seconds()
+        rows = self.database.rows(_HEARTBEAT, names, reserved=True)
+        self.liveness.look({worker_id: beats for worker_id, beats, *_ in rows})
+        self.clock.compare(rows[0][2], asked_at=asked_at, answered_at=steady_seconds())
+        if lost := rows[0][3]:
+            attempt.cancel(lost)
+
+    def leave(self) -> None:
+        """Raises `DatabaseUnavailable`."""
+        self.database.rows("DELETE FROM workers WHERE id = %s", (self.worker_id,))
+
+    def _run(self) -> None:
+        answered = True
+        while True:
+            self.last_turn = time.monotonic()
+            try:
+                self.beat()
+                answered = True
+            except Exception as error:  # noqa: BLE001 - without it every job of this process is taken for lost
+                if answered:
+                    log.warning("Heartbeat not written", error=str(error).strip())
+                answered = False
+            if self._stopping.wait(self.heartbeat_seconds if answered else self.heartbeat_seconds / 5):
+                break
+        self._leave_quietly()
+
+    def _leave_quietly(self) -> None:
+        try:
+            self.leave()
+        except Exception as error:  # noqa: BLE001 - the process ends either way
+            log.warning("Worker row left behind; the rescuer clears it", error=str(error))
+        finally:
+            self.database.discard()

@@ -1,0 +1,96 @@
+"""The process that a suspect has to itself: `parent.py` starts it and names two descriptors and its own id."""
+
+import os
+import sys
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from jobs_service import events
+from jobs_service.config import Settings
+from jobs_service.errors import (
+    InvalidRequest,
+    KnownUnavailable,
+    LeaseLost,
+    OutcomeUnknown,
+    Rejected,
+    Snoozed,
+    Unavailable,
+)
+from jobs_service.jobs.failures import MESSAGE_KEPT, failure_of, storable
+from jobs_service.jobs.job_types import load
+from jobs_service.jobs.lifecycle import Claim
+from jobs_service.mail.mailer import SmtpMailer
+from jobs_service.observability import logs
+from jobs_service.orphans import end_with_parent
+from jobs_service.outputs.local import LocalOutputs
+from jobs_service.worker import attempt
+from jobs_service.worker.actors import call
+from jobs_service.worker.attempt import Running
+from jobs_service.worker.isolation.parent import GO, Told
+
+
+def main(claim: int, pipe: int, parent: int) -> int:
+    """Read a claim, make the attempt, tell its outcome."""
+    end_with_parent()
+    if os.getppid() != parent:
+        return 1  # it ended before the kernel knew that this one is to end with it
+    os.set_inheritable(pipe, False)  # what the job starts is not to keep it open
+    with open(pipe, "wb", buffering=0) as telling:
+        _tell(telling, _outcome(Settings.from_env(os.environ), claim, telling))
+    return 0
+
+
+def _outcome(settings: Settings, claim: int, telling: IO[bytes]) -> Told:
+    try:
+        return Told("completed", result=_run(settings, claim, telling))
+    except Snoozed as error:
+        return Told("snoozed", message=storable(str(error), MESSAGE_KEPT), delay_seconds=error.delay_seconds)
+    except Unavailable as error:
+        return Told(
+            "known_unavailable" if isinstance(error, KnownUnavailable) else "unavailable",
+            message=storable(str(error), MESSAGE_KEPT),
+            server=error.server,
+            retry_after_seconds=error.retry_after_seconds,
+        )
+    except LeaseLost as error:
+        return Told("lease_lost", message=str(error))
+    except BaseException as error:  # noqa: BLE001 - whatever the job's code raised is its outcome
+        return Told(_kind(error), failure=failure_of(error, 0.0))
+
+
+def _run(settings: Settings, file: int, telling: IO[bytes]) -> str:
+    logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
+    events.subscribe(logs.log_event)
+    job_type_of = load(settings.actor_modules).get
+    with open(file, "rb") as claimed:
+        claim = msgspec.json.decode(claimed.read(), type=Claim)
+    logs.bind(job_id=str(claim.job_id), worker_id=str(claim.worker_id))
+    running = attempt.begin(claim)
+    running.begin_effect = lambda: _ask(running, telling)
+    outputs = LocalOutputs(Path(settings.output_dir))
+    mailer = SmtpMailer.from_settings(settings, ask=attempt.ask)
+    _tell(telling, Told("ready"))
+    return call(job_type_of(claim.type), running, outputs, mailer)
+
+
+def _ask(running: Running, telling: IO[bytes]) -> None:
+    """Ask the worker, who has the lease, whether the effect may begin. Without its word it may not."""
+    _tell(telling, Told("effect"))
+    if sys.stdin.buffer.readline() != GO:
+        raise LeaseLost("the job is not this attempt's any more")
+    running.effect_begun = True
+
+
+def _tell(telling: IO[bytes], told: Told) -> None:
+    telling.write(msgspec.json.encode(told) + b"\n")
+
+
+def _kind(error: BaseException) -> str:
+    kinds = {Rejected: "rejected", InvalidRequest: "refused", OutcomeUnknown: "ambiguous"}
+    return next((kind for raised, kind in kinds.items() if isinstance(error, raised)), "failed")
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -1,0 +1,187 @@
+"""Runs a suspect, a job that was with a lost worker, in a process of its own: if it kills again, it kills nobody else.
+
+The worker's thread keeps the claim, the lease and the verdict, and waits. The other process finds the claim in a file,
+and tells through a pipe, in lines of JSON (`Told`), when it is ready, when its effect is to begin, and how it ended. To
+the second the thread answers "go", through the other's stdin.
+"""
+
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from threading import BoundedSemaphore
+from typing import IO, NoReturn
+
+import msgspec
+from dramatiq.middleware import TimeLimitExceeded
+
+from jobs_service.errors import KnownUnavailable, LeaseLost, Snoozed, Unavailable
+from jobs_service.jobs.failures import IsolatedDoubt, IsolatedFailure, IsolatedRefusal, IsolatedRejection, ProcessLost
+from jobs_service.jobs.lifecycle import Failure
+from jobs_service.metrics import multiprocess
+from jobs_service.worker.attempt import Cancelled, Running
+
+#: How often the waiting thread looks at the clock.
+_LOOK_MS = 100
+
+#: So many at a time in a worker process: after a kill all its jobs are suspects, and each process needs memory.
+AT_A_TIME = 4
+
+#: Until it is ready to run the job's code. Only then the job's time limit begins.
+START_SECONDS = 60.0
+
+_places = BoundedSemaphore(AT_A_TIME)
+
+GO = b"go\n"
+
+#: What was raised there, by name, and what stands for it here.
+STANDS_FOR: dict[str, type[IsolatedFailure]] = {
+    "rejected": IsolatedRejection,
+    "refused": IsolatedRefusal,
+    "ambiguous": IsolatedDoubt,
+    "failed": IsolatedFailure,
+}
+
+
+class Told(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line from the attempt's process.
+
+    Its kind: ready, effect, completed, snoozed, unavailable, known_unavailable, lease_lost, or one of `STANDS_FOR`.
+    """
+
+    kind: str
+    #: The result, as JSON text.
+    result: str = "null"
+    failure: Failure | None = None
+    message: str = ""
+    delay_seconds: float = 0
+    server: str | None = None
+    retry_after_seconds: float | None = None
+
+
+def run(running: Running) -> str:
+    """Run the attempt in a process of its own and return its result as JSON text.
+
+    Raises what the job's code raised, or what stands for it; `ProcessLost` when the process ended without a word;
+    `TimeLimitExceeded` by a clock of its own, which starts once the process has; and `Cancelled`.
+    """
+    limit_seconds, running.limit_seconds = running.limit_seconds, math.inf
+    with _places, tempfile.TemporaryFile() as claim:
+        claim.write(msgspec.json.encode(running.claim))
+        claim.seek(0)
+        return _run(running, claim.fileno(), limit_seconds)
+
+
+def _run(running: Running, claim: int, limit_seconds: float) -> str:
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "jobs_service.worker.isolation.child", str(claim), str(writing), str(os.getpid())]
+    with open(reading, "rb", buffering=0) as told:  # noqa: PTH123 - a descriptor
+        try:
+            process = subprocess.Popen(  # noqa: S603 - nothing of it comes from outside
+                command, stdin=subprocess.PIPE, pass_fds=[claim, writing], env=_environ(), start_new_session=True
+            )
+        finally:
+            os.close(writing)
+        try:
+            return _conversation(running, process, told, limit_seconds)
+        finally:
+            _end(process)
+
+
+def _conversation(running: Running, process: "subprocess.Popen[bytes]", told: IO[bytes], limit_seconds: float) -> str:
+    clock = _Clock(running, START_SECONDS)
+    for line in _lines(told, clock):
+        answer = msgspec.json.decode(line, type=Told)
+        match answer.kind:
+            case "completed":
+                return answer.result
+            case "ready":
+                clock.begin(limit_seconds)
+            case "effect":
+                running.begin_effect()
+                _say(process, GO)
+            case _:
+                _raise(answer)
+    while (code := process.poll()) is None:
+        clock.check()  # it has closed its pipe and goes on
+        time.sleep(_LOOK_MS / 1000)
+    raise ProcessLost(f"the process that the attempt had to itself ended: {_reason(code)}")
+
+
+class _Clock:
+    """Raises `TimeLimitExceeded` once the time is over, and `Cancelled` once the lease is gone."""
+
+    def __init__(self, running: Running, seconds: float) -> None:
+        self._running = running
+        self.begin(seconds)
+
+    def begin(self, seconds: float) -> None:
+        self._ends_at = time.monotonic() + seconds
+
+    def check(self) -> None:
+        if self._running.is_cancelled:
+            raise Cancelled
+        if time.monotonic() > self._ends_at:
+            raise TimeLimitExceeded
+
+
+def _say(process: "subprocess.Popen[bytes]", line: bytes) -> None:
+    if process.stdin is None:
+        raise ValueError("the process has no stdin")
+    try:
+        process.stdin.write(line)
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # it has ended, and the other pipe will say so
+
+
+def _lines(told: IO[bytes], clock: _Clock) -> Iterator[bytes]:
+    """Yield whole lines until the other end is closed."""
+    readiness = select.poll()
+    readiness.register(told, select.POLLIN)
+    unread = b""
+    while True:
+        clock.check()
+        if not readiness.poll(_LOOK_MS):
+            continue
+        if not (piece := told.read(65_536)):
+            return
+        *lines, unread = (unread + piece).split(b"\n")
+        yield from lines
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End it and what it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdin is not None:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+
+
+def _raise(answer: Told) -> NoReturn:
+    if answer.kind == "snoozed":
+        raise Snoozed(answer.message, delay_seconds=answer.delay_seconds)
+    if answer.kind == "unavailable":
+        raise Unavailable(answer.message, server=answer.server, retry_after_seconds=answer.retry_after_seconds)
+    if answer.kind == "known_unavailable":
+        raise KnownUnavailable(answer.message, server=answer.server)
+    if answer.failure is None:
+        raise LeaseLost(answer.message)
+    raise STANDS_FOR[answer.kind](answer.failure)
+
+
+def _environ() -> dict[str, str]:
+    """Return an environment without the metrics' folder: what it would count there is counted here."""
+    return {name: value for name, value in os.environ.items() if name != multiprocess.VARIABLE}
+
+
+def _reason(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

@@ -1,0 +1,1 @@
+"""Dramatiq middleware: what happens around each attempt."""

@@ -1,0 +1,65 @@
+"""Starts and ends what a worker process does beside running jobs: its heartbeat and maintenance."""
+
+from collections import defaultdict
+from threading import Thread
+
+from dramatiq.broker import Broker, MessageProxy
+from dramatiq.common import iter_queue
+from dramatiq.middleware import Middleware
+from dramatiq.worker import ConsumerThread, Worker
+
+from jobs_service.broker.redis import JobBroker
+from jobs_service.maintenance.leader import Maintenance
+from jobs_service.orphans import end_with_parent
+from jobs_service.worker.heartbeat import Presence
+from jobs_service.worker.sampler import Sampler
+from jobs_service.worker.watchdog import Watchdog
+
+
+class WorkerServices(Middleware):
+    """The heartbeat begins before the first claim and ends after the last verdict."""
+
+    def __init__(
+        self, broker: JobBroker, presence: Presence, maintenance: Maintenance, watchdog: Watchdog, sampler: Sampler
+    ) -> None:
+        self.broker = broker
+        self.presence = presence
+        self.maintenance = maintenance
+        self.watchdog = watchdog
+        self.sampler = sampler
+
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        self.presence.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
+        self.maintenance.start()
+        self.watchdog.start(worker)
+        # From here on there may be jobs to give back, and the watchdog ends an orphan that cannot stop.
+        end_with_parent()
+
+    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        self.sampler.start(worker)
+
+    # The names are those of the threads' connections in pg_stat_activity as well.
+    def after_worker_thread_boot(self, broker: Broker, thread: Thread) -> None:  # noqa: ARG002
+        thread.name = "attempt"
+
+    def after_consumer_thread_boot(self, broker: Broker, thread: ConsumerThread) -> None:  # noqa: ARG002
+        thread.name = f"consumer of {thread.queue_name}"
+
+    def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        self.watchdog.stop()
+        self.broker.draining = True
+        self.maintenance.stop()
+        self._return_messages(worker)
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        self.watchdog.end()
+        self.presence.stop()
+        self.sampler.stop()
+
+    def _return_messages(self, worker: Worker) -> None:
+        """Give back at once what was popped and not begun, instead of after the last running job has ended."""
+        messages: dict[str, list[MessageProxy]] = defaultdict(list)
+        for item in iter_queue(worker.work_queue):
+            messages[item.message.queue_name].append(item.message)
+        for queue_name, proxies in messages.items():
+            worker.consumers[queue_name].requeue_messages(proxies)

@@ -1,0 +1,101 @@
+"""Looks at a worker process from inside, now and then: its threads, its attempts, its use of the machine."""
+
+import contextlib
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from threading import Event, Thread
+
+from dramatiq.worker import Worker
+
+from jobs_service.metrics import catalogue as metrics
+from jobs_service.metrics import observations
+from jobs_service.observability.logs import get_logger
+from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
+from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
+
+log = get_logger(__name__)
+
+INTERVAL_SECONDS = 2.0
+
+_MEMORY = Path("/proc/self/statm")
+_FDS = Path("/proc/self/fd")
+
+
+class Sampler:
+    """A thread that sets the gauges `jobs_worker_…`."""
+
+    def __init__(self, lifecycle_sync: LifecycleSync, attempt_metrics: AttemptMetrics) -> None:
+        self.lifecycle_sync = lifecycle_sync
+        self.attempt_metrics = attempt_metrics
+        self._stopping = Event()
+        self._thread: Thread | None = None
+        #: When the thread last began to sample, by the monotonic clock.
+        self.last_turn = time.monotonic()
+        self._started_at = time.time()
+        self._cpu_seconds = 0.0
+        #: The jobs that were seen running once, as (queue, type): their gauges go back to 0.
+        self._seen: set[tuple[str, str]] = set()
+
+    def start(self, worker: Worker) -> None:
+        broker = self.lifecycle_sync.broker
+        self._seen = {(actor.queue_name, actor.actor_name) for actor in broker.actors.values()}
+        self._thread = Thread(target=self._run, args=(worker,), name="sampler", daemon=True)
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        """Tell whether the thread runs, or is yet to start: once the worker's own threads are there to be looked at."""
+        return self._thread is None or self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End it, and write down what this process has observed: the process ends next."""
+        self._stopping.set()
+        observations.write()
+
+    def sample(self, worker: Worker) -> None:
+        """Set every gauge to what is the case now."""
+        self._threads(worker)
+        self._attempts()
+        self._process()
+
+    def _run(self, worker: Worker) -> None:
+        while True:
+            self.last_turn = time.monotonic()
+            try:
+                self.sample(worker)
+            except Exception:
+                # Without it this process's gauges would stand still and nobody would know why.
+                log.exception("Worker process not sampled")
+            if self._stopping.wait(INTERVAL_SECONDS):
+                break
+
+    def _threads(self, worker: Worker) -> None:
+        metrics.THREADS.labels().set(len(worker.workers))
+        metrics.THREADS_BUSY.labels().set(len(self.attempt_metrics.busy))
+        metrics.PREFETCHED.labels().set(worker.work_queue.qsize())
+        for queue, consumer in worker.consumers.items():
+            metrics.CONSUMERS.labels(queue).set(consumer.is_alive())
+
+    def _attempts(self) -> None:
+        running: Counter[tuple[str, str]] = Counter()
+        oldest: dict[tuple[str, str], float] = {}
+        for attempt in list(self.lifecycle_sync.running.values()):
+            job = (attempt.claim.queue, attempt.claim.type)
+            running[job] += 1
+            oldest[job] = max(oldest.get(job, 0.0), attempt.seconds)
+        self._seen |= running.keys()
+        for job in self._seen:
+            metrics.RUNNING.labels(*job).set(running[job])
+            metrics.OLDEST_RUNNING.labels(*job).set(oldest.get(job, 0.0))
+
+    def _process(self) -> None:
+        metrics.HEARTBEAT.labels().set(time.time())
+        metrics.START_TIME.labels().set(self._started_at)
+        used = time.process_time()
+        metrics.CPU.labels().inc(used - self._cpu_seconds)
+        self._cpu_seconds = used
+        # Only Linux tells these so cheaply.
+        with contextlib.suppress(OSError):
+            metrics.RESIDENT_MEMORY.labels().set(int(_MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+            metrics.OPEN_FDS.labels().set(len(os.listdir(_FDS)))  # noqa: PTH208 - names are all that is needed

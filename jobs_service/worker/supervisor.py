@@ -1,0 +1,147 @@
+"""Runs the programs of a worker and starts again what ends: each `dramatiq` has one process, so a crash is its own.
+
+The `dramatiq` command with several processes ends all of them when one dies. A job that kills its worker would then
+stop its neighbours too, and take the whole worker with it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import FrameType
+
+from jobs_service.observability.logs import get_logger
+from jobs_service.orphans import end_with_parent
+
+log = get_logger(__name__)
+
+#: A program that lived less than this is started again more and more slowly.
+STABLE_SECONDS = 10.0
+BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0)
+
+#: Seconds between two looks at the programs.
+LOOK_SECONDS = 0.2
+
+
+class Program:
+    """One program, restarted with a growing pause as long as it keeps ending early."""
+
+    def __init__(self, name: str, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+        self.name = name
+        self.arguments = list(arguments)
+        self.environ = dict(environ)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._early_ends = 0
+        self._start_at = 0.0
+
+    def tend(self) -> None:
+        """Start what is to be started, and notice what has ended."""
+        if self.process is not None and self.process.poll() is not None:
+            self._ended(self.process)
+        if self.process is None and time.monotonic() >= self._start_at:
+            self._start()
+
+    def send(self, signum: int) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signum)
+
+    def kill(self) -> None:
+        """End it at once; the kernel tells its own processes."""
+        self.send(signal.SIGKILL)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def _start(self) -> None:
+        self._started_at = time.monotonic()
+        self.process = subprocess.Popen(  # noqa: S603 - nothing of it comes from outside
+            self.arguments,
+            env=self.environ,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - prctl only, before any thread
+        )
+
+    def _ended(self, process: "subprocess.Popen[bytes]") -> None:
+        stable = time.monotonic() - self._started_at > STABLE_SECONDS
+        self._early_ends = 0 if stable else self._early_ends + 1
+        pause = BACKOFF_SECONDS[min(self._early_ends, len(BACKOFF_SECONDS) - 1)]
+        self._start_at = time.monotonic() + pause
+        self.process = None
+        log.error("Worker program ended", program=self.name, code=process.returncode, restart_in_seconds=pause)
+
+
+class Supervisor:
+    """Keeps programs running until SIGTERM or SIGINT, which it passes on; a second one ends them at once.
+
+    What has not ended after `kill_after_seconds` is killed.
+
+    SIGHUP it passes on too: the programs finish what they have in hand and begin anew, with what code is there then.
+    """
+
+    def __init__(self, programs: Sequence[Program], *, kill_after_seconds: float) -> None:
+        self.programs = programs
+        self.kill_after_seconds = kill_after_seconds
+        self._signals = 0
+
+    def run(self) -> int:
+        """Return 0 once everything has ended after a signal."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_hangup)
+        while not self._signals:
+            for program in self.programs:
+                if not self._signals:
+                    program.tend()
+            self._reap_orphans()
+            time.sleep(LOOK_SECONDS)
+        self._end()
+        return 0
+
+    def _end(self) -> None:
+        """Pass on each signal that came, here and not in its handler: a program may just have been starting then."""
+        passed_on, kill_at = 0, time.monotonic() + self.kill_after_seconds
+        while any(program.is_alive for program in self.programs):
+            for number in range(passed_on + 1, self._signals + 1):
+                self._pass_on(number)
+                passed_on = number
+            if time.monotonic() > kill_at:
+                self._kill()
+            self._reap_orphans()
+            time.sleep(LOOK_SECONDS)
+
+    def _reap_orphans(self) -> None:
+        """Have the kernel forget ended processes that this one did not start.
+
+        As process 1 of a container it becomes the parent of whatever the jobs' code leaves behind; what ends then stays
+        in the table of processes until its parent has asked. How the programs ended is for them to ask.
+        """
+        if sys.platform == "linux":
+            programs = {program.process.pid for program in self.programs if program.process is not None}
+            with suppress(ChildProcessError):
+                while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    if ended.si_pid in programs:
+                        break  # it is the first in line until it was asked for; the next look goes on
+                    os.waitpid(ended.si_pid, 0)
+
+    def _pass_on(self, number: int) -> None:
+        # Dramatiq's command takes a second SIGTERM as an order to end now.
+        if number < 3:  # noqa: PLR2004
+            for program in self.programs:
+                program.send(signal.SIGTERM)
+        else:
+            self._kill()
+
+    def _kill(self) -> None:
+        for program in self.programs:
+            program.kill()
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._signals += 1
+
+    def _on_hangup(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        for program in self.programs:
+            program.send(signal.SIGHUP)
