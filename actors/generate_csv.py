@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from jobs_service.errors import InvalidRequest
-from jobs_service.jobs.job_types import Attempt, job
+from jobs_service.jobs.job_types import JobContext, job
 from jobs_service.jobs.validation import invalid
 
 Row = dict[str, Any]
@@ -76,9 +76,9 @@ def fits(payload: Payload) -> None:
 
 
 @job("csv-generation", payload=Payload, check=fits, decimals=True)
-def generate_csv(payload: Payload, attempt: Attempt) -> str:
+def generate_csv(payload: Payload, context: JobContext) -> str:
     """Write the file and return its reference, "output/<job-id>.csv"."""
-    return attempt.outputs.write(f"{attempt.job_id}.csv", to_csv(payload).encode())
+    return context.outputs.write(f"{context.job_id}.csv", to_csv(payload).encode())
 
 
 def to_csv(payload: Payload) -> str:

@@ -17,7 +17,7 @@ from msgspec import Meta
 from actors import _attachments
 from actors._attachments import Attachments
 from jobs_service.errors import InvalidRequest, Rejected
-from jobs_service.jobs.job_types import Attempt, job
+from jobs_service.jobs.job_types import JobContext, job
 from jobs_service.mail import headers
 from jobs_service.mail.addresses import MAX_ADDRESS_BYTES, problem_with
 from jobs_service.mail.headers import Header
@@ -109,12 +109,12 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @job("EMAIL_SEND", payload=Mail)
-def send_email(mail: Mail, attempt: Attempt) -> str:
+def send_email(mail: Mail, context: JobContext) -> str:
     """Send the mail and return its message id."""
-    message = compose(mail, attempt.job_id, attempt.mailer.sender)
-    _attachments.attach(message, mail.attachments or (), attempt.outputs)
+    message = compose(mail, context.job_id, context.mailer.sender)
+    _attachments.attach(message, mail.attachments or (), context.outputs)
     refuse_added_headers(message)
-    attempt.mailer.send(message, recipients=mail.recipients, before_data=attempt.begin_effect)
+    context.mailer.send(message, recipients=mail.recipients, before_data=context.begin_effect)
     return str(message["Message-ID"])
 
 

@@ -52,7 +52,7 @@ def ours(name: str = OURS, **changes: str) -> System:
         worker=["jobs_service", "worker"],
         migrate=["jobs_service", "migrate"],
         # A canary is a job that nobody posted: the counts would not come out even.
-        environment=sizes | {"CANARY_SECONDS": "0"} | changes,
+        environment=sizes | {"CANARY_INTERVAL_SECONDS": "0"} | changes,
     )
 
 

@@ -178,7 +178,7 @@ class Settings:
     api_port: int = _setting(3000, _whole(1, 65535))
     api_processes: int = _setting(2, _whole(1, 64))
     api_threads: int = _setting(8, _whole(1, 256))
-    api_request_seconds: float = _setting(60.0, _seconds(0.1, 600))
+    api_request_timeout_seconds: float = _setting(60.0, _seconds(0.1, 600))
     api_keepalive_seconds: int = _setting(75, _whole(1, 3_600))
     api_prefix: str = _setting("", _prefix)
     max_body_bytes: int = _setting(1_048_576, _whole(1_024, 104_857_600))
@@ -219,10 +219,10 @@ class Settings:
     stop_grace_seconds: int = _setting(90, _whole(1, 100_000))
 
     # Liveness, publishing and maintenance. docs/architecture.md says how these add up.
-    heartbeat_seconds: float = _setting(5.0, _seconds(0.05, 300))
+    heartbeat_interval_seconds: float = _setting(5.0, _seconds(0.05, 300))
     lease_seconds: float = _setting(15.0, _seconds(0.2, 3_600))
-    sweep_seconds: float = _setting(5.0, _seconds(0.05, 300))
-    relay_seconds: float = _setting(1.0, _seconds(0.05, 60))
+    sweep_interval_seconds: float = _setting(5.0, _seconds(0.05, 300))
+    relay_interval_seconds: float = _setting(1.0, _seconds(0.05, 60))
     republish_seconds: float = _setting(20.0, _seconds(0.1, 3_600))
     queue_window: int = _setting(2_000, _whole(10, 100_000))
 
@@ -230,10 +230,10 @@ class Settings:
     retention_completed_seconds: int = _setting(604_800, _whole(0, 3_153_600_000))
     retention_failed_seconds: int = _setting(7_776_000, _whole(0, 3_153_600_000))
     retention_cancelled_seconds: int = _setting(604_800, _whole(0, 3_153_600_000))
-    prune_seconds: float = _setting(10.0, _seconds(0.05, 3_600))
+    prune_interval_seconds: float = _setting(10.0, _seconds(0.05, 3_600))
 
     # Canaries. 0 sends none; without a URL they are submitted directly.
-    canary_seconds: float = _setting(60.0, _seconds(0, 3_600))
+    canary_interval_seconds: float = _setting(60.0, _seconds(0, 3_600))
     canary_url: str = _setting("", _url("http", "https"), secret=True)
 
     # Metrics and logs.
@@ -257,7 +257,7 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str]) -> Self:
         """Read the settings. An empty variable counts as unset. Raises `SettingsError` with every problem at once."""
         values: dict[str, object] = {}
-        problems: list[str] = []
+        problems = [f"{old} is called {new} now" for old, new in FORMER_NAMES.items() if environ.get(old, "").strip()]
         for field in dataclasses.fields(cls):
             try:
                 if (value := _read(field, environ)) is not None:
@@ -275,8 +275,8 @@ class Settings:
         """Name the settings that are each fine but do not fit together."""
         rules = [
             (
-                self.heartbeat_seconds * 2 <= self.lease_seconds,
-                "HEARTBEAT_SECONDS must be at most half of LEASE_SECONDS, or one slow heartbeat loses every lease",
+                self.heartbeat_interval_seconds * 2 <= self.lease_seconds,
+                "HEARTBEAT_INTERVAL_SECONDS must be at most half of LEASE_SECONDS, so that one may come late",
             ),
             (
                 self.retry_backoff_seconds <= self.retry_backoff_max_seconds,
@@ -310,14 +310,24 @@ class Settings:
 
     def _collisions(self) -> Iterator[str]:
         """Check the ladder of timeouts: whoever waits for another must be the more patient of the two."""
-        for lower, upper, reason in LADDER:
+        for lower, upper, reason in TIMEOUT_ORDER:
             low, high = getattr(self, lower), getattr(self, upper)
             if low >= high:
-                yield f"{rung(lower)} ({low:g}) must be less than {rung(upper)} ({high:g}): {reason}"
+                yield f"{variables_of(lower)} ({low:g}) must be less than {variables_of(upper)} ({high:g}): {reason}"
 
+
+#: (what a setting was called, what it is called now). An old name is refused: ignored, it would change what is done.
+FORMER_NAMES = {
+    "API_REQUEST_SECONDS": "API_REQUEST_TIMEOUT_SECONDS",
+    "CANARY_SECONDS": "CANARY_INTERVAL_SECONDS",
+    "HEARTBEAT_SECONDS": "HEARTBEAT_INTERVAL_SECONDS",
+    "PRUNE_SECONDS": "PRUNE_INTERVAL_SECONDS",
+    "RELAY_SECONDS": "RELAY_INTERVAL_SECONDS",
+    "SWEEP_SECONDS": "SWEEP_INTERVAL_SECONDS",
+}
 
 #: (the shorter timeout, the longer one, why). docs/reliability.md has the same lines.
-LADDER = (
+TIMEOUT_ORDER = (
     ("redis_timeout_seconds", "database_statement_timeout_seconds", "Redis is never worth a longer wait"),
     ("database_connect_timeout_seconds", "database_statement_timeout_seconds", "it comes first"),
     ("database_statement_timeout_seconds", "time_limit_seconds", "a job must outlive one slow statement"),
@@ -327,7 +337,7 @@ LADDER = (
 )
 
 
-def rung(name: str) -> str:
+def variables_of(name: str) -> str:
     """Return the variables that a timeout of the ladder is made of."""
     return "TIME_LIMIT_SECONDS + HANG_GRACE_SECONDS" if name == "hard_limit_seconds" else name.upper()
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 class Event(StrEnum):
     """The value is the log line's text. docs/events.md has a row for each."""
 
-    ACCEPTED = "Job accepted"
+    SUBMITTED = "Job submitted"
     RECEIVED = "Job received"
     NOT_CLAIMED = "Job not claimed"
     PROCESSING = "Job marked as processing"
@@ -27,7 +27,7 @@ class Event(StrEnum):
     PRUNED = "Jobs pruned"
     BREAKER_OPENED = "Breaker opened"
     BREAKER_CLOSED = "Breaker closed"
-    NOT_PUBLISHED = "Message not sent; the relay will ring"
+    NOT_PUBLISHED = "Message not published; the relay will publish it"
     QUARANTINED = "Undecodable message set aside"
 
 

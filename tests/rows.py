@@ -1,7 +1,7 @@
 """Rows as the service would have written them, for tests that call its parts directly."""
 
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import Ask, Status
+from jobs_service.jobs.lifecycle import ClaimRequest, Status
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.rescuer import Rescuer
@@ -9,7 +9,7 @@ from jobs_service.maintenance.service import Turn
 
 
 def claim_one(database, job_id, worker_id, **token):
-    [claim] = lifecycle.claim(database, [Ask(job_id, worker_id, **token)])
+    [claim] = lifecycle.claim(database, [ClaimRequest(job_id, worker_id, **token)])
     return claim
 
 
@@ -61,8 +61,8 @@ class Sweeps:
 
     def __init__(self, database, dead_letters):
         self.clock = Hands()
-        self.liveness = Liveness(lease_seconds=15, heartbeat_seconds=5, clock=self.clock)
-        self.rowless = Liveness(lease_seconds=15, heartbeat_seconds=5, clock=self.clock)
+        self.liveness = Liveness(lease_seconds=15, heartbeat_interval_seconds=5, clock=self.clock)
+        self.rowless = Liveness(lease_seconds=15, heartbeat_interval_seconds=5, clock=self.clock)
         self.rescuer = Rescuer(database, dead_letters, interval_seconds=5, liveness=self.liveness, rowless=self.rowless)
 
     def sweep(self, turn=None):

@@ -18,10 +18,10 @@ JOB_TYPES = ROOT / "tests" / "job_types"
 
 #: The service's own intervals, a lot shorter.
 QUICK = {
-    "HEARTBEAT_SECONDS": "0.2",
+    "HEARTBEAT_INTERVAL_SECONDS": "0.2",
     "LEASE_SECONDS": "1",
-    "SWEEP_SECONDS": "0.2",
-    "RELAY_SECONDS": "0.1",
+    "SWEEP_INTERVAL_SECONDS": "0.2",
+    "RELAY_INTERVAL_SECONDS": "0.1",
     "REPUBLISH_SECONDS": "1",
     "RETRY_BACKOFF_SECONDS": "0.1",
     "RETRY_BACKOFF_MAX_SECONDS": "0.5",
@@ -59,7 +59,7 @@ class Service:
             "ACTOR_MODULES": "trying",
             "LOG_FORMAT": "json",
             # No jobs but the test's own.
-            "CANARY_SECONDS": "0",
+            "CANARY_INTERVAL_SECONDS": "0",
             **environ,
         }
         self.children = []

@@ -54,13 +54,13 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
 def count(event: Event, facts: dict[str, Any]) -> None:
     """Count what the API's events say."""
     match event:
-        case Event.ACCEPTED:
-            catalogue.ENQUEUED.labels(facts["queue"], facts["type"], "api").inc()
+        case Event.SUBMITTED:
+            catalogue.SUBMITTED.labels(facts["queue"], facts["type"], "api").inc()
         case Event.REDRIVEN:
-            catalogue.ENQUEUED.labels(facts["queue"], facts["type"], "redrive").inc()
+            catalogue.SUBMITTED.labels(facts["queue"], facts["type"], "redrive").inc()
         case Event.CANCELLED:
             catalogue.FINISHED.labels(facts["queue"], facts["type"], "cancelled").inc()
         case Event.AMBIGUOUS:
             catalogue.AMBIGUOUS.labels(facts["queue"], facts["type"], facts["policy"]).inc()
         case Event.NOT_PUBLISHED:
-            catalogue.ENQUEUE_ERRORS.labels("broker_unavailable").inc()
+            catalogue.SUBMISSION_ERRORS.labels("broker_unavailable").inc()

@@ -82,7 +82,7 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
         super().__init__(*arguments, **options)
         settings = Settings.from_env(os.environ)
         self._max_body_bytes = settings.max_body_bytes
-        self._request_seconds = settings.api_request_seconds
+        self._request_seconds = settings.api_request_timeout_seconds
         self._max_collected_bytes = max(MAX_COLLECTED_BYTES, MAX_COLLECTED_BODIES * self._max_body_bytes)
         self._body_too_large = _problem(
             413, "Content Too Large", "content_too_large", f"The body may have at most {self._max_body_bytes} bytes."

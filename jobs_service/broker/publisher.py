@@ -38,7 +38,7 @@ class Publisher:
         """Send the job's message. False: the relay has to."""
         message = message_for(job.id, job.type, job.queue, job.priority)
         try:
-            self.broker.ring(job.queue, [(message, submitted.due_ms)])
+            self.broker.publish(job.queue, [(message, submitted.due_ms)])
         except BrokerUnavailable as error:
             self._close(job.queue, str(error))
             return False

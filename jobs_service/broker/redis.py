@@ -157,11 +157,11 @@ class JobBroker(RedisBroker):
             message.options[RETRY_DELAY_OPTION] = delay
             return message
         self.emit_before("enqueue", message, delay)
-        self.ring(message.queue_name, [(message, message.message_timestamp)])
+        self.publish(message.queue_name, [(message, message.message_timestamp)])
         self.emit_after("enqueue", message, delay)
         return message
 
-    def ring(self, queue_name: str, messages: Iterable[tuple[Message[Any], float]]) -> None:
+    def publish(self, queue_name: str, messages: Iterable[tuple[Message[Any], float]]) -> None:
         """Put messages on a queue, each with its job's `run_at` in Unix milliseconds.
 
         Those already there stay where they are. Raises `BrokerUnavailable`.
@@ -232,7 +232,7 @@ class JobBroker(RedisBroker):
         return [self.key(queue_name), *(self.line(queue_name, job_type) for job_type in self.job_types)]
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
-        return Doorbell(self, queue_name, prefetch, timeout)
+        return QueueConsumer(self, queue_name, prefetch, timeout)
 
     def flush(self, queue_name: str) -> None:
         self.client.delete(*self.lines(queue_name))
@@ -245,11 +245,11 @@ class JobBroker(RedisBroker):
         self.client.close()
 
 
-class Doorbell(Consumer):
+class QueueConsumer(Consumer):
     """Hands out the messages of one queue; waits for them in Redis.
 
     Never more than `prefetch` at a time are popped and not yet done, of each type never more than its limit, and popped
-    messages are lost with the process: their rows are still pending, so the relay rings again.
+    messages are lost with the process: their rows are still pending, so the relay publishes it again.
     """
 
     def __init__(self, broker: JobBroker, queue_name: str, prefetch: int, timeout: int) -> None:
@@ -319,9 +319,9 @@ class Doorbell(Consumer):
         They go back to the places in line that they had.
         """
         try:
-            self.broker.ring(self.queue_name, [(message_of(proxy), due_ms_of(proxy)) for proxy in messages])
+            self.broker.publish(self.queue_name, [(message_of(proxy), due_ms_of(proxy)) for proxy in messages])
         except BrokerUnavailable as error:
-            log.warning("Messages not returned; the relay will ring again", error=str(error))
+            log.warning("Messages not returned; the relay will publish them again", error=str(error))
 
     def close(self) -> None:
         self.client.close()
@@ -339,7 +339,7 @@ class Doorbell(Consumer):
         try:
             # To wait takes the first of any line; where no thread was free for it, the first of all lines is due.
             if not (self._was_busy and self._take_first(free)):
-                self._wait_for_a_ring(free)
+                self._wait_for_a_message(free)
             self._was_busy = False
         except redis.RedisError as error:
             self._redis_failed(error)
@@ -358,7 +358,7 @@ class Doorbell(Consumer):
         popped: Any = self._pop_first(keys=list(rooms), args=[count, *rooms.values()])
         return self._take(popped)
 
-    def _wait_for_a_ring(self, count: int) -> None:
+    def _wait_for_a_message(self, count: int) -> None:
         """Wait until there is a message in one of the lines whose types are not at their limits, and pop it."""
         with self.done:
             rooms = self._rooms(count)

@@ -81,8 +81,8 @@ class Database(peewee.PostgresqlDatabase):
         # peewee holds this lock while it connects, so one unanswered connect would hold up every thread. Its
         # state is per thread; the server version, the only thing shared, is the same whoever writes it.
         self._lock = _NoLock()
-        self._connecting = _Away(connect_seconds)
-        self._answering = _Away(answer_seconds)
+        self._connecting = ServerBackoff(connect_seconds)
+        self._answering = ServerBackoff(answer_seconds)
 
     def rows(
         self, sql: str, parameters: Sequence[object] | Mapping[str, object] = (), *, reserved: bool = False
@@ -263,7 +263,7 @@ class Database(peewee.PostgresqlDatabase):
                 self._pool.release()
 
 
-class _Away:
+class ServerBackoff:
     """What is known of a server that does not answer. One thread asks it again, for all; the others do not wait."""
 
     def __init__(self, patience_seconds: float) -> None:

@@ -23,7 +23,7 @@ CANARY_LIMIT_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class JobContext:
     """What a job's function may know about the attempt it is: who it is, and where its effects go."""
 
     job_id: UUID
@@ -42,8 +42,8 @@ class Attempt:
     ask: Callable[[str], None] = lambda server: None  # noqa: ARG005 - the name that callers may use
 
 
-#: Typed payload and attempt in, a small JSON value (the job's `result`) out.
-JobFunction = Callable[[Any, Attempt], object]
+#: Typed payload and context in, a small JSON value (the job's `result`) out.
+JobFunction = Callable[[Any, JobContext], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The payload of a canary."""
 
 
-def sing(payload: Nothing, attempt: Attempt) -> None:
+def noop(payload: Nothing, context: JobContext) -> None:
     """Do nothing: what a canary takes is the system's own doing."""
 
 
@@ -132,7 +132,7 @@ class Registry:
         """Add a type that does nothing for each queue that has none yet."""
         for queue in {*self.queues} - {job_type.queue for job_type in self.canaries}:
             name = f"canary-{queue}"[:MAX_NAME]
-            self.add(JobType(name, Nothing, sing, queue=queue, time_limit_seconds=CANARY_LIMIT_SECONDS, is_canary=True))
+            self.add(JobType(name, Nothing, noop, queue=queue, time_limit_seconds=CANARY_LIMIT_SECONDS, is_canary=True))
 
     @property
     def queues(self) -> list[str]:

@@ -40,14 +40,14 @@ TRANSITIONS: Mapping[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
     # Leads to no state: the row is gone.
     "complete_canary": ((Status.PROCESSING,), ()),
     "retry": ((Status.PROCESSING,), (Status.PENDING,)),
-    "bury": ((Status.PROCESSING,), (Status.FAILED,)),
+    "fail": ((Status.PROCESSING,), (Status.FAILED,)),
     "release": ((Status.PROCESSING,), (Status.PENDING,)),
     "snooze": ((Status.PROCESSING,), (Status.PENDING,)),
     "defer": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
     "rescue": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
     "crash": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
     "abandon": ((Status.PROCESSING,), (Status.PENDING, Status.FAILED)),
-    "bury_unknown": ((Status.PENDING,), (Status.FAILED,)),
+    "fail_unknown": ((Status.PENDING,), (Status.FAILED,)),
     "expire": ((Status.PENDING,), (Status.FAILED,)),
     "cancel": ((Status.PENDING, Status.PROCESSING), (Status.CANCELLED,)),
     "redrive": ((Status.COMPLETED, Status.FAILED, Status.CANCELLED), (Status.PENDING,)),
@@ -57,12 +57,12 @@ TRANSITIONS: Mapping[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
 TERMINAL = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
 
-class DeadReason(StrEnum):
-    """Why a job ended without a result. The closed list of `jobs.dead_reason`."""
+class EndReason(StrEnum):
+    """Why a job ended without a result. The closed list of `jobs.end_reason`."""
 
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     REJECTED = "rejected"
-    UNDECODABLE = "undecodable"
+    INVALID_PAYLOAD = "invalid_payload"
     POISON = "poison"
     EXPIRED = "expired"
     #: What it needs was away, or did not take it, for as long as it might wait.
@@ -86,7 +86,7 @@ class OnAmbiguous(StrEnum):
 UNKNOWN_TYPE_GRACE_SECONDS = 600
 
 #: So many workers may be lost with a job before it is taken for their killer.
-POISON_CRASHES = 3
+POISON_WORKER_LOSSES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ClaimRequest:
     """A worker's wish to claim a job, under a token of its own."""
 
     job_id: UUID
@@ -149,7 +149,7 @@ class Claim:
     attempts: int
     max_attempts: int
     #: Workers lost with this job so far.
-    crashes: int
+    worker_losses: int
     #: Seconds from when the job could have run to now: the time it stood in line.
     waited_seconds: float
     #: Seconds since it was accepted.
@@ -193,7 +193,7 @@ class Unheard:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class TransitionedJob:
     """A job that a sweep or a person put into another state."""
 
     job_id: UUID
@@ -214,10 +214,10 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
-class Expired(Moved):
+class Expired(TransitionedJob):
     """A job that was not begun in time: not at all, or not again after it was deferred."""
 
-    dead_reason: DeadReason
+    end_reason: EndReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,18 +231,18 @@ class Deferred:
 
 
 @dataclass(frozen=True, slots=True)
-class Rescued(Moved):
+class Rescued(TransitionedJob):
     """A job taken from a worker that went silent, or from a process that died or broke. `attempt` is the one lost."""
 
     status: Status
-    dead_reason: DeadReason | None
+    end_reason: EndReason | None
     worker_id: UUID | None
     #: What the job says about an effect that may have happened; None when none had begun.
     on_ambiguous: OnAmbiguous | None
 
 
 @dataclass(frozen=True, slots=True)
-class Cancelled(Moved):
+class Cancelled(TransitionedJob):
     """A job that somebody ended. `attempt` is the one that ran, if one did."""
 
     #: What the job says about an effect that may have happened; None when none had begun.
@@ -344,24 +344,24 @@ _AWAY = "ARRAY(SELECT name FROM servers WHERE prober IS DISTINCT FROM jobs.id)"
 _CLAIM = f"""
 UPDATE jobs
 SET status = 'processing', attempts = attempts + 1, lease_token = ask.token, worker_id = ask.worker_id,
-    started_at = now(), effect_at = NULL, updated_at = timezone('utc', now())
+    started_at = now(), effect_started_at = NULL, updated_at = timezone('utc', now())
 FROM unnest(%(job_ids)s::uuid[], %(worker_ids)s::uuid[], %(tokens)s::uuid[]) AS ask (job_id, worker_id, token)
 WHERE id = ask.job_id AND (status = 'pending') IS TRUE AND run_at <= now()
   AND (expires_at IS NULL OR expires_at > now())
-RETURNING id, lease_token, jobs.worker_id, type, queue, {_PAYLOAD}, attempts, max_attempts, crashes,
+RETURNING id, lease_token, jobs.worker_id, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
           extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
           extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
           request_id, traceparent, deferrals, waits_for, {_AWAY}"""
 
 _CLAIMED = f"""
-SELECT id, lease_token, worker_id, type, queue, {_PAYLOAD}, attempts, max_attempts, crashes,
+SELECT id, lease_token, worker_id, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
        extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
        extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
        request_id, traceparent, deferrals, waits_for, {_AWAY}
 FROM jobs WHERE id = ANY(%(job_ids)s) AND lease_token = ANY(%(tokens)s)"""
 
 
-def claim(database: Database, asks: Sequence[Ask]) -> list[Claim | None]:
+def claim(database: Database, asks: Sequence[ClaimRequest]) -> list[Claim | None]:
     """Begin the next attempt of jobs that are due, and count it. None: ended, running, not due, expired or unknown.
 
     Ask again with the same token after `DatabaseUnavailable`, to learn whether the claim had gone through after all.
@@ -374,7 +374,7 @@ def claim(database: Database, asks: Sequence[Ask]) -> list[Claim | None]:
     return [found.get(ask.token) for ask in asks]
 
 
-def _claims(database: Database, sql: str, asks: Sequence[Ask]) -> dict[UUID, Claim]:
+def _claims(database: Database, sql: str, asks: Sequence[ClaimRequest]) -> dict[UUID, Claim]:
     columns = {
         "job_ids": [ask.job_id for ask in asks],
         "worker_ids": [ask.worker_id for ask in asks],
@@ -386,7 +386,7 @@ def _claims(database: Database, sql: str, asks: Sequence[Ask]) -> dict[UUID, Cla
 def begin_effect(database: Database, claim: Claim) -> bool:
     """Note that the attempt is about to do what cannot be taken back. False: the lease is gone, so it must not."""
     sql = """
-    UPDATE jobs SET effect_at = now()
+    UPDATE jobs SET effect_started_at = now()
     WHERE id = %s AND (status = 'processing') IS TRUE AND lease_token = %s
     RETURNING id"""
     return database.row(sql, (claim.job_id, claim.token)) is not None
@@ -464,9 +464,9 @@ def retry(database: Database, claim: Claim, failure: Failure, *, delay_seconds: 
     return _settle(database, claim, "retry", _RETRY, {"delay": delay_seconds, **_record(claim, failure)})
 
 
-_BURY = f"""
+_FAIL = f"""
 UPDATE jobs
-SET status = 'failed', dead_reason = %(reason)s, error = %(message)s, lease_token = NULL, waits_for = NULL,
+SET status = 'failed', end_reason = %(reason)s, error = %(message)s, lease_token = NULL, waits_for = NULL,
     transition_token = %(transition)s,
     history_omitted = {_OMITTED},
     history = {_HISTORY} || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
@@ -475,9 +475,9 @@ WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(le
 RETURNING id"""
 
 
-def bury(database: Database, claim: Claim, failure: Failure, *, reason: DeadReason) -> bool:
+def fail(database: Database, claim: Claim, failure: Failure, *, reason: EndReason) -> bool:
     """Make the job a dead letter. False: the lease is gone."""
-    return _settle(database, claim, "bury", _BURY, {"reason": reason, **_record(claim, failure)})
+    return _settle(database, claim, "fail", _FAIL, {"reason": reason, **_record(claim, failure)})
 
 
 # What goes back keeps its place in line: it is older than what came meanwhile. `returned_at` says since when it waits.
@@ -487,7 +487,7 @@ SET status = 'pending', attempts = attempts - 1, lease_token = NULL, started_at 
     transition_token = held.transition, run_at = LEAST(run_at, now()), publish_at = now(), returned_at = now(),
     updated_at = timezone('utc', now())
 FROM unnest(%(job_ids)s::uuid[], %(leases)s::uuid[], %(transitions)s::uuid[]) AS held (job_id, lease, transition)
-WHERE id = held.job_id AND (status = 'processing') IS TRUE AND lease_token = held.lease AND effect_at IS NULL
+WHERE id = held.job_id AND (status = 'processing') IS TRUE AND lease_token = held.lease AND effect_started_at IS NULL
 RETURNING """
 
 # The attempt that was given back, also where the next one has begun before its answer was looked for.
@@ -507,13 +507,13 @@ def release(database: Database, claims: Sequence[Claim]) -> list[bool]:
 
 _HELD = """
 SELECT id, lease_token FROM jobs
-WHERE status = 'processing' AND worker_id = %s AND effect_at IS NULL AND lease_token <> ALL(%s::uuid[])
+WHERE status = 'processing' AND worker_id = %s AND effect_started_at IS NULL AND lease_token <> ALL(%s::uuid[])
 ORDER BY id"""
 
 
 def release_worker(
     database: Database, worker_id: UUID, *, known: Collection[UUID] = (), unheard: Unheard | None = None
-) -> list[Moved]:
+) -> list[TransitionedJob]:
     """Give back what a worker that ends holds without knowing it: claims whose answers it never got.
 
     `known` are the lease tokens that it does know: those attempts run, or wait for their verdicts.
@@ -523,7 +523,7 @@ def release_worker(
     rows = _asked_again(database, unheard, sql, _RELEASED)
     if not rows and (held := database.rows(_HELD, (worker_id, list(known)))):
         rows = _asked(database, unheard, sql, _RELEASED, _held(held, "release"))
-    return [Moved(*row) for row in rows]
+    return [TransitionedJob(*row) for row in rows]
 
 
 _SNOOZE = """
@@ -567,7 +567,7 @@ WITH held AS (
 ), moved AS (
   UPDATE jobs
   SET status = CASE WHEN next_at < ends_at THEN 'pending' ELSE 'failed' END,
-      dead_reason = CASE WHEN next_at < ends_at THEN NULL ELSE 'unavailable' END,
+      end_reason = CASE WHEN next_at < ends_at THEN NULL ELSE 'unavailable' END,
       finished_at = CASE WHEN next_at < ends_at THEN NULL ELSE now() END,
       error = CASE WHEN %(tried)s THEN %(message)s
                    ELSE COALESCE(%(message)s || ': ' || (SELECT error FROM known), %(message)s) END,
@@ -581,7 +581,7 @@ WITH held AS (
         ELSE history END,
       updated_at = timezone('utc', now())
   FROM dated WHERE jobs.id = dated.id
-  RETURNING jobs.id, dead_reason, run_at
+  RETURNING jobs.id, end_reason, run_at
 ), noted AS (
   INSERT INTO servers (name, error, probe_at)
   SELECT name, %(message)s, now() + %(pause)s * interval '1 second' FROM waited, moved
@@ -593,7 +593,7 @@ WITH held AS (
 )
 SELECT <deferred> FROM moved"""
 
-_DEFERRED = "id, dead_reason IS NOT NULL, extract(epoch FROM run_at - now())::float8"
+_DEFERRED = "id, end_reason IS NOT NULL, extract(epoch FROM run_at - now())::float8"
 
 
 def defer(
@@ -675,7 +675,7 @@ def bring_forward(database: Database, server: str, *, limit: int, fence: int | N
 
 _MOVED = "jobs.id, type, queue, attempts, request_id, traceparent"
 
-_BURY_UNKNOWN = f"""
+_FAIL_UNKNOWN = f"""
 WITH strays AS (
   SELECT id FROM jobs
   WHERE id = ANY(%(job_ids)s) AND (type = %(job_type)s) IS TRUE AND (status = 'pending') IS TRUE
@@ -683,13 +683,13 @@ WITH strays AS (
   ORDER BY id FOR NO KEY UPDATE
 )
 UPDATE jobs
-SET status = 'failed', dead_reason = 'unknown_type', error = 'no worker knows the job type ' || type,
+SET status = 'failed', end_reason = 'unknown_type', error = 'no worker knows the job type ' || type,
     transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now())
 FROM strays WHERE jobs.id = strays.id
 RETURNING {_MOVED}"""
 
 
-def bury_unknown(
+def fail_unknown(
     database: Database,
     job_ids: Sequence[UUID],
     *,
@@ -697,31 +697,31 @@ def bury_unknown(
     grace_seconds: float,
     fence: int | None = None,
     unheard: Unheard | None = None,
-) -> list[Moved]:
+) -> list[TransitionedJob]:
     """Make pending jobs of a type that the worker does not know dead letters, once they have waited `grace_seconds`.
 
     Until then they stay pending: during a deployment a newer worker may know the type.
     """
     unheard = unheard or Unheard()
-    rows = _asked_again(database, unheard, _BURY_UNKNOWN, _MOVED)
+    rows = _asked_again(database, unheard, _FAIL_UNKNOWN, _MOVED)
     if job_ids and not rows:
         names = {"job_ids": list(job_ids), "job_type": job_type, "grace": grace_seconds, "fence": fence}
-        rows = _asked(database, unheard, _BURY_UNKNOWN, _MOVED, names | {"transition": uuid4()})
-    return [Moved(*row) for row in rows]
+        rows = _asked(database, unheard, _FAIL_UNKNOWN, _MOVED, names | {"transition": uuid4()})
+    return [TransitionedJob(*row) for row in rows]
 
 
 # What became of a job that was taken back is told by its history's last entry, also when the next attempt has begun.
 _TAKEN_BACK = """jobs.id, type, queue, (history->-1->>'attempt')::integer, request_id, traceparent,
-  CASE WHEN dead_reason IS NULL THEN 'pending' ELSE 'failed' END, dead_reason,
+  CASE WHEN end_reason IS NULL THEN 'pending' ELSE 'failed' END, end_reason,
   (history->-1->>'worker_id')::uuid, CASE WHEN (history->-1->>'ambiguous')::boolean THEN jobs.on_ambiguous END"""
 
 # The same for jobs whose worker went silent, and for those whose own process died or broke. Only a job that was alone
 # with its process has used an attempt. What a neighbour may have done leaves a crash, which isolates the job, no more.
 _TAKE_BACK = f"""
 WITH lost AS (
-  SELECT jobs.id, worker_id, CASE WHEN effect_at IS NOT NULL THEN on_ambiguous END AS on_ambiguous,
-         CASE WHEN crashes + 1 >= %(poison)s THEN 'poison'
-              WHEN effect_at IS NOT NULL AND on_ambiguous = 'hold' THEN 'ambiguous'
+  SELECT jobs.id, worker_id, CASE WHEN effect_started_at IS NOT NULL THEN on_ambiguous END AS on_ambiguous,
+         CASE WHEN worker_losses + 1 >= %(poison)s THEN 'poison'
+              WHEN effect_started_at IS NOT NULL AND on_ambiguous = 'hold' THEN 'ambiguous'
               WHEN %(counted)s AND attempts >= max_attempts THEN 'attempts_exhausted' END AS reason
   FROM jobs JOIN unnest(%(job_ids)s::uuid[], %(leases)s::uuid[]) AS held (job_id, lease) ON jobs.id = held.job_id
   WHERE (status = 'processing') IS TRUE AND lease_token = held.lease AND <guard>
@@ -729,8 +729,9 @@ WITH lost AS (
 )
 UPDATE jobs
 SET status = CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
-    dead_reason = reason, finished_at = CASE WHEN reason IS NOT NULL THEN now() END,
-    error = %(message)s, crashes = crashes + 1, attempts = attempts - CASE WHEN %(counted)s THEN 0 ELSE 1 END,
+    end_reason = reason, finished_at = CASE WHEN reason IS NOT NULL THEN now() END,
+    error = %(message)s, worker_losses = worker_losses + 1,
+    attempts = attempts - CASE WHEN %(counted)s THEN 0 ELSE 1 END,
     lease_token = NULL, worker_id = NULL, transition_token = %(transition)s,
     waits_for = CASE WHEN %(counted)s THEN NULL ELSE waits_for END,
     run_at = <run_at>, publish_at = now() + %(delay)s * interval '1 second', returned_at = now(),
@@ -824,17 +825,17 @@ def _lost(held: Sequence[Row], message: str, *, counted: bool, transition: UUID)
         "counted": counted,
         "message": message,
         "error": WORKER_LOST,
-        "poison": POISON_CRASHES,
+        "poison": POISON_WORKER_LOSSES,
         "delay": 0,
     }
 
 
 def _rescued(row: Row) -> Rescued:
     *job, status, reason, worker_id, policy = row
-    return Rescued(*[*job, Status(status), reason and DeadReason(reason), worker_id, policy and OnAmbiguous(policy)])
+    return Rescued(*[*job, Status(status), reason and EndReason(reason), worker_id, policy and OnAmbiguous(policy)])
 
 
-_EXPIRED = f"{_MOVED}, dead_reason"
+_EXPIRED = f"{_MOVED}, end_reason"
 
 _LATE_JOBS = """
 SELECT id FROM jobs WHERE status = 'pending' AND expires_at <= now()
@@ -848,7 +849,7 @@ WITH late AS (
   ORDER BY id FOR NO KEY UPDATE
 )
 UPDATE jobs
-SET status = 'failed', dead_reason = CASE WHEN deferrals > 0 THEN 'unavailable' ELSE 'expired' END,
+SET status = 'failed', end_reason = CASE WHEN deferrals > 0 THEN 'unavailable' ELSE 'expired' END,
     error = CASE WHEN deferrals > 0 THEN error ELSE 'not begun before expires_at' END,
     transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now())
 FROM late WHERE jobs.id = late.id
@@ -864,7 +865,7 @@ def expire(
     if not rows and (late := [job_id for (job_id,) in database.rows(_LATE_JOBS, (limit,))]):
         names = {"job_ids": late, "transition": uuid4(), "fence": fence}
         rows = _asked(database, unheard, _EXPIRE, _EXPIRED, names)
-    return [Expired(*[*job, DeadReason(reason)]) for *job, reason in rows]
+    return [Expired(*[*job, EndReason(reason)]) for *job, reason in rows]
 
 
 # Whether the cancel left an entry is told by the history's last one: of the attempt that the row still names.
@@ -875,11 +876,11 @@ _CANCELLED = f"""{_MOVED},
 # An attempt that runs is interrupted. If its effect had begun, nobody knows what came of it.
 _CANCEL = f"""
 UPDATE jobs
-SET status = 'cancelled', dead_reason = 'cancelled_by_operator', lease_token = NULL,
+SET status = 'cancelled', end_reason = 'cancelled_by_operator', lease_token = NULL,
     transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now()),
-    history_omitted = CASE WHEN status = 'processing' AND effect_at IS NOT NULL
+    history_omitted = CASE WHEN status = 'processing' AND effect_started_at IS NOT NULL
       THEN {_OMITTED} ELSE history_omitted END,
-    history = CASE WHEN status = 'processing' AND effect_at IS NOT NULL
+    history = CASE WHEN status = 'processing' AND effect_started_at IS NOT NULL
       THEN {_HISTORY} || jsonb_build_array(jsonb_build_object(
         'attempt', attempts, 'worker_id', worker_id, 'started_at', started_at,
         'seconds', round(extract(epoch FROM now() - started_at)::numeric, 3),
@@ -913,7 +914,7 @@ WHERE id = %s AND (status IN ('completed', 'failed', 'cancelled')) IS TRUE"""
 # Only the end that was seen: sent a second time, it must not run a job again that has been run again since.
 _REDRIVE = f"""
 UPDATE jobs
-SET status = 'pending', attempts = 0, crashes = 0, dead_reason = NULL, error = NULL, result = NULL,
+SET status = 'pending', attempts = 0, worker_losses = 0, end_reason = NULL, error = NULL, result = NULL,
     result_text = NULL, worker_id = NULL, started_at = NULL, finished_at = NULL, expires_at = NULL,
     waits_for = NULL, deferrals = 0, deferred_since = NULL,
     transition_token = %(transition)s, run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
@@ -925,12 +926,12 @@ RETURNING {_MOVED}"""
 _REDRIVEN = "jobs.id, type, queue, 0, request_id, traceparent"
 
 
-def redrive(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> Moved | None:
+def redrive(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> TransitionedJob | None:
     """Run a finished job again: its attempts start afresh, its history stays. None: not finished, or no such job."""
     unheard = unheard or Unheard()
     names = unheard.names or _end_of(database, job_id)
     rows = _asked(database, unheard, _REDRIVE, _REDRIVEN, names) if names else []
-    return Moved(*rows[0]) if rows else None
+    return TransitionedJob(*rows[0]) if rows else None
 
 
 def _end_of(database: Database, job_id: UUID) -> dict[str, Any] | None:

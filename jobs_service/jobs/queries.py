@@ -65,7 +65,7 @@ class Job(Model):
     on_ambiguous = CharField()
     waits_for = TextField(null=True)
     deferred_since = DateTimeField(null=True)
-    dead_reason = CharField(null=True)
+    end_reason = CharField(null=True)
     history = RawJSONField()
     history_omitted = IntegerField()
     request_id = CharField(null=True)
@@ -95,7 +95,7 @@ _SHOWN = (
     "queue",
     "priority",
     "on_ambiguous",
-    "dead_reason",
+    "end_reason",
     "waits_for",
     "request_id",
 )

@@ -5,7 +5,7 @@ from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
 from jobs_service.events import Event
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import DeadReason, Expired, Unheard
+from jobs_service.jobs.lifecycle import EndReason, Expired, Unheard
 from jobs_service.maintenance.service import Service, Turn
 
 BATCH = 500
@@ -37,5 +37,5 @@ class Expirer(Service):
         for job in batch:
             self.dead_letters.push(job.job_id)
             facts = job.facts | job.origin.fields
-            error = "Expired" if job.dead_reason is DeadReason.EXPIRED else "Unavailable"
-            events.emit(Event.FAILED, **facts, error=error, reason=job.dead_reason)
+            error = "Expired" if job.end_reason is EndReason.EXPIRED else "Unavailable"
+            events.emit(Event.FAILED, **facts, error=error, reason=job.end_reason)

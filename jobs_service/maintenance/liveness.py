@@ -26,11 +26,11 @@ class Liveness:
     """
 
     def __init__(
-        self, *, lease_seconds: float, heartbeat_seconds: float, clock: Callable[[], float] = time.monotonic
+        self, *, lease_seconds: float, heartbeat_interval_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """A worker is silent once its counter has stood still for `lease_seconds`."""
         self.lease_seconds = lease_seconds
-        self._step_seconds = ALLOWANCE * (lease_seconds - heartbeat_seconds)
+        self._step_seconds = ALLOWANCE * (lease_seconds - heartbeat_interval_seconds)
         self._clock = clock
         self._seen: dict[UUID | None, _Seen] = {}
         self._lock = Lock()

@@ -50,7 +50,7 @@ SELECT name, servers.probe_at IS NOT NULL, prober,
     WHEN servers.probe_at IS NULL THEN 'bring_forward'
     WHEN prober IS NULL THEN CASE WHEN probe_at <= now() THEN 'probe' ELSE 'wait' END
     WHEN jobs.status = 'completed' OR jobs.status = 'pending' AND waits_for IS NULL
-      OR jobs.status = 'failed' AND dead_reason NOT IN ('unavailable', 'poison', 'expired', 'unknown_type') THEN 'close'
+      OR jobs.status = 'failed' AND end_reason NOT IN ('unavailable', 'poison', 'expired', 'unknown_type') THEN 'close'
     WHEN jobs.status = 'processing' OR jobs.status = 'pending' AND waits_for = name AND run_at <= now()
       AND returned_at > now() - %(prober)s * interval '1 second' THEN 'wait'
     ELSE 'probe'

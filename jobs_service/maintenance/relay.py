@@ -159,10 +159,10 @@ class Relay(Service):
         ]
 
     def _publish(self, queue: str, due: list[Row], turn: Turn) -> int:
-        failpoint("relay.before_ring")
-        self.broker.ring(
+        failpoint("relay.before_publish")
+        self.broker.publish(
             queue, [(message_for(job_id, kind, queue, priority), due_ms) for job_id, kind, priority, due_ms in due]
         )
-        failpoint("relay.after_ring")
+        failpoint("relay.after_publish")
         job_ids = [row[0] for row in due]
         return lifecycle.published(self.database, job_ids, republish_seconds=self.republish_seconds, fence=turn.fence)

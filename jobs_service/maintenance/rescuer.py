@@ -95,4 +95,4 @@ class Rescuer(Service):
             events.emit(Event.AMBIGUOUS, **facts, policy=str(job.on_ambiguous))
         if job.status is Status.FAILED:
             self.dead_letters.push(job.job_id)
-            events.emit(Event.FAILED, **facts, error="WorkerLost", reason=job.dead_reason)
+            events.emit(Event.FAILED, **facts, error="WorkerLost", reason=job.end_reason)

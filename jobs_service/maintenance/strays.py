@@ -9,7 +9,7 @@ from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import Database
 from jobs_service.events import Event
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, DeadReason, Moved, Unheard
+from jobs_service.jobs.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, EndReason, TransitionedJob, Unheard
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.observability.logs import get_logger
@@ -63,7 +63,7 @@ class Strays(Service):
         self._unheard = Unheard()
 
     def run_once(self, turn: Turn) -> dict[str, int]:
-        counts = {"moved": 0, "buried": self._bury([], "", turn)}
+        counts = {"moved": 0, "failed": self._fail([], "", turn)}
         for (queue,) in self.database.rows(_UNSERVED, (list(self.liveness.silent(GRACE_SECONDS)),)):
             for job_type, job_ids in self._strays(queue).items():
                 if turn.is_over:
@@ -72,7 +72,7 @@ class Strays(Service):
                 if self.broker.knows(job_type):
                     counts["moved"] += self._move(job_ids, queue, job_type, turn)
                 else:
-                    counts["buried"] += self._bury(job_ids, job_type, turn)
+                    counts["failed"] += self._fail(job_ids, job_type, turn)
         if sum(counts.values()) >= BATCH:
             turn.again()
         return counts
@@ -92,9 +92,9 @@ class Strays(Service):
         log.warning("Jobs moved from a queue that no worker serves", queue=queue, to=to, jobs=len(job_ids))
         return len(job_ids)
 
-    def _bury(self, job_ids: list[UUID], job_type: str, turn: Turn) -> int:
-        """Bury what has waited for long enough; without ids, only tell what the last call was not answered."""
-        buried = lifecycle.bury_unknown(
+    def _fail(self, job_ids: list[UUID], job_type: str, turn: Turn) -> int:
+        """Fail what has waited for long enough; without ids, only tell what the last call was not answered."""
+        failed = lifecycle.fail_unknown(
             self.database,
             job_ids,
             job_type=job_type,
@@ -102,10 +102,10 @@ class Strays(Service):
             fence=turn.fence,
             unheard=self._unheard,
         )
-        for job in buried:
+        for job in failed:
             self._tell(job)
-        return len(buried)
+        return len(failed)
 
-    def _tell(self, job: Moved) -> None:
+    def _tell(self, job: TransitionedJob) -> None:
         self.dead_letters.push(job.job_id)
-        events.emit(Event.FAILED, **job.facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE)
+        events.emit(Event.FAILED, **job.facts, error="UnknownType", reason=EndReason.UNKNOWN_TYPE)

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import jobs_service
-from jobs_service.jobs.lifecycle import TERMINAL, DeadReason, OnAmbiguous, Status
+from jobs_service.jobs.lifecycle import TERMINAL, EndReason, OnAmbiguous, Status
 from jobs_service.metrics import multiprocess  # chooses where values live, before there are any
 
 from prometheus_client import Counter, Gauge, Histogram  # isort: skip
@@ -36,15 +36,15 @@ ATTEMPT_OUTCOMES = (
     "interrupted",
 )
 FINISHED_OUTCOMES = ("completed", "failed", "cancelled")
-DEAD_REASONS = tuple(reason for reason in DeadReason if reason is not DeadReason.CANCELLED_BY_OPERATOR)
+DEAD_LETTER_REASONS = tuple(reason for reason in EndReason if reason is not EndReason.CANCELLED_BY_OPERATOR)
 SOURCES = ("api", "redrive")
 OPERATIONS = (
     "claim",
     "begin_effect",
     "complete",
     "retry",
-    "bury",
-    "bury_unknown",
+    "fail",
+    "fail_unknown",
     "snooze",
     "defer",
     "crash",
@@ -61,7 +61,7 @@ REJECTIONS_KNOWN = (
     "database_not_migrated",
     "internal_error",
 )
-ENQUEUE_ERROR_REASONS = ("broker_unavailable", "database_unavailable")
+SUBMISSION_ERROR_REASONS = ("broker_unavailable", "database_unavailable")
 
 #: So many values a label gets that the code does not know in advance; the others are one.
 MAX_VALUES = 50
@@ -76,7 +76,7 @@ _ATTEMPTS = (1, 2, 3, 5, 8, 13, 20)
 _BYTES = (256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304)
 
 
-class Origin(StrEnum):
+class Source(StrEnum):
     """Who exports a metric; the value is its heading in docs/metrics.md."""
 
     API = "Counted by the API"
@@ -92,7 +92,7 @@ class Definition:
 
     kind: str
     name: str
-    origin: Origin
+    origin: Source
     label_names: tuple[str, ...]
     help: str
 
@@ -135,38 +135,38 @@ class Computed(Definition):
         return families[self.kind](self.name, self.help, labels=self.label_names)
 
 
-def _counter(name: str, origin: Origin, labels: str, text: str) -> Counted:
+def _counter(name: str, origin: Source, labels: str, text: str) -> Counted:
     return Counted("counter", name, origin, tuple(labels.split()), text)
 
 
-def _gauge(name: str, origin: Origin, labels: str, text: str, *, mode: str = "livesum") -> Counted:
+def _gauge(name: str, origin: Source, labels: str, text: str, *, mode: str = "livesum") -> Counted:
     return Counted("gauge", name, origin, tuple(labels.split()), text, mode=mode)
 
 
-def _histogram(name: str, origin: Origin, labels: str, text: str, buckets: tuple[float, ...]) -> Counted:
+def _histogram(name: str, origin: Source, labels: str, text: str, buckets: tuple[float, ...]) -> Counted:
     return Counted("histogram", name, origin, tuple(labels.split()), text, buckets=buckets)
 
 
-def _computed(name: str, labels: str, text: str, *, kind: str = "gauge", origin: Origin = Origin.SCRAPE) -> Computed:
+def _computed(name: str, labels: str, text: str, *, kind: str = "gauge", origin: Source = Source.SCRAPE) -> Computed:
     return Computed(kind, name, origin, tuple(labels.split()), text)
 
 
-_API, _WORKER, _BOTH = Origin.API, Origin.WORKER, Origin.BOTH
+_API, _WORKER, _BOTH = Source.API, Source.WORKER, Source.BOTH
 _JOB = "queue_name actor_name"
 
 # --- The API: what comes in ---
 
-ENQUEUED = _counter(
-    "jobs_enqueued_total",
+SUBMITTED = _counter(
+    "jobs_submitted_total",
     _API,
     f"{_JOB} source",
     "Jobs accepted; source: api, or redrive: an ended job is to run again.",
 )
-ENQUEUE_ERRORS = _counter(
-    "jobs_enqueue_errors_total",
+SUBMISSION_ERRORS = _counter(
+    "jobs_submission_errors_total",
     _API,
     "reason",
-    "broker_unavailable: a job's message was not sent, the relay rings; database_unavailable: nothing was accepted.",
+    "broker_unavailable: a message was not published, the relay will do it; database_unavailable: no job was written.",
 )
 PAYLOAD_BYTES = _histogram("jobs_payload_bytes", _API, "", "Size of accepted payloads, as they were sent.", _BYTES)
 REJECTIONS = _counter(
@@ -211,7 +211,7 @@ FINISHED = _counter(
     "Jobs that reached a terminal state: completed, failed, cancelled (by the API).",
 )
 DEAD_LETTERS = _counter(
-    "jobs_dead_letters_total", _WORKER, f"{_JOB} reason", "Jobs that became dead letters, by dead_reason."
+    "jobs_dead_letters_total", _WORKER, f"{_JOB} reason", "Jobs that became dead letters, by end_reason."
 )
 RESCUED = _counter("jobs_rescued_total", _WORKER, _JOB, "Jobs taken back from workers that went silent.")
 QUARANTINED = _counter(
@@ -417,7 +417,7 @@ REDIS_CLIENTS = _computed("jobs_redis_clients", "", "Connections to Redis.")
 
 
 def _dramatiq(name: str, text: str, kind: str = "counter") -> Computed:
-    return _computed(f"dramatiq_{name}", _JOB, text, kind=kind, origin=Origin.DRAMATIQ)
+    return _computed(f"dramatiq_{name}", _JOB, text, kind=kind, origin=Source.DRAMATIQ)
 
 
 DRAMATIQ_MESSAGES = _dramatiq("messages_total", "Attempts that ended.")
@@ -469,7 +469,7 @@ def zero_worker(registry: "Registry") -> None:
             row.labels(*job)
         _each(ATTEMPTS, job, ATTEMPT_OUTCOMES)
         _each(FINISHED, job, FINISHED_OUTCOMES)
-        _each(DEAD_LETTERS, job, DEAD_REASONS)
+        _each(DEAD_LETTERS, job, DEAD_LETTER_REASONS)
         _each(AMBIGUOUS, job, tuple(OnAmbiguous))
     _each(STATE_SYNC_DURATION, (), OPERATIONS)
     _each(STATE_SYNC_ERRORS, (), OPERATIONS)
@@ -482,9 +482,9 @@ def zero_api(registry: "Registry") -> None:
     """The same for what the API counts."""
     for job_type in registry:
         job = (job_type.queue, job_type.name)
-        _each(ENQUEUED, job, SOURCES)
+        _each(SUBMITTED, job, SOURCES)
         FINISHED.labels(*job, Status.CANCELLED)
-    _each(ENQUEUE_ERRORS, (), ENQUEUE_ERROR_REASONS)
+    _each(SUBMISSION_ERRORS, (), SUBMISSION_ERROR_REASONS)
     _each(REJECTIONS, (), REJECTIONS_KNOWN)
     PAYLOAD_BYTES.labels()
     HTTP_ACTIVE.labels()

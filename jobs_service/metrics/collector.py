@@ -26,7 +26,7 @@ BUDGET_SECONDS = 5.0
 Look = Callable[[], Iterable[Metric]]
 
 
-class Truth(Collector):
+class ScrapeCollector(Collector):
     """Takes several looks at each scrape. Each fails alone, and says so in `jobs_collector_success`."""
 
     def __init__(self, looks: Mapping[str, Look]) -> None:

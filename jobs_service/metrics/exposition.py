@@ -22,7 +22,7 @@ from jobs_service.database.connection import Database, open_database
 from jobs_service.jobs.job_types import Registry, load
 from jobs_service.mail.smtp import name_of
 from jobs_service.metrics import dramatiq_names, multiprocess, server_stats
-from jobs_service.metrics.collector import Truth
+from jobs_service.metrics.collector import ScrapeCollector
 from jobs_service.metrics.queue_stats import JobRows
 from jobs_service.metrics.slo import Objectives
 from jobs_service.observability import logs
@@ -61,11 +61,11 @@ def build_registry(settings: Settings, registry: Registry) -> CollectorRegistry:
     if multiprocess.VARIABLE in os.environ:
         directory = Path(os.environ[multiprocess.VARIABLE])
         served.register(Processes(directory, with_dramatiq_names=settings.dramatiq_metrics == "on"))
-    served.register(build_truth(settings, registry))
+    served.register(build_collector(settings, registry))
     return served
 
 
-def build_truth(settings: Settings, registry: Registry) -> Truth:
+def build_collector(settings: Settings, registry: Registry) -> ScrapeCollector:
     """Return the collector of what is true now, with connections of its own."""
     database = _database(settings)
     rows = JobRows(
@@ -76,7 +76,7 @@ def build_truth(settings: Settings, registry: Registry) -> Truth:
     )
     broker = JobBroker.from_settings(settings)
     broker.learn(job_type.name for job_type in registry)
-    return Truth(
+    return ScrapeCollector(
         {
             "settings": lambda: Objectives(settings).families(registry),
             "redis": lambda: server_stats.redis(broker, registry.queues),
@@ -85,7 +85,7 @@ def build_truth(settings: Settings, registry: Registry) -> Truth:
             "jobs": rows.jobs,
             "breakers": rows.breakers,
             # Switched off, the last ones would grow old for ever.
-            **({"canaries": rows.canaries} if settings.canary_seconds else {}),
+            **({"canaries": rows.canaries} if settings.canary_interval_seconds else {}),
             "overdue": rows.overdue,
             "dead_letters": rows.dead_letters,
             "tables": lambda: server_stats.tables(database),
@@ -94,7 +94,7 @@ def build_truth(settings: Settings, registry: Registry) -> Truth:
 
 
 def _database(settings: Settings) -> Database:
-    """Return a database of one connection for whichever thread scrapes: `Truth` lets them in one at a time."""
+    """Return a database of one connection. Several threads scrape; `ScrapeCollector` lets in one at a time."""
     impatient = dataclasses.replace(
         settings,
         database_connect_timeout_seconds=CONNECT_SECONDS,

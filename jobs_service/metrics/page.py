@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from jobs_service.metrics.catalogue import CATALOGUE, Definition, Origin
+from jobs_service.metrics.catalogue import CATALOGUE, Definition, Source
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -23,19 +23,19 @@ process loses its last second of observations. The workers' gauges are at most t
 """
 
 _INTRODUCTIONS = {
-    Origin.SCRAPE: "From PostgreSQL, Redis and the settings, when Prometheus asks: by a connection of its own, with a "
+    Source.SCRAPE: "From PostgreSQL, Redis and the settings, when Prometheus asks: by a connection of its own, with a "
     "statement timeout, at most once every two seconds. Each collector fails alone.",
-    Origin.DRAMATIQ: "The seven names of Dramatiq's own Prometheus middleware, for dashboards that know them, made of "
+    Source.DRAMATIQ: "The seven names of Dramatiq's own Prometheus middleware, for dashboards that know them, made of "
     "the metrics above. `DRAMATIQ_METRICS=off` leaves them out.",
 }
 
 
 def render() -> str:
     """Return the page."""
-    return "\n".join([_HEAD, *(_section(origin) for origin in Origin)])
+    return "\n".join([_HEAD, *(_section(origin) for origin in Source)])
 
 
-def _section(origin: Origin) -> str:
+def _section(origin: Source) -> str:
     rows = [row for row in CATALOGUE.values() if row.origin is origin]
     introduction = [_INTRODUCTIONS[origin], ""] if origin in _INTRODUCTIONS else []
     head = ["| metric | type | labels | what |", "|---|---|---|---|"]

@@ -20,7 +20,7 @@ from jobs_service.jobs import lifecycle
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.job_types import JobType, Registry
 from jobs_service.jobs.lifecycle import NewJob, OnAmbiguous, Submitted
-from jobs_service.metrics.catalogue import ENQUEUE_ERRORS
+from jobs_service.metrics.catalogue import SUBMISSION_ERRORS
 from jobs_service.metrics.clock import DatabaseTime, measure_offset, steady_seconds
 from jobs_service.observability import tracing
 from jobs_service.observability.logs import get_logger
@@ -66,7 +66,7 @@ class Submitter:
         """Commit the job, then ring for it.
 
         Raises `InvalidRequest`, and `DatabaseUnavailable` when the promise could not be made. A silent Redis is
-        no error: the relay rings later.
+        no error: the relay publishes it later.
         """
         job_type = self.registry.get(submission.type)
         publish = not submission.delay_seconds and self.publisher.is_open(
@@ -84,7 +84,7 @@ class Submitter:
         if publish and submitted.is_due and not self.publisher.publish(job, submitted):
             self._leave_to_the_relay(job)
         failpoint("api.after_publish")
-        events.emit(Event.ACCEPTED, job_id=str(job.id), type=job.type, queue=job.queue)
+        events.emit(Event.SUBMITTED, job_id=str(job.id), type=job.type, queue=job.queue)
 
     def _write_all(self, jobs: Sequence[NewJob]) -> list[Submitted]:
         asked_at = steady_seconds()
@@ -99,14 +99,14 @@ class Submitter:
         try:
             return lifecycle.database_seconds(self.database)
         except DatabaseUnavailable:
-            ENQUEUE_ERRORS.labels("database_unavailable").inc()
+            SUBMISSION_ERRORS.labels("database_unavailable").inc()
             raise
 
     def _commit(self, job: NewJob) -> Submitted:
         try:
             submitted = self._write(job)
         except DatabaseUnavailable:
-            ENQUEUE_ERRORS.labels("database_unavailable").inc()
+            SUBMISSION_ERRORS.labels("database_unavailable").inc()
             raise
         if submitted.is_expired:
             raise InvalidRequest("expected a date after the job may begin", pointer="/expires_at")

@@ -23,12 +23,12 @@ from jobs_service.errors import (
 )
 from jobs_service.jobs import jsonb
 from jobs_service.jobs.failures import ProcessBroken
-from jobs_service.jobs.job_types import Attempt, JobType, Registry, spelling
+from jobs_service.jobs.job_types import JobContext, JobType, Registry, spelling
 from jobs_service.jobs.validation import encoded
 from jobs_service.mail.mailer import Mailer
 from jobs_service.outputs.local import OutputStore
 from jobs_service.worker import attempt
-from jobs_service.worker.attempt import Cancelled, Running
+from jobs_service.worker.attempt import Cancelled, RunningAttempt
 from jobs_service.worker.isolation import parent
 
 #: A result is a reference or a small fact, not the output itself.
@@ -95,7 +95,7 @@ def _blame_the_process(error: Exception, *, has_begun: bool) -> None:
     raise Snoozed("its worker process can open no further file", delay_seconds=0) from error
 
 
-def call(job_type: JobType, running: Running, outputs: OutputStore, mailer: Mailer) -> str:
+def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, mailer: Mailer) -> str:
     """Call the job's function and return its result as JSON text. Raises what it raises.
 
     Where it forked and returns in both processes, the copy ends here: claim, connections and verdict are not its own.
@@ -109,7 +109,7 @@ def call(job_type: JobType, running: Running, outputs: OutputStore, mailer: Mail
             raise NotThisProcess("a forked process cannot begin the effect of its parent's attempt")
         running.begin_effect()
 
-    known = Attempt(
+    known = JobContext(
         claim.job_id,
         claim.attempts,
         outputs,

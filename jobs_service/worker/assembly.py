@@ -47,9 +47,9 @@ from jobs_service.submission.submit import Submitter
 from jobs_service.worker import attempt
 from jobs_service.worker.actors import declare
 from jobs_service.worker.heartbeat import Presence
-from jobs_service.worker.middleware.attempt_context import AttemptContext
 from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
 from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
+from jobs_service.worker.middleware.log_context import LogContext
 from jobs_service.worker.middleware.time_limit import StrictTimeLimit
 from jobs_service.worker.middleware.worker_services import WorkerServices
 from jobs_service.worker.sampler import Sampler
@@ -135,12 +135,14 @@ def _neighbour_watch(settings: Settings, broker: JobBroker, worker_id: UUID) -> 
     database = parameters_of(settings.database_url).get("dbname", "")
     me = f"{worker_id} on {socket.gethostname()}, database {database}"
     # Tests sweep more often.
-    seconds = min(NEIGHBOURS_SECONDS, settings.sweep_seconds)
+    seconds = min(NEIGHBOURS_SECONDS, settings.sweep_interval_seconds)
     return NeighbourWatch(Neighbours(broker.client, broker.keys, me), interval_seconds=seconds)
 
 
 def _liveness(settings: Settings) -> Liveness:
-    return Liveness(lease_seconds=settings.lease_seconds, heartbeat_seconds=settings.heartbeat_seconds)
+    return Liveness(
+        lease_seconds=settings.lease_seconds, heartbeat_interval_seconds=settings.heartbeat_interval_seconds
+    )
 
 
 def _middleware(
@@ -168,7 +170,7 @@ def _middleware(
         database,
         worker_id,
         threads=settings.worker_threads,
-        heartbeat_seconds=settings.heartbeat_seconds,
+        heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
         liveness=liveness,
         clock=DatabaseClock(leads=lambda: leadership.is_held),
     )
@@ -185,7 +187,7 @@ def _middleware(
     # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
     yield WorkerServices(broker, presence, maintenance, watchdog, sampler)
     # Around the rest, so that no log line of an attempt is without its context.
-    yield AttemptContext(worker_id)
+    yield LogContext(worker_id)
     # Before the others, so its after-hook is the last: what it counts up it counts down, whoever skips the message.
     yield attempt_metrics
     # Before Retries, so its after-hook runs once Retries has decided whether and when there is another attempt.
@@ -208,24 +210,26 @@ def _services(
         database,
         broker,
         dead_letters,
-        interval_seconds=settings.relay_seconds,
+        interval_seconds=settings.relay_interval_seconds,
         republish_seconds=settings.republish_seconds,
     )
     yield Rescuer(
         database,
         dead_letters,
-        interval_seconds=settings.sweep_seconds,
+        interval_seconds=settings.sweep_interval_seconds,
         liveness=liveness,
         rowless=_liveness(settings),
     )
-    yield DeadLetters(database, dead_letters, interval_seconds=min(DEAD_LETTERS_SECONDS, settings.sweep_seconds * 2))
-    yield Expirer(database, dead_letters, interval_seconds=settings.sweep_seconds)
-    yield Recovery(database, interval_seconds=settings.relay_seconds)
+    yield DeadLetters(
+        database, dead_letters, interval_seconds=min(DEAD_LETTERS_SECONDS, settings.sweep_interval_seconds * 2)
+    )
+    yield Expirer(database, dead_letters, interval_seconds=settings.sweep_interval_seconds)
+    yield Recovery(database, interval_seconds=settings.relay_interval_seconds)
     yield Strays(database, broker, dead_letters, interval_seconds=STRAYS_SECONDS, liveness=liveness)
     yield Pruner(
         database,
         outputs,
-        interval_seconds=settings.prune_seconds,
+        interval_seconds=settings.prune_interval_seconds,
         retention_seconds={
             Status.COMPLETED: settings.retention_completed_seconds,
             Status.FAILED: settings.retention_failed_seconds,
@@ -235,11 +239,11 @@ def _services(
 
 
 def _canaries(settings: Settings, registry: Registry, database: Database, broker: JobBroker) -> Iterator[Service]:
-    if settings.canary_seconds:
+    if settings.canary_interval_seconds:
         yield Canary(
             database,
             Submitter(database, Publisher(broker), registry, settings),
             registry.canaries,
-            interval_seconds=settings.canary_seconds,
+            interval_seconds=settings.canary_interval_seconds,
             api_url=settings.canary_url,
         )

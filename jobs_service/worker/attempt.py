@@ -24,7 +24,7 @@ class Cancelled(Interrupt):
 
 
 @dataclass(slots=True)
-class Running:
+class RunningAttempt:
     """A claim that is being worked on."""
 
     claim: Claim
@@ -45,7 +45,7 @@ class Running:
     @property
     def is_suspect(self) -> bool:
         """It was with a lost worker, and may have been what killed it: it has a process to itself."""
-        return self.claim.crashes > 0
+        return self.claim.worker_losses > 0
 
     @property
     def seconds(self) -> float:
@@ -53,22 +53,22 @@ class Running:
 
 
 class _Thread(local):
-    running: Running | None = None
+    running: RunningAttempt | None = None
 
 
 _thread = _Thread()
 
 
-def begin(claim: Claim) -> Running:
+def begin(claim: Claim) -> RunningAttempt:
     """Make this the thread's attempt. From here on its log lines say which one, and who asked for the job."""
     tracing.begin_attempt(claim.job_id, claim.type, claim.queue, claim.attempts, claim.traceparent)
     origin = Origin(claim.request_id, claim.traceparent or tracing.current())
     logs.bind(type=claim.type, queue=claim.queue, attempt=claim.attempts, **origin.fields)
-    _thread.running = Running(claim)
+    _thread.running = RunningAttempt(claim)
     return _thread.running
 
 
-def current() -> Running:
+def current() -> RunningAttempt:
     """Return this thread's attempt. Raises `LookupError` outside of one."""
     if _thread.running is None:
         raise LookupError("no attempt is running in this thread")
@@ -81,7 +81,7 @@ def ask(server: str) -> None:
         raise KnownUnavailable(f"{server_name(server)} is away", server=server)
 
 
-def end() -> Running | None:
+def end() -> RunningAttempt | None:
     """Forget this thread's attempt and return it; None if there was none."""
     running, _thread.running = _thread.running, None
     with _lock:
@@ -90,11 +90,11 @@ def end() -> Running | None:
 
 
 #: The attempts whose code runs, by thread. Under the lock, so that none is interrupted a moment too late, in a hook.
-_interruptible: dict[int, Running] = {}
+_interruptible: dict[int, RunningAttempt] = {}
 _lock = Lock()
 
 
-def interruptible(running: Running, function: Callable[[], T]) -> T:
+def interruptible(running: RunningAttempt, function: Callable[[], T]) -> T:
     """Return what `function` returns, or raise what it raises; or `Cancelled`, once the lease is known to be gone."""
     with _lock:
         _interruptible[get_ident()] = running

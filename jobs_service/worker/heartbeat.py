@@ -42,14 +42,14 @@ class Presence:
         worker_id: UUID,
         *,
         threads: int,
-        heartbeat_seconds: float,
+        heartbeat_interval_seconds: float,
         liveness: Liveness,
         clock: DatabaseClock,
     ) -> None:
         self.database = database
         self.worker_id = worker_id
         self.threads = threads
-        self.heartbeat_seconds = heartbeat_seconds
+        self.heartbeat_interval_seconds = heartbeat_interval_seconds
         self.liveness = liveness
         self.clock = clock
         self.queues: list[str] = []
@@ -104,7 +104,9 @@ class Presence:
                 if answered:
                     log.warning("Heartbeat not written", error=str(error).strip())
                 answered = False
-            if self._stopping.wait(self.heartbeat_seconds if answered else self.heartbeat_seconds / 5):
+            if self._stopping.wait(
+                self.heartbeat_interval_seconds if answered else self.heartbeat_interval_seconds / 5
+            ):
                 break
         self._leave_quietly()
 

@@ -59,7 +59,7 @@ class Watchdog:
         self.hang_grace_seconds = hang_grace_seconds
         self.standstill_seconds = standstill_seconds
         # More often than a heartbeat, so that a dead one is stood in for before it is missed.
-        self.interval_seconds = min(INTERVAL_SECONDS, presence.heartbeat_seconds)
+        self.interval_seconds = min(INTERVAL_SECONDS, presence.heartbeat_interval_seconds)
         #: Since when this thread has looked without a long pause: while the process is frozen, nothing turns.
         self._awake_since = self._looked_at = time.monotonic()
         self._stopping = Event()
@@ -130,7 +130,7 @@ class Watchdog:
 
     def _stand_in(self) -> None:
         """Beat in place of a heartbeat that has died or is late: the jobs of this process are not to be done twice."""
-        is_late = time.monotonic() - self.presence.last_turn > 2 * self.presence.heartbeat_seconds
+        is_late = time.monotonic() - self.presence.last_turn > 2 * self.presence.heartbeat_interval_seconds
         if is_late or not self.presence.is_alive():
             try:
                 self.presence.beat()

@@ -69,7 +69,7 @@ def _health() -> list[Panel]:
         stat(
             "Jobs not rung for, last hour",
             "Times Redis did not take the message, or PostgreSQL the row. What was accepted is rung for by the relay.",
-            "sum(increase(jobs_enqueue_errors_total[1h])) or vector(0)",
+            "sum(increase(jobs_submission_errors_total[1h])) or vector(0)",
             unit="none",
             steps={1: "orange"},
         ),
@@ -142,14 +142,14 @@ def _jobs() -> list[Panel]:
         graph(
             "Accepted by source",
             "Jobs accepted per second, by where they came from.",
-            [Query(rate("jobs_enqueued_total", "source", ""), "{{source}}")],
+            [Query(rate("jobs_submitted_total", "source", ""), "{{source}}")],
             unit="ops",
             width=8,
         ),
         graph(
             "Not rung for",
             "Times Redis did not take a message, or PostgreSQL a row, in each interval.",
-            [Query(increase("jobs_enqueue_errors_total", "reason", ""), "{{reason}}")],
+            [Query(increase("jobs_submission_errors_total", "reason", ""), "{{reason}}")],
             unit="short",
             width=8,
         ),

@@ -35,7 +35,7 @@ def _flow() -> list[Panel]:
         graph(
             "Accepted",
             "Jobs accepted by the API per second.",
-            [Query(rate("jobs_enqueued_total", "actor_name", CHOSEN), BY_TYPE)],
+            [Query(rate("jobs_submitted_total", "actor_name", CHOSEN), BY_TYPE)],
             unit="ops",
             width=8,
         ),
@@ -155,7 +155,7 @@ def _ends() -> list[Panel]:
         ),
         graph(
             "New dead letters by reason",
-            "Jobs that failed for good in each interval, by dead_reason.",
+            "Jobs that failed for good in each interval, by end_reason.",
             [Query(increase("jobs_dead_letters_total", "reason", CHOSEN), "{{reason}}")],
             unit="short",
             width=8,

@@ -130,7 +130,7 @@ def _flow() -> list[Panel]:
             "In and out",
             "Jobs accepted by the API, and jobs that ended, by outcome. Accepted above the rest: the backlog grows.",
             [
-                Query(rate("jobs_enqueued_total", ""), "accepted"),
+                Query(rate("jobs_submitted_total", ""), "accepted"),
                 Query(rate("jobs_finished_total", "outcome"), "{{outcome}}"),
             ],
             unit="ops",

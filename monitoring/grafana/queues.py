@@ -98,7 +98,7 @@ def _flow() -> list[Panel]:
             "In and out",
             "Jobs accepted by the API, and jobs that ended, by outcome.",
             [
-                Query(rate("jobs_enqueued_total", ""), "accepted"),
+                Query(rate("jobs_submitted_total", ""), "accepted"),
                 Query(rate("jobs_finished_total", "outcome"), "{{outcome}}"),
             ],
             unit="ops",
@@ -160,7 +160,7 @@ def _ends() -> list[Panel]:
         ),
         graph(
             "New dead letters by reason",
-            "Jobs that failed for good in each interval, by dead_reason.",
+            "Jobs that failed for good in each interval, by end_reason.",
             [Query(increase("jobs_dead_letters_total", "reason"), "{{reason}}")],
             unit="short",
             width=6,

@@ -16,14 +16,14 @@ SQL = {
     "nothing is processing any more": "status = 'processing'",
     "no more attempts than allowed": "attempts > max_attempts",
     "a job that ended by itself was attempted": (
-        "attempts = 0 AND (status = 'completed' OR dead_reason IN ('attempts_exhausted', 'rejected'))"
+        "attempts = 0 AND (status = 'completed' OR end_reason IN ('attempts_exhausted', 'rejected'))"
     ),
-    "attempts are exhausted when the reason says so": "dead_reason = 'attempts_exhausted' AND attempts < max_attempts",
+    "attempts are exhausted when the reason says so": "end_reason = 'attempts_exhausted' AND attempts < max_attempts",
     "a completed job has failed at every attempt that counts but the last": (
         f"status = 'completed' AND history_omitted = 0 AND {_COUNTED} <> attempts - 1"
     ),
     "a dead letter has failed at every attempt that counts": (
-        "dead_reason IN ('attempts_exhausted', 'rejected', 'poison', 'ambiguous', 'unavailable')"
+        "end_reason IN ('attempts_exhausted', 'rejected', 'poison', 'ambiguous', 'unavailable')"
         f" AND history_omitted = 0 AND {_COUNTED} <> attempts"
     ),
     "the history counts up": (
@@ -35,9 +35,9 @@ SQL = {
     ),
     "every lost worker is in the history": (
         "history_omitted = 0"
-        " AND crashes <> (SELECT count(*) FROM jsonb_array_elements(history) e WHERE e->>'error' = 'WorkerLost')"
+        " AND worker_losses <> (SELECT count(*) FROM jsonb_array_elements(history) e WHERE e->>'error' = 'WorkerLost')"
     ),
-    "poison is three lost workers": "(dead_reason = 'poison') <> (crashes >= 3 AND status = 'failed')",
+    "poison is three lost workers": "(end_reason = 'poison') <> (worker_losses >= 3 AND status = 'failed')",
     "a result only when completed": "result IS NOT NULL AND status <> 'completed'",
 }
 

@@ -358,7 +358,7 @@ def _soak(seed: int, seconds: float, only: Sequence[str]) -> int:
         for fault in soak.left_out:
             print(f"left out, because this machine cannot do it: {fault.replace('_', ' ')}", flush=True)
         wrong = soak.run(seconds)
-        statuses = soak.stack.sql("SELECT status, dead_reason, count(*) FROM jobs GROUP BY 1, 2 ORDER BY 1, 2")
+        statuses = soak.stack.sql("SELECT status, end_reason, count(*) FROM jobs GROUP BY 1, 2 ORDER BY 1, 2")
     for status, reason, count in statuses:
         print(f"{count:6} {status} {reason or ''}")
     if wrong:

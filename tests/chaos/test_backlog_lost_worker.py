@@ -90,6 +90,6 @@ def kill_the_process_of(stack, job_id):
 def seconds_to_the_next_begin(stack, job_ids):
     """Return the seconds from the kill to the last of the next attempts' begins, once all have begun."""
     sql = """SELECT count(*), max(extract(epoch FROM started_at - %s))::float8 FROM jobs
-    WHERE id = ANY(%s::uuid[]) AND crashes > 0 AND status IN ('processing', 'completed')"""
+    WHERE id = ANY(%s::uuid[]) AND worker_losses > 0 AND status IN ('processing', 'completed')"""
     [(count, seconds)] = stack.sql(sql, (stack.struck_at, job_ids))
     return seconds if count == len(job_ids) else None

@@ -63,7 +63,7 @@ def test_a_step_takes_no_job_from_a_living_worker_and_is_told(stack, clocked_pos
         go.touch()
     stack.settle()
     rows = [stack.job(job_id) for job_id, _ in jobs]
-    assert {(row["attempts"], row["crashes"]) for row in rows} == {(1, 0)}
+    assert {(row["attempts"], row["worker_losses"]) for row in rows} == {(1, 0)}
 
 
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR])
@@ -78,7 +78,7 @@ def test_a_killed_workers_job_runs_again_in_time_whatever_the_clock_does(stack, 
 
     # Far sooner than the clock is back where it was.
     stack.settle()
-    assert stack.job(job_id)["crashes"] == 1
+    assert stack.job(job_id)["worker_losses"] == 1
 
 
 def test_leadership_goes_on_through_steps(stack, clocked_postgres):

@@ -41,4 +41,4 @@ def test_a_job_whose_heartbeat_died_is_not_done_twice(stack, tmp_path):
 
     assert max(stack.effects().values()) == 1
     ended = [stack.job(job_id) for job_id in [*running, waiting]]
-    assert [] == [(job["dead_reason"], job["history"]) for job in ended if job["status"] != "completed"]
+    assert [] == [(job["end_reason"], job["history"]) for job in ended if job["status"] != "completed"]

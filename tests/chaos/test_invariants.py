@@ -11,7 +11,7 @@ from stack import CSV, Stack
 from jobs_service.ids import new_id
 
 DONE = {"type": "test-effect", "status": "completed", "attempts": 1, "max_attempts": 3, "finished_at": "now"}
-DEAD = {**DONE, "status": "failed", "dead_reason": "rejected", "error": "x"}
+DEAD = {**DONE, "status": "failed", "end_reason": "rejected", "error": "x"}
 
 FAILURE = {"attempt": 1, "error": "RuntimeError"}
 LOST = {"attempt": 1, "error": "WorkerLost"}
@@ -22,12 +22,12 @@ ROWS = {
     "nothing is processing any more": {**DONE, "status": "processing"},
     "no more attempts than allowed": {**DONE, "attempts": 4},
     "a job that ended by itself was attempted": {**DONE, "attempts": 0},
-    "attempts are exhausted when the reason says so": {**DEAD, "dead_reason": "attempts_exhausted"},
+    "attempts are exhausted when the reason says so": {**DEAD, "end_reason": "attempts_exhausted"},
     "a completed job has failed at every attempt that counts but the last": {**DONE, "attempts": 2},
-    "a dead letter has failed at every attempt that counts": {**DEAD, "history": [NOT_COUNTED], "crashes": 1},
+    "a dead letter has failed at every attempt that counts": {**DEAD, "history": [NOT_COUNTED], "worker_losses": 1},
     "the history counts up": {**DONE, "attempts": 3, "history": [FAILURE, FAILURE]},
     "every lost worker is in the history": {**DONE, "attempts": 2, "history": [LOST]},
-    "poison is three lost workers": {**DEAD, "dead_reason": "poison", "history": [FAILURE]},
+    "poison is three lost workers": {**DEAD, "end_reason": "poison", "history": [FAILURE]},
     "a result only when completed": {**DEAD, "history": [FAILURE], "result": 1},
 }
 
@@ -69,7 +69,7 @@ def test_a_job_that_was_done_once_breaks_nothing(quiet):
 
 def test_an_attempt_that_does_not_count_breaks_nothing(quiet):
     history = [NOT_COUNTED, FAILURE, {**NOT_COUNTED, "attempt": 2}]
-    quiet.accepted[add(quiet, {**DONE, "attempts": 2, "crashes": 2, "history": history})] = "test-effect"
+    quiet.accepted[add(quiet, {**DONE, "attempts": 2, "worker_losses": 2, "history": history})] = "test-effect"
 
     assert violations(quiet) == []
 

@@ -65,7 +65,7 @@ def test_each_answer_has_its_outcome(stack, server, mail_environ):
         server.replies = WILLING | replies
         job_id = submit(stack, max_attempts=2, **wishes)
         job = eventually(lambda: finished(stack, job_id), what="an end")
-        return job["dead_reason"] or job["status"], job["attempts"], [entry_of(e) for e in job["history"]]
+        return job["end_reason"] or job["status"], job["attempts"], [entry_of(e) for e in job["history"]]
 
     with stack.nobody_ends():
         for what, replies in FINAL.items():
@@ -121,7 +121,7 @@ def test_a_server_that_does_not_accept_holds_no_thread(stack, mail_environ):
         stack.submit_load(8)
         stack.settle()
 
-        assert {"unavailable"} == {stack.job(job_id)["dead_reason"] for job_id in mails}
+        assert {"unavailable"} == {stack.job(job_id)["end_reason"] for job_id in mails}
 
 
 def submit(stack, to="ann@example.net", **wishes):
@@ -261,7 +261,7 @@ def test_a_mail_with_an_end_waits_until_then_and_says_what_for(stack, server, ma
 
     stack.settle()
 
-    assert ("failed", "unavailable", 0) == of(stack, job_id, "status", "dead_reason", "attempts")
+    assert ("failed", "unavailable", 0) == of(stack, job_id, "status", "end_reason", "attempts")
     assert "421 closing" in stack.job(job_id)["error"]
 
 
@@ -272,7 +272,7 @@ def test_a_mail_in_a_process_of_its_own_waits_like_the_others(stack, server, mai
     stack.strike()
     job_id = submit(stack, delay_seconds=3600)
     stack.sql(
-        """UPDATE jobs SET crashes = 1, run_at = now(), publish_at = now(),
+        """UPDATE jobs SET worker_losses = 1, run_at = now(), publish_at = now(),
         history = '[{"attempt": 1, "error": "WorkerLost", "counted": false}]' WHERE id = %s RETURNING 1""",
         (job_id,),
     )

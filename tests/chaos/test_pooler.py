@@ -34,7 +34,7 @@ def test_jobs_are_done_and_one_process_leads_through_a_pooler(stack, postgres, t
     go.touch()
     stack.submit_load(16)
     stack.settle()
-    assert stack.job(job_id)["crashes"] == 1
+    assert stack.job(job_id)["worker_losses"] == 1
     [(successors_token, successor)] = eventually(lambda: leaders(stack), what="another leader")
     assert successor != leader
     assert successors_token > token

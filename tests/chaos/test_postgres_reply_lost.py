@@ -7,10 +7,10 @@ from eventually import eventually
 STATEMENTS = {
     "submitted": b"INSERT INTO jobs",
     "claimed": b"SET status = 'processing'",
-    "effect begun": b"SET effect_at",
+    "effect begun": b"SET effect_started_at",
     "completed": b"SET status = 'completed'",
     "retried": b"SET status = 'pending', error",
-    "buried": b"SET status = 'failed', dead_reason",
+    "failed": b"SET status = 'failed', end_reason",
     "noted as published": b"SET publish_at",
     "heartbeat": b"INSERT INTO workers",
     "elected": b"INSERT INTO leases",
@@ -36,7 +36,7 @@ def test_a_commit_that_was_not_heard_of_counts_once(stack, postgres_proxy, state
 
     assert len(accepted) <= stack.sql("SELECT count(*) FROM jobs")[0][0] <= 16
     assert {1} == set(stack.effects().values())
-    assert 0 == stack.sql("SELECT sum(crashes) FROM jobs")[0][0]
+    assert 0 == stack.sql("SELECT sum(worker_losses) FROM jobs")[0][0]
     # One attempt each, but for those that were asked to fail.
     assert 0 == stack.sql("SELECT count(*) FROM jobs WHERE attempts > 1 AND jsonb_array_length(history) = 0")[0][0]
 

@@ -15,7 +15,7 @@ def test_a_row_whose_file_is_gone_is_pruned_by_the_next_leader(stack):
     (stack.outputs / f"{job_id}.csv").rename(stack.outputs / "01800000-0000-7000-8000-000000000000.csv")
 
     stack.strike()
-    orders = {"FAILPOINTS": "pruner.after_files=kill once", "PRUNE_SECONDS": "0.1"}
+    orders = {"FAILPOINTS": "pruner.after_files=kill once", "PRUNE_INTERVAL_SECONDS": "0.1"}
     stack.service.start_worker(RETENTION_COMPLETED_SECONDS="1", **orders)
 
     eventually((stack.folder / "pruner.after_files").exists, what="a killed pruner")

@@ -16,7 +16,7 @@ def test_a_late_verdict_is_refused_and_counted(stack):
     frozen.resume()
 
     job = stack.job(job_id)
-    assert (job["status"], job["attempts"], job["crashes"]) == ("completed", 1, 1)
+    assert (job["status"], job["attempts"], job["worker_losses"]) == ("completed", 1, 1)
     # Its heartbeat may find the lease gone before its verdict does.
     late = [
         f'jobs_attempts_total{{actor_name="test-effect",outcome="{outcome}",queue_name="default"}}'
@@ -28,7 +28,7 @@ def test_a_late_verdict_is_refused_and_counted(stack):
 
 def test_a_worker_frozen_before_its_effect_does_not_have_it_any_more(stack):
     """The hang stands for the freeze: between the claim and begin_effect the job was given to somebody else."""
-    stack.start(FAILPOINTS="worker.after_claim=hang:4 once", HEARTBEAT_SECONDS="0.2")
+    stack.start(FAILPOINTS="worker.after_claim=hang:4 once", HEARTBEAT_INTERVAL_SECONDS="0.2")
     job_id = stack.submit()
     eventually((stack.folder / "worker.after_claim").exists, what="a hanging claim")
     stack.sql("UPDATE workers SET heartbeat_at = now() - interval '1 hour' RETURNING 1")

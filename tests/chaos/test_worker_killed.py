@@ -11,7 +11,7 @@ from service import ROOT
 
 from devstack.processes import Child, descendants, is_alive
 
-PLACES = ["worker.after_pop", "worker.after_claim", "worker.after_effect", "worker.after_verdict", "bury.before_push"]
+PLACES = ["worker.after_pop", "worker.after_claim", "worker.after_effect", "worker.after_verdict", "fail.before_push"]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -23,7 +23,7 @@ def test_a_worker_killed_on_a_jobs_way_costs_a_crash_at_most(stack, place):
     stack.strike()
     stack.settle()
 
-    assert stack.sql("SELECT max(crashes) FROM jobs")[0][0] <= 1
+    assert stack.sql("SELECT max(worker_losses) FROM jobs")[0][0] <= 1
 
 
 @pytest.mark.parametrize("place", ["storage.before_rename", "storage.after_rename"])
@@ -34,7 +34,7 @@ def test_a_worker_killed_while_it_writes_leaves_the_whole_file_or_none(stack, pl
     stack.settle()
 
     job = stack.job(job_id)
-    assert (job["status"], job["attempts"], job["crashes"]) == ("completed", 1, 1)
+    assert (job["status"], job["attempts"], job["worker_losses"]) == ("completed", 1, 1)
 
 
 @pytest.mark.parametrize(("place", "mails"), [("mail.before_data", 1), ("mail.after_data", 2)])
@@ -50,14 +50,14 @@ def test_a_mail_of_a_killed_worker_follows_on_ambiguous(stack, mail, place, mail
 
     job = stack.job(job_id)
     assert job["history"][0]["ambiguous"] is True
-    assert (job["status"], job["dead_reason"]) == (
+    assert (job["status"], job["end_reason"]) == (
         ("completed", None) if on_ambiguous == "resend" else ("failed", "ambiguous")
     )
     sent = [message for message in mail.messages() if message["subject"] == subject]
     assert len(sent) == (mails if on_ambiguous == "resend" else mails - 1)
 
 
-@pytest.mark.parametrize("place", ["relay.before_ring", "relay.after_ring", "rescuer.after_rescue"])
+@pytest.mark.parametrize("place", ["relay.before_publish", "relay.after_publish", "rescuer.after_rescue"])
 def test_a_leader_killed_at_its_work_is_followed_by_another(stack, place):
     stack.start(workers=2)
     worker = stack.service.children[-1]
@@ -133,7 +133,7 @@ def test_workers_killed_again_and_again_finish_everything(stack):
         eventually(lambda done=done: _finished(stack) > done or _finished(stack) == 40, what="progress")
     stack.settle()
 
-    assert stack.sql("SELECT count(*) FROM jobs WHERE dead_reason = 'poison'")[0][0] <= 1
+    assert stack.sql("SELECT count(*) FROM jobs WHERE end_reason = 'poison'")[0][0] <= 1
 
 
 def _finished(stack):

@@ -57,7 +57,7 @@ def test_an_interrupted_job_that_had_its_effect_is_told_as_unknown(stack):
     assert worker.stop(seconds=60) == 0
 
     assert [(entry["attempt"], entry["ambiguous"]) for entry in stack.job(job_id)["history"]] == [(1, True)]
-    assert stack.job(held)["dead_reason"] == "ambiguous"
+    assert stack.job(held)["end_reason"] == "ambiguous"
     stack.sql("UPDATE jobs SET payload = '{}' WHERE status = 'pending' RETURNING 1")
     stack.service.start_worker()
     stack.settle()
@@ -80,7 +80,7 @@ def test_a_second_signal_does_not_wait(stack, tmp_path):
     stack.service.start_worker()
     stack.settle()
     job = stack.job(job_id)
-    assert (job["attempts"], job["crashes"]) == (1, 1)
+    assert (job["attempts"], job["worker_losses"]) == (1, 1)
 
 
 def running_jobs(stack, folder, count):
@@ -94,7 +94,8 @@ def running_jobs(stack, folder, count):
 
 def states(stack, job_ids):
     rows = stack.sql(
-        "SELECT id::text, status, attempts, crashes, jsonb_array_length(history) FROM jobs WHERE id = ANY(%s::uuid[])",
+        "SELECT id::text, status, attempts, worker_losses, jsonb_array_length(history) FROM jobs"
+        " WHERE id = ANY(%s::uuid[])",
         (job_ids,),
     )
     return {tuple(facts) for _, *facts in rows}
@@ -121,7 +122,7 @@ def test_work_that_was_done_gets_its_verdict_from_a_database_that_comes_back_lat
 
     assert states(stack, done) == {("completed", 1, 0, 0)}
     assert states(stack, interrupted) == {("pending", 0, 0, 0)}
-    assert stack.job(begun)["dead_reason"] == "ambiguous"
+    assert stack.job(begun)["end_reason"] == "ambiguous"
     assert stack.job(begun)["history"][0]["ambiguous"] is True
     stack.sql("UPDATE jobs SET payload = jsonb_set(payload, '{go}', %s) RETURNING 1", (f'"{go}"',))
     stack.service.start_worker()

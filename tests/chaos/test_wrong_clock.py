@@ -42,7 +42,7 @@ def test_nothing_is_early_late_or_lost_by_a_wrong_clock(stack, seconds):
 
     for job_id in (late, dated):
         assert stack.job(job_id)["started_at"] >= stack.job(job_id)["run_at"]
-    assert stack.sql("SELECT max(crashes) FROM jobs") == [(0,)]
+    assert stack.sql("SELECT max(worker_losses) FROM jobs") == [(0,)]
 
 
 @pytest.mark.usefixtures("clocks")

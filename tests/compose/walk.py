@@ -345,7 +345,7 @@ def counted(walker: Walk) -> None:
         return float(sample["value"][1])
 
     def look() -> bool:
-        expect(len(walker.made), value('sum(jobs_enqueued_total{actor_name!~"canary-.*"})'), "accepted")
+        expect(len(walker.made), value('sum(jobs_submitted_total{actor_name!~"canary-.*"})'), "accepted")
         expect(1, value("max(jobs_dead)"), "dead letters")
         expect(True, value("max(jobs_workers)") >= 3, "three containers with at least a worker process each")
         # A canary may be on its way.

@@ -125,7 +125,7 @@ def test_a_job_that_kills_its_workers(watched):
     poison = watched.service.post("test-die", {"how": "kill"})
 
     watched.sees("JobsPoison")
-    assert "poison" == watched.service.when(poison, "failed")["dead_reason"]
+    assert "poison" == watched.service.when(poison, "failed")["end_reason"]
     watched.is_over("JobsPoison")
 
 

@@ -17,7 +17,7 @@ from jobs_service.api.app import create_app
 from jobs_service.errors import InvalidRequest
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.jsonb import gives_back
-from jobs_service.jobs.lifecycle import Ask
+from jobs_service.jobs.lifecycle import ClaimRequest
 
 #: What careful people post, and the file that is right.
 CSV = {
@@ -147,7 +147,7 @@ def test_the_common_payload_and_result_are_kept_once(submit_text, database, work
 
 def test_a_batch_of_claims_hands_each_its_own_text(submit_text, database, worker_id):
     sent = [SENT, "{}", '{"b":1,"a":2}', '{"a":1,"b":2}']
-    asks = [Ask(submit_text(payload), worker_id) for payload in sent]
+    asks = [ClaimRequest(submit_text(payload), worker_id) for payload in sent]
 
     claims = lifecycle.claim(database, asks)
     again = lifecycle.claim(database, asks)

@@ -11,7 +11,7 @@ from rows import claim_one
 from jobs_service.broker.publisher import Publisher
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.job_types import JobType, Registry
-from jobs_service.jobs.lifecycle import DeadReason, Failure
+from jobs_service.jobs.lifecycle import EndReason, Failure
 from jobs_service.maintenance import canary as canary_module
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.service import Turn
@@ -63,7 +63,7 @@ def test_one_that_came_through_leaves_the_table_and_one_that_failed_does_not(can
     failed = claim_one(database, first["canary-slow"], worker_id)
 
     assert lifecycle.complete_canary(database, completed)
-    assert lifecycle.bury(database, failed, Failure("E", "m", "t", 0), reason=DeadReason.REJECTED)
+    assert lifecycle.fail(database, failed, Failure("E", "m", "t", 0), reason=EndReason.REJECTED)
 
     assert {(other, "pending"), (failed.job_id, "failed")} == set(database.rows("SELECT id, status FROM jobs"))
     assert {"submitted": 2} == service.run_once(Turn())
@@ -109,9 +109,9 @@ def test_a_canary_goes_through_the_api_to_a_worker_and_into_the_metrics(service,
     service.start_api()
     url = f"http://127.0.0.1:{service.api_port}"
     # Served by the worker's metrics process, for which the setting counts as well.
-    worker = service.start_worker(CANARY_SECONDS="0.1", CANARY_URL=url)
+    worker = service.start_worker(CANARY_INTERVAL_SECONDS="0.1", CANARY_URL=url)
 
-    accepted = 'jobs_enqueued_total{actor_name="canary-default",queue_name="default",source="api"}'
+    accepted = 'jobs_submitted_total{actor_name="canary-default",queue_name="default",source="api"}'
     eventually(lambda: _api_metrics(service)[accepted] > 4, what="canaries accepted by the API")
     samples = eventually(lambda: _with_canary(_metrics_if_served(service) or {}), what="canaries in the metrics")
     assert samples['jobs_canary_last_success_timestamp_seconds{queue_name="default"}'] > 1_700_000_000

@@ -49,7 +49,7 @@ def test_the_next_job_gets_the_thread_of_a_cancelled_one(service, hang):
 
     service.when(waiting, "completed")
     job = service.job(job_id)
-    assert ("cancelled", "cancelled_by_operator", 1) == (job["status"], job["dead_reason"], job["attempts"])
+    assert ("cancelled", "cancelled_by_operator", 1) == (job["status"], job["end_reason"], job["attempts"])
     assert [] == job["history"]
     eventually(lambda: "Attempt interrupted" in _events(service, worker, job_id), what="the event")
     assert "Late verdict refused" not in _events(service, worker, job_id)
@@ -73,7 +73,7 @@ def test_a_mail_that_a_server_does_not_answer_is_cancelled(service):
 
 
 def test_the_process_of_a_suspect_is_ended(service, hang, database):
-    database.rows("ALTER TABLE jobs ALTER COLUMN crashes SET DEFAULT 1")
+    database.rows("ALTER TABLE jobs ALTER COLUMN worker_losses SET DEFAULT 1")
     service.start_api()
     service.start_worker(**LONG)
     job_id, pid = hang()

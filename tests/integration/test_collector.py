@@ -11,9 +11,9 @@ from jobs_service.broker.redis import message_for
 from jobs_service.database.connection import open_database
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.job_types import JobType, Registry
-from jobs_service.jobs.lifecycle import DeadReason, Failure
+from jobs_service.jobs.lifecycle import EndReason, Failure
 from jobs_service.metrics import collector
-from jobs_service.metrics.exposition import build_truth
+from jobs_service.metrics.exposition import build_collector
 from jobs_service.metrics.queue_stats import STATES
 
 FAILURE = Failure("E", "m", "t", 0)
@@ -26,7 +26,7 @@ def gauges(settings, monkeypatch):
     monkeypatch.setattr(collector, "CACHE_FACTOR", 0)
     registry = CollectorRegistry()
     impatient = dataclasses.replace(settings, database_statement_timeout_seconds=1)
-    registry.register(build_truth(impatient, job_types()))
+    registry.register(build_collector(impatient, job_types()))
 
     def scrape():
         lines = generate_latest(registry).decode().splitlines()
@@ -56,7 +56,7 @@ def test_each_job_is_counted_in_its_state(gauges, submit, database, worker_id):
     submit(delay_seconds=60)
     claim_one(database, submit(), worker_id)
     lifecycle.retry(database, claim_one(database, submit(), worker_id), FAILURE, delay_seconds=60)
-    lifecycle.bury(database, claim_one(database, submit(), worker_id), FAILURE, reason=DeadReason.REJECTED)
+    lifecycle.fail(database, claim_one(database, submit(), worker_id), FAILURE, reason=EndReason.REJECTED)
 
     assert {"scheduled": 1, "pending": 1, "retrying": 1, "deferred": 0, "processing": 1} == current(gauges)
     assert 1 == gauges()['jobs_dead{queue_name="default"}']
@@ -99,7 +99,7 @@ def test_a_query_that_takes_too_long_is_given_up_and_the_others_are_seen(setting
     assert 1 == gauges()['jobs_collector_success{collector="workers"}']
 
 
-def test_due_jobs_for_which_nobody_rings_are_overdue(gauges, submit, database):
+def test_due_jobs_that_are_not_published_are_overdue(gauges, submit, database):
     submit()
     submit(delay_seconds=60)
     assert 0 == gauges()['jobs_scheduled_overdue{queue_name="default"}']

@@ -9,7 +9,7 @@ from jobs_service import events
 from jobs_service.events import Event
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
-from jobs_service.jobs.lifecycle import DeadReason, Failure
+from jobs_service.jobs.lifecycle import EndReason, Failure
 from jobs_service.maintenance.recovery import MOST, PROBER_SECONDS, Recovery
 from jobs_service.maintenance.service import Turn
 from jobs_service.metrics.queue_stats import JobRows
@@ -119,8 +119,8 @@ def test_a_job_waits_until_its_limit_and_is_then_a_dead_letter_of_its_own_kind(d
 
     assert defer(database, claim_one(database, job_id, worker_id), deferral=deferral, server=MAIL).is_over
 
-    assert ("failed", DeadReason.UNAVAILABLE, "421 closing", MAIL, 0) == row(
-        job_id, "status", "dead_reason", "error", "waits_for", "attempts"
+    assert ("failed", EndReason.UNAVAILABLE, "421 closing", MAIL, 0) == row(
+        job_id, "status", "end_reason", "error", "waits_for", "attempts"
     )
 
 
@@ -140,8 +140,8 @@ def test_a_deferred_job_that_expires_keeps_what_it_waited_for(database, away, ro
 
     [expired] = lifecycle.expire(database)
 
-    assert DeadReason.UNAVAILABLE is expired.dead_reason
-    assert ("failed", "unavailable", "421 closing", MAIL) == row(job_id, "status", "dead_reason", "error", "waits_for")
+    assert EndReason.UNAVAILABLE is expired.end_reason
+    assert ("failed", "unavailable", "421 closing", MAIL) == row(job_id, "status", "end_reason", "error", "waits_for")
 
 
 def test_a_job_that_was_never_begun_expires_as_before(database, submit):
@@ -150,7 +150,7 @@ def test_a_job_that_was_never_begun_expires_as_before(database, submit):
 
     [expired] = lifecycle.expire(database)
 
-    assert DeadReason.EXPIRED is expired.dead_reason
+    assert EndReason.EXPIRED is expired.end_reason
 
 
 def test_a_redrive_begins_to_wait_anew(database, away, row):
@@ -233,7 +233,7 @@ def failed_otherwise(database, claim):
 
 
 def rejected(database, claim):
-    return lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
+    return lifecycle.fail(database, claim, FAILURE, reason=EndReason.REJECTED)
 
 
 def delayed_alone(database, claim):

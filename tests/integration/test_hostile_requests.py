@@ -126,6 +126,6 @@ def test_what_is_not_http_is_refused_with_a_problem(api):
     ids=["half a head", "half a body", "no chunk"],
 )
 def test_slow_clients_are_refused_with_408(service, begun):
-    service.start_api(API_REQUEST_SECONDS="0.2")
+    service.start_api(API_REQUEST_TIMEOUT_SECONDS="0.2")
 
     assert (408, "request_timeout") == refusal(send(service, begun, wait=False))

@@ -23,7 +23,7 @@ from jobs_service.errors import (
 from jobs_service.ids import new_id
 from jobs_service.jobs.failures import ProcessLost, failure_of
 from jobs_service.jobs.lifecycle import Claim
-from jobs_service.worker.attempt import Running
+from jobs_service.worker.attempt import RunningAttempt
 from jobs_service.worker.isolation import parent
 
 
@@ -44,7 +44,7 @@ def inherited(monkeypatch, environ, tmp_path):
 def suspect(job_type, payload=None, *, away=(), **known):
     text = msgspec.json.encode(payload or {}).decode()
     claim = Claim(new_id(), uuid4(), uuid4(), job_type, "default", text, 2, 3, 1, 0.0, 0.0, away=away)
-    return Running(claim, **known)
+    return RunningAttempt(claim, **known)
 
 
 def test_a_result_arrives_as_the_json_it_is():

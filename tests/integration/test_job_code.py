@@ -48,7 +48,7 @@ def test_a_fork_that_returns_in_both_ends_in_the_copy(service, database, tmp_pat
     told = events_of(service, worker, job_id)
     assert told.count("Job completed") == 1
     assert "Late verdict refused" not in told
-    assert database.row("SELECT effect_at FROM jobs WHERE id = %s", (job_id,)) == (None,)
+    assert database.row("SELECT effect_started_at FROM jobs WHERE id = %s", (job_id,)) == (None,)
     assert not any(is_alive(int(pid)) for pid in file.read_text().split())
     # The worker goes on, with its connections.
     service.when(service.post("csv-generation", {"name": "Bob"}), "completed")

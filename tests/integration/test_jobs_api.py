@@ -29,7 +29,7 @@ def post(client, body, **options):
     return client.simulate_post("/jobs", json=body, **options)
 
 
-def test_a_job_is_accepted_and_rung_for(client, broker):
+def test_a_job_is_accepted_and_published(client, broker):
     reply = post(client, CSV)
 
     assert 201 == reply.status_code
@@ -70,7 +70,7 @@ def test_both_spellings_are_the_same_type(client, spelling, stored):
 
 
 @pytest.mark.parametrize("seconds", [60, 3600.5])
-def test_a_delayed_job_is_accepted_and_not_rung_for(client, broker, seconds):
+def test_a_delayed_job_is_accepted_and_not_published(client, broker, seconds):
     assert 201 == post(client, CSV | {"delay_seconds": seconds}).status_code
     assert 0 == broker.waiting("default")
 
@@ -189,7 +189,7 @@ def test_a_waiting_job_is_cancelled_once(client):
 
     assert (409, "wrong_status") == (again.status_code, again.json["code"])
     job = client.simulate_get(f"/jobs/{job_id}").json
-    assert ("cancelled", "cancelled_by_operator") == (job["status"], job["dead_reason"])
+    assert ("cancelled", "cancelled_by_operator") == (job["status"], job["end_reason"])
 
 
 def test_a_dead_letter_is_retried_and_leaves_the_list(client, database, dead_letters):
@@ -203,7 +203,7 @@ def test_a_dead_letter_is_retried_and_leaves_the_list(client, database, dead_let
     assert {"job_id": job_id, "status": "pending"} == reply.json
     assert [] == dead_letters.ids()
     job = client.simulate_get(f"/jobs/{job_id}").json
-    assert ("pending", 0, None) == (job["status"], job["attempts"], job["dead_reason"])
+    assert ("pending", 0, None) == (job["status"], job["attempts"], job["end_reason"])
 
 
 def test_a_job_that_is_not_finished_cannot_be_retried(client):

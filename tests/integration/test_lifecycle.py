@@ -11,7 +11,7 @@ from rows import claim_one, complete_one, release_one, rescue
 from jobs_service.config import Settings
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import Ask, DeadReason, Failure, NewJob, OnAmbiguous, Status
+from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, Failure, NewJob, OnAmbiguous, Status
 
 FAILURE = Failure(error="RuntimeError", message="no", traceback="Traceback …", seconds=0.25)
 
@@ -124,10 +124,10 @@ def test_a_retry_puts_the_job_off_and_writes_history(database, claim, row):
     assert str(claim.worker_id) == entry["worker_id"]
 
 
-def test_burying_makes_a_dead_letter_with_its_reason(database, claim, row):
-    assert lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
+def test_failing_makes_a_dead_letter_with_its_reason(database, claim, row):
+    assert lifecycle.fail(database, claim, FAILURE, reason=EndReason.REJECTED)
 
-    assert ("failed", "rejected", "no") == row(claim.job_id, "status", "dead_reason", "error")
+    assert ("failed", "rejected", "no") == row(claim.job_id, "status", "end_reason", "error")
 
 
 def test_releasing_gives_the_attempt_back(database, claim, row):
@@ -144,7 +144,7 @@ def test_a_late_writer_is_refused(database, claim, worker_id, row):
     assert claim.job_id == rescued.job_id
     assert not complete_one(database, claim, '"late"')
     assert not lifecycle.retry(database, claim, FAILURE, delay_seconds=0)
-    assert not lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
+    assert not lifecycle.fail(database, claim, FAILURE, reason=EndReason.REJECTED)
     assert not release_one(database, claim)
     assert ("processing", 1) == row(claim.job_id, "status", "attempts")
     assert complete_one(database, successor, '"right"')
@@ -170,8 +170,8 @@ def test_an_attempt_that_its_worker_was_lost_with_does_not_count(database, submi
 
     [rescued] = rescue(database, lost)
 
-    assert (Status.PENDING, None, 1) == (rescued.status, rescued.dead_reason, rescued.attempts)
-    assert ("pending", 0, 1) == row(claim.job_id, "status", "attempts", "crashes")
+    assert (Status.PENDING, None, 1) == (rescued.status, rescued.end_reason, rescued.attempts)
+    assert ("pending", 0, 1) == row(claim.job_id, "status", "attempts", "worker_losses")
     [entry] = msgspec.json.decode(row(claim.job_id, "history"))
     assert ("WorkerLost", 1, False) == (entry["error"], entry["attempt"], entry["counted"])
     assert claim_one(database, claim.job_id, uuid4())
@@ -182,8 +182,8 @@ def test_an_attempt_that_killed_its_own_process_counts(database, submit, worker_
 
     rescued = lifecycle.crash(database, claim, "SIGKILL", delay_seconds=5)
 
-    assert (Status.FAILED, DeadReason.ATTEMPTS_EXHAUSTED) == (rescued.status, rescued.dead_reason)
-    assert ("failed", 1, 1) == row(claim.job_id, "status", "attempts", "crashes")
+    assert (Status.FAILED, EndReason.ATTEMPTS_EXHAUSTED) == (rescued.status, rescued.end_reason)
+    assert ("failed", 1, 1) == row(claim.job_id, "status", "attempts", "worker_losses")
     [entry] = msgspec.json.decode(row(claim.job_id, "history"))
     assert "counted" not in entry
 
@@ -195,12 +195,11 @@ def test_an_attempt_of_a_broken_process_is_given_up_and_does_not_count(database,
 
     assert (Status.PENDING, 1) == (rescued.status, rescued.attempts)
     assert ("pending", 0, 1, "no file can be opened") == row(
-        claim.job_id, "status", "attempts", "crashes", "history->0->>'message'"
+        claim.job_id, "status", "attempts", "worker_losses", "history->0->>'message'"
     )
     assert lifecycle.abandon(database, claim_one(database, claim.job_id, uuid4()), "again").status is Status.PENDING
     assert (
-        DeadReason.POISON
-        is lifecycle.abandon(database, claim_one(database, claim.job_id, uuid4()), "again").dead_reason
+        EndReason.POISON is lifecycle.abandon(database, claim_one(database, claim.job_id, uuid4()), "again").end_reason
     )
 
 
@@ -282,14 +281,14 @@ def test_a_worker_that_ends_keeps_what_it_knows_of(database, submit, worker_id, 
     assert "processing" == row(known.job_id, "status")
 
 
-def test_an_unknown_type_is_buried_only_after_its_grace(database, submit, row):
+def test_an_unknown_type_is_failed_only_after_its_grace(database, submit, row):
     job_id = submit(type="from-the-future")
 
-    assert [] == lifecycle.bury_unknown(database, [job_id], job_type="from-the-future", grace_seconds=600)
+    assert [] == lifecycle.fail_unknown(database, [job_id], job_type="from-the-future", grace_seconds=600)
     assert [job_id] == [
-        job.job_id for job in lifecycle.bury_unknown(database, [job_id], job_type="from-the-future", grace_seconds=0)
+        job.job_id for job in lifecycle.fail_unknown(database, [job_id], job_type="from-the-future", grace_seconds=0)
     ]
-    assert ("failed", "unknown_type") == row(job_id, "status", "dead_reason")
+    assert ("failed", "unknown_type") == row(job_id, "status", "end_reason")
 
 
 def test_publishing_is_noted_without_touching_an_index(database, submit):
@@ -316,7 +315,7 @@ def test_many_jobs_are_written_claimed_and_completed_by_a_statement_each(databas
     jobs = [NewJob(new_id(), "csv-generation", "{}", "default", 5, 3) for _ in range(20)]
 
     lifecycle.submit(database, jobs)
-    claims = lifecycle.claim(database, [Ask(job.id, worker_id) for job in reversed(jobs)])
+    claims = lifecycle.claim(database, [ClaimRequest(job.id, worker_id) for job in reversed(jobs)])
     completed = lifecycle.complete(database, [(claim, f'"{claim.job_id}"') for claim in claims])
 
     assert [True] * 20 == completed
@@ -328,7 +327,7 @@ def test_many_jobs_are_written_claimed_and_completed_by_a_statement_each(databas
 def test_of_a_batch_only_what_can_be_claimed_is(database, submit, worker_id):
     due, later, unknown = submit(), submit(delay_seconds=60), new_id()
 
-    claims = lifecycle.claim(database, [Ask(job_id, worker_id) for job_id in (later, due, unknown, due)])
+    claims = lifecycle.claim(database, [ClaimRequest(job_id, worker_id) for job_id in (later, due, unknown, due)])
 
     assert 1 == len([claim for claim in claims if claim])
     assert claims[0] is None
@@ -343,9 +342,9 @@ def test_a_job_that_lost_three_workers_is_poison(database, submit, row):
         claim = claim_one(database, job_id, uuid4())
         statuses += [rescued.status for rescued in rescue(database, claim.worker_id)]
 
-    assert 2 == claim.crashes
+    assert 2 == claim.worker_losses
     assert [Status.PENDING, Status.PENDING, Status.FAILED] == statuses
-    assert ("failed", "poison", 0) == row(job_id, "status", "dead_reason", "attempts")
+    assert ("failed", "poison", 0) == row(job_id, "status", "end_reason", "attempts")
 
 
 def test_a_claim_looks_its_job_up_by_id_whatever_the_statistics_say(database, submit):
@@ -370,7 +369,7 @@ def test_a_snooze_puts_the_job_off_and_gives_the_attempt_back(database, claim, r
 
 def test_an_effect_begins_only_under_the_lease(database, claim, row):
     assert lifecycle.begin_effect(database, claim)
-    assert row(claim.job_id, "effect_at IS NOT NULL")
+    assert row(claim.job_id, "effect_started_at IS NOT NULL")
 
     lifecycle.cancel(database, claim.job_id)
 
@@ -388,7 +387,7 @@ def test_a_worker_lost_after_its_effect_began_leaves_an_unknown_outcome(database
     [rescued] = rescue(database, claim.worker_id)
 
     assert on_ambiguous is rescued.on_ambiguous
-    assert expected == row(claim.job_id, "status", "dead_reason")
+    assert expected == row(claim.job_id, "status", "end_reason")
     [entry] = msgspec.json.decode(row(claim.job_id, "history"))
     assert entry["ambiguous"] is True
 
@@ -399,12 +398,12 @@ def test_a_worker_lost_before_its_effect_began_leaves_no_doubt(database, submit,
     [rescued] = rescue(database, claim.worker_id)
 
     assert rescued.on_ambiguous is None
-    assert ("pending", None) == row(claim.job_id, "status", "dead_reason")
+    assert ("pending", None) == row(claim.job_id, "status", "end_reason")
 
 
 def test_an_unknown_outcome_is_marked_in_the_history(database, claim, row):
     failure = Failure("DeliveryUnknown", "the answer was lost", "t", 0.25, is_ambiguous=True)
-    assert lifecycle.bury(database, claim, failure, reason=DeadReason.AMBIGUOUS)
+    assert lifecycle.fail(database, claim, failure, reason=EndReason.AMBIGUOUS)
 
     [entry] = msgspec.json.decode(row(claim.job_id, "history"))
     assert entry["ambiguous"] is True
@@ -418,7 +417,7 @@ def test_an_expired_job_cannot_be_claimed_and_becomes_a_dead_letter(database, su
     assert claim_one(database, job_id, worker_id) is None
     assert [job_id] == [job.job_id for job in lifecycle.expire(database)]
 
-    assert ("failed", "expired") == row(job_id, "status", "dead_reason")
+    assert ("failed", "expired") == row(job_id, "status", "end_reason")
     assert claim_one(database, other, worker_id) is not None
 
 
@@ -426,16 +425,16 @@ def test_a_cancelled_attempt_is_refused(database, claim, row):
     assert claim.job_id == lifecycle.cancel(database, claim.job_id).job_id
 
     assert not complete_one(database, claim, "1")
-    assert ("cancelled", "cancelled_by_operator") == row(claim.job_id, "status", "dead_reason")
+    assert ("cancelled", "cancelled_by_operator") == row(claim.job_id, "status", "end_reason")
     assert lifecycle.cancel(database, claim.job_id) is None
 
 
 def test_a_redriven_job_starts_afresh_and_keeps_its_history(database, claim, worker_id, row):
-    lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
+    lifecycle.fail(database, claim, FAILURE, reason=EndReason.REJECTED)
 
     assert claim.job_id == lifecycle.redrive(database, claim.job_id).job_id
 
-    assert ("pending", 0, None, None) == row(claim.job_id, "status", "attempts", "dead_reason", "error")
+    assert ("pending", 0, None, None) == row(claim.job_id, "status", "attempts", "end_reason", "error")
     assert 1 == row(claim.job_id, "jsonb_array_length(history)")
     assert 1 == claim_one(database, claim.job_id, worker_id).attempts
     assert lifecycle.redrive(database, claim.job_id) is None
@@ -446,8 +445,8 @@ def fail(database, claim, verb):
     match verb:
         case "retry":
             return lifecycle.retry(database, claim, FAILURE, delay_seconds=0)
-        case "bury":
-            return lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
+        case "fail":
+            return lifecycle.fail(database, claim, FAILURE, reason=EndReason.REJECTED)
         case "rescue":
             return rescue(database, claim.worker_id)
         case "crash":
@@ -456,7 +455,7 @@ def fail(database, claim, verb):
             return lifecycle.abandon(database, claim, "no file can be opened")
 
 
-@pytest.mark.parametrize("verb", ["retry", "bury", "rescue", "crash", "abandon"])
+@pytest.mark.parametrize("verb", ["retry", "fail", "rescue", "crash", "abandon"])
 # 400 is what a former version may have left.
 @pytest.mark.parametrize("before", [0, 49, 50, 400])
 def test_a_history_keeps_its_first_and_last_entries(database, submit, row, verb, before):
@@ -484,7 +483,7 @@ def test_a_job_that_is_redriven_again_and_again_stays_small(database, submit, ro
     for _ in range(60):
         claim = claim_one(database, job_id, uuid4())
         assert 1 == claim.attempts, "attempts do not depend on what the history has"
-        lifecycle.bury(database, claim, FAILURE, reason=DeadReason.ATTEMPTS_EXHAUSTED)
+        lifecycle.fail(database, claim, FAILURE, reason=EndReason.ATTEMPTS_EXHAUSTED)
         seen.append(str(claim.worker_id))
         lifecycle.redrive(database, job_id)
 
@@ -525,14 +524,14 @@ def test_what_may_have_been_done_is_not_given_back_as_if_it_had_not(database, cl
     assert "processing" == row(claim.job_id, "status")
 
 
-def test_a_message_cannot_bury_a_job_of_another_type(database, submit, row):
+def test_a_message_cannot_fail_a_job_of_another_type(database, submit, row):
     job_id = submit(type="csv-generation")
     database.rows("UPDATE jobs SET run_at = now() - interval '1 hour'")
 
-    assert not lifecycle.bury_unknown(database, [job_id], job_type="nobody", grace_seconds=600)
-    assert lifecycle.bury_unknown(database, [job_id], job_type="csv-generation", grace_seconds=600)
+    assert not lifecycle.fail_unknown(database, [job_id], job_type="nobody", grace_seconds=600)
+    assert lifecycle.fail_unknown(database, [job_id], job_type="csv-generation", grace_seconds=600)
 
-    assert "unknown_type" == row(job_id, "dead_reason")
+    assert "unknown_type" == row(job_id, "end_reason")
 
 
 def test_a_row_that_is_inserted_by_hand_has_as_many_attempts_as_any_by_default(database):

@@ -12,7 +12,7 @@ from rows import claim_one, complete_one, release_one, rescue
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
-from jobs_service.jobs.lifecycle import POISON_CRASHES, DeadReason, Failure, NewJob, OnAmbiguous, Status
+from jobs_service.jobs.lifecycle import POISON_WORKER_LOSSES, EndReason, Failure, NewJob, OnAmbiguous, Status
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.recovery import Recovery
 from jobs_service.maintenance.relay import Relay
@@ -27,7 +27,7 @@ FAILURE = Failure(error="E", message="m", traceback="t", seconds=0.1)
 INVARIANTS = {
     "a lease while processing, and only then": "(status = 'processing') <> (lease_token IS NOT NULL)",
     "no more attempts than allowed": "attempts > max_attempts",
-    "a reason without a result, and only then": "(status IN ('failed', 'cancelled')) <> (dead_reason IS NOT NULL)",
+    "a reason without a result, and only then": "(status IN ('failed', 'cancelled')) <> (end_reason IS NOT NULL)",
     "an end when terminal, and only then": "(status IN ('pending', 'processing')) <> (finished_at IS NULL)",
     "pending jobs have a date to be looked at": "status = 'pending' AND publish_at IS NULL",
     "a result only when completed": "result IS NOT NULL AND status <> 'completed'",
@@ -65,10 +65,10 @@ class Model:
     payload: str = "1"
     status: Status = Status.PENDING
     attempts: int = 0
-    crashes: int = 0
+    worker_losses: int = 0
     failures: int = 0
     claims: list = field(default_factory=list)
-    reason: DeadReason | None = None
+    reason: EndReason | None = None
     effect_begun: bool = False
     expired: bool = False
     #: Its last outcome but crashes and the like was a deferral.
@@ -137,7 +137,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             if claim:
                 model.status, model.attempts, model.effect_begun = Status.PROCESSING, model.attempts + 1, False
                 model.claims.append(claim)
-                assert (model.attempts, model.crashes) == (claim.attempts, claim.crashes)
+                assert (model.attempts, model.worker_losses) == (claim.attempts, claim.worker_losses)
                 assert model.payload == claim.payload
 
         @rule()
@@ -158,7 +158,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             database.rows("UPDATE jobs SET publish_at = now() WHERE status = 'pending'")
 
         @rule(doubled=st.booleans(), worker_id=st.sampled_from(WORKERS))
-        def ring(self, doubled, worker_id):
+        def pop_a_message(self, doubled, worker_id):
             """A worker pops the first message, perhaps one that was sent twice, and does what it says."""
             popped = broker.client.zpopmin(broker.key("default"))
             for data, _ in popped * (1 + doubled):
@@ -185,7 +185,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             for job_id in late:
                 model = self.models[job_id]
                 model.status = Status.FAILED
-                model.reason = DeadReason.UNAVAILABLE if model.deferred else DeadReason.EXPIRED
+                model.reason = EndReason.UNAVAILABLE if model.deferred else EndReason.EXPIRED
 
         @rule(job_id=jobs)
         def cancel(self, job_id):
@@ -199,7 +199,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             if possible:
                 model.failures += model.current is not None and model.effect_begun
                 model.lost |= {model.current.token} if model.current else set()
-                model.status, model.reason = Status.CANCELLED, DeadReason.CANCELLED_BY_OPERATOR
+                model.status, model.reason = Status.CANCELLED, EndReason.CANCELLED_BY_OPERATOR
 
         @rule(job_id=jobs)
         def redrive(self, job_id):
@@ -209,7 +209,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             if possible:
                 model.lost |= {claim.token for claim in model.claims}
                 model.status, model.reason, model.expired, model.deferred = Status.PENDING, None, False, False
-                model.attempts = model.crashes = 0
+                model.attempts = model.worker_losses = 0
 
         @rule(job_id=jobs)
         def snooze(self, job_id):
@@ -240,7 +240,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             model.attempts, model.failures = model.attempts - 1, model.failures + is_tried
             model.deferred = not is_over
             model.status = Status.FAILED if is_over else Status.PENDING
-            model.reason = DeadReason.UNAVAILABLE if is_over else None
+            model.reason = EndReason.UNAVAILABLE if is_over else None
             database.rows("UPDATE jobs SET run_at = now() WHERE id = %s AND status = 'pending'", (job_id,))
 
         @rule()
@@ -292,8 +292,8 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
                 assert lifecycle.retry(database, model.current, FAILURE, delay_seconds=0)
                 model.status, model.deferred = Status.PENDING, False
             else:
-                assert lifecycle.bury(database, model.current, FAILURE, reason=DeadReason.ATTEMPTS_EXHAUSTED)
-                model.status, model.reason = Status.FAILED, DeadReason.ATTEMPTS_EXHAUSTED
+                assert lifecycle.fail(database, model.current, FAILURE, reason=EndReason.ATTEMPTS_EXHAUSTED)
+                model.status, model.reason = Status.FAILED, EndReason.ATTEMPTS_EXHAUSTED
             model.failures += 1
 
         @rule(job_id=jobs)
@@ -313,7 +313,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
                 claim = data.draw(st.sampled_from(stale))
                 assert not complete_one(database, claim, '"late"')
                 assert not lifecycle.retry(database, claim, FAILURE, delay_seconds=0)
-                assert not lifecycle.bury(database, claim, FAILURE, reason=DeadReason.REJECTED)
+                assert not lifecycle.fail(database, claim, FAILURE, reason=EndReason.REJECTED)
                 assert not release_one(database, claim)
                 assert not lifecycle.snooze(database, claim, None, delay_seconds=0)
                 assert lifecycle.defer(database, claim, FAILURE, deferral=Deferral()) is None
@@ -360,7 +360,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
                 self._crash(model, counted=True)
                 assert (model.status, model.reason, attempts) == (
                     rescued.status,
-                    rescued.dead_reason,
+                    rescued.end_reason,
                     rescued.attempts,
                 )
 
@@ -375,22 +375,22 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
                 self._crash(model, counted=False)
                 assert (model.status, model.reason, attempts) == (
                     rescued.status,
-                    rescued.dead_reason,
+                    rescued.end_reason,
                     rescued.attempts,
                 )
 
         @rule(job_id=jobs)
-        def bury_unknown(self, job_id):
+        def fail_unknown(self, job_id):
             model = self.models[job_id]
             is_possible = model.status is Status.PENDING
-            buried = lifecycle.bury_unknown(database, [job_id], job_type="t", grace_seconds=-3_600)
-            assert is_possible == bool(buried)
+            failed = lifecycle.fail_unknown(database, [job_id], job_type="t", grace_seconds=-3_600)
+            assert is_possible == bool(failed)
             if is_possible:
-                model.status, model.reason = Status.FAILED, DeadReason.UNKNOWN_TYPE
+                model.status, model.reason = Status.FAILED, EndReason.UNKNOWN_TYPE
 
         def _crash(self, model, *, counted):
             model.lost.add(model.current.token)
-            model.crashes, model.failures = model.crashes + 1, model.failures + 1
+            model.worker_losses, model.failures = model.worker_losses + 1, model.failures + 1
             model.reason = _reason_after_a_crash(model, counted)
             model.attempts -= not counted
             model.status = Status.FAILED if model.reason else Status.PENDING
@@ -403,11 +403,11 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
         @invariant()
         def every_job_is_as_the_model_says(self):
             rows = database.rows(
-                "SELECT id, status, dead_reason, attempts, crashes, jsonb_array_length(history) FROM jobs"
+                "SELECT id, status, end_reason, attempts, worker_losses, jsonb_array_length(history) FROM jobs"
             )
             models = getattr(self, "models", {})
             assert {job_id: tuple(facts) for job_id, *facts in rows} == {
-                job_id: (model.status, model.reason, model.attempts, model.crashes, model.failures)
+                job_id: (model.status, model.reason, model.attempts, model.worker_losses, model.failures)
                 for job_id, model in models.items()
                 if model.status
             }
@@ -416,11 +416,11 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
 
 
 def _reason_after_a_crash(model, counted):
-    if model.crashes >= POISON_CRASHES:
-        return DeadReason.POISON
+    if model.worker_losses >= POISON_WORKER_LOSSES:
+        return EndReason.POISON
     if model.effect_begun and model.on_ambiguous is OnAmbiguous.HOLD:
-        return DeadReason.AMBIGUOUS
-    return DeadReason.ATTEMPTS_EXHAUSTED if counted and model.attempts >= model.max_attempts else None
+        return EndReason.AMBIGUOUS
+    return EndReason.ATTEMPTS_EXHAUSTED if counted and model.attempts >= model.max_attempts else None
 
 
 def test_any_order_of_verbs_keeps_every_promise(database, broker, dead_letters):

@@ -14,7 +14,7 @@ import pytest
 from jobs_service.api.app import create_app
 from jobs_service.api.resources.jobs import PAGE_BYTES
 from jobs_service.jobs import queries
-from jobs_service.jobs.job_types import Attempt, registry
+from jobs_service.jobs.job_types import JobContext, registry
 from jobs_service.outputs.local import LocalOutputs
 
 
@@ -194,7 +194,7 @@ def test_csv_formulas_are_written_as_text(post, row, tmp_path, formula):
     outputs = LocalOutputs(tmp_path)
     job_type = registry.get("csv-generation")
 
-    job_type.function(job_type.decode(row(job_id, "payload")), Attempt(job_id, 1, outputs, mailer=None))
+    job_type.function(job_type.decode(row(job_id, "payload")), JobContext(job_id, 1, outputs, mailer=None))
 
     with (tmp_path / f"{job_id}.csv").open(newline="") as file:
         cells = list(csv.reader(file))[1]
@@ -234,7 +234,7 @@ def test_path_tricks_in_a_payload_name_no_file(post, row, tmp_path):
     job_type = registry.get("csv-generation")
 
     job_type.function(
-        job_type.decode(row(job_id, "payload")), Attempt(job_id, 1, LocalOutputs(tmp_path / "output"), None)
+        job_type.decode(row(job_id, "payload")), JobContext(job_id, 1, LocalOutputs(tmp_path / "output"), None)
     )
 
     assert [tmp_path / "output" / f"{job_id}.csv"] == [path for path in tmp_path.rglob("*") if path.is_file()]

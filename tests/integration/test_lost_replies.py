@@ -135,7 +135,7 @@ def ended(exception=None, *, is_last=False):
 def running_unheard(world):
     """Claim a job and miss every answer, when there is no time to ask again."""
     job_id = world.submit(type="known")
-    [claim] = lifecycle.claim(world.near, [lifecycle.Ask(job_id, world.worker_id)])
+    [claim] = lifecycle.claim(world.near, [lifecycle.ClaimRequest(job_id, world.worker_id)])
     world.sync._unanswered.add(claim.token)
     return job_id
 
@@ -175,8 +175,8 @@ def stray(world):
     return job_id
 
 
-def bury_strays(world, _):
-    liveness = Liveness(lease_seconds=15, heartbeat_seconds=5)
+def fail_strays(world, _):
+    liveness = Liveness(lease_seconds=15, heartbeat_interval_seconds=5)
     world.sweep(Strays(world.database, world.broker, world.dead_letters, interval_seconds=30, liveness=liveness))
 
 
@@ -198,7 +198,7 @@ def dead(world):
 
 
 #: Verb, and where it has several callers which one, -> how it is called and what must come of it:
-#: the events, and the row's status, attempts, crashes and length of history.
+#: the events, and the row's status, attempts, worker_losses and length of history.
 CASES = {
     "claim": Case(
         lambda world: world.submit(type="known"),
@@ -209,7 +209,7 @@ CASES = {
     "complete": Case(running, ended(), [Event.COMPLETED], ("completed", 1, 0, 0)),
     "complete_canary": Case(singing, ended(), [Event.COMPLETED], None, transition=b"DELETE FROM jobs"),
     "retry": Case(running, ended(RuntimeError("no")), [Event.RETRIED], ("pending", 1, 0, 1)),
-    "bury": Case(running, ended(RuntimeError("no"), is_last=True), [Event.FAILED], ("failed", 1, 0, 1)),
+    "fail": Case(running, ended(RuntimeError("no"), is_last=True), [Event.FAILED], ("failed", 1, 0, 1)),
     "snooze": Case(running, ended(Snoozed("no", delay_seconds=9)), [Event.SNOOZED], ("pending", 0, 0, 0)),
     "defer": Case(running, ended(Unavailable("no", server="smtp://mail")), [Event.DEFERRED], ("pending", 0, 0, 1)),
     "defer, the last": Case(
@@ -230,8 +230,8 @@ CASES = {
     "release, of an unheard claim": Case(running_unheard, stop, [Event.RELEASED], ("pending", 0, 0, 0)),
     "rescue": Case(held_by_a_lost_worker, rescue, [Event.RESCUED, Event.AMBIGUOUS, Event.FAILED], ("failed", 0, 1, 1)),
     "expire": Case(late, expire, [Event.FAILED], ("failed", 0, 0, 0)),
-    "bury_unknown": Case(stray, bury_strays, [Event.FAILED], ("failed", 0, 0, 0)),
-    "bury_unknown, of a message": Case(
+    "fail_unknown": Case(stray, fail_strays, [Event.FAILED], ("failed", 0, 0, 0)),
+    "fail_unknown, of a message": Case(
         stray,
         lambda world, job_id: world.sync.after_nack(world.broker, world.message(job_id, "gone")),
         [Event.FAILED],
@@ -306,7 +306,7 @@ def test_a_transition_whose_reply_is_lost_is_told_of_once(world, case, loss):
     assert case.told == [event for event, _ in world.told]
     assert {str(job_id)} == {of for _, of in world.told}
     assert [case.row] * (case.row is not None) == world.near.rows(
-        "SELECT status, attempts, crashes, jsonb_array_length(history) FROM jobs"
+        "SELECT status, attempts, worker_losses, jsonb_array_length(history) FROM jobs"
     )
     eventually(lambda: [str(job_id)] * case.is_dead == world.dead_letters.ids(), what="the list of dead letters")
     assert answer in case.answers(loss)

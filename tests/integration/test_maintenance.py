@@ -13,7 +13,7 @@ from jobs_service.broker.redis import message_for
 from jobs_service.errors import BrokerUnavailable, NameTaken
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import DeadReason, Failure
+from jobs_service.jobs.lifecycle import EndReason, Failure
 from jobs_service.maintenance import dead_letters as dead_letters_module
 from jobs_service.maintenance import expirer as expirer_module
 from jobs_service.maintenance import pruner as pruner_module
@@ -35,13 +35,13 @@ def relay(database, broker, dead_letters):
 
 
 @pytest.fixture
-def bury(database, submit, worker_id):
-    def bury():
+def fail(database, submit, worker_id):
+    def fail():
         claim = claim_one(database, submit(), worker_id)
-        assert lifecycle.bury(database, claim, Failure("E", "m", "t", 0), reason=DeadReason.REJECTED)
+        assert lifecycle.fail(database, claim, Failure("E", "m", "t", 0), reason=EndReason.REJECTED)
         return claim.job_id
 
-    return bury
+    return fail
 
 
 def test_what_is_due_is_published_once(relay, broker, submit):
@@ -113,8 +113,8 @@ def test_the_window_is_never_exceeded_and_the_urgent_come_first(relay, broker, s
     assert {"published": 3} == relay.run_once(Turn())
     assert {"published": 0} == relay.run_once(Turn())
 
-    bell = broker.consume("default", prefetch=9, timeout=100)
-    assert [9, 9, 5] == [next(bell).options["priority"] for _ in range(3)]
+    consumer = broker.consume("default", prefetch=9, timeout=100)
+    assert [9, 9, 5] == [next(consumer).options["priority"] for _ in range(3)]
 
 
 def test_a_window_that_is_full_of_others_has_room_for_the_more_urgent(relay, broker, submit):
@@ -127,15 +127,15 @@ def test_a_window_that_is_full_of_others_has_room_for_the_more_urgent(relay, bro
         submit(priority=priority)
 
     assert {"published": 2} == relay.run_once(Turn())
-    bell = broker.consume("default", prefetch=9, timeout=100)
-    assert [9, 5, 1, 1, 1] == [next(bell).options["priority"] for _ in range(5)]
+    consumer = broker.consume("default", prefetch=9, timeout=100)
+    assert [9, 5, 1, 1, 1] == [next(consumer).options["priority"] for _ in range(5)]
 
 
 def test_nothing_is_noted_as_published_while_redis_is_away(relay, broker, submit, row, monkeypatch):
     from jobs_service.errors import BrokerUnavailable
 
     job_id = submit()
-    monkeypatch.setattr(broker, "ring", _raise(BrokerUnavailable("away")))
+    monkeypatch.setattr(broker, "publish", _raise(BrokerUnavailable("away")))
 
     with pytest.raises(BrokerUnavailable):
         relay.run_once(Turn())
@@ -219,9 +219,9 @@ def test_the_rescuer_comes_again_when_the_next_silence_is_complete(sweeps, worke
     assert 10 == turn.next_seconds
 
 
-def test_the_list_is_rebuilt_when_it_differs_from_the_failed_rows(database, dead_letters, broker, bury):
+def test_the_list_is_rebuilt_when_it_differs_from_the_failed_rows(database, dead_letters, broker, fail):
     service = DeadLetters(database, dead_letters, interval_seconds=10)
-    ids = [str(bury()) for _ in range(3)]
+    ids = [str(fail()) for _ in range(3)]
 
     assert {"rebuilt": 3} == service.run_once(Turn())
     assert {"rebuilt": 0} == service.run_once(Turn())
@@ -232,10 +232,10 @@ def test_the_list_is_rebuilt_when_it_differs_from_the_failed_rows(database, dead
     assert {"rebuilt": 3} == service.run_once(Turn())
 
 
-def test_a_long_list_is_rebuilt_in_several_turns(database, dead_letters, bury, monkeypatch):
+def test_a_long_list_is_rebuilt_in_several_turns(database, dead_letters, fail, monkeypatch):
     """Whoever reads it meanwhile sees the old list."""
     monkeypatch.setattr(dead_letters_module, "BATCH", 2)
-    ids = [str(bury()) for _ in range(5)]
+    ids = [str(fail()) for _ in range(5)]
     service = DeadLetters(database, dead_letters, interval_seconds=10)
     turns = []
     while not turns or turns[-1].next_seconds == 0:
@@ -249,9 +249,9 @@ def test_a_long_list_is_rebuilt_in_several_turns(database, dead_letters, bury, m
     assert ids == dead_letters.ids()
 
 
-def test_a_comparison_that_redis_interrupts_begins_anew(database, dead_letters, bury, monkeypatch):
+def test_a_comparison_that_redis_interrupts_begins_anew(database, dead_letters, fail, monkeypatch):
     monkeypatch.setattr(dead_letters_module, "BATCH", 2)
-    ids = [str(bury()) for _ in range(5)]
+    ids = [str(fail()) for _ in range(5)]
     service = DeadLetters(database, dead_letters, interval_seconds=10)
     with monkeypatch.context() as patch:
         patch.setattr(dead_letters.client, "rename", _raise(redis.ConnectionError("away")))
@@ -303,8 +303,8 @@ def _raise(error):
     return fail
 
 
-def test_a_list_of_the_right_length_with_a_wrong_id_is_mended(database, dead_letters, bury):
-    job_id = bury()
+def test_a_list_of_the_right_length_with_a_wrong_id_is_mended(database, dead_letters, fail):
+    job_id = fail()
     dead_letters.client.rpush(Keys().dead_letters, str(new_id()))
 
     assert {"rebuilt": 1} == DeadLetters(database, dead_letters, interval_seconds=1).run_once(Turn())
@@ -313,9 +313,9 @@ def test_a_list_of_the_right_length_with_a_wrong_id_is_mended(database, dead_let
 
 
 @pytest.mark.parametrize("put", ["set", "rpush"])
-def test_what_another_program_wrote_stays_until_it_is_taken_away(database, dead_letters, bury, put):
+def test_what_another_program_wrote_stays_until_it_is_taken_away(database, dead_letters, fail, put):
     """A string, and a list of what is no job id."""
-    job_id = bury()
+    job_id = fail()
     getattr(dead_letters.client, put)(Keys().dead_letters, "what is this")
     before = dead_letters.client.dump(Keys().dead_letters)
     service = DeadLetters(database, dead_letters, interval_seconds=1)
@@ -391,7 +391,7 @@ def _for_strays(get, submit):
     for _ in range(5):
         submit(queue="abandoned", type="forgotten")
     late(get("database"), 601)
-    return get("strays"), "buried"
+    return get("strays"), "failed"
 
 
 def _for_pruner(get, _):
@@ -426,8 +426,8 @@ def test_what_is_older_than_the_last_in_line_has_room_in_a_full_window(relay, br
 
     assert {"published": 1} == relay.run_once(Turn())
 
-    bell = broker.consume("default", prefetch=9, timeout=100)
-    assert str(early) == next(bell).message_id
+    consumer = broker.consume("default", prefetch=9, timeout=100)
+    assert str(early) == next(consumer).message_id
 
 
 def test_a_job_that_was_published_before_the_clock_was_set_back_is_published_again(relay, broker, submit, database):
@@ -466,7 +466,7 @@ def test_an_expired_job_is_listed_as_a_dead_letter(database, dead_letters, submi
 @pytest.fixture
 def strays(database, broker, dead_letters):
     dramatiq.actor(lambda job_id: None, broker=broker, actor_name="known", queue_name="default")  # noqa: ARG005
-    liveness = Liveness(lease_seconds=15, heartbeat_seconds=5)
+    liveness = Liveness(lease_seconds=15, heartbeat_interval_seconds=5)
     return Strays(database, broker, dead_letters, interval_seconds=1, liveness=liveness)
 
 
@@ -476,11 +476,11 @@ def late(database, seconds):
 
 def test_a_job_whose_type_has_moved_to_another_queue_follows_it(database, strays, submit, row):
     job_id = submit(queue="abandoned", type="known")
-    assert {"moved": 0, "buried": 0} == strays.run_once(Turn())
+    assert {"moved": 0, "failed": 0} == strays.run_once(Turn())
 
     late(database, 61)
 
-    assert {"moved": 1, "buried": 0} == strays.run_once(Turn())
+    assert {"moved": 1, "failed": 0} == strays.run_once(Turn())
     assert ("default", "pending") == row(job_id, "queue", "status")
 
 
@@ -489,12 +489,12 @@ def test_a_job_of_an_unknown_type_on_an_unserved_queue_is_a_dead_letter_in_time(
 ):
     job_id = submit(queue="abandoned", type="forgotten")
     late(database, 61)
-    assert {"moved": 0, "buried": 0} == strays.run_once(Turn())
+    assert {"moved": 0, "failed": 0} == strays.run_once(Turn())
 
     late(database, 601)
 
-    assert {"moved": 0, "buried": 1} == strays.run_once(Turn())
-    assert ("failed", "unknown_type") == row(job_id, "status", "dead_reason")
+    assert {"moved": 0, "failed": 1} == strays.run_once(Turn())
+    assert ("failed", "unknown_type") == row(job_id, "status", "end_reason")
     assert [str(job_id)] == dead_letters.ids()
 
 
@@ -503,7 +503,7 @@ def test_a_queue_that_a_worker_serves_is_left_alone(database, strays, submit, wo
     job_id = submit(queue="served", type="known")
     late(database, 3_600)
 
-    assert {"moved": 0, "buried": 0} == strays.run_once(Turn())
+    assert {"moved": 0, "failed": 0} == strays.run_once(Turn())
     assert "served" == row(job_id, "queue")
 
 

@@ -11,7 +11,7 @@ from eventually import eventually
 from devstack.processes import descendants, is_alive
 
 FAILS_NEVER = {"times": 0}
-ACCEPTED = 'jobs_enqueued_total{actor_name="test-fail-times",queue_name="default",source="api"}'
+ACCEPTED = 'jobs_submitted_total{actor_name="test-fail-times",queue_name="default",source="api"}'
 COMPLETED = 'jobs_finished_total{actor_name="test-fail-times",outcome="completed",queue_name="default"}'
 
 

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from service import Service
 
 from devstack.processes import descendants
-from jobs_service.metrics.catalogue import ATTEMPT_OUTCOMES, CATALOGUE, Origin
+from jobs_service.metrics.catalogue import ATTEMPT_OUTCOMES, CATALOGUE, Source
 
 #: The migrated database that tests/conftest.py makes.
 TEMPLATE = "jobs_template"
@@ -49,7 +49,10 @@ def scrapes(postgres, valkey, tmp_path_factory):
         client.flushall()
     urls = {"DATABASE_URL": postgres.url_of("test_scrapes"), "REDIS_URL": f"{valkey.url}/0"}
     folder = tmp_path_factory.mktemp("scrapes")
-    service = Service({"CANARY_SECONDS": "0", "RETRY_BACKOFF_SECONDS": "0.1", "RELAY_SECONDS": "0.1", **urls}, folder)
+    service = Service(
+        {"CANARY_INTERVAL_SECONDS": "0", "RETRY_BACKOFF_SECONDS": "0.1", "RELAY_INTERVAL_SECONDS": "0.1", **urls},
+        folder,
+    )
     service.environ["OUTPUT_DIR"] = str(folder / "output")
     try:
         return take_scrapes(started(service))
@@ -132,7 +135,7 @@ def test_a_fresh_stack_exports_the_whole_catalogue_and_nothing_else(scrapes):
 def test_what_is_known_in_advance_is_zero_before_anything_happens(scrapes):
     _, text = scrapes.fresh
     rows = [row for row in CATALOGUE.values() if {"actor_name", "queue_name"} & {*row.label_names}]
-    counted = {row.name.removesuffix("_total") for row in rows if row.origin in {Origin.WORKER, Origin.DRAMATIQ}}
+    counted = {row.name.removesuffix("_total") for row in rows if row.origin in {Source.WORKER, Source.DRAMATIQ}}
     families = [family for family in parse_text(text) if family.type != "gauge" and family.name in counted]
 
     assert {0} == {sample.value for family in families for sample in family.samples}
@@ -190,7 +193,7 @@ def test_what_ends_is_counted_by_reason_error_age_and_attempts(scrapes):
     assert 3 == number("jobs_end_to_end_seconds_count", queue_name="default")
     assert 5 == number("jobs_attempts_per_job_sum", **job)
     assert 2 == number("jobs_state_sync_duration_seconds_count", operation="complete")
-    assert 1 == number("jobs_state_sync_duration_seconds_count", operation="bury")
+    assert 1 == number("jobs_state_sync_duration_seconds_count", operation="fail")
     assert 1 == number("jobs_log_records_total", level="error", logger="events")
 
 

@@ -191,7 +191,7 @@ def test_the_first_table_made_by_hand_is_taken_over_with_every_row(url, database
 
     with session(url) as connection:
         assert before == execute(connection, "SELECT id, type, payload FROM jobs ORDER BY id")
-        found = execute(connection, "SELECT status, dead_reason, count(*)::int FROM jobs GROUP BY 1, 2 ORDER BY 1")
+        found = execute(connection, "SELECT status, end_reason, count(*)::int FROM jobs GROUP BY 1, 2 ORDER BY 1")
     assert [
         ("cancelled", "cancelled_by_operator", 60),
         ("completed", None, 60),

@@ -17,7 +17,7 @@ from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.job_types import JobType
-from jobs_service.jobs.lifecycle import Ask, DeadReason, Failure, NewJob, Status
+from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, Failure, NewJob, Status
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
@@ -40,7 +40,7 @@ FAILURE = Failure("E", "m", "t", 0)
 # and the rare states at the old end, completed jobs and waiting jobs each behind the other.
 _FILL = """
 INSERT INTO jobs (id, type, status, payload, queue, priority, attempts, run_at, publish_at, started_at, finished_at,
-                  lease_token, worker_id, dead_reason)
+                  lease_token, worker_id, end_reason)
 SELECT ('01890000-' || lpad(to_hex(i / 4096), 4, '0') || '-7' || lpad(to_hex(i %% 4096), 3, '0')
          || '-8000-' || substr(md5(i::text), 1, 12))::uuid,
        CASE WHEN i <= 100 THEN 'EMAIL_SEND' ELSE 'csv-generation' END,
@@ -131,7 +131,7 @@ def test_submissions(watch, database):
 
 
 def test_claims_and_completions(watch, database, worker_id):
-    asks = [Ask(job_id, worker_id) for job_id in due(database, 8)]
+    asks = [ClaimRequest(job_id, worker_id) for job_id in due(database, 8)]
     watch.clear()
 
     claims = lifecycle.claim(database, asks)
@@ -157,10 +157,10 @@ def test_verdicts(watch, database, worker_id):
     assert lifecycle.begin_effect(database, claims[0])
 
     assert lifecycle.retry(database, claims[0], FAILURE, delay_seconds=60)
-    assert lifecycle.bury(database, claims[1], FAILURE, reason=DeadReason.REJECTED)
+    assert lifecycle.fail(database, claims[1], FAILURE, reason=EndReason.REJECTED)
     assert [True] == lifecycle.release(database, [claims[2]])
     assert lifecycle.snooze(database, claims[3], "busy", delay_seconds=1)
-    assert lifecycle.bury_unknown(database, [unknown], job_type=type_of(database, unknown), grace_seconds=-3600)
+    assert lifecycle.fail_unknown(database, [unknown], job_type=type_of(database, unknown), grace_seconds=-3600)
     assert not complete_one(database, claims[0], "null")
     assert lifecycle.cancel(database, cancelled)
     assert lifecycle.redrive(database, cancelled)
@@ -323,13 +323,13 @@ def test_the_strays(watch, database, broker):
     """A queue without a worker, beside the long one that has one; and the long one when it has none."""
     lifecycle.submit(database, [new_job(priority=5, max_attempts=3, type="gone", queue="gone") for _ in range(20)])
     database.rows("UPDATE jobs SET run_at = now() - interval '1 hour' WHERE queue = 'gone'")
-    liveness = Liveness(lease_seconds=15, heartbeat_seconds=5)
+    liveness = Liveness(lease_seconds=15, heartbeat_interval_seconds=5)
     strays = Strays(
         database, broker, DeadLetterList(broker.client, broker.keys), interval_seconds=60, liveness=liveness
     )
     watch.clear()
 
-    assert {"moved": 0, "buried": 20} == strays.run_once(Turn())
+    assert {"moved": 0, "failed": 20} == strays.run_once(Turn())
     assert_small(watch, pages=1_000)
     assert strays._strays("default")
     assert_small(watch, rows=500, pages=2_000)
@@ -351,7 +351,7 @@ def test_the_dead_letters(watch, database, broker):
     """Counting and listing them reads the failed jobs, and no others."""
     dead_letters = DeadLetterList(broker.client, broker.keys)
     for job_id in due(database, 300):
-        lifecycle.bury_unknown(database, [job_id], job_type=type_of(database, job_id), grace_seconds=-3600)
+        lifecycle.fail_unknown(database, [job_id], job_type=type_of(database, job_id), grace_seconds=-3600)
     watch.clear()
 
     assert DeadLetters(database, dead_letters, interval_seconds=10).run_once(Turn())["rebuilt"] >= 300

@@ -24,12 +24,12 @@ from jobs_service.errors import BrokerUnavailable, NameTaken
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.job_types import JobType, Registry
-from jobs_service.jobs.lifecycle import DeadReason, Failure, NewJob
+from jobs_service.jobs.lifecycle import EndReason, Failure, NewJob
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.neighbours import NeighbourWatch
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.service import Turn
-from jobs_service.metrics.exposition import build_truth
+from jobs_service.metrics.exposition import build_collector
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ class Installation:
         self.dead_letters = DeadLetterList(self.broker.client, self.broker.keys)
         self.relay = Relay(self.database, self.broker, self.dead_letters, interval_seconds=1, republish_seconds=20)
         self.listing = DeadLetters(self.database, self.dead_letters, interval_seconds=1)
-        self.bell = self.broker.consume("default", prefetch=100, timeout=100)
+        self.consumer = self.broker.consume("default", prefetch=100, timeout=100)
         self.watch = self.leader()
 
     def leader(self, name="a worker"):
@@ -71,26 +71,26 @@ class Installation:
         lifecycle.submit(self.database, [job])
         return job.id
 
-    def bury(self):
+    def fail(self):
         claim = claim_one(self.database, self.submit(), uuid4())
-        lifecycle.bury(self.database, claim, Failure("E", "m", "t", 0), reason=DeadReason.REJECTED)
+        lifecycle.fail(self.database, claim, Failure("E", "m", "t", 0), reason=EndReason.REJECTED)
         self.dead_letters.push(claim.job_id)
         return claim.job_id
 
     def popped(self):
         messages = []
-        while message := next(self.bell):
+        while message := next(self.consumer):
             messages.append(message.message_id)
         return sorted(messages)
 
     def work(self):
-        """Use every key there is, once: publish, pop, set aside, bury, list anew, and look for neighbours."""
+        """Use every key there is, once: publish, pop, set aside, fail, list anew, and look for neighbours."""
         ids = sorted(str(self.submit()) for _ in range(3))
         self.relay.run_once(Turn())
         self.broker.client.zadd(self.broker.key("default"), {b"no message": 0})
         assert ids == self.popped()
         assert 1 == self.broker.client.llen(self.broker.keys.undecodable)
-        dead = [str(self.bury()) for _ in range(3)]
+        dead = [str(self.fail()) for _ in range(3)]
         assert dead == self.dead_letters.ids()
         self.dead_letters.remove(dead[0])
         assert {"rebuilt": 3} == self.listing.run_once(Turn())
@@ -100,12 +100,12 @@ class Installation:
         with_message = message_for(new_id(), "csv-generation", "default", 5)
         self.broker.enqueue(with_message)
         self.broker.draining = True
-        next(self.bell)
+        next(self.consumer)
         self.broker.draining = False
         assert [with_message.message_id] == self.popped()
 
     def close(self):
-        self.bell.close()
+        self.consumer.close()
         self.broker.close()
         self.database.discard()
 
@@ -150,7 +150,7 @@ def test_every_key_that_is_written_is_named_and_has_the_prefix(installation, cli
 def test_installations_with_prefixes_of_their_own_do_not_disturb_each_other(installation):
     first, second = installation(REDIS_PREFIX="a:"), installation(REDIS_PREFIX="b:")
     jobs = {each: sorted(str(each.submit()) for _ in range(5)) for each in (first, second)}
-    dead = {each: [str(each.bury()) for _ in range(3)] for each in (first, second)}
+    dead = {each: [str(each.fail()) for _ in range(3)] for each in (first, second)}
 
     for _ in range(2 * SEEN):
         for each in (first, second):
@@ -194,13 +194,13 @@ def test_a_value_of_another_type_is_named_left_alone_and_in_nobodys_way_once_it_
 
     found = conflicts(client, ours.broker.keys, ["default"])
     ours.submit()
-    ours.bury()
+    ours.fail()
     for service in (ours.relay, ours.listing, ours.watch):
         try:
             service.run_once(Turn())
         except NameTaken as error:
             assert "REDIS_PREFIX" in str(error)  # noqa: PT017 - which of them refuse depends on the type
-    assert next(ours.bell) is None or kind == "zset"
+    assert next(ours.consumer) is None or kind == "zset"
 
     named = {key for key in taken if any(f"the key {key} holds a {kind} of another program" in line for line in found)}
     assert {*taken} == named
@@ -385,10 +385,10 @@ def test_the_documented_rights_are_enough(installation, few_rights):
 
 def test_without_info_nothing_else_is_missing(installation, few_rights):
     ours = installation(REDIS_URL=few_rights)
-    ours.bury()
+    ours.fail()
     registry, types = CollectorRegistry(), Registry()
     types.add(JobType("csv-generation", dict, len))
-    registry.register(build_truth(ours.settings, types))
+    registry.register(build_collector(ours.settings, types))
 
     seen = generate_latest(registry).decode()
 
@@ -419,7 +419,7 @@ def test_another_programs_value_blanks_no_other_metric(installation, client):
     client.set(ours.broker.keys.dead_letters, "x")
     registry, types = CollectorRegistry(), Registry()
     types.add(JobType("csv-generation", dict, len))
-    registry.register(build_truth(ours.settings, types))
+    registry.register(build_collector(ours.settings, types))
 
     seen = generate_latest(registry).decode().splitlines()
 

@@ -61,7 +61,7 @@ def test_the_last_attempt_makes_a_dead_letter(service, broker):
     job_id = service.post("test-fail-times", {"times": 99}, max_attempts=2)
 
     job = service.when(job_id, "failed")
-    assert (2, "attempts_exhausted", "attempt 2 fails, as asked") == (job["attempts"], job["dead_reason"], job["error"])
+    assert (2, "attempts_exhausted", "attempt 2 fails, as asked") == (job["attempts"], job["end_reason"], job["error"])
     eventually(lambda: [job_id.encode()] == broker.client.lrange(Keys().dead_letters, 0, -1), what="the id on job_dlq")
     eventually(lambda: service.lines(worker, job_id)[-1]["event"] == "Job failed", what="the last word in the log")
 
@@ -73,7 +73,7 @@ def test_a_rejected_job_is_not_retried(service):
     job_id = service.post("test-reject", {}, max_attempts=5)
 
     job = service.when(job_id, "failed")
-    assert (1, "rejected") == (job["attempts"], job["dead_reason"])
+    assert (1, "rejected") == (job["attempts"], job["end_reason"])
 
 
 def test_a_scheduled_job_runs_when_it_is_due_and_not_before(service, row):
@@ -168,7 +168,7 @@ def test_workers_count_what_happened(service):
     eventually(lambda: expected.items() <= service.metrics().items(), what="the right counts")
     status, text = service.get("/metrics")
     assert 200 == status
-    assert 'jobs_enqueued_total{actor_name="test-fail-times",queue_name="default",source="api"} 3.0' in text
+    assert 'jobs_submitted_total{actor_name="test-fail-times",queue_name="default",source="api"} 3.0' in text
 
 
 def test_a_reload_finishes_what_runs_and_goes_on_with_new_processes(service, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from jobs_service.errors import Rejected
-from jobs_service.jobs.job_types import Attempt, job
+from jobs_service.jobs.job_types import JobContext, job
 
 
 class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,14 +19,14 @@ class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @job("test-effect", payload=Effect, time_limit_seconds=60)
-def effect(payload: Effect, attempt: Attempt) -> int:
+def effect(payload: Effect, context: JobContext) -> int:
     """Append the job's id and the attempt's number to EFFECTS_FILE, once begin_effect allows it."""
     if payload.rejected:
         raise Rejected("as asked")
-    if attempt.number <= payload.fail_times:
-        raise RuntimeError(f"attempt {attempt.number} fails, as asked")
-    attempt.begin_effect()
+    if context.number <= payload.fail_times:
+        raise RuntimeError(f"attempt {context.number} fails, as asked")
+    context.begin_effect()
     with Path(os.environ["EFFECTS_FILE"]).open("a") as file:
-        file.write(f"{attempt.job_id} {attempt.number}\n")
+        file.write(f"{context.job_id} {context.number}\n")
     time.sleep(payload.seconds)
-    return attempt.number
+    return context.number

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from jobs_service.jobs.job_types import Attempt, job
+from jobs_service.jobs.job_types import JobContext, job
 
 
 @job("test-elsewhere", payload=dict[str, Any], queue="elsewhere")
-def elsewhere(payload: dict[str, Any], attempt: Attempt) -> None:
+def elsewhere(payload: dict[str, Any], context: JobContext) -> None:
     """Do nothing."""

@@ -22,15 +22,15 @@ import psycopg2
 import structlog
 
 from jobs_service.errors import Rejected, Snoozed, Unavailable
-from jobs_service.jobs.job_types import Attempt, job
+from jobs_service.jobs.job_types import JobContext, job
 
 
 @job("test-fail-times", payload=dict[str, Any])
-def fail_times(payload: dict[str, Any], attempt: Attempt) -> int:
+def fail_times(payload: dict[str, Any], context: JobContext) -> int:
     """Fail the first `times` attempts; return the number of the one that did not."""
-    if attempt.number <= payload["times"]:
-        raise RuntimeError(f"attempt {attempt.number} fails, as asked")
-    return attempt.number
+    if context.number <= payload["times"]:
+        raise RuntimeError(f"attempt {context.number} fails, as asked")
+    return context.number
 
 
 class Amounts(msgspec.Struct, frozen=True):
@@ -43,62 +43,62 @@ class Amounts(msgspec.Struct, frozen=True):
 
 
 @job("test-echo", payload=dict[str, Any] | list[Any])
-def echo(payload: object, attempt: Attempt) -> object:  # noqa: ARG001
+def echo(payload: object, context: JobContext) -> object:  # noqa: ARG001
     return payload
 
 
 @job("test-echo-decimals", payload=dict[str, Any] | list[Any], decimals=True)
-def echo_decimals(payload: object, attempt: Attempt) -> object:  # noqa: ARG001
+def echo_decimals(payload: object, context: JobContext) -> object:  # noqa: ARG001
     return payload
 
 
 @job("test-echo-amounts", payload=Amounts)
-def echo_amounts(payload: Amounts, attempt: Attempt) -> Amounts:  # noqa: ARG001
+def echo_amounts(payload: Amounts, context: JobContext) -> Amounts:  # noqa: ARG001
     return payload
 
 
 @job("test-log", payload=dict[str, Any])
-def log(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+def log(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     """Log as job types do, through structlog and through the standard module; fail the first attempt."""
     structlog.get_logger().info("Said through structlog")
     logging.getLogger(__name__).info("Said through logging")
-    if attempt.number == 1:
+    if context.number == 1:
         raise RuntimeError("attempt 1 fails, as asked")
 
 
 @job("test-reject", payload=dict[str, Any])
-def reject(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+def reject(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     raise Rejected("no attempt will do")
 
 
 @job("test-snooze", payload=dict[str, Any])
-def snooze(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+def snooze(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     raise Snoozed("not now", delay_seconds=payload["seconds"])
 
 
 @job("test-unavailable", payload=dict[str, Any])
-def unavailable(payload: dict[str, Any], attempt: Attempt) -> int:
+def unavailable(payload: dict[str, Any], context: JobContext) -> int:
     """Use a server that is away as long as the file `away` is there; append a line to `asked` each time."""
-    attempt.ask(payload["server"])
+    context.ask(payload["server"])
     with Path(payload["asked"]).open("a") as asked:
         asked.write("asked\n")
     if Path(payload["away"]).exists():
         raise Unavailable("it is away", server=payload["server"], retry_after_seconds=payload.get("retry_after"))
-    return attempt.number
+    return context.number
 
 
 @job("test-wait-for-file", payload=dict[str, Any], time_limit_seconds=60)
-def wait_for_file(payload: dict[str, Any], attempt: Attempt) -> int:
+def wait_for_file(payload: dict[str, Any], context: JobContext) -> int:
     """Append the process id to `started`, then wait until the file `go` exists."""
     with Path(payload["started"]).open("a") as started:
-        started.write(f"{os.getpid()} {attempt.number}\n")
+        started.write(f"{os.getpid()} {context.number}\n")
     while not Path(payload["go"]).exists():
         time.sleep(0.02)
-    return attempt.number
+    return context.number
 
 
 @job("test-one-at-a-time", payload=dict[str, Any], max_running=1)
-def one_at_a_time(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+def one_at_a_time(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     """Take so many seconds, in short pieces."""
     until = time.monotonic() + payload["seconds"]
     while time.monotonic() < until:
@@ -106,7 +106,7 @@ def one_at_a_time(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: A
 
 
 @job("test-die", payload=dict[str, Any])
-def die(payload: dict[str, Any], attempt: Attempt) -> None:
+def die(payload: dict[str, Any], context: JobContext) -> None:
     """End its own process, or ask for more than there is. `kill` is what the kernel's out-of-memory killer does."""
     match payload["how"]:
         case "kill":
@@ -120,13 +120,13 @@ def die(payload: dict[str, Any], attempt: Attempt) -> None:
         case "memory":
             bytearray(2**60)
         case "recursion":
-            die(payload, attempt)
+            die(payload, context)
         case unknown:
             raise ValueError(unknown)
 
 
 @job("test-leave-a-child", payload=dict[str, Any])
-def leave_a_child(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+def leave_a_child(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     """Start a program that would go on for an hour, and die."""
     child = subprocess.Popen(["sleep", "3600"])
     Path(payload["started"]).write_text(str(child.pid))
@@ -134,14 +134,14 @@ def leave_a_child(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: A
 
 
 @job("test-unstorable", payload=dict[str, Any])
-def unstorable(payload: dict[str, Any], attempt: Attempt) -> object:  # noqa: ARG001
+def unstorable(payload: dict[str, Any], context: JobContext) -> object:  # noqa: ARG001
     """Have the effect, and return what is no JSON."""
-    attempt.begin_effect()
+    context.begin_effect()
     return object()
 
 
 @job("test-hang", payload=dict[str, Any], time_limit_seconds=1)
-def hang(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+def hang(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     """Block in C, where an exception set for the thread is not seen. Say so first, in the file `started`, if given."""
     if "started" in payload:
         Path(payload["started"]).write_text(f"{os.getpid()}\n")
@@ -149,13 +149,13 @@ def hang(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
 
 
 @job("test-hold-the-lock", payload=dict[str, Any], time_limit_seconds=1)
-def hold_the_lock(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+def hold_the_lock(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     """Have the regular expressions' C code run for ages, in which no other thread of Python does."""
     re.match(r"(a+)+$", "a" * 40 + "b")
 
 
 @job("test-leak", payload=dict[str, Any])
-def leak(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+def leak(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     """Leave every file descriptor that the process may have open, and fail for the want of one."""
     # Few enough to be quick.
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -164,7 +164,7 @@ def leak(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
 
 
 @job("test-end-thread", payload=dict[str, Any], time_limit_seconds=60)
-def end_thread(payload: dict[str, Any], attempt: Attempt) -> int:  # noqa: ARG001
+def end_thread(payload: dict[str, Any], context: JobContext) -> int:  # noqa: ARG001
     """End another thread of the process, as an error that it does not catch would. Takes `seconds` more."""
     [thread] = [thread for thread in threading.enumerate() if thread.name == payload["name"]]
     while thread.is_alive():
@@ -175,7 +175,7 @@ def end_thread(payload: dict[str, Any], attempt: Attempt) -> int:  # noqa: ARG00
 
 
 @job("test-copy", payload=dict[str, Any])
-def copy(payload: dict[str, Any], attempt: Attempt) -> str:  # noqa: ARG001
+def copy(payload: dict[str, Any], context: JobContext) -> str:  # noqa: ARG001
     """Return what COPY writes, on a connection of the job's own."""
     written = io.StringIO()
     with closing(psycopg2.connect(os.environ["DATABASE_URL"])) as connection, connection.cursor() as cursor:
@@ -184,12 +184,12 @@ def copy(payload: dict[str, Any], attempt: Attempt) -> str:  # noqa: ARG001
 
 
 @job("test-fork", payload=dict[str, Any])
-def fork(payload: dict[str, Any], attempt: Attempt) -> int:
+def fork(payload: dict[str, Any], context: JobContext) -> int:
     """Fork, and return in both processes, or end the child in another way. Its id is in the file `child`.
 
     With `crash` the first attempt kills its process, so that the next one has a process to itself.
     """
-    if payload.get("crash") and attempt.number == 1:
+    if payload.get("crash") and context.number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     if (child := os.fork()) == 0:
         match payload["how"]:
@@ -198,16 +198,16 @@ def fork(payload: dict[str, Any], attempt: Attempt) -> int:
             case "raise":
                 raise RuntimeError("raised in the child")
             case "begin":
-                attempt.begin_effect()
+                context.begin_effect()
         return 0
     with Path(payload["child"]).open("a") as file:
         file.write(f"{child}\n")
     os.waitpid(child, 0)
-    return attempt.number
+    return context.number
 
 
 @job("test-children", payload=dict[str, Any])
-def children(payload: dict[str, Any], attempt: Attempt) -> list[object]:  # noqa: ARG001
+def children(payload: dict[str, Any], context: JobContext) -> list[object]:  # noqa: ARG001
     """Use processes as job code may."""
     with multiprocessing.get_context(payload["method"]).Pool(2) as pool:
         squares = pool.map(square, [1, 2, 3])
@@ -219,13 +219,13 @@ def square(number: int) -> int:
 
 
 @job("test-loop", payload=dict[str, Any], time_limit_seconds=1)
-def loop(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+def loop(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     while True:
         pass
 
 
 @job("test-quote", payload=dict[str, Any])
-def quote(payload: dict[str, Any], attempt: Attempt) -> None:  # noqa: ARG001
+def quote(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     """Fail with an exception that quotes the payload, from another that does too."""
     try:
         {}[payload["text"]]

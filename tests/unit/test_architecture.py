@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs_service.jobs.lifecycle import TRANSITIONS, DeadReason
+from jobs_service.jobs.lifecycle import TRANSITIONS, EndReason
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -33,8 +33,8 @@ def test_the_diagram_draws_every_transition_and_no_other():
     assert written == drawn
 
 
-def test_every_dead_reason_is_in_the_page():
-    assert all(f"`{reason}`" in PAGE for reason in DeadReason)
+def test_every_end_reasons_is_in_the_page():
+    assert all(f"`{reason}`" in PAGE for reason in EndReason)
 
 
 def test_the_page_maps_every_module():

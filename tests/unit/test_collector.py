@@ -5,7 +5,7 @@ from threading import Barrier, Thread
 import pytest
 
 from jobs_service.metrics import collector
-from jobs_service.metrics.collector import Truth
+from jobs_service.metrics.collector import ScrapeCollector
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def fail():
 
 def test_a_storm_of_scrapes_looks_once():
     looks, together = [], Barrier(8)
-    truth = Truth({"jobs": lambda: looks.append(1) or []})
+    truth = ScrapeCollector({"jobs": lambda: looks.append(1) or []})
 
     def scrape():
         together.wait()
@@ -53,7 +53,7 @@ def test_a_storm_of_scrapes_looks_once():
 
 
 def test_one_that_fails_is_said_to_have_and_the_others_are_seen(clock):
-    truth = Truth({"jobs": fail, "redis": list})
+    truth = ScrapeCollector({"jobs": fail, "redis": list})
 
     assert {"jobs": 0, "redis": 1} == answers(truth)
     assert {"jobs": 0, "redis": clock.now} == answers(truth, "jobs_collector_last_success_timestamp_seconds")
@@ -64,7 +64,7 @@ def test_when_the_time_is_over_no_further_look_is_begun(clock):
         clock.now += collector.BUDGET_SECONDS + 1
         return []
 
-    assert {"jobs": 1, "redis": 0} == answers(Truth({"jobs": take_long, "redis": list}))
+    assert {"jobs": 1, "redis": 0} == answers(ScrapeCollector({"jobs": take_long, "redis": list}))
 
 
 @pytest.mark.parametrize(("took", "kept"), [(0.01, 2), (1, 20), (4, 60)])
@@ -76,7 +76,7 @@ def test_an_answer_that_took_long_is_kept_for_longer(clock, took, kept):
         clock.now += took
         return []
 
-    truth = Truth({"jobs": look})
+    truth = ScrapeCollector({"jobs": look})
     truth.collect()
 
     clock.now += kept - 0.001
@@ -92,7 +92,7 @@ def test_what_failed_is_soon_tried_again(clock):
         clock.now += 4
         raise RuntimeError("no answer")
 
-    truth = Truth({"jobs": fail_slowly})
+    truth = ScrapeCollector({"jobs": fail_slowly})
     truth.collect()
     clock.now += collector.CACHE_SECONDS
     before = clock.now

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jobs_service.config import Settings, variable
+from jobs_service.config import FORMER_NAMES, Settings, variable
 from jobs_service.errors import SettingsError
 
 REQUIRED = {"DATABASE_URL": "postgresql://user:secret@db:5432/jobs_db", "REDIS_URL": "redis://:hidden@redis:6379"}
@@ -32,10 +32,19 @@ def test_every_problem_is_reported_at_once_by_name():
     assert "REDIS_URL is not set: expected redis://user:password@host:port/name" in caught.value.problems
 
 
+@pytest.mark.parametrize(("former", "name"), FORMER_NAMES.items())
+def test_a_former_name_is_refused_with_the_one_that_took_its_place(former, name):
+    with pytest.raises(SettingsError, match=f"{former} is called {name} now"):
+        Settings.from_env(REQUIRED | {former: "1"})
+
+    assert name in {variable(field) for field in dataclasses.fields(Settings)}
+    Settings.from_env(REQUIRED | {former: ""})
+
+
 @pytest.mark.parametrize(
     ("variables", "named"),
     [
-        ({"HEARTBEAT_SECONDS": "10", "LEASE_SECONDS": "15"}, ["HEARTBEAT_SECONDS", "LEASE_SECONDS"]),
+        ({"HEARTBEAT_INTERVAL_SECONDS": "10", "LEASE_SECONDS": "15"}, ["HEARTBEAT_INTERVAL_SECONDS", "LEASE_SECONDS"]),
         ({"RETRY_BACKOFF_SECONDS": "9", "RETRY_BACKOFF_MAX_SECONDS": "8"}, ["RETRY_BACKOFF_MAX_SECONDS"]),
         ({"DEFER_SECONDS": "9", "DEFER_MAX_SECONDS": "8"}, ["DEFER_MAX_SECONDS"]),
         ({"MAIL_USERNAME": "x"}, ["MAIL_PASSWORD"]),

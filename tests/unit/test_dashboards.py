@@ -26,7 +26,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from monitoring_tools import PROMTOOL, needs_promtool
 
-from jobs_service.metrics.catalogue import CATALOGUE, Origin
+from jobs_service.metrics.catalogue import CATALOGUE, Source
 
 register_default_plugins()
 
@@ -48,7 +48,7 @@ UNITS = {"none", "short", "s", "ms", "ops", "cps", "reqps", "bytes", "percentuni
 #: What Prometheus and the Alertmanager say of themselves.
 FOREIGN = re.compile(r"up|ALERTS|(prometheus|alertmanager|scrape)_\w+")
 #: Metrics that are the same on every app and worker, because they come from PostgreSQL, Redis or the settings.
-KNOWN_ALIKE = {name for name, row in CATALOGUE.items() if row.origin is Origin.SCRAPE}
+KNOWN_ALIKE = {name for name, row in CATALOGUE.items() if row.origin is Source.SCRAPE}
 
 each_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)
 each_panel = pytest.mark.parametrize("panel", PANELS)

@@ -10,7 +10,7 @@ import pytest
 
 from actors.generate_csv import MAX_CELLS, generate_csv, to_csv
 from jobs_service.errors import InvalidRequest
-from jobs_service.jobs.job_types import Attempt, registry
+from jobs_service.jobs.job_types import JobContext, registry
 from jobs_service.mail.mailer import MemoryMailer
 from jobs_service.outputs.local import LocalOutputs
 
@@ -18,7 +18,7 @@ JOB_ID = UUID("01890000-0000-7000-8000-000000000001")
 
 
 def test_the_file_of_the_brief(tmp_path):
-    attempt = Attempt(job_id=JOB_ID, number=1, outputs=LocalOutputs(tmp_path), mailer=MemoryMailer())
+    attempt = JobContext(job_id=JOB_ID, number=1, outputs=LocalOutputs(tmp_path), mailer=MemoryMailer())
 
     result = generate_csv({"name": "Alice", "score": 95}, attempt)
 
@@ -191,7 +191,7 @@ def test_the_object_form_says_how_the_file_is_written():
 
 
 def test_the_byte_order_mark_is_in_the_file(tmp_path):
-    attempt = Attempt(job_id=JOB_ID, number=1, outputs=LocalOutputs(tmp_path), mailer=MemoryMailer())
+    attempt = JobContext(job_id=JOB_ID, number=1, outputs=LocalOutputs(tmp_path), mailer=MemoryMailer())
 
     generate_csv({"rows": [{"name": "Zoë"}], "bom": True}, attempt)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from invariants import SQL
 from test_lifecycle_machine import INVARIANTS
 
-from jobs_service.config import LADDER, rung
+from jobs_service.config import TIMEOUT_ORDER, variables_of
 from jobs_service.jobs.lifecycle import TRANSITIONS
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def test_every_verb_is_an_action():
 def test_the_ladder_of_timeouts_is_in_the_page():
     written = re.findall(r"^\| `([A-Z_ +]+)` \| `([A-Z_ +]+)` \| (.+) \|$", RELIABILITY, re.MULTILINE)
 
-    assert [(rung(lower), rung(upper), reason) for lower, upper, reason in LADDER] == written
+    assert [(variables_of(lower), variables_of(upper), reason) for lower, upper, reason in TIMEOUT_ORDER] == written
 
 
 def _plain(sql):

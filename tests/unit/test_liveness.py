@@ -17,7 +17,7 @@ def clock():
 
 @pytest.fixture
 def liveness(clock):
-    return Liveness(lease_seconds=15, heartbeat_seconds=5, clock=clock)
+    return Liveness(lease_seconds=15, heartbeat_interval_seconds=5, clock=clock)
 
 
 def looks(liveness, clock, *intervals, **beats):
@@ -62,7 +62,7 @@ def test_a_counter_that_goes_back_lives_too(liveness, clock):
 @pytest.mark.parametrize("heartbeat", [0.2, 5, 7.5])
 def test_after_an_outage_the_living_get_to_beat(clock, heartbeat):
     """Who had just been about to beat when nobody could any more is not silent at the first look after it."""
-    liveness = Liveness(lease_seconds=15, heartbeat_seconds=heartbeat, clock=clock)
+    liveness = Liveness(lease_seconds=15, heartbeat_interval_seconds=heartbeat, clock=clock)
     looks(liveness, clock, 0, heartbeat, 3_600)
 
     assert {} == liveness.silent()

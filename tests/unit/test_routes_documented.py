@@ -9,7 +9,7 @@ import pytest
 
 from jobs_service.api.app import create_app
 from jobs_service.config import Settings
-from jobs_service.jobs.lifecycle import DeadReason, Status
+from jobs_service.jobs.lifecycle import EndReason, Status
 from jobs_service.submission.submit import Submission
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
@@ -49,4 +49,4 @@ def test_every_field_of_a_submission_is_documented_and_no_other():
 
 
 def test_the_closed_lists_are_in_the_page():
-    assert all(f"`{name}`" in PAGE for name in (*Status, *DeadReason))
+    assert all(f"`{name}`" in PAGE for name in (*Status, *EndReason))

@@ -13,7 +13,7 @@ from actors._attachments import MAX_ATTACHED_BYTES
 from actors.generate_csv import generate_csv
 from actors.send_email import Mail, compose, refuse_added_headers, send_email
 from jobs_service.errors import InvalidRequest, Rejected
-from jobs_service.jobs.job_types import Attempt, registry
+from jobs_service.jobs.job_types import JobContext, registry
 from jobs_service.mail.mailer import MemoryMailer
 from jobs_service.outputs.local import LocalOutputs
 
@@ -37,7 +37,7 @@ def received(mail: Mail) -> EmailMessage:
 
 @pytest.fixture
 def attempt(tmp_path):
-    return Attempt(job_id=JOB_ID, number=1, outputs=LocalOutputs(tmp_path), mailer=MemoryMailer())
+    return JobContext(job_id=JOB_ID, number=1, outputs=LocalOutputs(tmp_path), mailer=MemoryMailer())
 
 
 def test_the_mail_of_the_brief_is_sent_and_its_message_id_returned(attempt):
@@ -319,7 +319,7 @@ def attachments_of(message: EmailMessage) -> list[tuple[str | None, str, bytes]]
     ]
 
 
-def sent(attempt: Attempt) -> EmailMessage:
+def sent(attempt: JobContext) -> EmailMessage:
     ((message, _),) = attempt.mailer.sent
     return message
 

@@ -9,13 +9,13 @@ from dramatiq.middleware import TimeLimitExceeded
 from jobs_service.errors import InvalidRequest, KnownUnavailable, OutcomeUnknown, Rejected, Snoozed, Unavailable
 from jobs_service.ids import new_id
 from jobs_service.jobs.failures import ProcessLost, failure_of
-from jobs_service.jobs.lifecycle import Claim, DeadReason, OnAmbiguous
-from jobs_service.worker.attempt import Running
-from jobs_service.worker.middleware.lifecycle_sync import Bury, Complete, Crash, Defer, Retry, Snooze, decide
+from jobs_service.jobs.lifecycle import Claim, EndReason, OnAmbiguous
+from jobs_service.worker.attempt import RunningAttempt
+from jobs_service.worker.middleware.lifecycle_sync import Complete, Crash, Defer, Fail, Retry, Snooze, decide
 
 
 def attempt(**claim):
-    return Running(
+    return RunningAttempt(
         Claim(new_id(), uuid4(), uuid4(), "t", "default", "{}", 1, 3, 0, 0.0, 0.0, **claim), result='"output/x.csv"'
     )
 
@@ -40,15 +40,15 @@ def test_a_failure_that_retries_put_off_is_retried_after_its_delay(running):
 @pytest.mark.parametrize(
     ("exception", "reason"),
     [
-        (RuntimeError("no"), DeadReason.ATTEMPTS_EXHAUSTED),
-        (Rejected("550"), DeadReason.REJECTED),
-        (InvalidRequest("field gone"), DeadReason.UNDECODABLE),
+        (RuntimeError("no"), EndReason.ATTEMPTS_EXHAUSTED),
+        (Rejected("550"), EndReason.REJECTED),
+        (InvalidRequest("field gone"), EndReason.INVALID_PAYLOAD),
     ],
 )
-def test_a_failure_that_retries_gave_up_is_buried_with_its_reason(running, exception, reason):
+def test_a_failure_that_retries_gave_up_is_failed_with_its_reason(running, exception, reason):
     verdict = decide(running, exception, retry_seconds=None)
 
-    assert isinstance(verdict, Bury)
+    assert isinstance(verdict, Fail)
     assert reason is verdict.reason
 
 
@@ -128,8 +128,8 @@ def test_an_unknown_outcome_is_tried_again_and_marked(running):
 def test_an_unknown_outcome_of_a_job_that_holds_is_a_dead_letter_at_once():
     verdict = decide(attempt(on_ambiguous=OnAmbiguous.HOLD), OutcomeUnknown("lost"), retry_seconds=1.0)
 
-    assert isinstance(verdict, Bury)
-    assert DeadReason.AMBIGUOUS is verdict.reason
+    assert isinstance(verdict, Fail)
+    assert EndReason.AMBIGUOUS is verdict.reason
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -12,20 +12,20 @@ import pytest
 from jobs_service import descriptors
 from jobs_service.ids import new_id
 from jobs_service.jobs.lifecycle import Claim
-from jobs_service.worker.attempt import Running
+from jobs_service.worker.attempt import RunningAttempt
 from jobs_service.worker.watchdog import Watchdog, dead_threads
 
 
 def running(*, seconds, limit_seconds):
     claim = Claim(new_id(), uuid4(), uuid4(), "t", "default", "{}", 1, 3, 0, 0.0, 0.0)
-    attempt = Running(claim, limit_seconds=limit_seconds)
+    attempt = RunningAttempt(claim, limit_seconds=limit_seconds)
     attempt.started -= seconds
     return attempt
 
 
 def turning(*, seconds=0.0, alive=True):
     """A service that began its last turn so long ago."""
-    return SimpleNamespace(last_turn=time.monotonic() - seconds, is_alive=lambda: alive, heartbeat_seconds=2.0)
+    return SimpleNamespace(last_turn=time.monotonic() - seconds, is_alive=lambda: alive, heartbeat_interval_seconds=2.0)
 
 
 def watching(sync, presence=None, **services):

@@ -18,7 +18,7 @@ from jobs_service.errors import InvalidRequest
 from jobs_service.events import Event
 from jobs_service.jobs import lifecycle, queries
 from jobs_service.jobs.job_types import Registry
-from jobs_service.jobs.lifecycle import Moved, Status, Unheard
+from jobs_service.jobs.lifecycle import Status, TransitionedJob, Unheard
 from jobs_service.metrics import observations
 from jobs_service.metrics.catalogue import PAYLOAD_BYTES
 from jobs_service.submission.submit import Submission, Submitter
@@ -101,7 +101,7 @@ class JobCancellation:
             raise _conflict(job_id, "is finished already: there is nothing to cancel")
         resp.data = _answer(moved, Status.CANCELLED)
 
-    def _cancel(self, job_id: UUID, unheard: Unheard) -> Moved | None:
+    def _cancel(self, job_id: UUID, unheard: Unheard) -> TransitionedJob | None:
         if cancelled := lifecycle.cancel(self.database, job_id, unheard=unheard):
             if cancelled.on_ambiguous:
                 events.emit(Event.AMBIGUOUS, **cancelled.facts, policy=str(cancelled.on_ambiguous))
@@ -125,7 +125,7 @@ class JobRetry:
             raise _conflict(job_id, "is not finished: it runs, or will run, by itself")
         resp.data = _answer(moved, Status.PENDING)
 
-    def _redrive(self, job_id: UUID, unheard: Unheard) -> Moved | None:
+    def _redrive(self, job_id: UUID, unheard: Unheard) -> TransitionedJob | None:
         if moved := lifecycle.redrive(self.database, job_id, unheard=unheard):
             self.dead_letters.remove(job_id)
             events.emit(Event.REDRIVEN, **moved.facts)
@@ -154,7 +154,7 @@ def parse_id(text: str) -> UUID:
         raise _not_found(text) from None
 
 
-def _answer(moved: Moved, status: Status) -> bytes:
+def _answer(moved: TransitionedJob, status: Status) -> bytes:
     return msgspec.json.encode({"job_id": str(moved.job_id), "status": status})
 
 

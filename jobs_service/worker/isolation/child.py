@@ -27,8 +27,8 @@ from jobs_service.orphans import end_with_parent
 from jobs_service.outputs.local import LocalOutputs
 from jobs_service.worker import attempt
 from jobs_service.worker.actors import call
-from jobs_service.worker.attempt import Running
-from jobs_service.worker.isolation.parent import GO, Told
+from jobs_service.worker.attempt import RunningAttempt
+from jobs_service.worker.isolation.parent import GO, ChildMessage
 
 
 def main(claim: int, pipe: int, parent: int) -> int:
@@ -42,22 +42,22 @@ def main(claim: int, pipe: int, parent: int) -> int:
     return 0
 
 
-def _outcome(settings: Settings, claim: int, telling: IO[bytes]) -> Told:
+def _outcome(settings: Settings, claim: int, telling: IO[bytes]) -> ChildMessage:
     try:
-        return Told("completed", result=_run(settings, claim, telling))
+        return ChildMessage("completed", result=_run(settings, claim, telling))
     except Snoozed as error:
-        return Told("snoozed", message=storable(str(error), MESSAGE_KEPT), delay_seconds=error.delay_seconds)
+        return ChildMessage("snoozed", message=storable(str(error), MESSAGE_KEPT), delay_seconds=error.delay_seconds)
     except Unavailable as error:
-        return Told(
+        return ChildMessage(
             "known_unavailable" if isinstance(error, KnownUnavailable) else "unavailable",
             message=storable(str(error), MESSAGE_KEPT),
             server=error.server,
             retry_after_seconds=error.retry_after_seconds,
         )
     except LeaseLost as error:
-        return Told("lease_lost", message=str(error))
+        return ChildMessage("lease_lost", message=str(error))
     except BaseException as error:  # noqa: BLE001 - whatever the job's code raised is its outcome
-        return Told(_kind(error), failure=failure_of(error, 0.0))
+        return ChildMessage(_kind(error), failure=failure_of(error, 0.0))
 
 
 def _run(settings: Settings, file: int, telling: IO[bytes]) -> str:
@@ -71,19 +71,19 @@ def _run(settings: Settings, file: int, telling: IO[bytes]) -> str:
     running.begin_effect = lambda: _ask(running, telling)
     outputs = LocalOutputs(Path(settings.output_dir))
     mailer = SmtpMailer.from_settings(settings, ask=attempt.ask)
-    _tell(telling, Told("ready"))
+    _tell(telling, ChildMessage("ready"))
     return call(job_type_of(claim.type), running, outputs, mailer)
 
 
-def _ask(running: Running, telling: IO[bytes]) -> None:
-    """Ask the worker, who has the lease, whether the effect may begin. Without its word it may not."""
-    _tell(telling, Told("effect"))
+def _ask(running: RunningAttempt, telling: IO[bytes]) -> None:
+    """ClaimRequest the worker, who has the lease, whether the effect may begin. Without its word it may not."""
+    _tell(telling, ChildMessage("effect"))
     if sys.stdin.buffer.readline() != GO:
         raise LeaseLost("the job is not this attempt's any more")
     running.effect_begun = True
 
 
-def _tell(telling: IO[bytes], told: Told) -> None:
+def _tell(telling: IO[bytes], told: ChildMessage) -> None:
     telling.write(msgspec.json.encode(told) + b"\n")
 
 

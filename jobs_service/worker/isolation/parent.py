@@ -1,8 +1,8 @@
 """Runs a suspect, a job that was with a lost worker, in a process of its own: if it kills again, it kills nobody else.
 
 The worker's thread keeps the claim, the lease and the verdict, and waits. The other process finds the claim in a file,
-and tells through a pipe, in lines of JSON (`Told`), when it is ready, when its effect is to begin, and how it ended. To
-the second the thread answers "go", through the other's stdin.
+and sends lines of JSON (`ChildMessage`) through a pipe: when it is ready, when its effect is to begin, and how it
+ended. The thread answers the second with "go", through the process's stdin.
 """
 
 import math
@@ -25,7 +25,7 @@ from jobs_service.errors import KnownUnavailable, LeaseLost, Snoozed, Unavailabl
 from jobs_service.jobs.failures import IsolatedDoubt, IsolatedFailure, IsolatedRefusal, IsolatedRejection, ProcessLost
 from jobs_service.jobs.lifecycle import Failure
 from jobs_service.metrics import multiprocess
-from jobs_service.worker.attempt import Cancelled, Running
+from jobs_service.worker.attempt import Cancelled, RunningAttempt
 
 #: How often the waiting thread looks at the clock.
 _LOOK_MS = 100
@@ -49,7 +49,7 @@ STANDS_FOR: dict[str, type[IsolatedFailure]] = {
 }
 
 
-class Told(msgspec.Struct, frozen=True, omit_defaults=True):
+class ChildMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """A line from the attempt's process.
 
     Its kind: ready, effect, completed, snoozed, unavailable, known_unavailable, lease_lost, or one of `STANDS_FOR`.
@@ -65,7 +65,7 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after_seconds: float | None = None
 
 
-def run(running: Running) -> str:
+def run(running: RunningAttempt) -> str:
     """Run the attempt in a process of its own and return its result as JSON text.
 
     Raises what the job's code raised, or what stands for it; `ProcessLost` when the process ended without a word;
@@ -78,7 +78,7 @@ def run(running: Running) -> str:
         return _run(running, claim.fileno(), limit_seconds)
 
 
-def _run(running: Running, claim: int, limit_seconds: float) -> str:
+def _run(running: RunningAttempt, claim: int, limit_seconds: float) -> str:
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "jobs_service.worker.isolation.child", str(claim), str(writing), str(os.getpid())]
     with open(reading, "rb", buffering=0) as told:  # noqa: PTH123 - a descriptor
@@ -94,10 +94,12 @@ def _run(running: Running, claim: int, limit_seconds: float) -> str:
             _end(process)
 
 
-def _conversation(running: Running, process: "subprocess.Popen[bytes]", told: IO[bytes], limit_seconds: float) -> str:
+def _conversation(
+    running: RunningAttempt, process: "subprocess.Popen[bytes]", told: IO[bytes], limit_seconds: float
+) -> str:
     clock = _Clock(running, START_SECONDS)
     for line in _lines(told, clock):
-        answer = msgspec.json.decode(line, type=Told)
+        answer = msgspec.json.decode(line, type=ChildMessage)
         match answer.kind:
             case "completed":
                 return answer.result
@@ -117,7 +119,7 @@ def _conversation(running: Running, process: "subprocess.Popen[bytes]", told: IO
 class _Clock:
     """Raises `TimeLimitExceeded` once the time is over, and `Cancelled` once the lease is gone."""
 
-    def __init__(self, running: Running, seconds: float) -> None:
+    def __init__(self, running: RunningAttempt, seconds: float) -> None:
         self._running = running
         self.begin(seconds)
 
@@ -166,7 +168,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             process.stdin.close()
 
 
-def _raise(answer: Told) -> NoReturn:
+def _raise(answer: ChildMessage) -> NoReturn:
     if answer.kind == "snoozed":
         raise Snoozed(answer.message, delay_seconds=answer.delay_seconds)
     if answer.kind == "unavailable":

@@ -41,10 +41,10 @@ from jobs_service.jobs.failures import MESSAGE_KEPT, ProcessBroken, ProcessLost,
 from jobs_service.jobs.lifecycle import (
     UNKNOWN_TYPE_GRACE_SECONDS,
     WORKER_LOST,
-    Ask,
     Claim,
-    DeadReason,
+    ClaimRequest,
     Deferred,
+    EndReason,
     Failure,
     OnAmbiguous,
     Rescued,
@@ -55,7 +55,7 @@ from jobs_service.metrics import observations
 from jobs_service.observability import logs
 from jobs_service.observability.logs import get_logger
 from jobs_service.worker import attempt
-from jobs_service.worker.attempt import Cancelled, Running
+from jobs_service.worker.attempt import Cancelled, RunningAttempt
 from jobs_service.worker.middleware.time_limit import ISOLATED_OPTION
 
 log = get_logger(__name__)
@@ -91,11 +91,11 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Bury:
+class Fail:
     """The verdict on an attempt that failed and is the last."""
 
     failure: Failure
-    reason: DeadReason
+    reason: EndReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +131,12 @@ class Abandon:
     message: str
 
 
-Verdict = Complete | Retry | Bury | Snooze | Defer | Crash | Abandon
+Verdict = Complete | Retry | Fail | Snooze | Defer | Crash | Abandon
 
 T = TypeVar("T")
 
 
-def decide(running: Running, exception: BaseException | None, *, retry_seconds: float | None) -> Verdict:
+def decide(running: RunningAttempt, exception: BaseException | None, *, retry_seconds: float | None) -> Verdict:
     """Say what becomes of an attempt. `retry_seconds` is the backoff, or None if this was the last one. Pure."""
     if exception is None:
         return Complete(running.result)
@@ -145,12 +145,12 @@ def decide(running: Running, exception: BaseException | None, *, retry_seconds: 
     if uncounted := _uncounted(running, exception):
         return uncounted
     failure = failure_of(exception, running.seconds, is_ambiguous=_is_ambiguous(running, exception))
-    if reason := _reason_to_bury(running, exception, failure, is_last=retry_seconds is None):
-        return Bury(failure, reason)
+    if reason := _reason_to_fail(running, exception, failure, is_last=retry_seconds is None):
+        return Fail(failure, reason)
     return Retry(failure, retry_seconds or 0.0)
 
 
-def _uncounted(running: Running, exception: BaseException) -> Verdict | None:
+def _uncounted(running: RunningAttempt, exception: BaseException) -> Verdict | None:
     """Return the verdict on an attempt that uses none of the job's, or None if it does."""
     match exception:
         case Snoozed():
@@ -162,7 +162,7 @@ def _uncounted(running: Running, exception: BaseException) -> Verdict | None:
     return None
 
 
-def _deferral(running: Running, exception: Unavailable) -> Defer:
+def _deferral(running: RunningAttempt, exception: Unavailable) -> Defer:
     wish = exception.retry_after_seconds
     return Defer(
         failure_of(exception, running.seconds),
@@ -177,19 +177,19 @@ def _possible_delay(seconds: float) -> float:
     return min(max(seconds, 0.0), MAX_SNOOZE_SECONDS) if math.isfinite(seconds) else MAX_SNOOZE_SECONDS
 
 
-def _reason_to_bury(
-    running: Running, exception: BaseException, failure: Failure, *, is_last: bool
-) -> DeadReason | None:
+def _reason_to_fail(
+    running: RunningAttempt, exception: BaseException, failure: Failure, *, is_last: bool
+) -> EndReason | None:
     if failure.is_ambiguous and running.claim.on_ambiguous == OnAmbiguous.HOLD:
-        return DeadReason.AMBIGUOUS
+        return EndReason.AMBIGUOUS
     if isinstance(exception, Rejected):
-        return DeadReason.REJECTED
+        return EndReason.REJECTED
     if isinstance(exception, InvalidRequest):
-        return DeadReason.UNDECODABLE
-    return DeadReason.ATTEMPTS_EXHAUSTED if is_last else None
+        return EndReason.INVALID_PAYLOAD
+    return EndReason.ATTEMPTS_EXHAUSTED if is_last else None
 
 
-def _is_ambiguous(running: Running, exception: BaseException) -> bool:
+def _is_ambiguous(running: RunningAttempt, exception: BaseException) -> bool:
     """Tell whether the effect may have happened: the code says so, or it was interrupted after its effect began."""
     return isinstance(exception, OutcomeUnknown) or (running.effect_begun and isinstance(exception, Interrupt))
 
@@ -206,7 +206,7 @@ class LifecycleSync(Middleware):
     """Claims the row before the actor runs and writes the verdict after `Retries` has decided.
 
     It fails closed. Dramatiq swallows what a hook raises and then runs the actor all the same, so everything that
-    goes wrong before the claim becomes a `SkipMessage`: the row is still pending and the relay rings again.
+    goes wrong before the claim becomes a `SkipMessage`: the row is still pending and the relay publishes it again.
     """
 
     def __init__(
@@ -225,13 +225,13 @@ class LifecycleSync(Middleware):
         self.dead_letters = dead_letters
         self.worker_id = worker_id
         #: The attempts of this process, by lease token.
-        self.running: dict[UUID, Running] = {}
+        self.running: dict[UUID, RunningAttempt] = {}
         self.give_back_seconds = give_back_seconds
         self.deferral = deferral
         #: The tokens of claims that were given up without an answer.
         self._unanswered: set[UUID] = set()
         # The threads of a process that claim or complete at the same time share a statement and its commit.
-        self._claim_row = Batch[Ask, Claim | None](lambda asks: lifecycle.claim(database, asks))
+        self._claim_row = Batch[ClaimRequest, Claim | None](lambda asks: lifecycle.claim(database, asks))
         self._complete = Batch[tuple[Claim, str], bool](lambda done: lifecycle.complete(database, done))
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
@@ -268,8 +268,8 @@ class LifecycleSync(Middleware):
         log.warning("No actor for this job type", job_id=message.message_id, type=message.actor_name)
         unheard = Unheard()
         for job in self._until_the_database_answers(
-            "bury_unknown",
-            lambda: lifecycle.bury_unknown(
+            "fail_unknown",
+            lambda: lifecycle.fail_unknown(
                 self.database,
                 [job_id],
                 job_type=message.actor_name,
@@ -279,7 +279,7 @@ class LifecycleSync(Middleware):
             give_up_when_draining=True,
         ):
             self.dead_letters.push(job_id)
-            events.emit(Event.FAILED, **job.facts, error="UnknownType", reason=DeadReason.UNKNOWN_TYPE)
+            events.emit(Event.FAILED, **job.facts, error="UnknownType", reason=EndReason.UNKNOWN_TYPE)
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         """Give back what is still running when the time to stop is over: the process ends now, the job did not.
@@ -312,7 +312,7 @@ class LifecycleSync(Middleware):
             except Exception as error:  # noqa: BLE001 - as above
                 log.warning("Interrupted attempt not settled", **_facts(running), error=str(error).strip())
 
-    def _release_running(self, hung: Collection[UUID]) -> list[Running]:
+    def _release_running(self, hung: Collection[UUID]) -> list[RunningAttempt]:
         """Release all that runs by one statement, and return what was not released.
 
         What has returned is left alone: its work is done, and is not to be begun again.
@@ -326,12 +326,12 @@ class LifecycleSync(Middleware):
                 self._tell_given_back(running)
         return [running for running, is_released in zip(attempts, released, strict=True) if not is_released]
 
-    def _tell_given_back(self, running: Running) -> None:
+    def _tell_given_back(self, running: RunningAttempt) -> None:
         # Not in the attempt's own thread, so nothing of it is bound here.
         with logs.bound(worker_id=str(self.worker_id), **running.claim.origin.fields):
             events.emit(Event.RELEASED, **_facts(running), seconds=round(running.seconds, 4))
 
-    def _interrupt(self, running: Running, until: float) -> None:
+    def _interrupt(self, running: RunningAttempt, until: float) -> None:
         """Settle what has begun its effect: what has perhaps been done cannot be taken for not begun."""
         claim = running.claim
         if running.has_returned:
@@ -340,7 +340,7 @@ class LifecycleSync(Middleware):
         retry_seconds = 0.0 if claim.attempts < claim.max_attempts else None
         verdict = decide(running, Shutdown("the worker stopped"), retry_seconds=retry_seconds)
         operation = type(verdict).__name__.lower()
-        if isinstance(verdict, Retry | Bury) and self._until_the_database_answers(
+        if isinstance(verdict, Retry | Fail) and self._until_the_database_answers(
             operation, lambda: self._write(claim, verdict), until=until
         ):
             with logs.bound(worker_id=str(self.worker_id), **claim.origin.fields):
@@ -374,7 +374,7 @@ class LifecycleSync(Middleware):
             # The watchdog sees it too, and has the process stop.
             self.broker.draining = True
             raise NotHere("this process can open no further file")
-        ask = Ask(job_id, self.worker_id)
+        ask = ClaimRequest(job_id, self.worker_id)
         self._unanswered.add(ask.token)
         claim = self._until_the_database_answers("claim", lambda: self._claim_row(ask), give_up_when_draining=True)
         self._unanswered.discard(ask.token)
@@ -399,7 +399,7 @@ class LifecycleSync(Middleware):
         message.options["max_retries"] = claim.max_attempts - 1
         events.emit(Event.PROCESSING, **_facts(running), waited_seconds=round(claim.waited_seconds, 4))
 
-    def _begin_effect(self, running: Running) -> None:
+    def _begin_effect(self, running: RunningAttempt) -> None:
         if not self._until_the_database_answers(
             "begin_effect", lambda: lifecycle.begin_effect(self.database, running.claim)
         ):
@@ -416,11 +416,13 @@ class LifecycleSync(Middleware):
         elif isinstance(error, NotHere):
             log.warning("Not claimed; another process will", job_id=message.message_id, error=str(error))
             with suppress(BrokerUnavailable):
-                self.broker.ring(message.queue_name, [(message_of(message), due_ms_of(message))])
+                self.broker.publish(message.queue_name, [(message_of(message), due_ms_of(message))])
         else:
-            log.error("Claim failed; the relay will ring again", job_id=message.message_id, exc_info=error)
+            log.error("Claim failed; the relay will publish them again", job_id=message.message_id, exc_info=error)
 
-    def _settle_somehow(self, running: Running, exception: BaseException | None, retry_seconds: float | None) -> None:
+    def _settle_somehow(
+        self, running: RunningAttempt, exception: BaseException | None, retry_seconds: float | None
+    ) -> None:
         """Write the verdict, or if that is what cannot be written, that it cannot. Else the process has to end.
 
         A row must not stay with a living worker that has forgotten it: no sweep would ever take it back. One that was
@@ -443,7 +445,7 @@ class LifecycleSync(Middleware):
                 log.exception("Nor that; this process stops, and its jobs are taken back", **_facts(running))
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def _settle(self, running: Running, verdict: Verdict) -> None:
+    def _settle(self, running: RunningAttempt, verdict: Verdict) -> None:
         operation = type(verdict).__name__.lower()
         failpoint("worker.after_effect")
         if isinstance(verdict, Crash | Abandon):
@@ -456,7 +458,7 @@ class LifecycleSync(Middleware):
         else:
             events.emit(Event.REFUSED, **_facts(running))
 
-    def _deferred(self, running: Running, verdict: Defer) -> None:
+    def _deferred(self, running: RunningAttempt, verdict: Defer) -> None:
         """Put the job off: only the row knows for how long it may still wait."""
         deferred = self._until_the_database_answers("defer", lambda: self._write_deferral(running.claim, verdict))
         failpoint("worker.after_verdict")
@@ -466,7 +468,7 @@ class LifecycleSync(Middleware):
         facts = _facts(running) | {"seconds": round(running.seconds, 4), "error": verdict.failure.error}
         if deferred.is_over:
             self.dead_letters.push(running.claim.job_id)
-            ended = {"reason": DeadReason.UNAVAILABLE, "age_seconds": _age_seconds(running)}
+            ended = {"reason": EndReason.UNAVAILABLE, "age_seconds": _age_seconds(running)}
             events.emit(Event.FAILED, **facts, **ended)
         else:
             waits = {"server": verdict.server, "delay_seconds": round(deferred.delay_seconds, 3)}
@@ -483,7 +485,7 @@ class LifecycleSync(Middleware):
             retry_after_seconds=verdict.retry_after_seconds,
         )
 
-    def _crashed(self, running: Running, verdict: Crash | Abandon) -> None:
+    def _crashed(self, running: RunningAttempt, verdict: Crash | Abandon) -> None:
         """Count the crash, as the rescuer would: only the row knows whether it was one too many."""
         operation, seconds = type(verdict).__name__.lower(), round(running.seconds, 4)
         rescued = self._until_the_database_answers(operation, lambda: self._write_crash(running.claim, verdict))
@@ -492,9 +494,9 @@ class LifecycleSync(Middleware):
             return
         if rescued.on_ambiguous:
             events.emit(Event.AMBIGUOUS, **rescued.facts, policy=str(rescued.on_ambiguous))
-        if rescued.dead_reason:
+        if rescued.end_reason:
             self.dead_letters.push(rescued.job_id)
-            ended = {"reason": rescued.dead_reason, "age_seconds": _age_seconds(running)}
+            ended = {"reason": rescued.end_reason, "age_seconds": _age_seconds(running)}
             events.emit(Event.FAILED, **rescued.facts, seconds=seconds, error=WORKER_LOST, **ended)
         else:
             delay_seconds = round(verdict.delay_seconds, 3) if isinstance(verdict, Crash) else 0.0
@@ -507,7 +509,7 @@ class LifecycleSync(Middleware):
             case Abandon(message):
                 return lifecycle.abandon(self.database, claim, message)
 
-    def _write(self, claim: Claim, verdict: Complete | Retry | Bury | Snooze) -> bool:
+    def _write(self, claim: Claim, verdict: Complete | Retry | Fail | Snooze) -> bool:
         match verdict:
             case Complete() if self.broker.get_actor(claim.type).options["is_canary"]:
                 return lifecycle.complete_canary(self.database, claim)
@@ -515,22 +517,22 @@ class LifecycleSync(Middleware):
                 return self._complete((claim, result))
             case Retry(failure, delay_seconds):
                 return lifecycle.retry(self.database, claim, failure, delay_seconds=delay_seconds)
-            case Bury(failure, reason):
-                return lifecycle.bury(self.database, claim, failure, reason=reason)
+            case Fail(failure, reason):
+                return lifecycle.fail(self.database, claim, failure, reason=reason)
             case Snooze(message, delay_seconds):
                 return lifecycle.snooze(self.database, claim, message, delay_seconds=delay_seconds)
 
-    def _tell(self, running: Running, verdict: Complete | Retry | Bury | Snooze) -> None:
+    def _tell(self, running: RunningAttempt, verdict: Complete | Retry | Fail | Snooze) -> None:
         facts = _facts(running) | {"seconds": round(running.seconds, 4)}
-        if isinstance(verdict, Retry | Bury) and verdict.failure.is_ambiguous:
+        if isinstance(verdict, Retry | Fail) and verdict.failure.is_ambiguous:
             events.emit(Event.AMBIGUOUS, **_facts(running), policy=str(running.claim.on_ambiguous))
         match verdict:
             case Complete():
                 events.emit(Event.COMPLETED, **facts, age_seconds=_age_seconds(running))
             case Retry(failure, delay_seconds):
                 events.emit(Event.RETRIED, **facts, error=failure.error, delay_seconds=round(delay_seconds, 3))
-            case Bury(failure, reason):
-                failpoint("bury.before_push")
+            case Fail(failure, reason):
+                failpoint("fail.before_push")
                 self.dead_letters.push(running.claim.job_id)
                 age_seconds = _age_seconds(running)
                 events.emit(Event.FAILED, **facts, error=failure.error, reason=reason, age_seconds=age_seconds)
@@ -567,12 +569,12 @@ def _is_hopeless(error: DatabaseUnavailable, started: float) -> bool:
     return isinstance(error, SchemaUnavailable) and time.perf_counter() - started > SCHEMA_PATIENCE_SECONDS
 
 
-def _age_seconds(running: Running) -> float:
+def _age_seconds(running: RunningAttempt) -> float:
     """Return the time since the job was accepted; the claim knows how long that was when the attempt began."""
     return round(running.claim.age_seconds + running.seconds, 4)
 
 
-def _facts(running: Running) -> dict[str, Any]:
+def _facts(running: RunningAttempt) -> dict[str, Any]:
     claim = running.claim
     return {
         "job_id": str(claim.job_id),

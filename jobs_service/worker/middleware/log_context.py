@@ -9,7 +9,7 @@ from dramatiq.worker import Worker
 from jobs_service.observability import logs, tracing
 
 
-class AttemptContext(Middleware):
+class LogContext(Middleware):
     """Binds what the message tells; `attempt.begin` adds what the row tells, and begins the attempt's span.
 
     Its after-hook runs behind the verdict, so that the verdict's line and statement are still the attempt's.

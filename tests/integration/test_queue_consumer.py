@@ -20,98 +20,98 @@ def message_like(**wrong):
 
 
 @pytest.fixture
-def bell(broker):
-    bell = broker.consume("default", prefetch=4, timeout=200)
-    yield bell
-    bell.close()
+def consumer(broker):
+    consumer = broker.consume("default", prefetch=4, timeout=200)
+    yield consumer
+    consumer.close()
 
 
-def ring(broker, *, priority=5, queue="default"):
+def publish(broker, *, priority=5, queue="default"):
     message = message_for(new_id(), "csv-generation", queue, priority)
     broker.enqueue(message)
     return message
 
 
-def test_ringing_twice_leaves_one_message(broker):
-    message = ring(broker)
+def test_publishing_twice_leaves_one_message(broker):
+    message = publish(broker)
     broker.enqueue(message)
 
     assert 1 == broker.waiting("default")
 
 
-def test_the_most_urgent_is_popped_first_then_the_oldest(broker, bell):
-    low, first, second = ring(broker, priority=0), ring(broker, priority=9), ring(broker, priority=9)
+def test_the_most_urgent_is_popped_first_then_the_oldest(broker, consumer):
+    low, first, second = publish(broker, priority=0), publish(broker, priority=9), publish(broker, priority=9)
     expected = [message.message_id for message in (*sorted((first, second), key=lambda m: m.message_timestamp), low)]
 
-    assert sorted(expected) == sorted(popped := [next(bell).message_id for _ in range(3)])
+    assert sorted(expected) == sorted(popped := [next(consumer).message_id for _ in range(3)])
     assert low.message_id == popped[-1]
 
 
-def test_an_empty_queue_gives_none_after_the_timeout(bell):
-    assert next(bell) is None
+def test_an_empty_queue_gives_none_after_the_timeout(consumer):
+    assert next(consumer) is None
 
 
-def test_a_waiting_consumer_is_woken_by_the_ring(broker, bell):
+def test_a_waiting_consumer_is_woken_by_a_message(broker, consumer):
     got = []
-    bell.timeout_seconds = 10
-    bell.client = type(bell.client)(connection_pool=_patient(bell.client))
-    thread = threading.Thread(target=lambda: got.append(next(bell)))
+    consumer.timeout_seconds = 10
+    consumer.client = type(consumer.client)(connection_pool=_patient(consumer.client))
+    thread = threading.Thread(target=lambda: got.append(next(consumer)))
     thread.start()
 
-    message = ring(broker)
+    message = publish(broker)
     thread.join(30)
 
     assert [message.message_id] == [proxy.message_id for proxy in got]
 
 
-def test_no_more_is_popped_than_may_be_in_hand(broker, bell):
+def test_no_more_is_popped_than_may_be_in_hand(broker, consumer):
     for _ in range(6):
-        ring(broker)
+        publish(broker)
 
-    in_hand = [next(bell) for _ in range(4)]
+    in_hand = [next(consumer) for _ in range(4)]
 
-    assert next(bell) is None
+    assert next(consumer) is None
     assert 2 == broker.waiting("default")
-    bell.ack(in_hand[0])
-    assert next(bell) is not None
+    consumer.ack(in_hand[0])
+    assert next(consumer) is not None
 
 
 @pytest.mark.parametrize("give_back", ["requeue", "drain"])
-def test_popped_messages_go_back_to_their_places(broker, bell, give_back):
+def test_popped_messages_go_back_to_their_places(broker, consumer, give_back):
     """Where they stood says the job's date, not its id."""
     line = [message_for(new_id(), "csv-generation", "default", 5) for _ in range(3)]
-    broker.ring("default", [(message, 1_000 - place) for place, message in enumerate(line)])
+    broker.publish("default", [(message, 1_000 - place) for place, message in enumerate(line)])
     before = broker.client.zrange(broker.key("default"), 0, -1, withscores=True)
 
-    popped = next(bell)
+    popped = next(consumer)
     if give_back == "requeue":
-        bell.requeue([popped])
+        consumer.requeue([popped])
     broker.draining = True
-    assert next(bell) is None
+    assert next(consumer) is None
 
     in_hand = 0 if give_back == "requeue" else 1
     assert before[in_hand:] == broker.client.zrange(broker.key("default"), 0, -1, withscores=True)
 
 
 @pytest.mark.parametrize("place", [-math.inf, math.inf])
-def test_a_message_that_was_put_at_infinity_is_given_back_like_any_other(broker, bell, place):
+def test_a_message_that_was_put_at_infinity_is_given_back_like_any_other(broker, consumer, place):
     by_hand = message_for(new_id(), "csv-generation", "default", 5)
     broker.client.zadd(broker.key("default"), {by_hand.encode(): place})
-    ring(broker)
+    publish(broker)
 
-    bell.requeue([next(bell), next(bell)])
+    consumer.requeue([next(consumer), next(consumer)])
 
     assert 2 == broker.waiting("default")
 
 
-def test_a_draining_process_hands_out_nothing_and_gives_back_what_it_has(broker, bell):
+def test_a_draining_process_hands_out_nothing_and_gives_back_what_it_has(broker, consumer):
     for _ in range(3):
-        ring(broker)
-    next(bell)
+        publish(broker)
+    next(consumer)
 
     broker.draining = True
 
-    assert next(bell) is None
+    assert next(consumer) is None
     assert 2 == broker.waiting("default")
 
 
@@ -129,41 +129,41 @@ def test_a_draining_process_hands_out_nothing_and_gives_back_what_it_has(broker,
         message_like(options={"priority": "x"}),
     ],
 )
-def test_an_undecodable_message_is_set_aside_and_its_neighbours_are_not_harmed(broker, bell, poison):
+def test_an_undecodable_message_is_set_aside_and_its_neighbours_are_not_harmed(broker, consumer, poison):
     broker.client.zadd(broker.key("default"), {poison: 0})
-    healthy = ring(broker)
+    healthy = publish(broker)
 
-    assert healthy.message_id == next(bell).message_id
+    assert healthy.message_id == next(consumer).message_id
     assert 1 == broker.client.llen(broker.keys.undecodable)
 
 
-def test_what_dramatiq_would_obey_in_a_message_is_not_taken_over(broker, bell):
+def test_what_dramatiq_would_obey_in_a_message_is_not_taken_over(broker, consumer):
     """An eta would put it into a worker's memory for good, and count against what may be in hand."""
     message = message_for(new_id(), "csv-generation", "default", 5).copy(
         options={"eta": 4102444800000, "time_limit": 1}
     )
     broker.client.zadd(broker.key("default"), {message.encode(): 0})
 
-    assert {"priority": 5} == next(bell).options
+    assert {"priority": 5} == next(consumer).options
 
 
-def test_a_foreign_value_in_the_queues_place_stays_and_the_bell_works_once_it_is_gone(broker, bell):
+def test_a_foreign_value_in_the_queues_place_stays_and_the_bell_works_once_it_is_gone(broker, consumer):
     broker.client.rpush(broker.key("default"), "x")
 
-    assert next(bell) is None
+    assert next(consumer) is None
     with pytest.raises(NameTaken, match="REDIS_PREFIX"):
-        ring(broker)
+        publish(broker)
     assert [b"x"] == broker.client.lrange(broker.key("default"), 0, -1)
 
     broker.client.delete(broker.key("default"))
-    message = ring(broker)
-    assert message.message_id == next(bell).message_id
+    message = publish(broker)
+    assert message.message_id == next(consumer).message_id
 
 
-def test_a_message_is_handed_out_as_of_the_queue_it_was_popped_from(broker, bell):
-    broker.ring("default", [(message_for(new_id(), "csv-generation", "elsewhere", 5), 0)])
+def test_a_message_is_handed_out_as_of_the_queue_it_was_popped_from(broker, consumer):
+    broker.publish("default", [(message_for(new_id(), "csv-generation", "elsewhere", 5), 0)])
 
-    proxy = next(bell)
+    proxy = next(consumer)
 
     assert isinstance(proxy, MessageProxy)
     assert "default" == proxy.queue_name
@@ -174,25 +174,25 @@ MAIL, CSV = "EMAIL_SEND", "csv-generation"
 
 @pytest.fixture
 def limited(broker):
-    """A bell with four threads, of which a mail may take two."""
+    """A consumer with four threads, of which a mail may take two."""
     broker.learn([MAIL, CSV])
     broker.limits.set(MAIL, 2)
-    bell = broker.consume("default", prefetch=4, timeout=600_000)
-    bell.client = type(bell.client)(connection_pool=_patient(bell.client, 600))
-    yield bell
-    bell.close()
+    consumer = broker.consume("default", prefetch=4, timeout=600_000)
+    consumer.client = type(consumer.client)(connection_pool=_patient(consumer.client, 600))
+    yield consumer
+    consumer.close()
 
 
 def line_up(broker, *types, priority=5):
     """Ring for jobs that came in this order. Return their ids."""
     messages = [message_for(new_id(), job_type, "default", priority) for job_type in types]
-    broker.ring("default", [(message, 1_000 + place) for place, message in enumerate(messages)])
+    broker.publish("default", [(message, 1_000 + place) for place, message in enumerate(messages)])
     return [message.message_id for message in messages]
 
 
-def pop(bell, count):
+def pop(consumer, count):
     """Pop what is there; a wait for more would last longer than the test has patience."""
-    return [next(bell) for _ in range(count)]
+    return [next(consumer) for _ in range(count)]
 
 
 def ids(messages):
@@ -228,13 +228,13 @@ def test_lines_of_several_types_are_one_line_while_nobody_is_free(broker, limite
     assert [line[4], line[5], line[0], line[1]] == ids(popped)
 
 
-def next_message(bell):
+def next_message(consumer):
     """Return the next message, and not that there was none."""
-    return next(bell) or next(bell)
+    return next(consumer) or next(consumer)
 
 
-def pop_all(broker, bell, line):
-    messages = pop(bell, len(line))
+def pop_all(broker, consumer, line):
+    messages = pop(consumer, len(line))
     assert line == ids(messages)
     assert 0 == broker.waiting("default")
     return messages

@@ -1,0 +1,20 @@
+-- One name for each thing: the reason is given for cancelled jobs too, and what is counted is workers lost with a job.
+
+-- step: renaming columns of jobs
+ALTER TABLE jobs RENAME COLUMN dead_reason TO end_reason;
+ALTER TABLE jobs RENAME COLUMN crashes TO worker_losses;
+ALTER TABLE jobs RENAME COLUMN effect_at TO effect_started_at;
+ALTER TABLE jobs RENAME CONSTRAINT jobs_reason_when_dead TO jobs_reason_when_ended;
+
+-- step without transaction: naming the reason of payloads that their code refuses
+DO $$
+BEGIN
+  LOOP
+    UPDATE jobs SET end_reason = 'invalid_payload'
+    WHERE id IN (
+      SELECT id FROM jobs WHERE status = 'failed' AND end_reason = 'undecodable' ORDER BY id LIMIT 5000
+    );
+    EXIT WHEN NOT FOUND;
+    COMMIT;
+  END LOOP;
+END $$;
