@@ -93,7 +93,7 @@ class Child:
         self._process.send_signal(signal_number)
 
     def stop(self, *, with_signal: signal.Signals = signal.SIGTERM, seconds: float, tick: Tick = idle) -> int:
-        """ClaimRequest it to end, wait, and kill it if it takes longer than `seconds`. Returns its exit code."""
+        """Ask it to end, wait, and kill it if it takes longer than `seconds`. Returns its exit code."""
         if self.running:
             self.resume()
             self.send(with_signal)

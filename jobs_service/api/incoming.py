@@ -57,7 +57,7 @@ class Incoming:
         return self._last_chunk_is_here() if self._is_chunked else len(self.data) >= self._body_at + self._length
 
     def meet_expectation(self) -> bool:
-        """Tell whether the client waits to be told to send its body. ChildMessage once, it is not told again."""
+        """Tell whether the client waits to be told to send its body. It is told once."""
         expectation = _EXPECTATION.search(self.data, 0, self._body_at)
         if expectation:
             self.data[slice(*expectation.span(1))] = _MET

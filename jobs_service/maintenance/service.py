@@ -29,7 +29,7 @@ class Turn:
         return time.monotonic() >= self._ends_at or self._is_cut_short()
 
     def again(self, seconds: float = 0.0) -> None:
-        """ClaimRequest for the next run so soon. By default at once, which is after all others that are due."""
+        """Ask for the next run so soon. By default at once, which is after all others that are due."""
         self.next_seconds = min(self.next_seconds, seconds)
 
 

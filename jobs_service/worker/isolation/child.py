@@ -76,7 +76,7 @@ def _run(settings: Settings, file: int, telling: IO[bytes]) -> str:
 
 
 def _ask(running: RunningAttempt, telling: IO[bytes]) -> None:
-    """ClaimRequest the worker, who has the lease, whether the effect may begin. Without its word it may not."""
+    """Ask the worker, who has the lease, whether the effect may begin. Without its word it may not."""
     _tell(telling, ChildMessage("effect"))
     if sys.stdin.buffer.readline() != GO:
         raise LeaseLost("the job is not this attempt's any more")
