@@ -25,11 +25,11 @@ from jobs_service.jobs import jsonb
 from jobs_service.jobs.failures import ProcessBroken
 from jobs_service.jobs.job_types import JobContext, JobType, Registry, spelling
 from jobs_service.jobs.validation import encoded
-from jobs_service.mail.mailer import Mailer
+from jobs_service.mail.mailer import SmtpMailer
 from jobs_service.outputs.local import OutputStore
-from jobs_service.worker import attempt
 from jobs_service.worker.attempt import Cancelled, RunningAttempt
 from jobs_service.worker.isolation import parent
+from jobs_service.worker.running import RunningAttempts
 
 #: A result is a reference or a small fact, not the output itself.
 MAX_RESULT_BYTES = 65_536
@@ -43,13 +43,21 @@ class ResultNotStorable(JobsError):
     """A job returned something other than a small JSON value."""
 
 
-def declare(broker: JobBroker, registry: Registry, settings: Settings, outputs: OutputStore, mailer: Mailer) -> None:
+def declare(
+    broker: JobBroker,
+    registry: Registry,
+    settings: Settings,
+    *,
+    attempts: RunningAttempts,
+    outputs: OutputStore,
+    mailer: SmtpMailer,
+) -> None:
     """Declare an actor for each job type on this broker, and say how many of its jobs may run at a time."""
     limits = _limits(registry, settings)
     for job_type in registry:
         broker.limits.set(job_type.name, limits[job_type.name])
         dramatiq.Actor(
-            _perform(job_type, outputs, mailer),
+            _perform(job_type, attempts, outputs, mailer),
             broker=broker,
             actor_name=job_type.name,
             queue_name=job_type.queue,
@@ -67,17 +75,18 @@ def _limits(registry: Registry, settings: Settings) -> dict[str, int]:
     }
 
 
-def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callable[[str], None]:
-    def perform(job_id: str) -> None:  # noqa: ARG001 - Dramatiq's argument; the claim holds it too
-        running = attempt.current()
-
+def _perform(
+    job_type: JobType, attempts: RunningAttempts, outputs: OutputStore, mailer: SmtpMailer
+) -> Callable[..., None]:
+    # The message has the first argument, LifecycleSync adds the second: `ATTEMPT_ARGUMENT`.
+    def perform(job_id: str, *, running: RunningAttempt) -> None:  # noqa: ARG001 - the claim holds it too
         def run() -> str:
             return parent.run(running) if running.is_suspect else call(job_type, running, outputs, mailer)
 
         try:
             if running.claim.waits_for:
-                attempt.ask(running.claim.waits_for)
-            running.result = attempt.interruptible(running, run)
+                running.ask(running.claim.waits_for)
+            running.result = attempts.interruptible(running, run)
         except Exception as error:
             _blame_the_process(error, has_begun=not running.is_suspect)
             raise
@@ -95,7 +104,7 @@ def _blame_the_process(error: Exception, *, has_begun: bool) -> None:
     raise Snoozed("its worker process can open no further file", delay_seconds=0) from error
 
 
-def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, mailer: Mailer) -> str:
+def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, mailer: SmtpMailer) -> str:
     """Call the job's function and return its result as JSON text. Raises what it raises.
 
     Where it forked and returns in both processes, the copy ends here: claim, connections and verdict are not its own.
@@ -113,9 +122,9 @@ def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, maile
         claim.job_id,
         claim.attempts,
         outputs,
-        mailer,
+        mailer.asking(running.ask),
         begin_effect=begin_effect,
-        ask=attempt.ask,
+        ask=running.ask,
         is_cancelled=lambda: running.is_cancelled,
     )
     try:

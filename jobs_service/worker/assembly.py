@@ -44,15 +44,19 @@ from jobs_service.observability.logs import get_logger
 from jobs_service.orphans import end_with_parent, is_orphan
 from jobs_service.outputs.local import LocalOutputs, OutputStore
 from jobs_service.submission.submit import Submitter
-from jobs_service.worker import attempt
 from jobs_service.worker.actors import declare
+from jobs_service.worker.claims import Claims
+from jobs_service.worker.database_wait import DatabaseWait
 from jobs_service.worker.heartbeat import Presence
 from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
 from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
 from jobs_service.worker.middleware.log_context import LogContext
 from jobs_service.worker.middleware.time_limit import StrictTimeLimit
 from jobs_service.worker.middleware.worker_services import WorkerServices
+from jobs_service.worker.release import Release
+from jobs_service.worker.running import RunningAttempts
 from jobs_service.worker.sampler import Sampler
+from jobs_service.worker.settler import Settler
 from jobs_service.worker.watchdog import Watchdog
 
 log = get_logger(__name__)
@@ -89,8 +93,10 @@ def boot() -> None:
     outputs = LocalOutputs(Path(settings.output_dir))
     warn_of_long_types(registry, settings)
     warn_of_unknown_types(registry, settings)
-    broker = build_broker(settings, registry, new_id(), outputs)
-    declare(broker, registry, settings, outputs, SmtpMailer.from_settings(settings, ask=attempt.ask))
+    attempts = RunningAttempts()
+    broker = build_broker(settings, registry, new_id(), attempts, outputs)
+    mailer = SmtpMailer.from_settings(settings)
+    declare(broker, registry, settings, attempts=attempts, outputs=outputs, mailer=mailer)
     dramatiq.set_broker(broker)
 
 
@@ -112,7 +118,9 @@ def warn_of_unknown_types(registry: Registry, settings: Settings) -> None:
         log.error("MAX_RUNNING names job types that this worker does not know", types=unknown, known=registry.names)
 
 
-def build_broker(settings: Settings, registry: Registry, worker_id: UUID, outputs: OutputStore) -> JobBroker:
+def build_broker(
+    settings: Settings, registry: Registry, worker_id: UUID, attempts: RunningAttempts, outputs: OutputStore
+) -> JobBroker:
     """Return the broker of a worker process. Nothing is connected or started before Dramatiq's worker boots."""
     database = open_database(settings, service="worker", has_reserve=True)
     broker = JobBroker.from_settings(settings)
@@ -124,7 +132,14 @@ def build_broker(settings: Settings, registry: Registry, worker_id: UUID, output
         _neighbour_watch(settings, broker, worker_id),
     ]
     for middleware in _middleware(
-        settings, database, broker, dead_letters, worker_id=worker_id, services=services, liveness=liveness
+        settings,
+        database,
+        broker,
+        dead_letters,
+        attempts,
+        worker_id=worker_id,
+        services=services,
+        liveness=liveness,
     ):
         broker.add_middleware(middleware)
     return broker
@@ -150,16 +165,18 @@ def _middleware(
     database: Database,
     broker: JobBroker,
     dead_letters: DeadLetterList,
+    attempts: RunningAttempts,
     *,
     worker_id: UUID,
     services: Sequence[Service],
     liveness: Liveness,
 ) -> Iterator[Middleware]:
     """Yield the middleware in order: `before_*` hooks run down the list, `after_*` hooks up it."""
-    lifecycle_sync = LifecycleSync(
+    lifecycle_sync = build_lifecycle_sync(
         database,
         broker,
         dead_letters,
+        attempts,
         worker_id,
         give_back_seconds=settings.give_back_seconds,
         deferral=Deferral.from_settings(settings),
@@ -169,16 +186,19 @@ def _middleware(
     presence = Presence(
         database,
         worker_id,
+        attempts,
         threads=settings.worker_threads,
         heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
         liveness=liveness,
         clock=DatabaseClock(leads=lambda: leadership.is_held),
     )
     maintenance = Maintenance(services, leadership)
-    sampler = Sampler(lifecycle_sync, attempt_metrics)
+    sampler = Sampler(attempts, attempt_metrics)
     time_limit = StrictTimeLimit(time_limit=settings.time_limit_seconds * 1000)
     watchdog = Watchdog(
-        lifecycle_sync,
+        broker,
+        attempts,
+        lifecycle_sync.release,
         presence,
         {"maintenance": maintenance, "sampler": sampler, "time limits": time_limit},
         hang_grace_seconds=settings.hang_grace_seconds,
@@ -195,6 +215,24 @@ def _middleware(
     yield Retries()
     # Last: its clock starts just before the actor and stops before any other hook runs, so it interrupts no hook.
     yield time_limit
+
+
+def build_lifecycle_sync(
+    database: Database,
+    broker: JobBroker,
+    dead_letters: DeadLetterList,
+    attempts: RunningAttempts,
+    worker_id: UUID,
+    *,
+    give_back_seconds: float,
+    deferral: Deferral,
+) -> LifecycleSync:
+    """Return the middleware that claims and settles the attempts of a worker process."""
+    wait = DatabaseWait(broker)
+    claims = Claims(database, wait, worker_id)
+    settler = Settler(database, broker, dead_letters, wait, deferral=deferral)
+    release = Release(attempts, claims, settler, give_back_seconds=give_back_seconds)
+    return LifecycleSync(broker, attempts, claims, settler, release)
 
 
 def _services(

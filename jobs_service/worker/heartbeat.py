@@ -10,7 +10,7 @@ from jobs_service.database.connection import Database
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.metrics.clock import DatabaseClock, steady_seconds
 from jobs_service.observability.logs import get_logger
-from jobs_service.worker import attempt
+from jobs_service.worker.running import RunningAttempts
 
 log = get_logger(__name__)
 
@@ -40,6 +40,7 @@ class Presence:
         self,
         database: Database,
         worker_id: UUID,
+        attempts: RunningAttempts,
         *,
         threads: int,
         heartbeat_interval_seconds: float,
@@ -48,6 +49,7 @@ class Presence:
     ) -> None:
         self.database = database
         self.worker_id = worker_id
+        self.attempts = attempts
         self.threads = threads
         self.heartbeat_interval_seconds = heartbeat_interval_seconds
         self.liveness = liveness
@@ -72,7 +74,7 @@ class Presence:
 
     def beat(self) -> None:
         """Raises `DatabaseUnavailable`."""
-        held = attempt.held()
+        held = self.attempts.held()
         names = {
             "id": self.worker_id,
             "hostname": socket.gethostname(),
@@ -87,7 +89,7 @@ class Presence:
         self.liveness.look({worker_id: beats for worker_id, beats, *_ in rows})
         self.clock.compare(rows[0][2], asked_at=asked_at, answered_at=steady_seconds())
         if lost := rows[0][3]:
-            attempt.cancel(lost)
+            self.attempts.cancel(lost)
 
     def leave(self) -> None:
         """Raises `DatabaseUnavailable`."""

@@ -13,7 +13,7 @@ from jobs_service.metrics import catalogue as metrics
 from jobs_service.metrics import observations
 from jobs_service.observability.logs import get_logger
 from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
-from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
+from jobs_service.worker.running import RunningAttempts
 
 log = get_logger(__name__)
 
@@ -26,8 +26,8 @@ _FDS = Path("/proc/self/fd")
 class Sampler:
     """A thread that sets the gauges `jobs_worker_…`."""
 
-    def __init__(self, lifecycle_sync: LifecycleSync, attempt_metrics: AttemptMetrics) -> None:
-        self.lifecycle_sync = lifecycle_sync
+    def __init__(self, attempts: RunningAttempts, attempt_metrics: AttemptMetrics) -> None:
+        self.attempts = attempts
         self.attempt_metrics = attempt_metrics
         self._stopping = Event()
         self._thread: Thread | None = None
@@ -39,8 +39,7 @@ class Sampler:
         self._seen: set[tuple[str, str]] = set()
 
     def start(self, worker: Worker) -> None:
-        broker = self.lifecycle_sync.broker
-        self._seen = {(actor.queue_name, actor.actor_name) for actor in broker.actors.values()}
+        self._seen = {(actor.queue_name, actor.actor_name) for actor in worker.broker.actors.values()}
         self._thread = Thread(target=self._run, args=(worker,), name="sampler", daemon=True)
         self._thread.start()
 
@@ -80,7 +79,7 @@ class Sampler:
     def _attempts(self) -> None:
         running: Counter[tuple[str, str]] = Counter()
         oldest: dict[tuple[str, str], float] = {}
-        for attempt in list(self.lifecycle_sync.running.values()):
+        for attempt in self.attempts:
             job = (attempt.claim.queue, attempt.claim.type)
             running[job] += 1
             oldest[job] = max(oldest.get(job, 0.0), attempt.seconds)

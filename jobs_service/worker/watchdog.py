@@ -13,11 +13,13 @@ from uuid import UUID
 from dramatiq.worker import Worker
 
 from jobs_service import descriptors
+from jobs_service.broker.redis import JobBroker
 from jobs_service.descriptors import Reserve
 from jobs_service.observability.logs import get_logger
 from jobs_service.orphans import is_orphan
 from jobs_service.worker.heartbeat import Presence
-from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
+from jobs_service.worker.release import Release
+from jobs_service.worker.running import RunningAttempts
 
 log = get_logger(__name__)
 
@@ -41,7 +43,9 @@ class Watchdog:
 
     def __init__(
         self,
-        lifecycle_sync: LifecycleSync,
+        broker: JobBroker,
+        attempts: RunningAttempts,
+        release: Release,
         presence: Presence,
         services: Mapping[str, Turning],
         *,
@@ -53,7 +57,9 @@ class Watchdog:
         A process in which no Python ran for `standstill_seconds` ends: some code in C holds Python's lock. Where only
         one of the `services`, by name, or the heartbeat has made no turn for so long, the process stops.
         """
-        self.lifecycle_sync = lifecycle_sync
+        self.broker = broker
+        self.attempts = attempts
+        self.release = release
         self.presence = presence
         self.services: dict[str, Turning] = {"heartbeat": presence, **services}
         self.hang_grace_seconds = hang_grace_seconds
@@ -104,8 +110,8 @@ class Watchdog:
         dead = [name for name, service in self.services.items() if not service.is_alive()]
         yield from (f"the thread has died: {name}" for name in [*dead_threads(worker), *dead])
         yield from (f"the thread stands still: {name}" for name in self._standing_still())
-        # LifecycleSync, which found the same at a claim, lets nothing more be handed out.
-        if self.lifecycle_sync.broker.draining or descriptors.are_exhausted():
+        # A claim that found the same lets nothing more be handed out.
+        if self.broker.draining or descriptors.are_exhausted():
             yield "no further file can be opened"
 
     def _standing_still(self) -> list[str]:
@@ -124,7 +130,7 @@ class Watchdog:
         if self._stopping.is_set():
             return
         log.error("This process stops and is replaced", reasons=reasons)
-        self.lifecycle_sync.broker.draining = True
+        self.broker.draining = True
         self._release_reserve()
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -144,9 +150,9 @@ class Watchdog:
     def hung(self) -> list[UUID]:
         """Return the lease tokens of attempts that their time limit could not end: blocked outside of Python."""
         return [
-            token
-            for token, running in list(self.lifecycle_sync.running.items())
-            # What has returned waits for PostgreSQL with its verdict, for long perhaps; LifecycleSync knows how long.
+            running.claim.token
+            for running in self.attempts
+            # What has returned waits for PostgreSQL with its verdict, however long that takes.
             if not running.has_returned and running.seconds > running.limit_seconds + self.hang_grace_seconds
         ]
 
@@ -168,7 +174,7 @@ class Watchdog:
     def _end(self, hung: Collection[UUID] = ()) -> NoReturn:
         try:
             self._release_reserve()
-            self.lifecycle_sync.release_running(hung=hung)
+            self.release.at_once(hung=hung)
         except Exception as error:  # noqa: BLE001 - whatever it is, the process has to end
             log.warning("Attempts not given back; the rescuer will take them", error=str(error))
         finally:

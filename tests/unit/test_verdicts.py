@@ -1,4 +1,4 @@
-"""What becomes of an attempt: `lifecycle_sync.decide`, a pure function."""
+"""What becomes of a job after an attempt: `verdict.decide`, a pure function."""
 
 import math
 from uuid import uuid4
@@ -11,7 +11,7 @@ from jobs_service.ids import new_id
 from jobs_service.jobs.failures import ProcessLost, failure_of
 from jobs_service.jobs.lifecycle import Claim, EndReason, OnAmbiguous
 from jobs_service.worker.attempt import RunningAttempt
-from jobs_service.worker.middleware.lifecycle_sync import Complete, Crash, Defer, Fail, Retry, Snooze, decide
+from jobs_service.worker.verdict import Complete, Crash, Defer, Fail, Retry, Snooze, decide
 
 
 def attempt(**claim):

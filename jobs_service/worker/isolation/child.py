@@ -70,13 +70,13 @@ def _run(settings: Settings, file: int, telling: IO[bytes]) -> str:
     running = attempt.begin(claim)
     running.begin_effect = lambda: _ask(running, telling)
     outputs = LocalOutputs(Path(settings.output_dir))
-    mailer = SmtpMailer.from_settings(settings, ask=attempt.ask)
+    mailer = SmtpMailer.from_settings(settings)
     _tell(telling, ChildMessage("ready"))
     return call(job_type_of(claim.type), running, outputs, mailer)
 
 
 def _ask(running: RunningAttempt, telling: IO[bytes]) -> None:
-    """ClaimRequest the worker, who has the lease, whether the effect may begin. Without its word it may not."""
+    """Ask the worker, which has the lease, whether the effect may begin. Without its word it may not."""
     _tell(telling, ChildMessage("effect"))
     if sys.stdin.buffer.readline() != GO:
         raise LeaseLost("the job is not this attempt's any more")
