@@ -67,11 +67,12 @@ def declare(
 
 
 def _limits(registry: Registry, settings: Settings) -> dict[str, int]:
-    """Return the limit of each type: what the setting says, else what its code says, else the default."""
+    """Return the limit of each type: from the setting, else from its code, else the default."""
     default = default_limit(settings.worker_threads)
-    said = {spelling(name): limit for name, limit in numbers_by_name(settings.max_running).items()}
+    configured = {spelling(name): limit for name, limit in numbers_by_name(settings.max_running).items()}
     return {
-        job_type.name: said.get(spelling(job_type.name)) or job_type.max_running or default for job_type in registry
+        job_type.name: configured.get(spelling(job_type.name)) or job_type.max_running or default
+        for job_type in registry
     }
 
 
@@ -88,18 +89,18 @@ def _perform(
                 running.ask(running.claim.waits_for)
             running.result = attempts.interruptible(running, run)
         except Exception as error:
-            _blame_the_process(error, has_begun=not running.is_suspect)
+            _raise_if_process_is_broken(error, has_begun=not running.is_suspect)
             raise
 
     return perform
 
 
-def _blame_the_process(error: Exception, *, has_begun: bool) -> None:
-    """Raise what says so where not the job failed but the process that it shares: one job's leak fails them all."""
+def _raise_if_process_is_broken(error: Exception, *, has_begun: bool) -> None:
+    """Raise another error if its process, which can open no file, made the job fail: one job's leak fails them all."""
     if isinstance(error, JobsError) or not (descriptors.lacked(error) or descriptors.are_exhausted()):
         return
     if has_begun:
-        # It may have been this job's doing: from now on it has a process to itself.
+        # This job may be the cause: from now on it runs in a process of its own.
         raise ProcessBroken(f"its worker process can open no further file: {error}") from error
     raise Snoozed("its worker process can open no further file", delay_seconds=0) from error
 
@@ -107,7 +108,7 @@ def _blame_the_process(error: Exception, *, has_begun: bool) -> None:
 def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, mailer: SmtpMailer) -> str:
     """Call the job's function and return its result as JSON text. Raises what it raises.
 
-    Where it forked and returns in both processes, the copy ends here: claim, connections and verdict are not its own.
+    If the function forked and returns in both processes, the copy ends here: it must not use claim and connections.
     """
     claim = running.claim
     payload = job_type.decode(claim.payload)
@@ -118,7 +119,7 @@ def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, maile
             raise NotThisProcess("a forked process cannot begin the effect of its parent's attempt")
         running.begin_effect()
 
-    known = JobContext(
+    context = JobContext(
         claim.job_id,
         claim.attempts,
         outputs,
@@ -128,7 +129,7 @@ def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, maile
         is_cancelled=lambda: running.is_cancelled,
     )
     try:
-        result = job_type.function(payload, known)
+        result = job_type.function(payload, context)
     finally:
         if os.getpid() != process:
             os._exit(1)
@@ -159,8 +160,7 @@ def _options(job_type: JobType, settings: Settings) -> dict[str, Any]:
         "min_backoff": _milliseconds(settings.retry_backoff_seconds),
         "max_backoff": _milliseconds(settings.retry_backoff_max_seconds),
         "time_limit": _milliseconds(job_type.time_limit_seconds or settings.time_limit_seconds),
-        # No further attempt can succeed where the code or the payload says no; one that is put off is none of Retries',
-        # nor is one whose job is cancelled.
+        # Retries does not delay these: no further attempt can succeed, or the job is put off, or it was cancelled.
         "throws": (Rejected, InvalidRequest, Snoozed, Unavailable, Cancelled),
         "is_canary": job_type.is_canary,
     }

@@ -1,4 +1,4 @@
-"""Looks at a worker process from inside, now and then: its threads, its attempts, its use of the machine."""
+"""Measures a worker process from inside, every few seconds: its threads, its attempts, its CPU, memory and files."""
 
 import contextlib
 import os
@@ -31,11 +31,11 @@ class Sampler:
         self.attempt_metrics = attempt_metrics
         self._stopping = Event()
         self._thread: Thread | None = None
-        #: When the thread last began to sample, by the monotonic clock.
+        #: When the thread last began a sample, by the monotonic clock.
         self.last_turn = time.monotonic()
         self._started_at = time.time()
         self._cpu_seconds = 0.0
-        #: The jobs that were seen running once, as (queue, type): their gauges go back to 0.
+        #: The jobs that may have run here, as (queue, type): their gauges go back to 0.
         self._seen: set[tuple[str, str]] = set()
 
     def start(self, worker: Worker) -> None:
@@ -44,16 +44,16 @@ class Sampler:
         self._thread.start()
 
     def is_alive(self) -> bool:
-        """Tell whether the thread runs, or is yet to start: once the worker's own threads are there to be looked at."""
+        """Return whether the thread runs or has yet to start, which it does once the worker's own threads exist."""
         return self._thread is None or self._thread.is_alive()
 
     def stop(self) -> None:
-        """End it, and write down what this process has observed: the process ends next."""
+        """End the thread and write what this process has observed to its file: the process ends next."""
         self._stopping.set()
         observations.write()
 
     def sample(self, worker: Worker) -> None:
-        """Set every gauge to what is the case now."""
+        """Set every gauge."""
         self._threads(worker)
         self._attempts()
         self._process()
@@ -64,7 +64,7 @@ class Sampler:
             try:
                 self.sample(worker)
             except Exception:
-                # Without it this process's gauges would stand still and nobody would know why.
+                # Without the line, the gauges would keep their last values and nothing would say why.
                 log.exception("Worker process not sampled")
             if self._stopping.wait(INTERVAL_SECONDS):
                 break
@@ -94,7 +94,7 @@ class Sampler:
         used = time.process_time()
         metrics.CPU.labels().inc(used - self._cpu_seconds)
         self._cpu_seconds = used
-        # Only Linux tells these so cheaply.
+        # Only Linux has these files.
         with contextlib.suppress(OSError):
             metrics.RESIDENT_MEMORY.labels().set(int(_MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
             metrics.OPEN_FDS.labels().set(len(os.listdir(_FDS)))  # noqa: PTH208 - names are all that is needed

@@ -166,3 +166,7 @@ def test_an_exception_that_cannot_be_put_into_words_is_named():
 
 def test_an_exception_without_words_is_named():
     assert "KeyboardInterrupt" == failure_of(KeyboardInterrupt(), 0.0).message
+
+
+def test_what_is_logged_of_an_actors_arguments_has_no_payload(running):
+    assert "<attempt 1>" == repr(running)

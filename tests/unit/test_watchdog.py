@@ -13,6 +13,7 @@ from jobs_service import descriptors
 from jobs_service.ids import new_id
 from jobs_service.jobs.lifecycle import Claim
 from jobs_service.worker.attempt import RunningAttempt
+from jobs_service.worker.running import RunningAttempts
 from jobs_service.worker.watchdog import Watchdog, dead_threads
 
 
@@ -28,10 +29,10 @@ def turning(*, seconds=0.0, alive=True):
     return SimpleNamespace(last_turn=time.monotonic() - seconds, is_alive=lambda: alive, heartbeat_interval_seconds=2.0)
 
 
-def watching(attempts=(), presence=None, **services):
+def watching(attempts=(), heartbeat=None, **services):
     broker = SimpleNamespace(draining=False)
     options = {"hang_grace_seconds": 10, "standstill_seconds": 40}
-    watchdog = Watchdog(broker, attempts, None, presence or turning(), services, **options)
+    watchdog = Watchdog(broker, attempts, None, heartbeat or turning(), services, **options)
     watchdog._awake_since -= 3_600
     return watchdog
 
@@ -59,6 +60,17 @@ def test_an_attempt_that_has_returned_may_wait_for_postgresql_for_ever():
     attempt.has_returned = True
 
     assert [] == hung(attempt)
+
+
+def test_attempts_may_end_while_the_watchdog_looks_at_them():
+    attempts = RunningAttempts()
+    for _ in range(2):
+        attempts.add(running(seconds=5, limit_seconds=60))
+
+    for each in attempts:
+        attempts.remove(each)
+
+    assert [] == list(attempts)
 
 
 def test_a_dead_thread_is_named():
@@ -90,7 +102,7 @@ def test_a_stop_for_a_dead_thread_is_given_all_its_time(monkeypatch):
 
 
 def test_nothing_is_wrong_where_every_service_turns():
-    assert [] == reasons(watching(presence=turning(seconds=39), maintenance=turning(seconds=39)))
+    assert [] == reasons(watching(heartbeat=turning(seconds=39), maintenance=turning(seconds=39)))
 
 
 @pytest.mark.parametrize("name", ["heartbeat", "maintenance"])
@@ -101,13 +113,13 @@ def test_nothing_is_wrong_where_every_service_turns():
     ids=["dead", "standing still"],
 )
 def test_a_service_that_does_not_turn_is_a_reason_to_stop(name, service, what):
-    others = {"presence": service()} if name == "heartbeat" else {name: service()}
+    others = {name: service()}
 
     assert [f"the thread {what}: {name}"] == reasons(watching(**others))
 
 
 def test_while_the_process_was_frozen_nothing_could_turn():
-    watchdog = watching(presence=turning(seconds=41))
+    watchdog = watching(heartbeat=turning(seconds=41))
     watchdog._looked_at -= 41
 
     assert [] == reasons(watchdog)
@@ -125,10 +137,10 @@ def test_a_process_that_can_open_nothing_has_to_stop(monkeypatch):
     [(lambda: turning(seconds=3), 0), (lambda: turning(seconds=5), 1), (lambda: turning(alive=False), 1)],
 )
 def test_the_watchdog_beats_for_a_heartbeat_that_is_late_or_dead(made, beats):
-    presence, beaten = made(), []
-    presence.beat = lambda: beaten.append(1)
+    heartbeat, beaten = made(), []
+    heartbeat.beat = lambda: beaten.append(1)
 
-    watching(presence=presence)._stand_in()
+    watching(heartbeat=heartbeat)._beat_if_late()
 
     assert beats == len(beaten)
 
