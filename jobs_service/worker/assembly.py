@@ -231,7 +231,9 @@ def build_lifecycle_sync(
     wait = DatabaseWait(broker)
     claims = Claims(database, wait, worker_id)
     settler = Settler(database, broker, dead_letters, wait, deferral=deferral)
-    release = Release(attempts, claims, settler, give_back_seconds=give_back_seconds)
+    release = Release(
+        database, wait, attempts, claims, settler, worker_id=worker_id, give_back_seconds=give_back_seconds
+    )
     return LifecycleSync(broker, attempts, claims, settler, release)
 
 
