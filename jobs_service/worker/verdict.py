@@ -64,7 +64,7 @@ class Defer:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """The attempt killed the process that it had to itself."""
+    """The attempt killed its own process, in which nothing else ran."""
 
     operation: ClassVar[str] = "crash"
     message: str

@@ -1,4 +1,4 @@
-"""The custom middleware of the brief: each attempt is claimed before its actor runs, and settled after it."""
+"""Keeps rows in step with Dramatiq: each attempt is claimed before its actor runs, and settled after it."""
 
 import math
 from contextlib import suppress
@@ -101,11 +101,11 @@ class LifecycleSync(Middleware):
         if isinstance(error, NotClaimable):
             events.emit(Event.NOT_CLAIMED, job_id=message.message_id, type=message.actor_name)
         elif isinstance(error, NotHere):
-            log.warning("Not claimed; another process will", job_id=message.message_id, error=str(error))
+            log.warning("Not claimed here; published again", job_id=message.message_id, error=str(error))
             with suppress(BrokerUnavailable):
                 self.broker.publish(message.queue_name, [(message_of(message), due_ms_of(message))])
         else:
-            log.error("Claim failed; the relay will publish them again", job_id=message.message_id, exc_info=error)
+            log.error("Claim failed; the relay will publish it again", job_id=message.message_id, exc_info=error)
 
 
 def _taken_from(message: MessageProxy) -> RunningAttempt | None:
