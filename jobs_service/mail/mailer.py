@@ -1,6 +1,7 @@
 """Sending mail: the contract, SMTP, and a list in memory."""
 
 import contextlib
+import copy
 import re
 import smtplib
 import ssl
@@ -105,11 +106,9 @@ class SmtpMailer:
         ehlo_name: str = "",
         timeout_seconds: float = 20.0,
         tls_context: ssl.SSLContext | None = None,
-        ask: Callable[[str], None] = lambda server: None,  # noqa: ARG005 - the name says what it takes
     ) -> None:
         """`tls` is "none", "starttls" or "tls"; by default the server's certificate must be one the system trusts.
 
-        `ask` is called with the server's name before each mail; it raises `Unavailable` while that is known to be away.
         `ehlo_name` is what this host calls itself, by default its own name or the sender's domain.
         Raises `SettingsError`.
         """
@@ -121,15 +120,10 @@ class SmtpMailer:
         self._ehlo_name = ehlo_name or default_ehlo_name(self._sender.domain)
         self._timeout_seconds = timeout_seconds
         self._server = name_of(host, port)
-        self._ask = ask
+        self._ask: Callable[[str], None] = lambda server: None  # noqa: ARG005 - the name says what it takes
 
     @classmethod
-    def from_settings(
-        cls,
-        settings: Settings,
-        *,
-        ask: Callable[[str], None] = lambda server: None,  # noqa: ARG005 - as above
-    ) -> Self:
+    def from_settings(cls, settings: Settings) -> Self:
         return cls(
             host=settings.mail_host,
             port=settings.mail_port,
@@ -139,8 +133,16 @@ class SmtpMailer:
             tls=settings.mail_tls,
             ehlo_name=settings.mail_ehlo_name,
             timeout_seconds=settings.mail_timeout_seconds,
-            ask=ask,
         )
+
+    def asking(self, ask: Callable[[str], None]) -> Self:
+        """Return a mailer that calls `ask` with the server's name before each mail.
+
+        `ask` raises `Unavailable` while that server is known to be away.
+        """
+        mailer = copy.copy(self)
+        mailer._ask = ask  # noqa: SLF001 - a copy of this object
+        return mailer
 
     @property
     def sender(self) -> Address:

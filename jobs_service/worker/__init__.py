@@ -1,1 +1,1 @@
-"""A worker process: how it is put together and kept well."""
+"""A worker process: what it is made of, how it runs attempts, when it is replaced."""

@@ -25,11 +25,11 @@ from jobs_service.jobs import jsonb
 from jobs_service.jobs.failures import ProcessBroken
 from jobs_service.jobs.job_types import JobContext, JobType, Registry, spelling
 from jobs_service.jobs.validation import encoded
-from jobs_service.mail.mailer import Mailer
+from jobs_service.mail.mailer import SmtpMailer
 from jobs_service.outputs.local import OutputStore
-from jobs_service.worker import attempt
 from jobs_service.worker.attempt import Cancelled, RunningAttempt
 from jobs_service.worker.isolation import parent
+from jobs_service.worker.running import RunningAttempts
 
 #: A result is a reference or a small fact, not the output itself.
 MAX_RESULT_BYTES = 65_536
@@ -43,13 +43,21 @@ class ResultNotStorable(JobsError):
     """A job returned something other than a small JSON value."""
 
 
-def declare(broker: JobBroker, registry: Registry, settings: Settings, outputs: OutputStore, mailer: Mailer) -> None:
+def declare(
+    broker: JobBroker,
+    registry: Registry,
+    settings: Settings,
+    *,
+    attempts: RunningAttempts,
+    outputs: OutputStore,
+    mailer: SmtpMailer,
+) -> None:
     """Declare an actor for each job type on this broker, and say how many of its jobs may run at a time."""
     limits = _limits(registry, settings)
     for job_type in registry:
         broker.limits.set(job_type.name, limits[job_type.name])
         dramatiq.Actor(
-            _perform(job_type, outputs, mailer),
+            _perform(job_type, attempts, outputs, mailer),
             broker=broker,
             actor_name=job_type.name,
             queue_name=job_type.queue,
@@ -59,46 +67,48 @@ def declare(broker: JobBroker, registry: Registry, settings: Settings, outputs: 
 
 
 def _limits(registry: Registry, settings: Settings) -> dict[str, int]:
-    """Return the limit of each type: what the setting says, else what its code says, else the default."""
+    """Return the limit of each type: from the setting, else from its code, else the default."""
     default = default_limit(settings.worker_threads)
-    said = {spelling(name): limit for name, limit in numbers_by_name(settings.max_running).items()}
+    configured = {spelling(name): limit for name, limit in numbers_by_name(settings.max_running).items()}
     return {
-        job_type.name: said.get(spelling(job_type.name)) or job_type.max_running or default for job_type in registry
+        job_type.name: configured.get(spelling(job_type.name)) or job_type.max_running or default
+        for job_type in registry
     }
 
 
-def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callable[[str], None]:
-    def perform(job_id: str) -> None:  # noqa: ARG001 - Dramatiq's argument; the claim holds it too
-        running = attempt.current()
-
+def _perform(
+    job_type: JobType, attempts: RunningAttempts, outputs: OutputStore, mailer: SmtpMailer
+) -> Callable[..., None]:
+    # The message has the first argument, LifecycleSync adds the second: `ATTEMPT_ARGUMENT`.
+    def perform(job_id: str, *, running: RunningAttempt) -> None:  # noqa: ARG001 - the claim holds it too
         def run() -> str:
             return parent.run(running) if running.is_suspect else call(job_type, running, outputs, mailer)
 
         try:
             if running.claim.waits_for:
-                attempt.ask(running.claim.waits_for)
-            running.result = attempt.interruptible(running, run)
+                running.ask(running.claim.waits_for)
+            running.result = attempts.interruptible(running, run)
         except Exception as error:
-            _blame_the_process(error, has_begun=not running.is_suspect)
+            _raise_if_process_is_broken(error, has_begun=not running.is_suspect)
             raise
 
     return perform
 
 
-def _blame_the_process(error: Exception, *, has_begun: bool) -> None:
-    """Raise what says so where not the job failed but the process that it shares: one job's leak fails them all."""
+def _raise_if_process_is_broken(error: Exception, *, has_begun: bool) -> None:
+    """Raise another error if its process, which can open no file, made the job fail: one job's leak fails them all."""
     if isinstance(error, JobsError) or not (descriptors.lacked(error) or descriptors.are_exhausted()):
         return
     if has_begun:
-        # It may have been this job's doing: from now on it has a process to itself.
+        # This job may be the cause: from now on it runs in a process of its own.
         raise ProcessBroken(f"its worker process can open no further file: {error}") from error
     raise Snoozed("its worker process can open no further file", delay_seconds=0) from error
 
 
-def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, mailer: Mailer) -> str:
+def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, mailer: SmtpMailer) -> str:
     """Call the job's function and return its result as JSON text. Raises what it raises.
 
-    Where it forked and returns in both processes, the copy ends here: claim, connections and verdict are not its own.
+    If the function forked and returns in both processes, the copy ends here: it must not use claim and connections.
     """
     claim = running.claim
     payload = job_type.decode(claim.payload)
@@ -109,17 +119,17 @@ def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, maile
             raise NotThisProcess("a forked process cannot begin the effect of its parent's attempt")
         running.begin_effect()
 
-    known = JobContext(
+    context = JobContext(
         claim.job_id,
         claim.attempts,
         outputs,
-        mailer,
+        mailer.asking(running.ask),
         begin_effect=begin_effect,
-        ask=attempt.ask,
+        ask=running.ask,
         is_cancelled=lambda: running.is_cancelled,
     )
     try:
-        result = job_type.function(payload, known)
+        result = job_type.function(payload, context)
     finally:
         if os.getpid() != process:
             os._exit(1)
@@ -150,8 +160,7 @@ def _options(job_type: JobType, settings: Settings) -> dict[str, Any]:
         "min_backoff": _milliseconds(settings.retry_backoff_seconds),
         "max_backoff": _milliseconds(settings.retry_backoff_max_seconds),
         "time_limit": _milliseconds(job_type.time_limit_seconds or settings.time_limit_seconds),
-        # No further attempt can succeed where the code or the payload says no; one that is put off is none of Retries',
-        # nor is one whose job is cancelled.
+        # Retries does not delay these: no further attempt can succeed, or the job is put off, or it was cancelled.
         "throws": (Rejected, InvalidRequest, Snoozed, Unavailable, Cancelled),
         "is_canary": job_type.is_canary,
     }

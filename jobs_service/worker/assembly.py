@@ -44,40 +44,44 @@ from jobs_service.observability.logs import get_logger
 from jobs_service.orphans import end_with_parent, is_orphan
 from jobs_service.outputs.local import LocalOutputs, OutputStore
 from jobs_service.submission.submit import Submitter
-from jobs_service.worker import attempt
 from jobs_service.worker.actors import declare
-from jobs_service.worker.heartbeat import Presence
+from jobs_service.worker.claims import Claims
+from jobs_service.worker.database_wait import DatabaseWait
+from jobs_service.worker.heartbeat import Heartbeat
 from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
 from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
 from jobs_service.worker.middleware.log_context import LogContext
 from jobs_service.worker.middleware.time_limit import StrictTimeLimit
 from jobs_service.worker.middleware.worker_services import WorkerServices
+from jobs_service.worker.release import Release
+from jobs_service.worker.running import RunningAttempts
 from jobs_service.worker.sampler import Sampler
+from jobs_service.worker.settler import Settler
 from jobs_service.worker.watchdog import Watchdog
 
 log = get_logger(__name__)
 
-#: How long a leader that was killed is waited for, if the lease of jobs is not shorter.
+#: The lease of the maintenance leader, if `LEASE_SECONDS` is not shorter: how long a killed leader is waited for.
 LEADERSHIP_SECONDS = 10.0
 
-#: Seconds between two looks for jobs on queues that nobody serves.
+#: Seconds between two looks for jobs on queues that no worker serves.
 STRAYS_SECONDS = 30.0
 
 #: Seconds between two comparisons of `job_dlq` with the failed rows.
 DEAD_LETTERS_SECONDS = 10.0
 
-#: Seconds between two looks for another installation under the same names in Redis. Every installation's are the same.
+#: Seconds between two looks for another installation with the same keys in Redis. The same in every installation.
 NEIGHBOURS_SECONDS = 5.0
 
 
 def boot() -> None:
     """Build this process's broker and make it Dramatiq's. The `dramatiq` command calls it."""
-    # A worker process whose dramatiq command was killed must not stay behind as one too many. As long as there is
-    # nothing to give back, by a signal that has no handler: Dramatiq's raises SystemExit at the second of the signals
-    # that the kernel sends, and on its way out the process would wait for its dead parent to hear that it has begun.
+    # A worker process must end with its dramatiq command. As long as it holds no jobs, by a signal without a handler:
+    # Dramatiq's handler raises SystemExit at the second of the signals that the kernel sends, and on its way out the
+    # process would wait for ever to report to its dead parent that it has begun.
     end_with_parent(signal.SIGKILL)
     if is_orphan():
-        # It is dead already. Not by sys.exit: Dramatiq would then tell it that its worker has begun, and wait for it.
+        # Not by sys.exit: Dramatiq would report to the dead parent that its worker has begun, and wait for it.
         os._exit(1)
     settings = Settings.from_env(os.environ)
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
@@ -89,13 +93,15 @@ def boot() -> None:
     outputs = LocalOutputs(Path(settings.output_dir))
     warn_of_long_types(registry, settings)
     warn_of_unknown_types(registry, settings)
-    broker = build_broker(settings, registry, new_id(), outputs)
-    declare(broker, registry, settings, outputs, SmtpMailer.from_settings(settings, ask=attempt.ask))
+    attempts = RunningAttempts()
+    broker = build_broker(settings, registry, new_id(), attempts, outputs)
+    mailer = SmtpMailer.from_settings(settings)
+    declare(broker, registry, settings, attempts=attempts, outputs=outputs, mailer=mailer)
     dramatiq.set_broker(broker)
 
 
 def warn_of_long_types(registry: Registry, settings: Settings) -> None:
-    """Name the types whose jobs a stop may interrupt: they are given back, and what they had done is done again."""
+    """Log the types whose jobs a stop may interrupt: such jobs are given back and begin again."""
     for job_type in registry:
         longest = (job_type.time_limit_seconds or 0) + settings.hang_grace_seconds
         if longest >= settings.worker_shutdown_seconds:
@@ -107,13 +113,15 @@ def warn_of_long_types(registry: Registry, settings: Settings) -> None:
 
 
 def warn_of_unknown_types(registry: Registry, settings: Settings) -> None:
-    """Name the types of MAX_RUNNING that there are not. A worker of the next version may know them."""
+    """Log the types in MAX_RUNNING that do not exist here. A worker of the next version may know them."""
     if unknown := registry.unknown(numbers_by_name(settings.max_running)):
         log.error("MAX_RUNNING names job types that this worker does not know", types=unknown, known=registry.names)
 
 
-def build_broker(settings: Settings, registry: Registry, worker_id: UUID, outputs: OutputStore) -> JobBroker:
-    """Return the broker of a worker process. Nothing is connected or started before Dramatiq's worker boots."""
+def build_broker(
+    settings: Settings, registry: Registry, worker_id: UUID, attempts: RunningAttempts, outputs: OutputStore
+) -> JobBroker:
+    """Return the broker of a worker process. Nothing connects or starts before Dramatiq's worker boots."""
     database = open_database(settings, service="worker", has_reserve=True)
     broker = JobBroker.from_settings(settings)
     dead_letters = DeadLetterList(broker.client, broker.keys)
@@ -124,14 +132,21 @@ def build_broker(settings: Settings, registry: Registry, worker_id: UUID, output
         _neighbour_watch(settings, broker, worker_id),
     ]
     for middleware in _middleware(
-        settings, database, broker, dead_letters, worker_id=worker_id, services=services, liveness=liveness
+        settings,
+        database,
+        broker,
+        dead_letters,
+        attempts,
+        worker_id=worker_id,
+        services=services,
+        liveness=liveness,
     ):
         broker.add_middleware(middleware)
     return broker
 
 
 def _neighbour_watch(settings: Settings, broker: JobBroker, worker_id: UUID) -> Service:
-    # Of the URL its name alone: this goes to Redis.
+    # Only the database's name: the URL has a password, and this text goes to Redis.
     database = parameters_of(settings.database_url).get("dbname", "")
     me = f"{worker_id} on {socket.gethostname()}, database {database}"
     # Tests sweep more often.
@@ -150,51 +165,76 @@ def _middleware(
     database: Database,
     broker: JobBroker,
     dead_letters: DeadLetterList,
+    attempts: RunningAttempts,
     *,
     worker_id: UUID,
     services: Sequence[Service],
     liveness: Liveness,
 ) -> Iterator[Middleware]:
     """Yield the middleware in order: `before_*` hooks run down the list, `after_*` hooks up it."""
-    lifecycle_sync = LifecycleSync(
+    lifecycle_sync = build_lifecycle_sync(
         database,
         broker,
         dead_letters,
+        attempts,
         worker_id,
         give_back_seconds=settings.give_back_seconds,
         deferral=Deferral.from_settings(settings),
     )
     attempt_metrics = AttemptMetrics(Objectives(settings))
     leadership = Leadership(database, worker_id, lease_seconds=min(LEADERSHIP_SECONDS, settings.lease_seconds))
-    presence = Presence(
+    heartbeat = Heartbeat(
         database,
         worker_id,
+        attempts,
         threads=settings.worker_threads,
         heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
         liveness=liveness,
         clock=DatabaseClock(leads=lambda: leadership.is_held),
     )
     maintenance = Maintenance(services, leadership)
-    sampler = Sampler(lifecycle_sync, attempt_metrics)
+    sampler = Sampler(attempts, attempt_metrics)
     time_limit = StrictTimeLimit(time_limit=settings.time_limit_seconds * 1000)
     watchdog = Watchdog(
-        lifecycle_sync,
-        presence,
+        broker,
+        attempts,
+        lifecycle_sync.release,
+        heartbeat,
         {"maintenance": maintenance, "sampler": sampler, "time limits": time_limit},
         hang_grace_seconds=settings.hang_grace_seconds,
         standstill_seconds=2 * settings.lease_seconds + 10,
     )
     # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
-    yield WorkerServices(broker, presence, maintenance, watchdog, sampler)
-    # Around the rest, so that no log line of an attempt is without its context.
+    yield WorkerServices(broker, heartbeat, maintenance, watchdog, sampler)
+    # Around the rest, so that every log line of an attempt has its context.
     yield LogContext(worker_id)
-    # Before the others, so its after-hook is the last: what it counts up it counts down, whoever skips the message.
+    # Before the others, so its after-hook is the last: it counts down what it counted up, even for a skipped message.
     yield attempt_metrics
     # Before Retries, so its after-hook runs once Retries has decided whether and when there is another attempt.
     yield lifecycle_sync
     yield Retries()
     # Last: its clock starts just before the actor and stops before any other hook runs, so it interrupts no hook.
     yield time_limit
+
+
+def build_lifecycle_sync(
+    database: Database,
+    broker: JobBroker,
+    dead_letters: DeadLetterList,
+    attempts: RunningAttempts,
+    worker_id: UUID,
+    *,
+    give_back_seconds: float,
+    deferral: Deferral,
+) -> LifecycleSync:
+    """Return the middleware that claims and settles the attempts of a worker process."""
+    wait = DatabaseWait(broker)
+    claims = Claims(database, wait, worker_id)
+    settler = Settler(database, broker, dead_letters, wait, deferral=deferral)
+    release = Release(
+        database, wait, attempts, claims, settler, worker_id=worker_id, give_back_seconds=give_back_seconds
+    )
+    return LifecycleSync(broker, attempts, claims, settler, release)
 
 
 def _services(

@@ -1,4 +1,4 @@
-"""A worker process's row in `workers`: as long as it is fresh, its jobs are its own."""
+"""A worker process's row in `workers`: as long as it is fresh, no other process takes its jobs."""
 
 import os
 import socket
@@ -10,16 +10,16 @@ from jobs_service.database.connection import Database
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.metrics.clock import DatabaseClock, steady_seconds
 from jobs_service.observability.logs import get_logger
-from jobs_service.worker import attempt
+from jobs_service.worker.running import RunningAttempts
 
 log = get_logger(__name__)
 
-#: How long a stop waits for the thread: one that stands still is not to hold it up.
+#: Seconds that a stop waits for the thread, which may stand still.
 STOP_SECONDS = 20.0
 
-# An upsert: a process that was frozen so long that its row was cleared away comes back by the same statement. By the
-# answer each process knows of the others, so that one that becomes the leader need not learn who has been silent. It
-# also learns which of its leases are gone; each row is looked up by its id, whatever the statistics say.
+# An upsert: the row of a process that was frozen for long may have been deleted, and is written anew. The answer has
+# the counters of all workers, so that a process that becomes the leader already knows which are silent. It also has
+# those of the process's leases that are gone; each row is looked up by its id, whatever the statistics say.
 _HEARTBEAT = """
 WITH beat AS (
   INSERT INTO workers (id, hostname, pid, queues, threads)
@@ -33,13 +33,14 @@ SELECT id, beats, extract(epoch FROM clock_timestamp())::float8,
 FROM (SELECT id, beats FROM beat UNION ALL SELECT id, beats FROM workers WHERE id <> %(id)s) AS all_workers"""
 
 
-class Presence:
-    """One heartbeat for all the jobs of this process, in a thread of its own. Each is a look at the others' too."""
+class Heartbeat:
+    """A thread that writes one heartbeat for all jobs of this process, and reads those of the other processes."""
 
     def __init__(
         self,
         database: Database,
         worker_id: UUID,
+        attempts: RunningAttempts,
         *,
         threads: int,
         heartbeat_interval_seconds: float,
@@ -48,6 +49,7 @@ class Presence:
     ) -> None:
         self.database = database
         self.worker_id = worker_id
+        self.attempts = attempts
         self.threads = threads
         self.heartbeat_interval_seconds = heartbeat_interval_seconds
         self.liveness = liveness
@@ -63,7 +65,7 @@ class Presence:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the heartbeat and clear the row. Only for a process whose jobs have all ended."""
+        """End the heartbeat and delete the row. Only for a process whose jobs have all ended."""
         self._stopping.set()
         self._thread.join(STOP_SECONDS)
 
@@ -71,8 +73,8 @@ class Presence:
         return self._thread.is_alive()
 
     def beat(self) -> None:
-        """Raises `DatabaseUnavailable`."""
-        held = attempt.held()
+        """Write one heartbeat, and interrupt the attempts whose leases are gone. Raises `DatabaseUnavailable`."""
+        held = self.attempts.held()
         names = {
             "id": self.worker_id,
             "hostname": socket.gethostname(),
@@ -87,10 +89,10 @@ class Presence:
         self.liveness.look({worker_id: beats for worker_id, beats, *_ in rows})
         self.clock.compare(rows[0][2], asked_at=asked_at, answered_at=steady_seconds())
         if lost := rows[0][3]:
-            attempt.cancel(lost)
+            self.attempts.cancel(lost)
 
     def leave(self) -> None:
-        """Raises `DatabaseUnavailable`."""
+        """Delete the row. Raises `DatabaseUnavailable`."""
         self.database.rows("DELETE FROM workers WHERE id = %s", (self.worker_id,))
 
     def _run(self) -> None:
@@ -100,7 +102,7 @@ class Presence:
             try:
                 self.beat()
                 answered = True
-            except Exception as error:  # noqa: BLE001 - without it every job of this process is taken for lost
+            except Exception as error:  # noqa: BLE001 - without heartbeats every job of this process would be taken for lost
                 if answered:
                     log.warning("Heartbeat not written", error=str(error).strip())
                 answered = False
@@ -114,6 +116,6 @@ class Presence:
         try:
             self.leave()
         except Exception as error:  # noqa: BLE001 - the process ends either way
-            log.warning("Worker row left behind; the rescuer clears it", error=str(error))
+            log.warning("Worker row not deleted; the rescuer will delete it", error=str(error))
         finally:
             self.database.discard()

@@ -1,4 +1,4 @@
-"""Looks at a worker process from inside, now and then: its threads, its attempts, its use of the machine."""
+"""Measures a worker process from inside, every few seconds: its threads, its attempts, its CPU, memory and files."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from jobs_service.metrics import catalogue as metrics
 from jobs_service.metrics import observations
 from jobs_service.observability.logs import get_logger
 from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
-from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
+from jobs_service.worker.running import RunningAttempts
 
 log = get_logger(__name__)
 
@@ -26,35 +26,34 @@ _FDS = Path("/proc/self/fd")
 class Sampler:
     """A thread that sets the gauges `jobs_worker_…`."""
 
-    def __init__(self, lifecycle_sync: LifecycleSync, attempt_metrics: AttemptMetrics) -> None:
-        self.lifecycle_sync = lifecycle_sync
+    def __init__(self, attempts: RunningAttempts, attempt_metrics: AttemptMetrics) -> None:
+        self.attempts = attempts
         self.attempt_metrics = attempt_metrics
         self._stopping = Event()
         self._thread: Thread | None = None
-        #: When the thread last began to sample, by the monotonic clock.
+        #: When the thread last began a sample, by the monotonic clock.
         self.last_turn = time.monotonic()
         self._started_at = time.time()
         self._cpu_seconds = 0.0
-        #: The jobs that were seen running once, as (queue, type): their gauges go back to 0.
+        #: The jobs that may have run here, as (queue, type): their gauges go back to 0.
         self._seen: set[tuple[str, str]] = set()
 
     def start(self, worker: Worker) -> None:
-        broker = self.lifecycle_sync.broker
-        self._seen = {(actor.queue_name, actor.actor_name) for actor in broker.actors.values()}
+        self._seen = {(actor.queue_name, actor.actor_name) for actor in worker.broker.actors.values()}
         self._thread = Thread(target=self._run, args=(worker,), name="sampler", daemon=True)
         self._thread.start()
 
     def is_alive(self) -> bool:
-        """Tell whether the thread runs, or is yet to start: once the worker's own threads are there to be looked at."""
+        """Return whether the thread runs or has yet to start, which it does once the worker's own threads exist."""
         return self._thread is None or self._thread.is_alive()
 
     def stop(self) -> None:
-        """End it, and write down what this process has observed: the process ends next."""
+        """End the thread and write what this process has observed to its file: the process ends next."""
         self._stopping.set()
         observations.write()
 
     def sample(self, worker: Worker) -> None:
-        """Set every gauge to what is the case now."""
+        """Set every gauge."""
         self._threads(worker)
         self._attempts()
         self._process()
@@ -65,7 +64,7 @@ class Sampler:
             try:
                 self.sample(worker)
             except Exception:
-                # Without it this process's gauges would stand still and nobody would know why.
+                # Without the line, the gauges would keep their last values and nothing would say why.
                 log.exception("Worker process not sampled")
             if self._stopping.wait(INTERVAL_SECONDS):
                 break
@@ -80,7 +79,7 @@ class Sampler:
     def _attempts(self) -> None:
         running: Counter[tuple[str, str]] = Counter()
         oldest: dict[tuple[str, str], float] = {}
-        for attempt in list(self.lifecycle_sync.running.values()):
+        for attempt in self.attempts:
             job = (attempt.claim.queue, attempt.claim.type)
             running[job] += 1
             oldest[job] = max(oldest.get(job, 0.0), attempt.seconds)
@@ -95,7 +94,7 @@ class Sampler:
         used = time.process_time()
         metrics.CPU.labels().inc(used - self._cpu_seconds)
         self._cpu_seconds = used
-        # Only Linux tells these so cheaply.
+        # Only Linux has these files.
         with contextlib.suppress(OSError):
             metrics.RESIDENT_MEMORY.labels().set(int(_MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
             metrics.OPEN_FDS.labels().set(len(os.listdir(_FDS)))  # noqa: PTH208 - names are all that is needed

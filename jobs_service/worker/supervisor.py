@@ -1,7 +1,7 @@
-"""Runs the programs of a worker and starts again what ends: each `dramatiq` has one process, so a crash is its own.
+"""Runs the programs of a worker and restarts those that end. Each `dramatiq` command has one process.
 
-The `dramatiq` command with several processes ends all of them when one dies. A job that kills its worker would then
-stop its neighbours too, and take the whole worker with it.
+The `dramatiq` command with several processes ends all of them when one dies: a job that kills its process would then
+stop the jobs of the others too.
 """
 
 import os
@@ -18,7 +18,7 @@ from jobs_service.orphans import end_with_parent
 
 log = get_logger(__name__)
 
-#: A program that lived less than this is started again more and more slowly.
+#: A program that ran for less than this is restarted after longer and longer pauses.
 STABLE_SECONDS = 10.0
 BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0)
 
@@ -38,8 +38,8 @@ class Program:
         self._early_ends = 0
         self._start_at = 0.0
 
-    def tend(self) -> None:
-        """Start what is to be started, and notice what has ended."""
+    def check(self) -> None:
+        """Note whether the program has ended, and start it if it is due."""
         if self.process is not None and self.process.poll() is not None:
             self._ended(self.process)
         if self.process is None and time.monotonic() >= self._start_at:
@@ -50,7 +50,7 @@ class Program:
             self.process.send_signal(signum)
 
     def kill(self) -> None:
-        """End it at once; the kernel tells its own processes."""
+        """End it at once; its own processes end with it (`orphans.end_with_parent`)."""
         self.send(signal.SIGKILL)
 
     @property
@@ -59,7 +59,7 @@ class Program:
 
     def _start(self) -> None:
         self._started_at = time.monotonic()
-        self.process = subprocess.Popen(  # noqa: S603 - nothing of it comes from outside
+        self.process = subprocess.Popen(  # noqa: S603 - no argument comes from outside
             self.arguments,
             env=self.environ,
             preexec_fn=end_with_parent,  # noqa: PLW1509 - prctl only, before any thread
@@ -79,7 +79,7 @@ class Supervisor:
 
     What has not ended after `kill_after_seconds` is killed.
 
-    SIGHUP it passes on too: the programs finish what they have in hand and begin anew, with what code is there then.
+    It passes SIGHUP on too: the programs finish their running jobs and restart, with the code as it is by then.
     """
 
     def __init__(self, programs: Sequence[Program], *, kill_after_seconds: float) -> None:
@@ -95,14 +95,14 @@ class Supervisor:
         while not self._signals:
             for program in self.programs:
                 if not self._signals:
-                    program.tend()
+                    program.check()
             self._reap_orphans()
             time.sleep(LOOK_SECONDS)
         self._end()
         return 0
 
     def _end(self) -> None:
-        """Pass on each signal that came, here and not in its handler: a program may just have been starting then."""
+        """Pass on each signal that came; not in its handler, which may run while a program is just being started."""
         passed_on, kill_at = 0, time.monotonic() + self.kill_after_seconds
         while any(program.is_alive for program in self.programs):
             for number in range(passed_on + 1, self._signals + 1):
@@ -116,15 +116,15 @@ class Supervisor:
     def _reap_orphans(self) -> None:
         """Have the kernel forget ended processes that this one did not start.
 
-        As process 1 of a container it becomes the parent of whatever the jobs' code leaves behind; what ends then stays
-        in the table of processes until its parent has asked. How the programs ended is for them to ask.
+        As process 1 of a container it becomes the parent of whatever the jobs' code leaves running; an ended process
+        stays in the table of processes until its parent has waited for it. `Program.check` waits for the programs.
         """
         if sys.platform == "linux":
             programs = {program.process.pid for program in self.programs if program.process is not None}
             with suppress(ChildProcessError):
                 while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                     if ended.si_pid in programs:
-                        break  # it is the first in line until it was asked for; the next look goes on
+                        break  # it comes first until `Program.check` has waited for it; the next look goes on
                     os.waitpid(ended.si_pid, 0)
 
     def _pass_on(self, number: int) -> None:

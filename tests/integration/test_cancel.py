@@ -10,6 +10,7 @@ from smtp_server import SILENCE, SmtpServer
 from devstack.processes import is_alive
 from jobs_service.worker import attempt
 from jobs_service.worker.attempt import Cancelled
+from jobs_service.worker.running import RunningAttempts
 
 #: Longer than any test waits: what ends before was interrupted.
 LONG = {
@@ -97,41 +98,42 @@ def test_a_job_that_is_redriven_after_its_cancel_runs_again(service, hang, tmp_p
 
 
 def test_code_is_interrupted_once_and_sees_that_it_is_cancelled(database, submit, worker_id):
-    running = attempt.begin(claim_one(database, submit(), worker_id))
+    attempts, running = RunningAttempts(), attempt.begin(claim_one(database, submit(), worker_id))
     seen = []
 
     def run():
-        assert {running.claim.token: running.claim.job_id} == attempt.held()
+        assert {running.claim.token: running.claim.job_id} == attempts.held()
         for _ in range(2):
             try:
-                attempt.cancel([running.claim.token])
+                attempts.cancel([running.claim.token])
                 _go_on()
             except Cancelled:
                 seen.append(running.is_cancelled)
         return "done"
 
-    assert "done" == attempt.interruptible(running, run)
+    assert "done" == attempts.interruptible(running, run)
     assert [True] == seen
-    assert {} == attempt.held()
+    assert {} == attempts.held()
 
 
 def test_code_that_has_just_ended_is_not_interrupted_behind_it(database, submit, worker_id, monkeypatch):
     """The worst moment: the cancel comes between its end and the look that takes it off the list."""
-    running = attempt.begin(claim_one(database, submit(), worker_id))
+    attempts, running = RunningAttempts(), attempt.begin(claim_one(database, submit(), worker_id))
 
     def run():
-        monkeypatch.setattr(attempt, "_lock", CancellingLock(running.claim.token))
+        monkeypatch.setattr(attempts, "_lock", CancellingLock(attempts, running.claim.token))
         return "done"
 
-    assert "done" == attempt.interruptible(running, run)
+    assert "done" == attempts.interruptible(running, run)
     assert running.is_cancelled
-    assert {} == attempt.held()
+    assert {} == attempts.held()
 
 
 class CancellingLock:
     """The lock of the attempts. Who takes it first finds that somebody cancelled just before."""
 
-    def __init__(self, token):
+    def __init__(self, attempts, token):
+        self.attempts = attempts
         self.token = token
         self.lock = threading.RLock()
         self.is_used = False
@@ -139,7 +141,7 @@ class CancellingLock:
     def __enter__(self):
         if not self.is_used:
             self.is_used = True
-            attempt.cancel([self.token])
+            self.attempts.cancel([self.token])
             _go_on()
         self.lock.acquire()
 

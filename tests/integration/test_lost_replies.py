@@ -25,14 +25,15 @@ from jobs_service.database.connection import open_database
 from jobs_service.errors import DatabaseUnavailable, Snoozed, Unavailable
 from jobs_service.events import Event
 from jobs_service.jobs import lifecycle
+from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.failures import ProcessBroken, ProcessLost
 from jobs_service.jobs.lifecycle import OnAmbiguous
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays
-from jobs_service.worker import attempt
-from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
+from jobs_service.worker.assembly import build_lifecycle_sync
+from jobs_service.worker.running import RunningAttempts
 
 TRANSITION = b"UPDATE jobs"
 #: How a verb looks for what it did itself.
@@ -60,7 +61,15 @@ class World:
         self.dead_letters = DeadLetterList(broker.client, broker.keys)
         self.submit = submit
         self.worker_id = uuid4()
-        self.sync = LifecycleSync(self.database, broker, self.dead_letters, self.worker_id, give_back_seconds=30)
+        self.sync = build_lifecycle_sync(
+            self.database,
+            broker,
+            self.dead_letters,
+            RunningAttempts(),
+            self.worker_id,
+            give_back_seconds=30,
+            deferral=Deferral(),
+        )
         #: The events, and the ids of their jobs.
         self.told = []
 
@@ -136,7 +145,7 @@ def running_unheard(world):
     """Claim a job and miss every answer, when there is no time to ask again."""
     job_id = world.submit(type="known")
     [claim] = lifecycle.claim(world.near, [lifecycle.ClaimRequest(job_id, world.worker_id)])
-    world.sync._unanswered.add(claim.token)
+    world.sync.claims.unanswered.add(claim.token)
     return job_id
 
 
@@ -287,7 +296,6 @@ def world(settings, proxy, database, broker, submit):
     events.subscribe(world.note)
     yield world
     events._subscribers.remove(world.note)
-    attempt.end()
     world.database.discard()
 
 
@@ -352,7 +360,7 @@ def test_a_claim_that_cannot_be_heard_of_at_a_stop_is_given_back(world):
 def test_a_stop_waits_for_the_verdict_on_what_was_done(world):
     """What it gives back is a claim that it knows nothing of; what has returned is left to its own thread."""
     done = running(world)
-    [known] = world.sync.running.values()
+    [known] = world.sync.attempts
     known.has_returned = True
     unknown = running_unheard(world)
     world.told.clear()
@@ -370,7 +378,7 @@ def test_a_stop_waits_for_the_verdict_on_what_was_done(world):
 
 
 def test_a_stop_does_not_wait_for_a_server_that_has_nothing_of_its_own(world):
-    world.sync.give_back_seconds = math.inf
+    world.sync.release.give_back_seconds = math.inf
     world.proxy.down()
     ending = Thread(target=stop, args=(world, None), daemon=True)
 
@@ -382,7 +390,7 @@ def test_a_stop_does_not_wait_for_a_server_that_has_nothing_of_its_own(world):
 def test_a_stop_ends_in_time_whatever_it_leaves(world):
     """The rescuer takes it then."""
     running(world)
-    world.sync.give_back_seconds = 0.5
+    world.sync.release.give_back_seconds = 0.5
     world.proxy.down()
 
     stop(world, None)

@@ -10,23 +10,27 @@ from eventually import eventually
 from rows import claim_one
 
 from jobs_service.broker.redis import message_for
-from jobs_service.worker import attempt
-from jobs_service.worker.middleware import lifecycle_sync as module
-from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
+from jobs_service.jobs.deferral import Deferral
+from jobs_service.worker import attempt, database_wait
+from jobs_service.worker.assembly import build_lifecycle_sync
+from jobs_service.worker.attempt import ATTEMPT_ARGUMENT
+from jobs_service.worker.running import RunningAttempts
 
 
 @pytest.fixture
 def sync(database, broker, dead_letters, worker_id):
     options = {"is_canary": False}
     dramatiq.Actor(print, broker=broker, actor_name="csv-generation", queue_name="default", priority=0, options=options)
-    return LifecycleSync(database, broker, dead_letters, worker_id, give_back_seconds=5)
+    return build_lifecycle_sync(
+        database, broker, dead_letters, RunningAttempts(), worker_id, give_back_seconds=5, deferral=Deferral()
+    )
 
 
 @pytest.fixture
-def running(sync, submit, worker_id):
+def running(sync, database, submit, worker_id):
     """An attempt whose function has returned."""
-    claim = claim_one(sync.database, submit(), worker_id)
-    running = sync.running[claim.token] = attempt.begin(claim)
+    running = attempt.begin(claim_one(database, submit(), worker_id))
+    sync.attempts.add(running)
     running.result = "1"
     return running
 
@@ -41,12 +45,14 @@ def signals():
 
 def settle(sync, running):
     claim = running.claim
-    sync.after_process_message(None, MessageProxy(message_for(claim.job_id, claim.type, claim.queue, 5)))
+    message = MessageProxy(message_for(claim.job_id, claim.type, claim.queue, 5))
+    message.kwargs[ATTEMPT_ARGUMENT] = running
+    sync.after_process_message(None, message)
 
 
 def test_a_verdict_waits_for_a_table_that_comes_back(sync, running, signals, database, row):
     database.rows("ALTER TABLE jobs RENAME TO jobs_elsewhere")
-    answer, asked = sync.database.rows, threading.Event()
+    answer, asked = database.rows, threading.Event()
 
     def rows(*statement, **options):
         try:
@@ -54,7 +60,7 @@ def test_a_verdict_waits_for_a_table_that_comes_back(sync, running, signals, dat
         finally:
             asked.set()
 
-    sync.database.rows = rows
+    database.rows = rows
     restore = threading.Thread(target=lambda: (asked.wait(), answer("ALTER TABLE jobs_elsewhere RENAME TO jobs")))
     restore.start()
 
@@ -66,13 +72,13 @@ def test_a_verdict_waits_for_a_table_that_comes_back(sync, running, signals, dat
 
 
 def test_a_process_whose_verdicts_find_no_table_for_too_long_ends(sync, running, signals, row, monkeypatch):
-    monkeypatch.setattr(module, "SCHEMA_PATIENCE_SECONDS", 0.0)
-    sync.database.rows("ALTER TABLE jobs RENAME COLUMN result TO outcome")
+    monkeypatch.setattr(database_wait, "SCHEMA_PATIENCE_SECONDS", 0.0)
+    sync.claims.database.rows("ALTER TABLE jobs RENAME COLUMN result TO outcome")
 
     settle(sync, running)
 
-    sync.database.rows("ALTER TABLE jobs RENAME COLUMN outcome TO result")
+    sync.claims.database.rows("ALTER TABLE jobs RENAME COLUMN outcome TO result")
     eventually(lambda: signals, what="a signal to stop")
     # With its worker, for the rescuer to take back.
     assert row(running.claim.job_id, "status") == "processing"
-    assert not sync.running
+    assert not list(sync.attempts)

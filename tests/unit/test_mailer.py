@@ -512,7 +512,7 @@ def test_a_server_that_may_not_be_asked_is_not():
         raise KnownUnavailable("away", server=name)
 
     with SmtpServer({}) as server, pytest.raises(KnownUnavailable):
-        mailer_for(server, ask=ask).send(a_message(), recipients=(ANN,))
+        mailer_for(server).asking(ask).send(a_message(), recipients=(ANN,))
 
     assert [f"smtp://127.0.0.1:{server.port}"] == asked
     assert [] == server.commands

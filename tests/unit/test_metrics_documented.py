@@ -8,7 +8,7 @@ import pytest
 
 from jobs_service.metrics import page
 from jobs_service.metrics.catalogue import CATALOGUE, OPERATIONS
-from jobs_service.worker.middleware.lifecycle_sync import Verdict
+from jobs_service.worker.verdict import Verdict
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,8 +25,8 @@ def test_a_row_keeps_to_the_conventions(row):
 
 
 def test_every_transition_that_a_worker_writes_starts_at_zero():
-    source = (ROOT / "jobs_service" / "worker" / "middleware" / "lifecycle_sync.py").read_text()
-    named = set(re.findall(r'_until_the_database_answers\(\s*"(\w+)"', source))
-    verdicts = {verdict.__name__.lower() for verdict in typing.get_args(Verdict)}
+    sources = [path.read_text() for path in (ROOT / "jobs_service" / "worker").rglob("*.py")]
+    named = {name for source in sources for name in re.findall(r'\.until_answered\(\s*"(\w+)"', source)}
+    verdicts = {verdict.operation for verdict in typing.get_args(Verdict)}
 
     assert {*OPERATIONS} == named | verdicts

@@ -38,7 +38,7 @@ def test_the_setting_counts_more_than_the_code_and_that_more_than_the_default(sa
     registry.add(JobType("some-type", dict, print, max_running=by_code))
     broker = JobBroker(client=_NoRedis(), middleware=[], window=10, keys=Keys())
 
-    declare(broker, registry, settings, None, None)
+    declare(broker, registry, settings, attempts=None, outputs=None, mailer=None)
 
     assert limit == broker.limits.room("some-type", 1_000)
 

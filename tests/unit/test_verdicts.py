@@ -1,4 +1,4 @@
-"""What becomes of an attempt: `lifecycle_sync.decide`, a pure function."""
+"""What becomes of a job after an attempt: `verdict.decide`, a pure function."""
 
 import math
 from uuid import uuid4
@@ -11,7 +11,7 @@ from jobs_service.ids import new_id
 from jobs_service.jobs.failures import ProcessLost, failure_of
 from jobs_service.jobs.lifecycle import Claim, EndReason, OnAmbiguous
 from jobs_service.worker.attempt import RunningAttempt
-from jobs_service.worker.middleware.lifecycle_sync import Complete, Crash, Defer, Fail, Retry, Snooze, decide
+from jobs_service.worker.verdict import Complete, Crash, Defer, Fail, Retry, Snooze, decide
 
 
 def attempt(**claim):
@@ -166,3 +166,7 @@ def test_an_exception_that_cannot_be_put_into_words_is_named():
 
 def test_an_exception_without_words_is_named():
     assert "KeyboardInterrupt" == failure_of(KeyboardInterrupt(), 0.0).message
+
+
+def test_what_is_logged_of_an_actors_arguments_has_no_payload(running):
+    assert "<attempt 1>" == repr(running)

@@ -13,6 +13,7 @@ from jobs_service import descriptors
 from jobs_service.ids import new_id
 from jobs_service.jobs.lifecycle import Claim
 from jobs_service.worker.attempt import RunningAttempt
+from jobs_service.worker.running import RunningAttempts
 from jobs_service.worker.watchdog import Watchdog, dead_threads
 
 
@@ -28,9 +29,10 @@ def turning(*, seconds=0.0, alive=True):
     return SimpleNamespace(last_turn=time.monotonic() - seconds, is_alive=lambda: alive, heartbeat_interval_seconds=2.0)
 
 
-def watching(sync, presence=None, **services):
-    sync.broker = SimpleNamespace(draining=False)
-    watchdog = Watchdog(sync, presence or turning(), services, hang_grace_seconds=10, standstill_seconds=40)
+def watching(attempts=(), heartbeat=None, **services):
+    broker = SimpleNamespace(draining=False)
+    options = {"hang_grace_seconds": 10, "standstill_seconds": 40}
+    watchdog = Watchdog(broker, attempts, None, heartbeat or turning(), services, **options)
     watchdog._awake_since -= 3_600
     return watchdog
 
@@ -39,8 +41,8 @@ def reasons(watchdog):
     return list(watchdog.reasons_to_stop(SimpleNamespace(workers=[], consumers={})))
 
 
-def hung(sync):
-    return watching(sync).hung()
+def hung(*attempts):
+    return watching(attempts).hung()
 
 
 @pytest.mark.parametrize(
@@ -49,17 +51,26 @@ def hung(sync):
 )
 def test_an_attempt_hangs_some_time_after_its_limit(seconds, hangs):
     attempt = running(seconds=seconds, limit_seconds=60)
-    sync = SimpleNamespace(running={attempt.claim.token: attempt})
 
-    assert ([attempt.claim.token] if hangs else []) == hung(sync)
+    assert ([attempt.claim.token] if hangs else []) == hung(attempt)
 
 
 def test_an_attempt_that_has_returned_may_wait_for_postgresql_for_ever():
     attempt = running(seconds=3_600, limit_seconds=60)
     attempt.has_returned = True
-    sync = SimpleNamespace(running={attempt.claim.token: attempt})
 
-    assert [] == hung(sync)
+    assert [] == hung(attempt)
+
+
+def test_attempts_may_end_while_the_watchdog_looks_at_them():
+    attempts = RunningAttempts()
+    for _ in range(2):
+        attempts.add(running(seconds=5, limit_seconds=60))
+
+    for each in attempts:
+        attempts.remove(each)
+
+    assert [] == list(attempts)
 
 
 def test_a_dead_thread_is_named():
@@ -77,7 +88,7 @@ def test_a_stop_for_a_dead_thread_is_given_all_its_time(monkeypatch):
     monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: limits.append(None))
     before = signal.signal(signal.SIGTERM, lambda signum, _: signals.append(signum))
     dead = SimpleNamespace(name="dead", ident=1, is_alive=lambda: False)
-    watchdog = watching(SimpleNamespace(running={}))
+    watchdog = watching()
     watchdog.interval_seconds = 0.0
     watchdog.end()
     try:
@@ -87,16 +98,11 @@ def test_a_stop_for_a_dead_thread_is_given_all_its_time(monkeypatch):
 
     assert signals == [signal.SIGTERM]
     assert limits == [40, 40, None]
-    assert watchdog.lifecycle_sync.broker.draining
+    assert watchdog.broker.draining
 
 
-@pytest.fixture
-def sync():
-    return SimpleNamespace(running={})
-
-
-def test_nothing_is_wrong_where_every_service_turns(sync):
-    assert [] == reasons(watching(sync, turning(seconds=39), maintenance=turning(seconds=39)))
+def test_nothing_is_wrong_where_every_service_turns():
+    assert [] == reasons(watching(heartbeat=turning(seconds=39), maintenance=turning(seconds=39)))
 
 
 @pytest.mark.parametrize("name", ["heartbeat", "maintenance"])
@@ -106,21 +112,21 @@ def test_nothing_is_wrong_where_every_service_turns(sync):
     [(lambda: turning(alive=False), "has died"), (lambda: turning(seconds=41), "stands still")],
     ids=["dead", "standing still"],
 )
-def test_a_service_that_does_not_turn_is_a_reason_to_stop(sync, name, service, what):
-    others = {"presence": service()} if name == "heartbeat" else {name: service()}
+def test_a_service_that_does_not_turn_is_a_reason_to_stop(name, service, what):
+    others = {name: service()}
 
-    assert [f"the thread {what}: {name}"] == reasons(watching(sync, **others))
+    assert [f"the thread {what}: {name}"] == reasons(watching(**others))
 
 
-def test_while_the_process_was_frozen_nothing_could_turn(sync):
-    watchdog = watching(sync, turning(seconds=41))
+def test_while_the_process_was_frozen_nothing_could_turn():
+    watchdog = watching(heartbeat=turning(seconds=41))
     watchdog._looked_at -= 41
 
     assert [] == reasons(watchdog)
 
 
-def test_a_process_that_can_open_nothing_has_to_stop(sync, monkeypatch):
-    watchdog = watching(sync)
+def test_a_process_that_can_open_nothing_has_to_stop(monkeypatch):
+    watchdog = watching()
     monkeypatch.setattr(descriptors, "are_exhausted", lambda: True)
 
     assert ["no further file can be opened"] == reasons(watchdog)
@@ -130,17 +136,17 @@ def test_a_process_that_can_open_nothing_has_to_stop(sync, monkeypatch):
     ("made", "beats"),
     [(lambda: turning(seconds=3), 0), (lambda: turning(seconds=5), 1), (lambda: turning(alive=False), 1)],
 )
-def test_the_watchdog_beats_for_a_heartbeat_that_is_late_or_dead(sync, made, beats):
-    presence, beaten = made(), []
-    presence.beat = lambda: beaten.append(1)
+def test_the_watchdog_beats_for_a_heartbeat_that_is_late_or_dead(made, beats):
+    heartbeat, beaten = made(), []
+    heartbeat.beat = lambda: beaten.append(1)
 
-    watching(sync, presence)._stand_in()
+    watching(heartbeat=heartbeat)._beat_if_late()
 
     assert beats == len(beaten)
 
 
-def test_a_stop_that_has_begun_is_not_asked_for_again(sync, monkeypatch):
-    watchdog = watching(sync)
+def test_a_stop_that_has_begun_is_not_asked_for_again(monkeypatch):
+    watchdog = watching()
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a second signal would end the process at once"))
     watchdog.stop()
 

@@ -1,4 +1,4 @@
-"""The process that a suspect has to itself: `parent.py` starts it and names two descriptors and its own id."""
+"""The process in which a suspect runs: `parent.py` starts it with two file descriptors and the id of its process."""
 
 import os
 import sys
@@ -32,19 +32,19 @@ from jobs_service.worker.isolation.parent import GO, ChildMessage
 
 
 def main(claim: int, pipe: int, parent: int) -> int:
-    """Read a claim, make the attempt, tell its outcome."""
+    """Read the claim, make the attempt, send its outcome."""
     end_with_parent()
     if os.getppid() != parent:
-        return 1  # it ended before the kernel knew that this one is to end with it
-    os.set_inheritable(pipe, False)  # what the job starts is not to keep it open
-    with open(pipe, "wb", buffering=0) as telling:
-        _tell(telling, _outcome(Settings.from_env(os.environ), claim, telling))
+        return 1  # the parent ended before `end_with_parent` took effect
+    os.set_inheritable(pipe, False)  # a process that the job starts must not keep it open
+    with open(pipe, "wb", buffering=0) as sending:
+        _send(sending, _outcome(Settings.from_env(os.environ), claim, sending))
     return 0
 
 
-def _outcome(settings: Settings, claim: int, telling: IO[bytes]) -> ChildMessage:
+def _outcome(settings: Settings, claim: int, sending: IO[bytes]) -> ChildMessage:
     try:
-        return ChildMessage("completed", result=_run(settings, claim, telling))
+        return ChildMessage("completed", result=_run(settings, claim, sending))
     except Snoozed as error:
         return ChildMessage("snoozed", message=storable(str(error), MESSAGE_KEPT), delay_seconds=error.delay_seconds)
     except Unavailable as error:
@@ -60,7 +60,7 @@ def _outcome(settings: Settings, claim: int, telling: IO[bytes]) -> ChildMessage
         return ChildMessage(_kind(error), failure=failure_of(error, 0.0))
 
 
-def _run(settings: Settings, file: int, telling: IO[bytes]) -> str:
+def _run(settings: Settings, file: int, sending: IO[bytes]) -> str:
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     events.subscribe(logs.log_event)
     job_type_of = load(settings.actor_modules).get
@@ -68,23 +68,23 @@ def _run(settings: Settings, file: int, telling: IO[bytes]) -> str:
         claim = msgspec.json.decode(claimed.read(), type=Claim)
     logs.bind(job_id=str(claim.job_id), worker_id=str(claim.worker_id))
     running = attempt.begin(claim)
-    running.begin_effect = lambda: _ask(running, telling)
+    running.begin_effect = lambda: _begin_effect(running, sending)
     outputs = LocalOutputs(Path(settings.output_dir))
-    mailer = SmtpMailer.from_settings(settings, ask=attempt.ask)
-    _tell(telling, ChildMessage("ready"))
+    mailer = SmtpMailer.from_settings(settings)
+    _send(sending, ChildMessage("ready"))
     return call(job_type_of(claim.type), running, outputs, mailer)
 
 
-def _ask(running: RunningAttempt, telling: IO[bytes]) -> None:
-    """Ask the worker, who has the lease, whether the effect may begin. Without its word it may not."""
-    _tell(telling, ChildMessage("effect"))
+def _begin_effect(running: RunningAttempt, sending: IO[bytes]) -> None:
+    """Ask the worker, which has the lease, whether the effect may begin. Raises `LeaseLost` unless it says so."""
+    _send(sending, ChildMessage("effect"))
     if sys.stdin.buffer.readline() != GO:
         raise LeaseLost("the job is not this attempt's any more")
     running.effect_begun = True
 
 
-def _tell(telling: IO[bytes], told: ChildMessage) -> None:
-    telling.write(msgspec.json.encode(told) + b"\n")
+def _send(sending: IO[bytes], message: ChildMessage) -> None:
+    sending.write(msgspec.json.encode(message) + b"\n")
 
 
 def _kind(error: BaseException) -> str:

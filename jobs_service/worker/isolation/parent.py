@@ -1,8 +1,8 @@
-"""Runs a suspect, a job that was with a lost worker, in a process of its own: if it kills again, it kills nobody else.
+"""Runs a suspect, a job that was with a lost worker, in a process of its own: if it kills again, other jobs go on.
 
-The worker's thread keeps the claim, the lease and the verdict, and waits. The other process finds the claim in a file,
-and sends lines of JSON (`ChildMessage`) through a pipe: when it is ready, when its effect is to begin, and how it
-ended. The thread answers the second with "go", through the process's stdin.
+The worker's thread keeps the claim and the lease, waits, and has the verdict written. The other process reads the
+claim from a file and sends lines of JSON (`ChildMessage`) through a pipe: when it is ready, when its effect is about to
+begin, and how it ended. The thread answers the second with "go", through the process's stdin.
 """
 
 import math
@@ -27,20 +27,20 @@ from jobs_service.jobs.lifecycle import Failure
 from jobs_service.metrics import multiprocess
 from jobs_service.worker.attempt import Cancelled, RunningAttempt
 
-#: How often the waiting thread looks at the clock.
+#: Milliseconds between two looks of the waiting thread at the clock.
 _LOOK_MS = 100
 
-#: So many at a time in a worker process: after a kill all its jobs are suspects, and each process needs memory.
+#: Processes at a time in a worker process: after a kill all its jobs are suspects, and each process needs memory.
 AT_A_TIME = 4
 
-#: Until it is ready to run the job's code. Only then the job's time limit begins.
+#: Seconds that a process may take until it is ready. Only then the job's time limit begins.
 START_SECONDS = 60.0
 
 _places = BoundedSemaphore(AT_A_TIME)
 
 GO = b"go\n"
 
-#: What was raised there, by name, and what stands for it here.
+#: Kinds of message for what was raised in the process, and what is raised for it here.
 STANDS_FOR: dict[str, type[IsolatedFailure]] = {
     "rejected": IsolatedRejection,
     "refused": IsolatedRefusal,
@@ -68,8 +68,8 @@ class ChildMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 def run(running: RunningAttempt) -> str:
     """Run the attempt in a process of its own and return its result as JSON text.
 
-    Raises what the job's code raised, or what stands for it; `ProcessLost` when the process ended without a word;
-    `TimeLimitExceeded` by a clock of its own, which starts once the process has; and `Cancelled`.
+    Raises what the job's code raised, or what stands for it; `ProcessLost` when the process ended without a message;
+    `TimeLimitExceeded` by a clock of its own, which starts once the process is ready; and `Cancelled`.
     """
     limit_seconds, running.limit_seconds = running.limit_seconds, math.inf
     with _places, tempfile.TemporaryFile() as claim:
@@ -81,24 +81,24 @@ def run(running: RunningAttempt) -> str:
 def _run(running: RunningAttempt, claim: int, limit_seconds: float) -> str:
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "jobs_service.worker.isolation.child", str(claim), str(writing), str(os.getpid())]
-    with open(reading, "rb", buffering=0) as told:  # noqa: PTH123 - a descriptor
+    with open(reading, "rb", buffering=0) as messages:  # noqa: PTH123 - a descriptor
         try:
-            process = subprocess.Popen(  # noqa: S603 - nothing of it comes from outside
+            process = subprocess.Popen(  # noqa: S603 - no argument comes from outside
                 command, stdin=subprocess.PIPE, pass_fds=[claim, writing], env=_environ(), start_new_session=True
             )
         finally:
             os.close(writing)
         try:
-            return _conversation(running, process, told, limit_seconds)
+            return _result_of(running, process, messages, limit_seconds)
         finally:
             _end(process)
 
 
-def _conversation(
-    running: RunningAttempt, process: "subprocess.Popen[bytes]", told: IO[bytes], limit_seconds: float
+def _result_of(
+    running: RunningAttempt, process: "subprocess.Popen[bytes]", messages: IO[bytes], limit_seconds: float
 ) -> str:
     clock = _Clock(running, START_SECONDS)
-    for line in _lines(told, clock):
+    for line in _lines(messages, clock):
         answer = msgspec.json.decode(line, type=ChildMessage)
         match answer.kind:
             case "completed":
@@ -107,7 +107,7 @@ def _conversation(
                 clock.begin(limit_seconds)
             case "effect":
                 running.begin_effect()
-                _say(process, GO)
+                _send(process, GO)
             case _:
                 _raise(answer)
     while (code := process.poll()) is None:
@@ -133,33 +133,33 @@ class _Clock:
             raise TimeLimitExceeded
 
 
-def _say(process: "subprocess.Popen[bytes]", line: bytes) -> None:
+def _send(process: "subprocess.Popen[bytes]", line: bytes) -> None:
     if process.stdin is None:
         raise ValueError("the process has no stdin")
     try:
         process.stdin.write(line)
         process.stdin.flush()
     except BrokenPipeError:
-        pass  # it has ended, and the other pipe will say so
+        pass  # it has ended, and the end of the other pipe will show it
 
 
-def _lines(told: IO[bytes], clock: _Clock) -> Iterator[bytes]:
+def _lines(messages: IO[bytes], clock: _Clock) -> Iterator[bytes]:
     """Yield whole lines until the other end is closed."""
     readiness = select.poll()
-    readiness.register(told, select.POLLIN)
+    readiness.register(messages, select.POLLIN)
     unread = b""
     while True:
         clock.check()
         if not readiness.poll(_LOOK_MS):
             continue
-        if not (piece := told.read(65_536)):
+        if not (piece := messages.read(65_536)):
             return
         *lines, unread = (unread + piece).split(b"\n")
         yield from lines
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End it and what it has started."""
+    """End the process and all that it has started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -181,7 +181,7 @@ def _raise(answer: ChildMessage) -> NoReturn:
 
 
 def _environ() -> dict[str, str]:
-    """Return an environment without the metrics' folder: what it would count there is counted here."""
+    """Return an environment without the metrics' folder: this process counts for the other one."""
     return {name: value for name, value in os.environ.items() if name != multiprocess.VARIABLE}
 
 

@@ -1,4 +1,4 @@
-"""What every log line between a message's arrival and its last word says, a job type's own lines included."""
+"""Fields that every log line carries while a message is processed, the lines of a job's own code included."""
 
 from uuid import UUID
 
@@ -10,9 +10,9 @@ from jobs_service.observability import logs, tracing
 
 
 class LogContext(Middleware):
-    """Binds what the message tells; `attempt.begin` adds what the row tells, and begins the attempt's span.
+    """Binds what the message says; `attempt.begin` adds what the row says, and begins the attempt's span.
 
-    Its after-hook runs behind the verdict, so that the verdict's line and statement are still the attempt's.
+    Its after-hook runs after the verdict, so that the verdict's log line and statement still belong to the attempt.
     """
 
     def __init__(self, worker_id: UUID) -> None:
@@ -40,7 +40,7 @@ class LogContext(Middleware):
         self._end()
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
-        # The processes that Dramatiq forks end without exit handlers.
+        # The processes that Dramatiq forks run no exit handlers.
         tracing.stop()
 
     def _end(self) -> None:

@@ -1,4 +1,4 @@
-"""Dramatiq's `TimeLimit`, without the moment in which its exception hits something other than the actor."""
+"""Dramatiq's `TimeLimit`, without the moment in which its exception can hit something other than the actor."""
 
 from time import monotonic
 from typing import Any
@@ -7,9 +7,9 @@ from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import TimeLimit, TimeLimitExceeded
 from dramatiq.middleware.threading import raise_thread_exception
 
-from jobs_service.worker.attempt import withdraw_exception
+from jobs_service.worker.running import withdraw_exception
 
-#: Set on the message of an attempt that has a process to itself.
+#: Set on the message of an attempt that runs in a process of its own.
 ISOLATED_OPTION = "isolated"
 
 
@@ -17,7 +17,7 @@ class StrictTimeLimit(TimeLimit):
     """Interrupts the actor, never a hook.
 
     Upstream collects the overdue threads under its lock and raises in them after releasing it. An actor that ends in
-    between is hit later: in a hook, which loses the verdict and can end the worker thread for good (dramatiq 2.2.1).
+    between is hit later, in a hook: that loses the verdict and can end the worker thread (dramatiq 2.2.1).
     """
 
     def __init__(self, *, time_limit: float, interval: int = 1000) -> None:
@@ -26,7 +26,7 @@ class StrictTimeLimit(TimeLimit):
         self.last_turn = monotonic()
         manager: Any = self.manager
         manager.name = "time limits"
-        manager._handle_deadlines = self._look  # noqa: SLF001 - the thread that calls it is upstream's
+        manager._handle_deadlines = self._look  # noqa: SLF001 - upstream's own thread calls it
 
     def is_alive(self) -> bool:
         manager: Any = self.manager
@@ -37,7 +37,7 @@ class StrictTimeLimit(TimeLimit):
         _interrupt_overdue(self.manager)
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        # A suspect's clock starts when its own process has (isolation/parent.py).
+        # A suspect's time limit begins once its process is ready (isolation/parent.py).
         if not message.options.get(ISOLATED_OPTION):
             super().before_process_message(broker, message)
 

@@ -1,4 +1,4 @@
-"""Starts and ends what a worker process does beside running jobs: its heartbeat and maintenance."""
+"""Starts and ends what a worker process does beside running jobs: heartbeat, maintenance, watchdog, sampler."""
 
 from collections import defaultdict
 from threading import Thread
@@ -11,7 +11,7 @@ from dramatiq.worker import ConsumerThread, Worker
 from jobs_service.broker.redis import JobBroker
 from jobs_service.maintenance.leader import Maintenance
 from jobs_service.orphans import end_with_parent
-from jobs_service.worker.heartbeat import Presence
+from jobs_service.worker.heartbeat import Heartbeat
 from jobs_service.worker.sampler import Sampler
 from jobs_service.worker.watchdog import Watchdog
 
@@ -20,25 +20,25 @@ class WorkerServices(Middleware):
     """The heartbeat begins before the first claim and ends after the last verdict."""
 
     def __init__(
-        self, broker: JobBroker, presence: Presence, maintenance: Maintenance, watchdog: Watchdog, sampler: Sampler
+        self, broker: JobBroker, heartbeat: Heartbeat, maintenance: Maintenance, watchdog: Watchdog, sampler: Sampler
     ) -> None:
         self.broker = broker
-        self.presence = presence
+        self.heartbeat = heartbeat
         self.maintenance = maintenance
         self.watchdog = watchdog
         self.sampler = sampler
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        self.presence.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
+        self.heartbeat.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
         self.maintenance.start()
         self.watchdog.start(worker)
-        # From here on there may be jobs to give back, and the watchdog ends an orphan that cannot stop.
+        # From here on the process may hold jobs, so it stops in order; the watchdog ends an orphan that cannot stop.
         end_with_parent()
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         self.sampler.start(worker)
 
-    # The names are those of the threads' connections in pg_stat_activity as well.
+    # The threads' connections have these names in pg_stat_activity too.
     def after_worker_thread_boot(self, broker: Broker, thread: Thread) -> None:  # noqa: ARG002
         thread.name = "attempt"
 
@@ -53,11 +53,11 @@ class WorkerServices(Middleware):
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         self.watchdog.end()
-        self.presence.stop()
+        self.heartbeat.stop()
         self.sampler.stop()
 
     def _return_messages(self, worker: Worker) -> None:
-        """Give back at once what was popped and not begun, instead of after the last running job has ended."""
+        """Return messages that were popped and not begun at once, not after the last running job has ended."""
         messages: dict[str, list[MessageProxy]] = defaultdict(list)
         for item in iter_queue(worker.work_queue):
             messages[item.message.queue_name].append(item.message)

@@ -1,0 +1,139 @@
+"""Gives back what this process holds when it ends: its jobs did not fail, and go back to their places in line."""
+
+import math
+import time
+from collections.abc import Collection
+from uuid import UUID
+
+from dramatiq.middleware import Shutdown
+
+from jobs_service import events
+from jobs_service.database.connection import Database
+from jobs_service.events import Event
+from jobs_service.jobs import lifecycle
+from jobs_service.jobs.lifecycle import Unheard
+from jobs_service.observability import logs
+from jobs_service.observability.logs import get_logger
+from jobs_service.worker.attempt import RunningAttempt
+from jobs_service.worker.claims import Claims
+from jobs_service.worker.database_wait import DatabaseWait
+from jobs_service.worker.running import RunningAttempts
+from jobs_service.worker.settler import Settler
+from jobs_service.worker.verdict import decide
+
+log = get_logger(__name__)
+
+#: A process that has to end at once ends after this, whether PostgreSQL has answered or not.
+RELEASE_SECONDS = 5.0
+
+#: Seconds between two looks whether the verdicts that a stop waits for are written.
+_LOOK_SECONDS = 0.05
+
+
+class Release:
+    """Releases the attempts of a worker process that ends, and waits for the verdicts on those that have returned."""
+
+    def __init__(
+        self,
+        database: Database,
+        wait: DatabaseWait,
+        attempts: RunningAttempts,
+        claims: Claims,
+        settler: Settler,
+        *,
+        worker_id: UUID,
+        give_back_seconds: float,
+    ) -> None:
+        """A stop releases jobs and writes verdicts for up to `give_back_seconds` after it began."""
+        self.database = database
+        self.wait = wait
+        self.attempts = attempts
+        self.claims = claims
+        self.settler = settler
+        self.worker_id = worker_id
+        self.give_back_seconds = give_back_seconds
+
+    def at_shutdown(self) -> None:
+        """Release what still runs when the time to stop is over, and claims whose answers were lost.
+
+        What has returned waits for PostgreSQL with its verdict, and gets the rest of the time.
+        """
+        until = (self.wait.broker.draining_since or time.monotonic()) + self.give_back_seconds
+        self._release_running(until)
+        self._release_unknown(until)
+        self._wait_for_verdicts(until)
+
+    def at_once(self, *, hung: Collection[UUID] = ()) -> None:
+        """Release what runs in a process that cannot go on, but for the `hung` attempts: those count as its crash."""
+        until = time.monotonic() + RELEASE_SECONDS
+        self._release_running(until, hung)
+        self._wait_for_verdicts(until)
+
+    def _release_running(self, until: float, hung: Collection[UUID] = ()) -> None:
+        """Release what runs; what has begun its effect gets a verdict. No error keeps the others from theirs."""
+        # A lease that is gone because its release lost its reply was not taken away by a cancel.
+        self.attempts.leave_alone()
+        try:
+            kept = self.wait.until_answered("release", lambda: self._write(hung), until=until)
+        except Exception as error:  # noqa: BLE001 - the process has to end, and others wait for their verdicts
+            log.warning("Attempts not given back; the rescuer will take them", error=str(error).strip())
+            return
+        for running in kept:
+            try:
+                self._settle_interrupted(running, until)
+            except Exception as error:  # noqa: BLE001 - as above
+                log.warning("Interrupted attempt not settled", **running.facts, error=str(error).strip())
+
+    def _write(self, hung: Collection[UUID]) -> list[RunningAttempt]:
+        """Release all that runs by one statement, and return what was not released.
+
+        What has returned is left alone: its work is done, and is not to be begun again.
+        """
+        attempts = [
+            running for running in self.attempts if running.claim.token not in hung and not running.has_returned
+        ]
+        claims = [running.claim for running in attempts]
+        released = lifecycle.release(self.database, claims) if attempts else []
+        for running, is_released in zip(attempts, released, strict=True):
+            if is_released:
+                self._announce_released(running)
+        return [running for running, is_released in zip(attempts, released, strict=True) if not is_released]
+
+    def _announce_released(self, running: RunningAttempt) -> None:
+        # Not in the attempt's own thread, so nothing of it is bound here.
+        with logs.bound(worker_id=str(self.worker_id), **running.claim.origin.fields):
+            events.emit(Event.RELEASED, **running.facts, seconds=round(running.seconds, 4))
+
+    def _settle_interrupted(self, running: RunningAttempt, until: float) -> None:
+        """Settle what has begun its effect: what may have been done must not count as not begun."""
+        claim = running.claim
+        if running.has_returned:
+            return
+        running.effect_begun = True
+        retry_seconds = 0.0 if claim.attempts < claim.max_attempts else None
+        verdict = decide(running, Shutdown("the worker stopped"), retry_seconds=retry_seconds)
+        with logs.bound(worker_id=str(self.worker_id), **claim.origin.fields):
+            self.settler.write(running, verdict, until=until)
+
+    def _release_unknown(self, until: float) -> None:
+        """Release claims whose answers were lost: no attempt of this process holds them."""
+        unheard = Unheard()
+        try:
+            jobs = self.wait.until_answered(
+                "release",
+                lambda: lifecycle.release_worker(
+                    self.database, self.worker_id, known=self.attempts.tokens(), unheard=unheard
+                ),
+                # Where every claim was answered there is nothing to find: a stop does not wait for PostgreSQL then.
+                until=until if self.claims.unanswered else -math.inf,
+            )
+        except Exception as error:  # noqa: BLE001 - the process has to end
+            log.warning("Claims without an answer not given back; the rescuer will take them", error=str(error).strip())
+            return
+        for job in jobs:
+            facts = job.facts | job.origin.fields | {"worker_id": str(self.worker_id)}
+            events.emit(Event.RELEASED, **facts, seconds=0.0)
+
+    def _wait_for_verdicts(self, until: float) -> None:
+        while any(running.has_returned for running in self.attempts) and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
