@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 MODULES = sorted((ROOT / "jobs_service").rglob("*.py"))
 
 #: What lies directly in the package and imports next to nothing, and what begins a process; folders are between them.
-BASE = ["errors", "events", "ids", "failpoints", "orphans", "descriptors", "dsn", "config"]
+BASE = ["errors", "events", "ids", "failpoints", "orphans", "descriptors", "circuit_breaker", "dsn", "config"]
 ENTRY_POINTS = ["wsgi", "__main__", "__init__"]
 
 #: A row of the page's map: a folder or nothing, modules, what they are.
