@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs_service.config import Settings, numbers_by_name
-from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, JobsError, NameTaken, SettingsError
+from jobs_service.errors import BrokerUnavailable, JobsError, NameTaken, PostgresError, SettingsError
 from jobs_service.readiness import advice
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = _parser().parse_args(arguments).command
     try:
         return COMMANDS[command](Settings.from_env(os.environ))
-    except DatabaseUnavailable as error:
-        what, said = advice.on_postgresql(error), str(error)
-        print(f"{command}: {what}" if said == what else f"{command}: {what} ({said})", file=sys.stderr)
+    except PostgresError as error:
+        what, reason = advice.on_postgresql(error), str(error)
+        print(f"{command}: {what}" if reason == what else f"{command}: {what} ({reason})", file=sys.stderr)
         return 1
     except BrokerUnavailable as error:
         print(f"{command}: Redis cannot be used as it is: {error}", file=sys.stderr)

@@ -5,9 +5,8 @@ from typing import Any
 
 import falcon
 import msgspec
-import psycopg2
 
-from jobs_service.errors import DatabaseUnavailable, InvalidRequest, MalformedBody, SchemaUnavailable
+from jobs_service.errors import DatabaseUnavailable, InvalidRequest, MalformedBody, SchemaUnavailable, ValueRefused
 from jobs_service.metrics.catalogue import REJECTIONS
 from jobs_service.observability.logs import get_logger
 
@@ -22,7 +21,7 @@ def install(app: "falcon.App[Any, Any]") -> None:
     """Make every error of this app a problem. Later handlers are asked first."""
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _http_error)
-    app.add_error_handler(psycopg2.DataError, _data_error)
+    app.add_error_handler(ValueRefused, _value_refused)
     app.add_error_handler(DatabaseUnavailable, _database_unavailable)
     app.add_error_handler(SchemaUnavailable, _not_migrated)
     app.add_error_handler(InvalidRequest, _invalid_request)
@@ -58,9 +57,10 @@ def _not_migrated(req: falcon.Request, resp: falcon.Response, error: SchemaUnava
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_not_migrated", detail)
 
 
-def _data_error(req: falcon.Request, resp: falcon.Response, error: psycopg2.DataError, params: object) -> None:  # noqa: ARG001
-    """Handle what got past our own checks and PostgreSQL would not store: still the client's to mend."""
-    log.warning("PostgreSQL refused a value", path=req.path, error_type=type(error).__name__)
+def _value_refused(req: falcon.Request, resp: falcon.Response, error: ValueRefused, params: object) -> None:  # noqa: ARG001
+    """Answer for a value that passed our own checks, and that PostgreSQL cannot store: the client has to change it."""
+    # The message may quote the value.
+    log.warning("PostgreSQL refused a value", path=req.path, error_type=type(error.__cause__).__name__)
     detail = "The database cannot store a value of this request."
     _answer(req, resp, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail)
 

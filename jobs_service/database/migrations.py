@@ -19,8 +19,9 @@ import psycopg2
 import psycopg2.errors
 
 from jobs_service.database.connection import Database, Row
+from jobs_service.database.driver_errors import first_line
 from jobs_service.database.sessions import Sessions
-from jobs_service.errors import MigrationError
+from jobs_service.errors import MigrationError, StatementRefused
 
 SEEDS = Path(__file__).resolve().parents[2] / "seeds"
 
@@ -366,18 +367,19 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - what psycopg2 takes without 
 
 @contextmanager
 def _explained(where: str) -> Iterator[None]:
-    """Have PostgreSQL's refusals say what to do."""
+    """Raise what PostgreSQL refuses as `MigrationError`, which says what to do."""
     try:
         yield
     except psycopg2.Error as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MigrationError(f"{where} failed: {said}{_advice(error)}") from error
+        raise MigrationError(f"{where} failed: {first_line(error)}{_advice(error.pgcode)}") from error
+    except StatementRefused as error:
+        raise MigrationError(f"{where} failed: {error}{_advice(error.sqlstate)}") from error
 
 
-def _advice(error: psycopg2.Error) -> str:
-    if error.pgcode is None or error.pgcode.startswith(("08", "57P")):
+def _advice(sqlstate: str | None) -> str:
+    if sqlstate is None or sqlstate.startswith(("08", "57P")):
         return "; see that PostgreSQL answers and run it again, it goes on where it stopped"
-    return _ADVICE.get(error.pgcode, "")
+    return _ADVICE.get(sqlstate, "")
 
 
 _ADVICE = {

@@ -1,6 +1,5 @@
 """Connections that the threads of a process share. A thread has one for as long as a statement takes."""
 
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,14 +8,12 @@ from threading import Condition, Thread, current_thread
 import psycopg2
 
 from jobs_service.database.deadlines import deadlines
+from jobs_service.database.driver_errors import is_full
 from jobs_service.database.sessions import Connection
 from jobs_service.errors import DatabaseUnavailable
 
 #: Between two tries where the server has no connection to give. It has no queue in which to wait.
 PAUSE_SECONDS = 0.25
-
-#: What PostgreSQL (53300) and PgBouncer say when all their connections are given away. libpq tells no code here.
-_FULL = re.compile(r"too many (clients|connections)|remaining connection slots|no more connections allowed")
 
 
 class Pool:
@@ -127,11 +124,6 @@ class Pool:
     def _wait(self, seconds: float) -> None:
         with self._changed:
             self._changed.wait(seconds)
-
-
-def is_full(error: BaseException) -> bool:
-    """Tell whether the server refused a connection because it has given all of them away."""
-    return isinstance(error, psycopg2.OperationalError) and bool(_FULL.search(str(error)))
 
 
 def _close(idle: list[tuple[Connection, float]]) -> None:

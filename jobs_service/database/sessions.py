@@ -12,6 +12,7 @@ import psycopg2.extensions
 
 from jobs_service import dsn
 from jobs_service.database.deadlines import Line, deadlines
+from jobs_service.database.driver_errors import Silent
 from jobs_service.errors import DatabaseUnsuitable
 from jobs_service.observability.logs import get_logger
 
@@ -45,10 +46,6 @@ _KEEPALIVES: Mapping[str, object] = {"keepalives_idle": 5, "keepalives_interval"
 
 #: A setting of our own: a session that does not know it did not get the others either.
 _MARK = "async_job_system.settings"
-
-
-class Silent(psycopg2.OperationalError):  # type: ignore[misc] # psycopg2 has no types
-    """No answer came within the time that an answer may take."""
 
 
 class Connection(psycopg2.extensions.connection):  # type: ignore[misc] # psycopg2 has no types

@@ -93,7 +93,7 @@ WHERE heartbeat_at BETWEEN now() - %(lease)s * interval '1 second' AND now() + %
 
 
 class JobRows:
-    """Looks at the rows. Each look raises `DatabaseUnavailable`, or what psycopg2 raises of a missing table."""
+    """Looks at the rows. Each look raises `DatabaseUnavailable`, its `SchemaUnavailable` for a missing table."""
 
     def __init__(
         self, database: Database, *, queues: Iterable[str], lease_seconds: float, servers: Iterable[str] = ()

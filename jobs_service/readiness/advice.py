@@ -1,13 +1,17 @@
 """What an operator is told when a server cannot be used: in one line what is wrong, and what to do."""
 
 import re
-from collections.abc import Iterator
 
 import redis
 
-from jobs_service.errors import DatabaseUnsuitable
+from jobs_service.errors import DatabaseUnsuitable, PostgresError, StatementRefused
 
 _AWAY = "PostgreSQL does not answer: see that it runs, and that DATABASE_URL leads to it"
+
+_REFUSED = (
+    "PostgreSQL refuses a statement of this version: see that the database is migrated and its tables unchanged; "
+    "python -m jobs_service check prints the reason"
+)
 
 #: By SQLSTATE, which no language changes.
 _BY_CODE = {
@@ -59,24 +63,19 @@ _BY_TEXT = (
 )
 
 
-def on_postgresql(error: BaseException) -> str:
+def on_postgresql(error: PostgresError) -> str:
     """Say what is wrong with PostgreSQL. Its own words may quote values; these do not."""
-    errors = list(_causes(error))
-    codes = [code for each in errors if (code := getattr(each, "pgcode", None))]
-    if codes:
-        return next((_BY_CODE[code] for code in codes if code in _BY_CODE), _AWAY)
-    unsuitable = (str(each) for each in errors if isinstance(each, DatabaseUnsuitable))
-    return next(unsuitable, None) or next(filter(None, map(_by_text, errors)), _AWAY)
+    if error.sqlstate in _BY_CODE:
+        return _BY_CODE[error.sqlstate]
+    if isinstance(error, DatabaseUnsuitable):
+        return str(error)
+    if isinstance(error, StatementRefused):
+        return _REFUSED
+    return _AWAY if error.sqlstate else _by_text(str(error))
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _by_text(error: BaseException) -> str | None:
-    return next((advice for pattern, advice in _BY_TEXT if re.search(pattern, str(error))), None)
+def _by_text(message: str) -> str:
+    return next((advice for pattern, advice in _BY_TEXT if re.search(pattern, message)), _AWAY)
 
 
 def on_redis(error: redis.RedisError) -> str:

@@ -7,14 +7,12 @@ from threading import Lock
 
 import falcon
 import msgspec
-import peewee
-import psycopg2
 
 from jobs_service.broker.neighbours import conflicts
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database import migrations
 from jobs_service.database.connection import Database
-from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, MigrationError
+from jobs_service.errors import BrokerUnavailable, MigrationError, PostgresError
 from jobs_service.jobs import lifecycle
 from jobs_service.readiness import advice, preflight
 
@@ -76,7 +74,7 @@ class Readiness:
             lifecycle.try_submit(self.database)
         except MigrationError as error:
             return str(error)
-        except (DatabaseUnavailable, psycopg2.ProgrammingError, peewee.ProgrammingError) as error:
+        except PostgresError as error:
             return advice.on_postgresql(error)
         return "ok"
 
