@@ -1,4 +1,8 @@
-"""Stops calls to a server that does not answer, so that they fail at once instead of waiting for it."""
+"""Stops calls to a server that does not answer, so that they fail at once instead of waiting for it.
+
+For servers of the service itself, within a process. The table `servers` is for those that job code calls: all processes
+share it, and jobs wait for a server in it.
+"""
 
 import time
 

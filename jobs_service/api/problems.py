@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): the one place where our error tree meets HTTP."""
+"""Answers errors as problem details (RFC 9457): the one place that knows the status of each of our errors."""
 
 from http import HTTPStatus
 from typing import Any
@@ -18,7 +18,7 @@ RETRY_AFTER_SECONDS = 2
 
 
 def install(app: "falcon.App[Any, Any]") -> None:
-    """Make every error of this app a problem. Later handlers are asked first."""
+    """Answer every error of this app as a problem. Of two handlers for an error, falcon takes the more specific."""
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _http_error)
     app.add_error_handler(ValueRefused, _value_refused)
@@ -43,17 +43,17 @@ def _database_unavailable(
 ) -> None:
     log.warning("Request refused: PostgreSQL does not answer", path=req.path, error=str(error))
     resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
-    detail = "The database does not answer. Nothing was promised; try again."
+    detail = "The database does not answer. The request was not confirmed; try again."
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_unavailable", detail)
 
 
 def _not_migrated(req: falcon.Request, resp: falcon.Response, error: SchemaUnavailable, params: object) -> None:  # noqa: ARG001
-    """Handle tables that are not what this code expects."""
+    """Answer where tables or columns are missing, or not open to this role."""
     log.error(
         "The database is not migrated; run: python -m jobs_service migrate", path=req.path, error=str(error).strip()
     )
     resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
-    detail = "The database is not prepared for this version yet. Nothing was accepted; try again."
+    detail = "The database is not migrated to this version yet. Nothing was written; try again."
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_not_migrated", detail)
 
 
