@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs_service.config import Settings, numbers_by_name
-from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, JobsError, NameTaken, SettingsError
+from jobs_service.errors import BrokerUnavailable, JobsError, NameTaken, PostgresError, SettingsError
 from jobs_service.readiness import advice
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; an error of ours is a line, not a traceback."""
+    """Run a command and return its exit code. An error of ours is printed as one line, without a traceback."""
     command = _parser().parse_args(arguments).command
     try:
         return COMMANDS[command](Settings.from_env(os.environ))
-    except DatabaseUnavailable as error:
-        what, said = advice.on_postgresql(error), str(error)
-        print(f"{command}: {what}" if said == what else f"{command}: {what} ({said})", file=sys.stderr)
+    except PostgresError as error:
+        what, reason = advice.on_postgresql(error), str(error)
+        print(f"{command}: {what}" if reason == what else f"{command}: {what} ({reason})", file=sys.stderr)
         return 1
     except BrokerUnavailable as error:
         print(f"{command}: Redis cannot be used as it is: {error}", file=sys.stderr)
@@ -58,31 +58,31 @@ def worker(settings: Settings) -> int:
 
 
 def migrate(settings: Settings) -> int:
-    """Apply what is missing of seeds/."""
+    """Apply the files of seeds/ that the database lacks."""
     from jobs_service.database import migrations
     from jobs_service.database.connection import open_database
 
-    # Ctrl-C ends it at once, as a kill would, and not when PostgreSQL has answered. It may be ended anywhere.
+    # Ctrl-C ends it at once, as a kill would, without waiting for PostgreSQL. It is safe to end it at any point.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    applied = migrations.migrate(open_database(settings), tell=lambda line: print(f"migrate: {line}", flush=True))
+    applied = migrations.migrate(open_database(settings), report=lambda line: print(f"migrate: {line}", flush=True))
     print(f"migrate: applied {', '.join(applied)}" if applied else "migrate: nothing to do")
     return 0
 
 
 def check(settings: Settings) -> int:
-    """Check the settings and the servers they name."""
+    """Check the settings, and the servers that they name."""
     from jobs_service.readiness import preflight
 
     for warning in preflight.check(settings):
         print(f"check: {warning}", file=sys.stderr)
     _check_types(settings)
     _check_names(settings)
-    print("check: settings are valid, both servers will do, and the database is migrated")
+    print("check: the settings are valid, both servers can be used, and the database is migrated")
     return 0
 
 
 def _check_names(settings: Settings) -> None:
-    """Raises `NameTaken` where the names in Redis are not this installation's alone, or `BrokerUnavailable`."""
+    """Raises `NameTaken` where another installation or program uses our names in Redis, or `BrokerUnavailable`."""
     from jobs_service.broker.neighbours import conflicts
     from jobs_service.broker.redis import JobBroker
     from jobs_service.jobs.job_types import load
@@ -98,7 +98,7 @@ COMMANDS: dict[str, Callable[[Settings], int]] = {
 
 
 def _check_types(settings: Settings) -> None:
-    """Refuse a limit for a type that there is not: most likely its name is misspelt."""
+    """Raises `SettingsError` for a limit of an unknown job type: most likely its name is misspelt."""
     from jobs_service.jobs.job_types import load
 
     registry = load(settings.actor_modules)
@@ -111,7 +111,7 @@ def _worker_programs(settings: Settings) -> "Iterator[Program]":
     from jobs_service.metrics import multiprocess
     from jobs_service.worker.supervisor import Program
 
-    # Pop no more than there are threads: what waits behind a long job here could run elsewhere.
+    # Pop no more messages than there are threads: one that waits behind a long job here could run elsewhere.
     environ = {"dramatiq_queue_prefetch": str(settings.worker_threads), **os.environ, multiprocess.SERVED_VARIABLE: "1"}
     dramatiq = (
         "-m",
@@ -120,8 +120,8 @@ def _worker_programs(settings: Settings) -> "Iterator[Program]":
         "--processes=1",
         f"--threads={settings.worker_threads}",
         f"--worker-shutdown-timeout={int(settings.worker_shutdown_seconds * 1000)}",
-        # The command is not to wait for its process to have begun, which it does for the sake of processes of another
-        # kind (there are none): whoever is killed while it says so leaves it waiting for ever.
+        # The command waits for its process to report that it started, which matters only for forks (there are none).
+        # A process that is killed while it reports would leave the command waiting for ever.
         "--worker-fork-timeout=10",
         "--skip-logging",
     )
@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare_metrics(settings: Settings, name: str) -> None:
-    """Give the processes to come a clean directory for their counters; from here on they share it."""
+    """Prepare an empty directory for the counters of the processes to start, which share it."""
     from jobs_service.metrics import multiprocess
 
     try:
@@ -151,7 +151,7 @@ def _prepare_metrics(settings: Settings, name: str) -> None:
 
 
 def _become(module: str, *arguments: str) -> int:
-    """Replace this process by another of the same environment, so that signals reach it directly."""
+    """Replace this process by another with the same environment, so that signals reach it directly."""
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - nothing comes from outside
 
 

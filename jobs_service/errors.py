@@ -20,16 +20,41 @@ class MigrationError(JobsError):
     """The files in `seeds/` and the database do not agree."""
 
 
-class DatabaseUnavailable(JobsError):
-    """PostgreSQL did not answer, or refused to. Nothing is known about the statement's fate."""
+class PostgresError(JobsError):
+    """PostgreSQL did not carry out a statement. `sqlstate` is its code for the reason, None where it sent none."""
+
+    # Not called DatabaseError: peewee would take it for the one of the driver, and raise its own in its place.
+    def __init__(self, message: str = "", *, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class DatabaseUnavailable(PostgresError):
+    """PostgreSQL did not answer, or refused to. It may have carried out the statement all the same."""
+
+
+class NoAnswer(DatabaseUnavailable):
+    """PostgreSQL did not answer a statement in the time that it has."""
+
+
+class ConnectionLost(DatabaseUnavailable):
+    """The connection to PostgreSQL ended during a statement, or cannot be used any more."""
 
 
 class SchemaUnavailable(DatabaseUnavailable):
-    """PostgreSQL answered that a table or column is not there, or not open to this user. The message names it."""
+    """A table or column is missing, or this role has no privilege for it. The message names it."""
 
 
 class DatabaseUnsuitable(DatabaseUnavailable):
     """PostgreSQL answered, and this service cannot work with it. The message says why, and what to do."""
+
+
+class StatementRefused(PostgresError):
+    """PostgreSQL answered that a statement is wrong: a defect, or a schema that this version does not know."""
+
+
+class ValueRefused(StatementRefused):
+    """PostgreSQL cannot store or read a value of the statement."""
 
 
 class NotThisProcess(JobsError):

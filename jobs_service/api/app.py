@@ -17,7 +17,6 @@ from jobs_service.config import Settings
 from jobs_service.database.connection import open_database
 from jobs_service.events import Event
 from jobs_service.jobs.job_types import load
-from jobs_service.jobs.queries import database_proxy
 from jobs_service.metrics import catalogue, log_records
 from jobs_service.metrics.exposition import build_registry
 from jobs_service.observability import logs
@@ -28,7 +27,6 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     """Return the WSGI application. Connects to nothing before the first request."""
     registry = load(settings.actor_modules)
     database = open_database(settings, service="app")
-    database_proxy.initialize(database)
     broker = JobBroker.from_settings(settings)
     broker.learn(job_type.name for job_type in registry)
     submitter = Submitter(database, Publisher(broker), registry, settings)
@@ -40,8 +38,8 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
         middleware=[RequestContext(), RequestMetrics(), HttpRules(settings.api_prefix)]
     )
     problems.install(app)
-    app.add_route("/jobs", JobCollection(submitter, registry, max_body_bytes=settings.max_body_bytes))
-    app.add_route("/jobs/{job_id}", JobItem())
+    app.add_route("/jobs", JobCollection(database, submitter, registry, max_body_bytes=settings.max_body_bytes))
+    app.add_route("/jobs/{job_id}", JobItem(database))
     app.add_route("/jobs/{job_id}/cancel", JobCancellation(database))
     app.add_route("/jobs/{job_id}/retry", JobRetry(database, DeadLetterList(broker.client, broker.keys)))
     app.add_route("/livez", Liveness())

@@ -1,13 +1,12 @@
-"""Errors as problem details (RFC 9457): the one place where our error tree meets HTTP."""
+"""Answers errors as problem details (RFC 9457): the one place that knows the status of each of our errors."""
 
 from http import HTTPStatus
 from typing import Any
 
 import falcon
 import msgspec
-import psycopg2
 
-from jobs_service.errors import DatabaseUnavailable, InvalidRequest, MalformedBody, SchemaUnavailable
+from jobs_service.errors import DatabaseUnavailable, InvalidRequest, MalformedBody, SchemaUnavailable, ValueRefused
 from jobs_service.metrics.catalogue import REJECTIONS
 from jobs_service.observability.logs import get_logger
 
@@ -19,10 +18,10 @@ RETRY_AFTER_SECONDS = 2
 
 
 def install(app: "falcon.App[Any, Any]") -> None:
-    """Make every error of this app a problem. Later handlers are asked first."""
+    """Answer every error of this app as a problem. Of two handlers for an error, falcon takes the more specific."""
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _http_error)
-    app.add_error_handler(psycopg2.DataError, _data_error)
+    app.add_error_handler(ValueRefused, _value_refused)
     app.add_error_handler(DatabaseUnavailable, _database_unavailable)
     app.add_error_handler(SchemaUnavailable, _not_migrated)
     app.add_error_handler(InvalidRequest, _invalid_request)
@@ -44,23 +43,24 @@ def _database_unavailable(
 ) -> None:
     log.warning("Request refused: PostgreSQL does not answer", path=req.path, error=str(error))
     resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
-    detail = "The database does not answer. Nothing was promised; try again."
+    detail = "The database does not answer. The request was not confirmed; try again."
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_unavailable", detail)
 
 
 def _not_migrated(req: falcon.Request, resp: falcon.Response, error: SchemaUnavailable, params: object) -> None:  # noqa: ARG001
-    """Handle tables that are not what this code expects."""
+    """Answer where tables or columns are missing, or not open to this role."""
     log.error(
         "The database is not migrated; run: python -m jobs_service migrate", path=req.path, error=str(error).strip()
     )
     resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
-    detail = "The database is not prepared for this version yet. Nothing was accepted; try again."
+    detail = "The database is not migrated to this version yet. Nothing was written; try again."
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_not_migrated", detail)
 
 
-def _data_error(req: falcon.Request, resp: falcon.Response, error: psycopg2.DataError, params: object) -> None:  # noqa: ARG001
-    """Handle what got past our own checks and PostgreSQL would not store: still the client's to mend."""
-    log.warning("PostgreSQL refused a value", path=req.path, error_type=type(error).__name__)
+def _value_refused(req: falcon.Request, resp: falcon.Response, error: ValueRefused, params: object) -> None:  # noqa: ARG001
+    """Answer for a value that passed our own checks, and that PostgreSQL cannot store: the client has to change it."""
+    # The message may quote the value.
+    log.warning("PostgreSQL refused a value", path=req.path, error_type=type(error.__cause__).__name__)
     detail = "The database cannot store a value of this request."
     _answer(req, resp, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail)
 

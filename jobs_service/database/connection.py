@@ -1,7 +1,6 @@
 """PostgreSQL through peewee: kept connections that threads share, replaced when the server has dropped them."""
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -10,33 +9,18 @@ import peewee
 import psycopg2
 import psycopg2.extras
 
+from jobs_service.circuit_breaker import CircuitBreaker
 from jobs_service.config import Settings
 from jobs_service.database import budget
-from jobs_service.database.pool import Pool, is_full
-from jobs_service.database.sessions import Connection, Sessions, Silent
-from jobs_service.errors import DatabaseUnavailable, NotThisProcess, SchemaUnavailable
+from jobs_service.database.driver_errors import DRIVER_ERRORS, each_attempt, is_full, of_connecting, of_statement
+from jobs_service.database.pool import Pool
+from jobs_service.database.sessions import Connection, Sessions
+from jobs_service.errors import ConnectionLost, DatabaseUnavailable, NoAnswer, NotThisProcess, PostgresError
 
 Row = tuple[Any, ...]
 
-#: After a failure further threads get the same answer at once for this long, instead of queueing up to try.
+#: Seconds during which statements fail at once after PostgreSQL did not answer, instead of each waiting for it.
 REFUSE_SECONDS = 0.5
-
-#: `InternalError` is here for "cannot execute in a read-only transaction": a connection left on a demoted primary.
-_LOST = (
-    psycopg2.OperationalError,
-    psycopg2.InterfaceError,
-    psycopg2.InternalError,
-    # What peewee makes of the same three.
-    peewee.OperationalError,
-    peewee.InterfaceError,
-    peewee.InternalError,
-)
-
-_QUERY_CANCELED = "57014"
-
-#: A table or column is not there, or not open to us: somebody restores or migrates, or code and schema do not fit.
-#: Undefined table, undefined column, insufficient privilege, invalid schema name.
-_NOT_THERE = frozenset({"42P01", "42703", "42501", "3F000"})
 
 T = TypeVar("T")
 
@@ -45,8 +29,10 @@ class Database(peewee.PostgresqlDatabase):
     """peewee's database, plus `rows`: fixed SQL on the same connections, for statements every job needs.
 
     Threads share a few connections: each has one for a statement, or for a transaction that it began. Statements must
-    be safe to run twice: when a kept connection turns out to be dead, nobody knows whether the server had carried out
-    the statement, and it is sent once more on another one.
+    be safe to run twice: when a kept connection turns out to be lost, the server may have carried out the statement or
+    not, and it is sent once more on another connection.
+
+    What the driver raises is raised as one of the errors of `errors.py`.
     """
 
     def __init__(
@@ -70,7 +56,7 @@ class Database(peewee.PostgresqlDatabase):
         self.sessions = sessions
         self._share = share
         self._pool = Pool(
-            self._opened,
+            self._open,
             size=connections,
             has_reserve=has_reserve,
             idle_seconds=idle_seconds,
@@ -79,10 +65,10 @@ class Database(peewee.PostgresqlDatabase):
         #: The process that connects: a copy of it by fork has the same sockets, and must leave them alone.
         self._pid: int | None = None
         # peewee holds this lock while it connects, so one unanswered connect would hold up every thread. Its
-        # state is per thread; the server version, the only thing shared, is the same whoever writes it.
+        # state is per thread; the server version, the only thing shared, is the same in whichever thread sets it.
         self._lock = _NoLock()
-        self._connecting = ServerBackoff(connect_seconds)
-        self._answering = ServerBackoff(answer_seconds)
+        self._connecting = CircuitBreaker(open_seconds=REFUSE_SECONDS, trial_seconds=connect_seconds)
+        self._answering = CircuitBreaker(open_seconds=REFUSE_SECONDS, trial_seconds=answer_seconds)
 
     def rows(
         self, sql: str, parameters: Sequence[object] | Mapping[str, object] = (), *, reserved: bool = False
@@ -90,10 +76,11 @@ class Database(peewee.PostgresqlDatabase):
         """Run one statement in its own transaction and return its rows, or [] for a statement that has none.
 
         A `reserved` one need not wait until others have their answers. Raises `DatabaseUnavailable` when the server
-        cannot be reached or gives up on the statement, its `SchemaUnavailable` where the tables are not there, and
-        `NotThisProcess` in a forked copy of this process.
+        cannot be reached or gives up on the statement, its `SchemaUnavailable` where a table or column is missing,
+        `StatementRefused` where the statement or a value in it is wrong, and `NotThisProcess` in a forked copy of this
+        process.
         """
-        return self._recovering(lambda: self._run(sql, parameters), reserved=reserved)
+        return self._carry_out(lambda: self._run(sql, parameters), reserved=reserved)
 
     def row(
         self, sql: str, parameters: Sequence[object] | Mapping[str, object] = (), *, reserved: bool = False
@@ -103,88 +90,70 @@ class Database(peewee.PostgresqlDatabase):
         return found[0] if found else None
 
     def discard(self) -> None:
-        """Close the connections that nobody uses, and this thread's. The next statement opens another."""
+        """Close the connections that are not in use, and this thread's. The next statement opens another."""
         self._drop()
         if not self._is_copied:
             self._pool.clear()
 
     def execute_sql(self, sql: str, params: Sequence[object] | None = None) -> Any:  # noqa: ANN401
-        """Peewee's queries pass through here; they recover like `rows`, unless they are part of a transaction."""
-        return self._recovering(lambda: _Answer(super(Database, self).execute_sql(sql, params)))
+        """Run a statement of peewee's. Like `rows`, it is sent once more, unless it is part of a transaction."""
+        return self._carry_out(lambda: _Answer(super(Database, self).execute_sql(sql, params)))
 
     @property
     def _is_copied(self) -> bool:
         """Whether this is a copy by fork of the process that has the connections."""
         return self._pid is not None and self._pid != os.getpid()
 
-    def _recovering(self, statement: Callable[[], T], *, reserved: bool = False) -> T:
+    def _carry_out(self, statement: Callable[[], T], *, reserved: bool = False) -> T:
         if self._is_copied:
             raise NotThisProcess("a forked process cannot use the database connections of its parent")
         if not self.is_closed():  # in a transaction that this thread began
-            return self._asked_once(statement)
-        if reason := self._answering.known_reason():
+            return self._send(statement)
+        if reason := self._answering.refusal():
             raise DatabaseUnavailable(reason)
         try:
-            answer = self._asked_twice(statement, reserved=reserved)
+            answer = self._send_twice_at_most(statement, reserved=reserved)
         except BaseException:
-            self._answering.may_be_asked_soon()
+            self._answering.end_trial()
             raise
-        self._answering.is_back()
+        self._answering.close()
         return answer
 
-    def _asked_twice(self, statement: Callable[[], T], *, reserved: bool) -> T:
+    def _send_twice_at_most(self, statement: Callable[[], T], *, reserved: bool) -> T:
         if not self._take(reserved=reserved).is_kept:
-            return self._asked_once(statement)
+            return self._send(statement)
         try:
-            return self._asked(statement)
-        except _LOST:
-            # The others are from before as well.
+            return self._send(statement)
+        except ConnectionLost:
+            # The other kept connections are as old.
             self._pool.clear()
         self._take(reserved=reserved)
-        return self._asked_once(statement)
+        return self._send(statement)
 
-    def _asked_once(self, statement: Callable[[], T]) -> T:
-        try:
-            return self._asked(statement)
-        except _LOST as error:
-            raise DatabaseUnavailable(_first_line(error)) from error
-
-    def _asked(self, statement: Callable[[], T]) -> T:
-        """Send the statement. Raises `DatabaseUnavailable` where a second time would not help, else the error."""
+    def _send(self, statement: Callable[[], T]) -> T:
         try:
             answer = statement()
-        except (psycopg2.Error, peewee.PeeweeException) as error:
-            self._judge(error)
-            raise
+        except DRIVER_ERRORS as error:
+            failure = of_statement(error)
+            self._settle_connection(failure)
+            raise failure from error
         except BaseException:
             self._drop()
             raise
         self._give_back()
         return answer
 
-    def _judge(self, error: Exception) -> None:
-        """Find out what an error means: for the connection, and for whoever asked. Raises what it is to be called."""
-        driven = _driven(error)
-        if isinstance(driven, Silent):
-            # Neither would others be answered, nor this one on a new connection: none of them is to wait for it.
-            self._drop()
-            self._answering.is_away(_first_line(error))
-            raise DatabaseUnavailable(_first_line(error)) from error
-        if type(driven) is psycopg2.DatabaseError and driven.pgcode is None:
-            # What psycopg calls "server closed the connection unexpectedly" where libpq has not noticed it yet.
-            self._drop()
-            raise psycopg2.OperationalError(_first_line(error)) from error
-        if driven.pgcode == _QUERY_CANCELED:
-            # Too slow, but the connection is well. Once more would only double the load of a slow server.
-            self._give_back(or_drop=True)
-            raise DatabaseUnavailable(_first_line(error)) from error
-        if driven.pgcode in _NOT_THERE:
-            self._give_back(or_drop=True)
-            raise SchemaUnavailable(_first_line(error)) from error
-        if isinstance(error, _LOST):
-            self._drop()
-        else:
-            self._give_back(or_drop=True)
+    def _settle_connection(self, failure: PostgresError) -> None:
+        """Keep the connection of a statement that failed, or close it."""
+        match failure:
+            case NoAnswer():
+                # Another connection would get no answer either, nor would other threads: they are not to wait for it.
+                self._drop()
+                self._answering.open(str(failure))
+            case ConnectionLost():
+                self._drop()
+            case _:
+                self._give_back(or_drop=True)
 
     def _run(self, sql: str, parameters: Sequence[object] | Mapping[str, object]) -> list[Row]:
         with self.connection().cursor() as cursor:
@@ -192,21 +161,21 @@ class Database(peewee.PostgresqlDatabase):
             return cursor.fetchall() if cursor.description else []
 
     def _take(self, *, reserved: bool = False) -> Connection:
-        """Have a connection for this thread. Raises `DatabaseUnavailable`."""
-        try:
-            connection = self._pool.take(reserved=reserved)
-        except _LOST as error:
-            raise DatabaseUnavailable(said(error)) from error
+        """Take a connection for this thread. Raises `DatabaseUnavailable`."""
+        connection = self._connect(reserved=reserved)
         self._state.set_connection(connection)  # type: ignore[attr-defined] # the stubs leave out what subclasses use
-        # Only now: it may have waited for the connection while the server fell silent.
-        if reason := self._answering.reason_to_refuse():
+        # Only now: PostgreSQL may have stopped answering while this thread waited for the connection.
+        if reason := self._answering.admit():
             self._give_back()
             raise DatabaseUnavailable(reason)
         return connection
 
-    def _connect(self) -> Connection:
-        """Peewee calls this where a transaction begins."""
-        return self._pool.take()
+    def _connect(self, *, reserved: bool = False) -> Connection:
+        """Return a connection of the pool. peewee calls this where a transaction begins."""
+        try:
+            return self._pool.take(reserved=reserved)
+        except DRIVER_ERRORS as error:
+            raise of_connecting(error) from error
 
     def _give_back(self, *, or_drop: bool = False) -> None:
         """Let others have this thread's connection, unless a transaction is open on it: that is kept, or dropped."""
@@ -217,30 +186,30 @@ class Database(peewee.PostgresqlDatabase):
         elif or_drop and not self.in_transaction():
             self._drop()
 
-    def _opened(self) -> Connection:
-        """Return a new connection. Raises `psycopg2.OperationalError` or `DatabaseUnsuitable`."""
-        if reason := self._connecting.reason_to_refuse():
-            raise psycopg2.OperationalError(reason)
+    def _open(self) -> Connection:
+        """Return a new connection. Raises `psycopg2.OperationalError` or `DatabaseUnavailable`."""
+        if reason := self._connecting.admit():
+            raise DatabaseUnavailable(reason)
         self._pid = os.getpid()
         try:
             connection = self._measured(self.sessions.open())
         except psycopg2.OperationalError as error:
             if is_full(error):
-                self._connecting.may_be_asked_soon()
+                self._connecting.end_trial()
             else:
-                self._connecting.is_away(said(error))
+                self._connecting.open(each_attempt(error))
             raise
         except BaseException:
-            self._connecting.may_be_asked_soon()
+            self._connecting.end_trial()
             raise
-        self._connecting.is_back()
+        self._connecting.close()
         psycopg2.extras.register_uuid(conn_or_curs=connection)
-        # JSON is passed on as the text PostgreSQL sends: whoever needs it decoded knows into what.
+        # JSON is passed on as the text that PostgreSQL sends: the code that needs it decoded knows into which type.
         psycopg2.extras.register_default_jsonb(connection, loads=str)
         return connection
 
     def _measured(self, connection: Connection) -> Connection:
-        """Once, look how many connections there are, and keep to a share. A pooler sees to its own."""
+        """Read, once, how many connections the server grants, and keep to a share. A pooler limits its own."""
         # Several threads may do so at once, with the same answer.
         share = self._share
         if share is not None and not self.sessions.is_pooled:
@@ -252,49 +221,19 @@ class Database(peewee.PostgresqlDatabase):
 
     def _drop(self) -> None:
         try:
-            # Closing a forked copy would say good-bye to the server in the name of the parent.
+            # Closing a forked copy would tell the server that the parent's session is over.
             if not self.is_closed() and not self._is_copied:
                 self.connection().close()
         except psycopg2.Error:
-            pass  # it was broken: that is why it goes
+            pass  # it was broken: that is why it is closed
         finally:
             self._state.reset()  # type: ignore[attr-defined] # as above
             if not self._is_copied:
                 self._pool.release()
 
 
-class ServerBackoff:
-    """What is known of a server that does not answer. One thread asks it again, for all; the others do not wait."""
-
-    def __init__(self, patience_seconds: float) -> None:
-        self._patience_seconds = patience_seconds
-        self._reason = ""
-        self._until = 0.0
-
-    def reason_to_refuse(self) -> str:
-        """Return why not to ask now, or nothing: then the caller asks, and says how it went."""
-        if (reason := self.known_reason()) or not self._reason:
-            return reason
-        self._until = time.monotonic() + self._patience_seconds
-        return ""
-
-    def known_reason(self) -> str:
-        """Return why nobody is to ask now, if that is so."""
-        return self._reason if time.monotonic() < self._until else ""
-
-    def is_away(self, reason: str) -> None:
-        self._until = time.monotonic() + REFUSE_SECONDS
-        self._reason = reason
-
-    def may_be_asked_soon(self) -> None:
-        self._until = min(self._until, time.monotonic() + REFUSE_SECONDS)
-
-    def is_back(self) -> None:
-        self._reason = ""
-
-
 class _Answer:
-    """What peewee reads of a cursor, without the connection: others have that meanwhile."""
+    """What peewee reads of a cursor, without the connection: other threads may have that by then."""
 
     def __init__(self, cursor: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
         self.description, self.rowcount = cursor.description, cursor.rowcount
@@ -322,8 +261,8 @@ def open_database(
 ) -> Database:
     """Return the database of these settings. Connects at the first statement, not now.
 
-    Its threads share so many `connections`; where none are named, DATABASE_CONNECTIONS, or as many of them as are this
-    process's share of what the server grants.
+    Its threads share that many `connections`. The default is DATABASE_CONNECTIONS, or this process's share where the
+    server grants fewer.
     """
     seconds = settings.database_statement_timeout_seconds
     return Database(
@@ -337,26 +276,10 @@ def open_database(
         ),
         settings.database_url,
         connect_seconds=settings.database_connect_timeout_seconds,
-        # PostgreSQL is to end a slow statement itself, which keeps the connection; this is for when it cannot.
+        # PostgreSQL ends a slow statement itself and keeps the connection; this limit is for when it cannot.
         answer_seconds=seconds + 1,
         connections=connections or settings.database_connections,
         has_reserve=has_reserve,
         idle_seconds=settings.database_idle_seconds,
         share=None if connections else partial(budget.share, settings),
     )
-
-
-def _driven(error: Exception) -> Any:  # noqa: ANN401 - psycopg2 has no types
-    """Return the driver's error of which peewee made another. Its `pgcode` is None where PostgreSQL said nothing."""
-    driven = getattr(error, "orig", None) or error
-    return driven if isinstance(driven, psycopg2.Error) else psycopg2.Error(str(error))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def said(error: Exception) -> str:
-    """Return in one line what came of each attempt to connect: of a host with several addresses, of several hosts."""
-    lines = [line for line in str(error).strip().splitlines() if not line.startswith("\t")]
-    return "; ".join(lines) or type(error).__name__

@@ -1,9 +1,8 @@
-"""Bounds the wait for a server's answer from outside of the thread that waits.
+"""Limits how long a thread waits for the server, from another thread.
 
-psycopg2 waits in C, where no exception of Python's reaches the thread, and PostgreSQL's own timeouts do not help where
-it is frozen or unreachable. What psycopg2 offers against it, a wait callback, is one for all connections of a process,
-those of job code too, and makes COPY impossible. So a thread shuts the socket down, and the one that waits is told that
-the connection is closed.
+psycopg2 waits in C, where no Python exception reaches the thread, and PostgreSQL's own timeouts do not help while it is
+frozen or unreachable. psycopg2's wait callback is no way out: it applies to all connections of a process, those of job
+code too, and makes COPY impossible. So another thread shuts the socket down, and psycopg2 finds the connection closed.
 """
 
 import math
@@ -15,40 +14,40 @@ from threading import Condition, Lock, Thread
 from typing import Protocol
 
 
-class Overdue(Protocol):
-    """What can be cut when its time is over."""
+class Expiring(Protocol):
+    """What has a deadline."""
 
-    def cut(self) -> None:
-        """Must not wait, nor raise."""
+    def expire(self) -> None:
+        """The deadline has passed. Must not wait, nor raise."""
 
 
-class Line:
-    """The socket of a connection, under a descriptor of our own: its number cannot come to mean another file."""
+class DuplicateSocket:
+    """A connection's socket under a file descriptor of its own, which the kernel gives to no other file meanwhile."""
 
     def __init__(self, descriptor: int) -> None:
         """Raises `OSError` when the process can open no further file."""
         self._closing = Lock()
         self._descriptor = os.dup(descriptor)
 
-    def cut(self) -> None:
-        """End the conversation, in both directions."""
+    def expire(self) -> None:
+        """Shut the socket down, in both directions."""
         with self._closing:
             if self._descriptor < 0:
                 return
             connection = socket.socket(fileno=self._descriptor)
             try:
-                with suppress(OSError):  # the server was faster
+                with suppress(OSError):  # the server closed it first
                     connection.shutdown(socket.SHUT_RDWR)
             finally:
                 connection.detach()
 
     def close(self) -> None:
-        """Give the descriptor back. The connection itself is its owner's to close."""
+        """Close the duplicate. The connection itself stays open."""
         with self._closing:
             self._close()
 
     def __del__(self) -> None:
-        # Without the lock: nothing else knows this object any more, and in a forked child the lock may never open.
+        # Without the lock: nothing else refers to this object, and in a forked child the lock may be held for ever.
         self._close()
 
     def _close(self) -> None:
@@ -59,36 +58,36 @@ class Line:
 
 
 class Deadlines:
-    """The answers that are waited for, and a thread that cuts the lines of those that are overdue.
+    """The deadlines of a process, and a thread that expires what is overdue.
 
-    The thread starts with the first wait and sleeps while there is none. Waits are mostly equally long, so it has to be
-    woken only when it sleeps, or for one that is shorter.
+    The thread starts with the first deadline and sleeps while there is none. Most deadlines are equally far away, so it
+    is woken only when it sleeps without one, or for an earlier one.
     """
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: in a forked child, where there is no thread, and where the lines are those of the parent."""
-        self._due: dict[Overdue, float] = {}
+        """Start empty: in a forked child there is no thread, and the sockets are the parent's."""
+        self._due: dict[Expiring, float] = {}
         self._changed = Condition()
-        #: When the thread looks next; infinity while it sleeps, or while it is about to say so.
-        self._looks_at = math.inf
+        #: When the thread looks next; infinity while it sleeps without a deadline, or is about to.
+        self._wakes_at = math.inf
         self._thread: Thread | None = None
 
-    def begin(self, line: Overdue, seconds: float) -> None:
-        """Cut the line in so many seconds, unless `end` is called before."""
-        self._due[line] = due = time.monotonic() + seconds
-        if due < self._looks_at:
+    def begin(self, waiting: Expiring, seconds: float) -> None:
+        """Expire `waiting` in that many seconds, unless `end` is called before."""
+        self._due[waiting] = due = time.monotonic() + seconds
+        if due < self._wakes_at:
             with self._changed:
                 self._wake()
 
-    def end(self, line: Overdue) -> None:
-        self._due.pop(line, None)
+    def end(self, waiting: Expiring) -> None:
+        self._due.pop(waiting, None)
 
-    def has_cut(self, line: Overdue) -> bool:
-        """Tell whether the line was cut since `begin`. Only before `end`."""
-        return line not in self._due
+    def has_expired(self, waiting: Expiring) -> bool:
+        """Tell whether it has expired since `begin`. To be called before `end`."""
+        return waiting not in self._due
 
     def _wake(self) -> None:
         if self._thread is None:
@@ -100,21 +99,21 @@ class Deadlines:
         try:
             with self._changed:
                 while True:
-                    self._changed.wait(self._cut_overdue())
+                    self._changed.wait(self._expire_due())
         finally:
-            # However it ended, the next wait has to start another.
-            self._thread, self._looks_at = None, math.inf
+            # However it ended, the next deadline has to start another thread.
+            self._thread, self._wakes_at = None, math.inf
 
-    def _cut_overdue(self) -> float | None:
-        """Return the seconds until the next look, or None to sleep until woken."""
-        # First, so that a wait that begins while this one counts wakes the thread instead of being missed.
-        self._looks_at = math.inf
+    def _expire_due(self) -> float | None:
+        """Return the seconds until the next deadline, or None to sleep until woken."""
+        # First, so that a deadline that begins while this counts wakes the thread instead of being missed.
+        self._wakes_at = math.inf
         now = time.monotonic()
-        for line, due in list(self._due.items()):
-            if due <= now and self._due.pop(line, None) is not None:
-                line.cut()
-        self._looks_at = min(list(self._due.values()), default=math.inf)
-        return None if self._looks_at == math.inf else max(0.0, self._looks_at - now)
+        for waiting, due in list(self._due.items()):
+            if due <= now and self._due.pop(waiting, None) is not None:
+                waiting.expire()
+        self._wakes_at = min(list(self._due.values()), default=math.inf)
+        return None if self._wakes_at == math.inf else max(0.0, self._wakes_at - now)
 
 
 #: Those of this process.

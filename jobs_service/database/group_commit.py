@@ -1,4 +1,4 @@
-"""Calls that meet share a statement and its commit."""
+"""Calls of several threads that share a statement and its commit."""
 
 from collections.abc import Callable, Sequence
 from threading import Lock
@@ -9,19 +9,19 @@ from jobs_service.errors import DatabaseUnavailable
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: More than a process has threads; a bound for whoever calls with many.
+#: Calls in one statement at most. More than a process has threads.
 MAX_ITEMS = 256
 
 
 class Batch(Generic[Item, Result]):
-    """Carries out calls of many threads, those that wait at the same time together.
+    """Carries out the calls of many threads, and together those that wait at the same time.
 
-    A call that finds nobody at work runs at once and alone, so nothing waits for company. Calls that arrive while
-    it runs are taken together by the first of them. There is no timer and no thread of its own.
+    A call runs at once and alone when no other is running, so no call waits for others to join. Calls that arrive while
+    it runs are carried out together by the first of them. There is no timer and no thread of its own.
     """
 
     def __init__(self, run: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
-        """`run` gets the items and returns their results in the same order. It must be safe to repeat."""
+        """`run` gets the items and returns their results in the same order. It must be safe to run twice."""
         self._run = run
         self._lock = Lock()
         self._waiting: list[_Call[Item, Result]] = []
@@ -60,7 +60,7 @@ class Batch(Generic[Item, Result]):
                 call.results = [result]
 
     def _carry_out_singly(self, calls: "Sequence[_Call[Item, Result]]", error: Exception) -> None:
-        """One bad item must not fail its neighbours."""
+        """One bad item must not make the others fail."""
         if len(calls) == 1:
             calls[0].error = error
         else:
@@ -76,7 +76,7 @@ class Batch(Generic[Item, Result]):
 
 
 class _Call(Generic[Item, Result]):
-    """One thread's call. A bare lock is the cheapest thing a thread can wait for once."""
+    """One thread's call. A plain lock is the cheapest object that a thread can wait for once."""
 
     __slots__ = ("_leads", "_wake", "error", "item", "results")
 
@@ -89,7 +89,7 @@ class _Call(Generic[Item, Result]):
         self._wake.acquire()
 
     def wait(self) -> bool:
-        """Wait for the outcome, or for the lead: True."""
+        """Wait for the result. True: this thread has to carry out the waiting calls instead."""
         self._wake.acquire()
         return self._leads
 
@@ -98,7 +98,7 @@ class _Call(Generic[Item, Result]):
         self._wake.release()
 
     def done(self) -> None:
-        # The one that leads has been woken, or never slept.
+        # The thread that leads is awake already.
         if not self._leads:
             self._wake.release()
 
@@ -106,5 +106,5 @@ class _Call(Generic[Item, Result]):
         if self.error is not None:
             raise self.error
         if not self.results:
-            raise DatabaseUnavailable("the thread that carried this call out was interrupted")
+            raise DatabaseUnavailable("the thread that carried out this call was interrupted")
         return self.results[0]

@@ -1,8 +1,8 @@
-"""Applies `seeds/*.sql`, in the order of their numbers and each once, while the service and its clients go on.
+"""Applies `seeds/*.sql` in the order of their numbers, each file once, while the service runs.
 
-The comments `-- step: …` and `-- step without transaction: …` cut a file into steps. The latter are for what reads or
-writes the whole table while the service goes on, such as CREATE INDEX CONCURRENTLY; they may be done again. It is noted
-with each step how many are done, so that a run goes on where a killed one stopped.
+The comments `-- step: …` and `-- step without transaction: …` divide a file into steps. The latter are for statements
+that read or write a whole table while the service runs, such as CREATE INDEX CONCURRENTLY; they may run twice. With
+each step it is recorded how many are done, so that a run continues where a killed one stopped.
 """
 
 import hashlib
@@ -19,12 +19,13 @@ import psycopg2
 import psycopg2.errors
 
 from jobs_service.database.connection import Database, Row
+from jobs_service.database.driver_errors import first_line
 from jobs_service.database.sessions import Sessions
-from jobs_service.errors import MigrationError
+from jobs_service.errors import MigrationError, StatementRefused
 
 SEEDS = Path(__file__).resolve().parents[2] / "seeds"
 
-#: Checksums of former editions, whose effect was the same. They were applied to databases that are in use.
+#: Checksums of former editions that have the same effect. Databases in use were migrated with them.
 FORMER: Mapping[str, frozenset[str]] = {
     "001_create_jobs_table.sql": frozenset({"0f1687bdf07c3c1c87c0c938f804ac76225ba374e1b342ce6f61914183e5419a"}),
     "002_add_lifecycle.sql": frozenset({"79480decc8388cccca13415e49a10746c2f4dd9539da39a5f79a53055a368d6f"}),
@@ -32,20 +33,20 @@ FORMER: Mapping[str, frozenset[str]] = {
     "005_index_lists.sql": frozenset({"e67e21d90f019fd67109b4d817faff610b4a66aba2287f2c65d8f1fa849931b9"}),
 }
 
-#: Any number nobody else uses: it keeps two starters from making the tables below at once.
+#: The key of an advisory lock, which keeps two runs from creating the tables below at once. Any number will do.
 LOCK = 0x4A4F4253_01
 
-#: How long a step waits for a lock, since all who come later wait behind it. More than PostgreSQL's deadlock_timeout
-#: (1 s), after which an autovacuum gives way.
+#: How long a step waits for a lock: all later requests for the table wait behind it. More than PostgreSQL's
+#: deadlock_timeout (1 s), after which an autovacuum gives up its lock.
 LOCK_TIMEOUT = "2s"
 
-#: Between two tries, those who waited behind the first one get their turn.
+#: Pauses between tries to get a lock. Statements that waited behind a try run in the pause.
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)
 
-#: A run of which nothing was seen for so long is over. More than the longest pause and the wait for a lock.
+#: Seconds without a sign of life after which a run counts as ended. More than the longest pause plus LOCK_TIMEOUT.
 TAKE_OVER_SECONDS = 15.0
 
-#: Seconds between two looks at the run of another.
+#: Seconds between two looks at another run.
 GLANCE_SECONDS = 0.5
 
 _CREATE = """
@@ -54,7 +55,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
   sha256 TEXT NOT NULL,
   applied_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
--- One row: whose turn it is, and how far the file is that is being applied. A counter tells that the holder is alive.
+-- One row: which run has its turn, and how many steps of its file are done. A counter shows that the run is alive.
 CREATE TABLE IF NOT EXISTS schema_migration_run (
   one BOOLEAN PRIMARY KEY DEFAULT true CHECK (one),
   holder UUID,
@@ -65,7 +66,7 @@ CREATE TABLE IF NOT EXISTS schema_migration_run (
 );
 INSERT INTO schema_migration_run DEFAULT VALUES ON CONFLICT DO NOTHING"""
 
-# The server goes on with the statement of a killed run, and builds an index to its end: until then the run is not over.
+# The server continues the statement of a killed run, and finishes its index: until then the run has not ended.
 _LOOK = """
 SELECT holder, beats, EXISTS (
   SELECT FROM pg_stat_activity
@@ -81,7 +82,7 @@ _BEAT = "UPDATE schema_migration_run SET beats = beats + 1 WHERE holder = %s RET
 
 _RELEASE = "UPDATE schema_migration_run SET holder = NULL WHERE holder = %s"
 
-# Raises, and with it ends the transaction that it is part of, when another run has taken over.
+# Raises an error when another run has taken over, which rolls back the transaction it is part of.
 _NOTE_STEP = """
 DO $note$ BEGIN
   UPDATE schema_migration_run SET beats = beats + 1, name = %(name)s, sha256 = %(sha256)s, steps = %(steps)s
@@ -98,29 +99,30 @@ INSERT INTO schema_migrations (name, sha256) SELECT %(name)s, %(sha256)s FROM do
 
 _APPLIED = "SELECT name, sha256 FROM schema_migrations ORDER BY name"
 
-#: Whatever the limits of the role and the server are.
+#: In place of the limits of the role and the server.
 _NO_LIMITS = {"statement_timeout": "0", "lock_timeout": "0"}
 
-#: For each host of DATABASE_URL.
+#: Seconds to connect to each host of DATABASE_URL.
 CONNECT_SECONDS = 10
 
 _NOT_POOLED = (
-    "a pooler does not pass on the search_path of DATABASE_URL, which every step needs: let DATABASE_URL lead to "
-    "PostgreSQL itself for migrate"
+    "the pooler ignores the search_path of DATABASE_URL, which every step needs: run migrate with a DATABASE_URL that "
+    "leads to PostgreSQL itself"
 )
 
 _STEP = re.compile(r"^-- step( without transaction)?: (.+)$", re.MULTILINE)
 _INDEX = re.compile(r"^CREATE (?:UNIQUE )?INDEX CONCURRENTLY IF NOT EXISTS (\w+)", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*(--.*)?$")
 
-_TAKEN_OVER = "another run has taken over, because nothing was seen of this one; it applies what is missing"
+_TAKEN_OVER = "another run has taken over, because this one showed no sign of life; it applies the missing files"
 
-Tell = Callable[[str], None]
+#: Is given a line about the progress.
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Part of a file: one transaction, or one statement that runs in none."""
+    """A part of a file: one transaction, or one statement that runs outside of a transaction."""
 
     doing: str
     sql: str
@@ -144,7 +146,7 @@ class Migration:
 
     @property
     def steps(self) -> list[Step]:
-        """What stands before the first marker is a step too, if it is more than comments."""
+        """The steps in order. SQL before the first marker is a step too."""
         head, *parts = _STEP.split(self.sql)
         steps = [] if all(map(_COMMENT.match, head.splitlines())) else [Step("applying", head)]
         for alone, doing, sql in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
@@ -155,19 +157,19 @@ class Migration:
         return sha256 == self.sha256 or sha256 in FORMER.get(self.name, ())
 
 
-def migrate(database: Database, seeds: Path = SEEDS, *, tell: Tell = lambda _: None) -> list[str]:
-    """Apply what is missing, and return the names applied. `tell` is given lines about the progress.
+def migrate(database: Database, seeds: Path = SEEDS, *, report: Report = lambda _: None) -> list[str]:
+    """Apply the missing files, and return their names.
 
-    Others may do the same meanwhile: one of them works, the others wait. Where nothing is missing it only reads.
+    Of several runs at the same time one works, the others wait. Where no file is missing it only reads.
     Raises `MigrationError` when an applied file was changed or is missing, or when one fails, and
-    `DatabaseUnavailable`. Either way it may be called again, and goes on where it stopped.
+    `DatabaseUnavailable`. Called again after either, it continues where it stopped.
     """
     migrations = read(seeds)
     if not pending(database, seeds):
         return []
     with _explained("preparing"), closing(_Session(database)) as session:
-        _repeated(lambda: session.run(_in_transaction(f"SELECT pg_advisory_xact_lock({LOCK}); {_CREATE}")), tell)
-        with _turn(session, tell) as run:
+        _repeated(lambda: session.run(_in_transaction(f"SELECT pg_advisory_xact_lock({LOCK}); {_CREATE}")), report)
+        with _turn(session, report) as run:
             missing = _missing(migrations, dict(session.run(_APPLIED)))
             for migration in missing:
                 run.apply(migration)
@@ -196,7 +198,7 @@ def read(seeds: Path) -> list[Migration]:
 
 
 def _missing(migrations: list[Migration], applied: Mapping[str, str]) -> list[Migration]:
-    """Return what is to be applied. What a newer version of this code has applied besides is none of ours."""
+    """Return the files to apply. Files that a newer version of this code has applied are no error."""
     files = {migration.name: migration for migration in migrations}
     for name, sha256 in applied.items():
         if name in files and not files[name].was_applied_as(sha256):
@@ -207,7 +209,7 @@ def _missing(migrations: list[Migration], applied: Mapping[str, str]) -> list[Mi
 
 
 class _Session:
-    """A connection of its own, whose statements may take as long as they need. Each is sent in one piece."""
+    """A connection whose statements have no time limit. Each is sent in one message."""
 
     def __init__(self, database: Database) -> None:
         sessions = Sessions(
@@ -228,7 +230,7 @@ class _Session:
         return text.decode()
 
     def run_alone(self, sql: str) -> None:
-        """Run what nothing else may be in one message with, not even the settings that a pooler's session needs."""
+        """Run a statement that must be alone in its message, even without the settings for a pooler's session."""
         preamble, self._connection.preamble = self._connection.preamble, b""
         try:
             self.run(sql)
@@ -236,7 +238,7 @@ class _Session:
             self._connection.preamble = preamble
 
     def run(self, sql: str, values: Iterable[object] = ()) -> list[Row]:
-        """Return the rows. Without values a % is a %, in files too. What a failed statement began is rolled back."""
+        """Return the rows. Without values a % stands for itself. A transaction that a failed statement began ends."""
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(sql, tuple(map(_plain, values)) or None)
@@ -251,15 +253,15 @@ class _Session:
 
 
 class _Run:
-    """The one run of several that has its turn."""
+    """The run whose turn it is."""
 
-    def __init__(self, session: _Session, holder: UUID, tell: Tell) -> None:
+    def __init__(self, session: _Session, holder: UUID, report: Report) -> None:
         self._session = session
         self._holder = holder
-        self._tell = tell
+        self._report = report
 
     def apply(self, migration: Migration) -> None:
-        """Do the steps of a file that are not done, and note it as applied."""
+        """Run the steps of a file that are not done, and record it as applied."""
         for number in range(self._done(migration), len(migration.steps)):
             self._apply_step(migration, number)
         if not self._session.run(self._note(_NOTE_FILE, migration)):
@@ -268,13 +270,13 @@ class _Run:
     def _apply_step(self, migration: Migration, number: int) -> None:
         steps = migration.steps
         where = f"{migration.name}: {steps[number].doing} ({number + 1} of {len(steps)})"
-        self._tell(where)
+        self._report(where)
         note = self._note(_NOTE_STEP, migration, steps=number + 1)
         with _explained(where):
-            _repeated(lambda: self._do(steps[number], note), self._tell, where)
+            _repeated(lambda: self._do(steps[number], note), self._report, where)
 
     def _done(self, migration: Migration) -> int:
-        """Return how many steps of the file a run before this one has done."""
+        """Return how many steps of the file an earlier run has done."""
         [(name, sha256, steps)] = self._session.run("SELECT name, sha256, steps FROM schema_migration_run")
         if name is None:
             return 0
@@ -293,7 +295,7 @@ class _Run:
             raise MigrationError(_TAKEN_OVER)
         mark = f"/* migrate {self._holder} */ "
         if step.in_transaction:
-            # In one piece, so that no lock waits for us, were we stopped here.
+            # In one message, so that no lock is held if this process is stopped between two statements.
             self._session.run(mark + _in_transaction(f"{note};\n{step.sql}"))
             return
         for index in _INDEX.findall(step.sql):
@@ -302,34 +304,34 @@ class _Run:
         self._session.run(note)
 
     def _clear_unfinished(self, index: str, mark: str) -> None:
-        """Drop an index of which a killed run left a part. Nobody uses it, and it would be taken for the whole."""
+        """Drop an index that a killed run left invalid. IF NOT EXISTS would take it for the finished one."""
         if self._session.run("SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid", (index,)):
             self._session.run_alone(f"{mark}DROP INDEX CONCURRENTLY IF EXISTS {index}")
 
 
 @contextmanager
-def _turn(session: _Session, tell: Tell) -> Iterator[_Run]:
-    """Wait until it is this run's turn, and give it back.
+def _turn(session: _Session, report: Report) -> Iterator[_Run]:
+    """Wait until it is this run's turn, and end the turn afterwards.
 
-    No lock and no transaction is held meanwhile: an index that is built CONCURRENTLY would wait for it, and a pooler
-    would give the session to somebody else.
+    The turn is a row and not a lock or a transaction: building an index CONCURRENTLY would wait for that, and a pooler
+    would give the session to another client.
     """
     holder = uuid4()
-    _wait_for_turn(session, holder, tell)
+    _wait_for_turn(session, holder, report)
     try:
-        yield _Run(session, holder, tell)
+        yield _Run(session, holder, report)
     finally:
         with suppress(psycopg2.Error):
             session.run(_RELEASE, (holder,))
 
 
-def _wait_for_turn(session: _Session, holder: UUID, tell: Tell) -> None:
+def _wait_for_turn(session: _Session, holder: UUID, report: Report) -> None:
     seen: object = None
     since = time.monotonic()
     while True:
         [(other, beats, is_busy)] = session.run(_LOOK)
         if other is not None and seen is None:
-            tell("waiting for another run of migrate, or for what it left to end")
+            report("waiting for another run of migrate, or for a statement that it left running")
         if is_busy or (other, beats) != seen:
             seen, since = (other, beats), time.monotonic()
         is_quiet = not is_busy and time.monotonic() - since > TAKE_OVER_SECONDS
@@ -338,13 +340,13 @@ def _wait_for_turn(session: _Session, holder: UUID, tell: Tell) -> None:
         time.sleep(GLANCE_SECONDS)
 
 
-def _repeated(do: Callable[[], object], tell: Tell, where: str = "preparing") -> None:
-    """Do it until its locks are free: each try waits for them shortly, and the next one comes after a pause."""
+def _repeated(do: Callable[[], object], report: Report, where: str = "preparing") -> None:
+    """Try until the locks are free: each try waits for them briefly, the next one follows after a pause."""
     for pause in _pauses():
         try:
             do()
         except (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected):
-            tell(f"{where}: others hold the lock that it needs; tried again in {pause:g} s")
+            report(f"{where}: another transaction holds a lock that it needs; tried again in {pause:g} s")
             time.sleep(pause)
         else:
             return
@@ -360,24 +362,25 @@ def _in_transaction(sql: str) -> str:
     return f"BEGIN; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SET LOCAL statement_timeout = 0;\n{sql}\n;COMMIT"
 
 
-def _plain(value: object) -> Any:  # noqa: ANN401 - what psycopg2 takes without being told of further types
+def _plain(value: object) -> Any:  # noqa: ANN401 - any type that psycopg2 adapts by itself
     return str(value) if isinstance(value, UUID) else value
 
 
 @contextmanager
 def _explained(where: str) -> Iterator[None]:
-    """Have PostgreSQL's refusals say what to do."""
+    """Raise what PostgreSQL refuses as `MigrationError`, which says what to do."""
     try:
         yield
     except psycopg2.Error as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MigrationError(f"{where} failed: {said}{_advice(error)}") from error
+        raise MigrationError(f"{where} failed: {first_line(error)}{_advice(error.pgcode)}") from error
+    except StatementRefused as error:
+        raise MigrationError(f"{where} failed: {error}{_advice(error.sqlstate)}") from error
 
 
-def _advice(error: psycopg2.Error) -> str:
-    if error.pgcode is None or error.pgcode.startswith(("08", "57P")):
-        return "; see that PostgreSQL answers and run it again, it goes on where it stopped"
-    return _ADVICE.get(error.pgcode, "")
+def _advice(sqlstate: str | None) -> str:
+    if sqlstate is None or sqlstate.startswith(("08", "57P")):
+        return "; see that PostgreSQL answers and run it again, it continues where it stopped"
+    return _ADVICE.get(sqlstate, "")
 
 
 _ADVICE = {

@@ -1,6 +1,5 @@
-"""Connections that the threads of a process share. A thread has one for as long as a statement takes."""
+"""Connections that the threads of a process share. A thread has one while its statement or transaction runs."""
 
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,18 +8,16 @@ from threading import Condition, Thread, current_thread
 import psycopg2
 
 from jobs_service.database.deadlines import deadlines
+from jobs_service.database.driver_errors import is_full
 from jobs_service.database.sessions import Connection
 from jobs_service.errors import DatabaseUnavailable
 
-#: Between two tries where the server has no connection to give. It has no queue in which to wait.
+#: Seconds between two tries while the server has no connection left. It has no queue in which to wait.
 PAUSE_SECONDS = 0.25
-
-#: What PostgreSQL (53300) and PgBouncer say when all their connections are given away. libpq tells no code here.
-_FULL = re.compile(r"too many (clients|connections)|remaining connection slots|no more connections allowed")
 
 
 class Pool:
-    """At most `size` connections, and one more for what must not wait behind the others. Thread-safe."""
+    """At most `size` connections, and with a reserve one more for statements that must not wait. Thread-safe."""
 
     def __init__(
         self,
@@ -38,22 +35,22 @@ class Pool:
         self._idle_seconds = idle_seconds
         self._wait_seconds = wait_seconds
         self._changed = Condition()
-        #: With the time since when; the one that was used last is used next, so that the others can go.
+        #: Each with the time since when it is idle. The last one used is taken next, so that the others can be closed.
         self._idle: list[tuple[Connection, float]] = []
-        #: By thread, so that one which was interrupted in the middle of it all takes no place for ever.
+        #: By thread, so that a thread which was interrupted in here and ended takes no place for ever.
         self._taken: set[Thread] = set()
-        #: Connections of an earlier generation, from before one was lost, are not kept.
+        #: Counts the losses. Connections that were opened before the last one are not kept.
         self._generation = 0
 
     def shrink(self, size: int) -> None:
-        """Keep to `size` connections from now on, all told."""
+        """Allow `size` connections from now on, and no reserve."""
         with self._changed:
             self._size, self._has_reserve = size, False
 
     def take(self, *, reserved: bool = False) -> Connection:
-        """Return a connection for this thread. Raises `DatabaseUnavailable`, or what connecting raises.
+        """Return a connection for this thread, and wait for one where the server has none left.
 
-        Where the server has none to give, it is waited for.
+        Raises `DatabaseUnavailable` when none is free in time, or what `connect` raises.
         """
         until = time.monotonic() + self._wait_seconds
         while True:
@@ -69,7 +66,7 @@ class Pool:
                 return connection
 
     def give_back(self, connection: Connection) -> None:
-        """Keep the connection for whoever needs one next."""
+        """Keep the connection for the next thread that needs one."""
         connection.is_kept = True
         with self._changed:
             is_current = connection.generation == self._generation
@@ -83,20 +80,20 @@ class Pool:
             deadlines.begin(self, self._idle_seconds)
 
     def release(self) -> None:
-        """Give up this thread's place. Its connection is not kept."""
+        """Free this thread's place. Its connection is not kept."""
         with self._changed:
             self._taken.discard(current_thread())
             self._changed.notify()
 
     def clear(self) -> None:
-        """Close the connections, those that are in use as soon as they are given back."""
+        """Close the idle connections now, and those in use when they are given back."""
         with self._changed:
             idle, self._idle = self._idle, []
             self._generation += 1
         _close(idle)
 
-    def cut(self) -> None:
-        """Close what has been idle for long. The thread of `deadlines` calls it."""
+    def expire(self) -> None:
+        """Close what has been idle for `idle_seconds`. The thread of `deadlines` calls it."""
         oldest = time.monotonic() - self._idle_seconds
         with self._changed:
             gone = [(connection, since) for connection, since in self._idle if since <= oldest]
@@ -107,12 +104,14 @@ class Pool:
             deadlines.begin(self, next_seconds - oldest)
 
     def _place(self, until: float, *, reserved: bool) -> Connection | None:
-        """Wait until this thread may have a connection, and return one that was kept, if there is one."""
+        """Wait until this thread may have a connection. Return an idle one, None where it has to open one."""
         with self._changed:
             self._taken.discard(current_thread())
             while len(self._taken) >= self._size + (reserved and self._has_reserve):
                 if time.monotonic() >= until:
-                    raise DatabaseUnavailable("all database connections of this process are busy")
+                    raise DatabaseUnavailable(
+                        "all database connections of this process are busy; see DATABASE_CONNECTIONS"
+                    )
                 self._changed.wait(until - time.monotonic())
                 self._taken = {thread for thread in self._taken if thread.is_alive()}
             self._taken.add(current_thread())
@@ -127,11 +126,6 @@ class Pool:
     def _wait(self, seconds: float) -> None:
         with self._changed:
             self._changed.wait(seconds)
-
-
-def is_full(error: BaseException) -> bool:
-    """Tell whether the server refused a connection because it has given all of them away."""
-    return isinstance(error, psycopg2.OperationalError) and bool(_FULL.search(str(error)))
 
 
 def _close(idle: list[tuple[Connection, float]]) -> None:

@@ -1,7 +1,7 @@
-"""How a session with PostgreSQL begins, and what it is like whatever the server's, database's or role's defaults are.
+"""Opens sessions of PostgreSQL with the same settings, whatever the defaults of server, database and role are.
 
-The settings go with the connection, in `options`. A pooler may refuse those, or ignore them without a word; then they
-go with each statement, in the same message and for its transaction alone: the next one may be in another session.
+The settings go with the connection, in `options`. A pooler may refuse or ignore them; then they go with each statement,
+in the same message and for its transaction alone: the next one may be in another session.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,66 +11,64 @@ import psycopg2
 import psycopg2.extensions
 
 from jobs_service import dsn
-from jobs_service.database.deadlines import Line, deadlines
+from jobs_service.database.deadlines import DuplicateSocket, deadlines
+from jobs_service.database.driver_errors import Silent
 from jobs_service.errors import DatabaseUnsuitable
 from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 
-#: The oldest PostgreSQL that will do.
+#: The oldest major version of PostgreSQL that this service works with.
 NEEDED_VERSION = 15
 
 #: What the statements rely on, wherever they run.
 RELIED_ON: Mapping[str, str] = {
-    # Each statement is guarded by itself. Under serializable, one that meets another would fail instead of waiting.
+    # Each statement guards itself. Under serializable, a statement that meets another would fail instead of waiting.
     "default_transaction_isolation": "read committed",
     "timezone": "UTC",
     "datestyle": "ISO, MDY",
     "extra_float_digits": "1",
 }
 
-#: What can go with a connection alone, and may be missed: a message is read as a whole before anything in it holds.
+#: What works only when it goes with a connection, and is not essential: the server parses a whole message before a
+#: setting in it applies.
 OF_THE_CONNECTION: Mapping[str, str] = {
-    # No statement has a backslash in it, and in parameters they are quoted as the session wants it.
+    # No statement has a backslash in it, and those in parameters are quoted as the session requires.
     "standard_conforming_strings": "on",
-    # For the server's side: the session, and the locks it holds, of a machine that vanished.
+    # So that the server ends the session, and frees its locks, when the client's machine disappears.
     "idle_in_transaction_session_timeout": "30s",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
 }
 
-#: For this side: a server that vanished without a word is noticed in seconds, not in the kernel's two hours.
+#: So that a server which disappeared is noticed in seconds, not in the kernel's two hours.
 _KEEPALIVES: Mapping[str, object] = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 
-#: A setting of our own: a session that does not know it did not get the others either.
+#: A setting of our own: a session without it did not get the others either.
 _MARK = "async_job_system.settings"
 
 
-class Silent(psycopg2.OperationalError):  # type: ignore[misc] # psycopg2 has no types
-    """No answer came within the time that an answer may take."""
-
-
 class Connection(psycopg2.extensions.connection):  # type: ignore[misc] # psycopg2 has no types
-    """A connection that is not waited for without end, as libpq does where a server is frozen or unreachable."""
+    """A connection with a limit on the wait for an answer. libpq has none where a server is frozen or unreachable."""
 
-    #: Seconds to wait for an answer, None for ever.
-    patience_seconds: float | None = None
-    line: Line | None = None
+    #: Seconds to wait for an answer, None for no limit.
+    answer_seconds: float | None = None
+    duplicate: DuplicateSocket | None = None
     #: Sent before each statement, in the same message.
     preamble: bytes = b""
-    #: Whether it was used before, and may have been lost since.
+    #: Whether a pool kept it: it may have been lost since its last statement.
     is_kept = False
-    #: Counts up when a pool lost one.
+    #: The pool's count of losses when it was opened.
     generation = 0
 
     def wait_at_most(self, seconds: float) -> None:
-        """Bound the statements from now on. Raises `OperationalError` when the process can open no further file."""
+        """Limit the wait from now on. Raises `psycopg2.OperationalError` when the process can open no further file."""
         try:
-            self.line = Line(self.fileno())
+            self.duplicate = DuplicateSocket(self.fileno())
         except OSError as error:
             raise psycopg2.OperationalError(str(error)) from error
-        self.patience_seconds = seconds
+        self.answer_seconds = seconds
 
     @property
     def is_idle(self) -> bool:
@@ -85,43 +83,43 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc] # psycop
 
     def close(self) -> None:
         super().close()
-        if self.line is not None:
-            self.line.close()
+        if self.duplicate is not None:
+            self.duplicate.close()
 
 
 class _Cursor(psycopg2.extensions.cursor):  # type: ignore[misc] # as above
     def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002, ANN401 - the name is psycopg2's
-        """Raises `Silent` when there is no answer in the time that the connection grants."""
-        line, patience = self.connection.line, self.connection.patience_seconds
+        """Raises `Silent` when there is no answer in the connection's `answer_seconds`."""
+        duplicate, seconds = self.connection.duplicate, self.connection.answer_seconds
         if self.connection.preamble and self.connection.is_idle:
             query, vars = self.connection.preamble + self.mogrify(query, vars), None  # noqa: A001
-        if line is None or patience is None:
+        if duplicate is None or seconds is None:
             super().execute(query, vars)
             return
         try:
-            deadlines.begin(line, patience)
+            deadlines.begin(duplicate, seconds)
             super().execute(query, vars)
         except psycopg2.Error as error:
-            if deadlines.has_cut(line):
-                raise Silent(f"PostgreSQL gave no answer in {patience:g} s") from error
+            if deadlines.has_expired(duplicate):
+                raise Silent(f"PostgreSQL gave no answer in {seconds:g} s") from error
             raise
         finally:
-            deadlines.end(line)
+            deadlines.end(duplicate)
 
 
 class Sessions:
-    """Opens connections to where a URL leads. Thread-safe."""
+    """Opens connections to the database of a URL. Thread-safe."""
 
     def __init__(
         self, url: str, *, name: str, settings: Mapping[str, str], answer_seconds: float | None, **parameters: object
     ) -> None:
-        """`name` is what `pg_stat_activity` shows, `settings` are added to those of the URL and win over them.
+        """`name` is what `pg_stat_activity` shows, `settings` override those of the URL.
 
-        `parameters` are libpq's. Without `answer_seconds` a statement is waited for without end.
+        `parameters` are libpq's. Without `answer_seconds` there is no limit on the wait for an answer.
         """
         given = dsn.parameters_of(url)
         self._settings: dict[str, str] = {**dsn.settings_of(given.pop("options", "")), **RELIED_ON, **settings}
-        # The encoding is libpq's own parameter, which poolers take; else it would be what PGCLIENTENCODING says.
+        # The encoding is libpq's own parameter, which poolers accept. Without it PGCLIENTENCODING would apply.
         fixed = {"client_encoding": "UTF8", "application_name": name}
         self._parameters: dict[str, Any] = {**_KEEPALIVES, **given, **parameters, **fixed}
         self._answer_seconds = answer_seconds
@@ -130,17 +128,20 @@ class Sessions:
 
     @property
     def search_path(self) -> str | None:
-        """What the URL asks for, if it does."""
+        """The search_path of the URL, if it has one."""
         return self._settings.get("search_path")
 
     def open(self) -> Connection:
-        """Raises `psycopg2.OperationalError`, and `DatabaseUnsuitable` where no other answer is to be expected."""
+        """Return a new connection.
+
+        Raises `psycopg2.OperationalError`, and `DatabaseUnsuitable` where waiting would not help.
+        """
         if self.is_pooled is None:
             return self._first()
         return self._connect(with_settings=not self.is_pooled)
 
     def _first(self) -> Connection:
-        """Open a connection and find out whether settings may go with it."""
+        """Open a connection and find out whether the server accepts settings with it."""
         try:
             connection = self._connect(with_settings=True)
         except psycopg2.OperationalError as error:
@@ -179,8 +180,8 @@ class Sessions:
         return connection
 
     def _preamble(self, connection: Connection) -> bytes:
-        """Return what makes a session of a pooler's like ours until the end of the message."""
-        # By a statement of its own and before the first query: later, PostgreSQL refuses it.
+        """Return the statements that give a pooler's session our settings until the end of the message."""
+        # In a statement of its own before the first query: PostgreSQL refuses to change the level later.
         first = b"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
         rest = {name: value for name, value in self._settings.items() if name != "default_transaction_isolation"}
         words = [word for pair in rest.items() for word in pair]

@@ -542,7 +542,7 @@ def snooze(database: Database, claim: Claim, message: str | None, *, delay_secon
 
 
 #: So many servers at most are known to be away. Job code may name any number of them; the jobs of the others come back
-#: by their own dates.
+#: by their own dates. All processes share the table; `CircuitBreaker` is for the service's own servers, in one process.
 MAX_SERVERS_AWAY = 100
 
 # The wait is never more than half of what is left, so that there is an attempt near the end as well. It is no shorter

@@ -1,4 +1,4 @@
-"""The peewee tables, and what is read from them. Nothing here writes: jobs are written by `lifecycle.py` alone."""
+"""Jobs as peewee reads them, one or a page at a time. Nothing here writes: `lifecycle.py` alone writes jobs."""
 
 import functools
 import operator
@@ -12,7 +12,6 @@ from peewee import (
     SQL,
     Case,
     CharField,
-    DatabaseProxy,
     DateTimeField,
     Field,
     IntegerField,
@@ -24,11 +23,9 @@ from peewee import (
     UUIDField,
 )
 
+from jobs_service.database.connection import Database
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.lifecycle import Status
-
-#: Bound to a `Database` by `bind`, once a process.
-database_proxy = DatabaseProxy()
 
 
 class RawJSONField(Field):
@@ -41,7 +38,7 @@ class RawJSONField(Field):
 
 
 class Job(Model):
-    """A row of `jobs`, as `seeds/` makes it."""
+    """A row of `jobs`, as `seeds/` creates it. It has no database of its own: each query is given one."""
 
     id = UUIDField(primary_key=True)
     type = CharField()
@@ -72,7 +69,6 @@ class Job(Model):
     traceparent = CharField(null=True)
 
     class Meta:
-        database = database_proxy
         table_name = "jobs"
 
     def representation(self) -> dict[str, Any]:
@@ -104,13 +100,13 @@ _WRITTEN = ("payload", "result")
 _READ = ("id", *_SHOWN, *_SHOWN_TIMES, "history", "history_omitted", "traceparent")
 
 
-def find_job(job_id: UUID) -> Job | None:
-    found: Job | None = _read(Job).where(Job.id == job_id).first()
+def find_job(database: Database, job_id: UUID) -> Job | None:
+    found: Job | None = _read(Job).where(Job.id == job_id).first(database)
     return found
 
 
 def _read(source: Any) -> "ModelSelect[Job]":  # noqa: ANN401 - the model, or the columns of a selection of it
-    """Select all that is shown of jobs, payload and result as they were written."""
+    """Select the columns that the API shows, payload and result as they were written."""
     written = {name: _as_written(getattr(source, name), getattr(source, f"{name}_text")) for name in _WRITTEN}
     columns = [written[name].alias(name) if name in written else getattr(source, name) for name in _READ]
     selected: ModelSelect[Job] = Job.select(*columns)
@@ -118,27 +114,33 @@ def _read(source: Any) -> "ModelSelect[Job]":  # noqa: ANN401 - the model, or th
 
 
 def _as_written(value: Any, text: Any) -> Case:  # noqa: ANN401 - as above
-    """Return the text, unless it says something else than the value, which counts."""
+    """Return the text where it equals the value, else the value: a later write may have changed it alone."""
     return Case(None, [(text.cast("jsonb") == value, text.cast("text"))], value.cast("text"))
 
 
-#: A job may be as large as a body: so many of them fit into memory.
+#: How much of a page is read at once: a job may be as large as a request body.
 _AT_ONCE = 20
 _BYTES_AT_ONCE = 4 * 2**20
 
 
 def newest_jobs(
-    *, status: Status | None, job_type: str | None, before: UUID | None, limit: int, hidden: Sequence[str] = ()
+    database: Database,
+    *,
+    status: Status | None,
+    job_type: str | None,
+    before: UUID | None,
+    limit: int,
+    hidden: Sequence[str] = (),
 ) -> Iterator[Job]:
     """Yield up to `limit` jobs, newest first; only those older than the job `before`, if it is given.
 
-    Jobs of a `hidden` type are left out, unless it is the type asked for. There must be few of them. The jobs are read
-    as they are taken: a few, and then at a time so many of that size as may be held.
+    Jobs of a `hidden` type are left out, unless it is `job_type`. There must be few of them. The jobs are read while
+    the caller iterates: a few, then as many at a time as fit into memory if they are as large as those.
     """
     at_once = _AT_ONCE
     while limit > 0:
         count = min(limit, at_once)
-        found = list(_newest(status, job_type, before or _LAST, count, hidden))
+        found: list[Job] = list(_newest(status, job_type, before or _LAST, count, hidden).execute(database))
         yield from found
         if len(found) < count:
             return
@@ -148,7 +150,7 @@ def newest_jobs(
 
 
 def _bytes(job: Job) -> int:
-    """Return what a job's JSON takes in memory, nearly all of a large one."""
+    """Return the bytes of a job's JSON, which is nearly all of a large job."""
     return sum(memoryview(raw).nbytes for raw in (job.payload, job.result, job.history) if raw is not None)
 
 
@@ -164,7 +166,7 @@ def _newest(
     return selected.where(Job.type.not_in(hidden))
 
 
-#: Before and behind every id there is.
+#: Before and after every id.
 _FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
 
 # Each of these asks for an order that only the index made for it has. Asked for `id DESC`, PostgreSQL may by its
@@ -178,14 +180,14 @@ def _newest_of_status(status: Status, before: UUID, limit: int) -> "ModelSelect[
 
 
 def _newest_of_type(job_type: str, statuses: Sequence[Status], before: UUID, limit: int) -> "ModelSelect[Job]":
-    """Select of each status the newest, and of these the newest."""
+    """Select the newest jobs of each status, then the newest of those."""
     of_type: ModelSelect[Job] = Job.select().where(Job.type == job_type, Job.id < before)
     pages = [
         of_type.where(Job.status == status).order_by(Job.id.desc(nulls="last")).limit(limit) for status in statuses
     ]
     newest = pages[0] if len(pages) == 1 else functools.reduce(operator.add, pages)
     newest = newest.order_by(SQL("id").desc(nulls="last")).limit(limit).alias("newest")
-    # The texts are looked at here, when it is known which jobs are among them.
+    # Payload and result are read here, of the selected jobs only.
     selected: ModelSelect[Job] = _read(newest.c).from_(newest).order_by(newest.c.id.desc(nulls="last"))
     return selected
 
@@ -193,6 +195,6 @@ def _newest_of_type(job_type: str, statuses: Sequence[Status], before: UUID, lim
 def _rfc3339(moment: datetime | None) -> str | None:
     if moment is None:
         return None
-    # The brief's two columns have no zone and hold UTC; the others come with one.
+    # created_at and updated_at have no time zone and hold UTC; the others have one.
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return aware.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""What is true now, looked up when Prometheus asks: in PostgreSQL, in Redis and in the settings."""
+"""Metrics that are read from PostgreSQL, Redis and the settings when Prometheus scrapes."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,14 +12,14 @@ from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 
-#: Seconds an answer is served again, so that a storm of scrapes asks the servers once.
+#: Seconds an answer is reused, so that many scrapes at once query the servers once.
 CACHE_SECONDS = 2.0
 
-#: An answer that took long, as counting a huge backlog does, is kept for so many times as long, within limits.
+#: An answer that took long, as counting a huge backlog does, is kept for this many times as long, within limits.
 CACHE_FACTOR = 20
 CACHE_SECONDS_AT_MOST = 60.0
 
-#: Seconds after which no further look is begun: a scrape that takes longer than ten is lost as a whole.
+#: Seconds after which no further source is read: a scrape that takes longer than ten fails as a whole.
 BUDGET_SECONDS = 5.0
 
 #: Returns the metrics of one source, or raises.
@@ -27,7 +27,7 @@ Look = Callable[[], Iterable[Metric]]
 
 
 class ScrapeCollector(Collector):
-    """Takes several looks at each scrape. Each fails alone, and says so in `jobs_collector_success`."""
+    """Reads several sources at each scrape. One that fails is left out, and counted in `jobs_collector_success`."""
 
     def __init__(self, looks: Mapping[str, Look]) -> None:
         self.looks = looks
@@ -38,7 +38,7 @@ class ScrapeCollector(Collector):
         self._failing: set[str] = set()
 
     def describe(self) -> list[Metric]:
-        """Return nothing, or registering would ask the servers."""
+        """Return nothing, or registering would query the servers."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -50,7 +50,7 @@ class ScrapeCollector(Collector):
             return list(self._cached)
 
     def _kept_seconds(self, took: float) -> float:
-        """Return how long to keep an answer. What waited for a server in vain is soon tried again."""
+        """Return how long to keep an answer. Where a source failed, it is read again soon."""
         return CACHE_SECONDS if self._failing else min(max(CACHE_SECONDS, took * CACHE_FACTOR), CACHE_SECONDS_AT_MOST)
 
     def _look(self) -> list[Metric]:
@@ -70,7 +70,7 @@ class ScrapeCollector(Collector):
     def _attempt(self, name: str, look: Look) -> list[Metric] | None:
         try:
             seen = list(look())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others are to be seen
+        except Exception as error:  # noqa: BLE001 - whatever failed, the other sources are still to be shown
             if name not in self._failing:
                 log.warning("Metrics not collected", collector=name, error=str(error).strip())
             self._failing.add(name)
@@ -80,7 +80,7 @@ class ScrapeCollector(Collector):
         return seen
 
     def _ups(self) -> list[Metric]:
-        """Say of each server whether it answered anything."""
+        """Return for each server whether it answered."""
         ups = []
         for row, name in ((catalogue.PG_UP, "postgresql"), (catalogue.REDIS_UP, "redis")):
             if name in self.looks:

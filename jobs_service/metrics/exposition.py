@@ -31,7 +31,7 @@ from jobs_service.orphans import end_with_parent, is_orphan
 
 log = get_logger(__name__)
 
-#: Seconds to wait for PostgreSQL at a scrape: to connect, and for one statement.
+#: Seconds to wait for PostgreSQL at a scrape: for a connection, and for one statement.
 CONNECT_SECONDS = 1
 STATEMENT_SECONDS = 4
 
@@ -44,7 +44,7 @@ class Processes(Collector):
         self.with_dramatiq_names = with_dramatiq_names
 
     def describe(self) -> list[Metric]:
-        """Return nothing: what there will be is not known yet."""
+        """Return nothing: which metrics there will be is not known yet."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -56,7 +56,7 @@ class Processes(Collector):
 
 
 def build_registry(settings: Settings, registry: Registry) -> CollectorRegistry:
-    """Return what is to be served: the values of all processes, and what is true now. Connects to nothing yet."""
+    """Return the registry to serve: the values of all processes and `build_collector`. Connects to nothing yet."""
     served = CollectorRegistry(support_collectors_without_names=True)
     if multiprocess.VARIABLE in os.environ:
         directory = Path(os.environ[multiprocess.VARIABLE])
@@ -66,7 +66,7 @@ def build_registry(settings: Settings, registry: Registry) -> CollectorRegistry:
 
 
 def build_collector(settings: Settings, registry: Registry) -> ScrapeCollector:
-    """Return the collector of what is true now, with connections of its own."""
+    """Return the collector that reads the servers at each scrape, with connections of its own."""
     database = _database(settings)
     rows = JobRows(
         database,
@@ -84,7 +84,7 @@ def build_collector(settings: Settings, registry: Registry) -> ScrapeCollector:
             "workers": rows.workers,
             "jobs": rows.jobs,
             "breakers": rows.breakers,
-            # Switched off, the last ones would grow old for ever.
+            # Where canaries are off, the age of the last one would grow for ever.
             **({"canaries": rows.canaries} if settings.canary_interval_seconds else {}),
             "overdue": rows.overdue,
             "dead_letters": rows.dead_letters,
@@ -94,7 +94,7 @@ def build_collector(settings: Settings, registry: Registry) -> ScrapeCollector:
 
 
 def _database(settings: Settings) -> Database:
-    """Return a database of one connection. Several threads scrape; `ScrapeCollector` lets in one at a time."""
+    """Return a database of one connection: of several scrapes, `ScrapeCollector` runs one at a time."""
     impatient = dataclasses.replace(
         settings,
         database_connect_timeout_seconds=CONNECT_SECONDS,
@@ -114,7 +114,7 @@ def serve() -> int:
     try:
         start_http_server(settings.worker_metrics_port, settings.metrics_host, registry)
     except OSError as error:
-        log.error("Metrics not served: see to METRICS_HOST and WORKER_METRICS_PORT", error=str(error))  # noqa: TRY400
+        log.error("Metrics not served: correct METRICS_HOST or WORKER_METRICS_PORT", error=str(error))  # noqa: TRY400
         return 1
     threading.Event().wait()
     return 0

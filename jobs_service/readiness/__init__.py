@@ -1,1 +1,1 @@
-"""Whether the servers will do, and what an operator is told when they will not."""
+"""Whether PostgreSQL and Redis can be used, and what an operator is told if not."""

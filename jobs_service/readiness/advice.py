@@ -1,13 +1,17 @@
 """What an operator is told when a server cannot be used: in one line what is wrong, and what to do."""
 
 import re
-from collections.abc import Iterator
 
 import redis
 
-from jobs_service.errors import DatabaseUnsuitable
+from jobs_service.errors import DatabaseUnsuitable, PostgresError, StatementRefused
 
-_AWAY = "PostgreSQL does not answer: see that it runs, and that DATABASE_URL leads to it"
+_NO_ANSWER = "PostgreSQL does not answer: see that it runs, and that DATABASE_URL leads to it"
+
+_REFUSED = (
+    "PostgreSQL refuses a statement of this version: see that the database is migrated and its tables unchanged; "
+    "python -m jobs_service check prints the reason"
+)
 
 #: By SQLSTATE, which no language changes.
 _BY_CODE = {
@@ -17,15 +21,15 @@ _BY_CODE = {
         "the role of DATABASE_URL lacks a privilege: grant it SELECT, INSERT, UPDATE and DELETE on all tables of the "
         "schema, and USAGE on the schema"
     ),
-    "42P01": "a table is not there: run python -m jobs_service migrate",
-    "42703": "a column is not there: run python -m jobs_service migrate",
-    "3F000": "the schema of search_path is not there: create it with CREATE SCHEMA, or correct DATABASE_URL",
-    "57014": "a table is locked, or PostgreSQL too slow: look in pg_stat_activity for who holds a lock",
-    "55P03": "a table is locked: look in pg_stat_activity for who holds it",
+    "42P01": "a table is missing: run python -m jobs_service migrate",
+    "42703": "a column is missing: run python -m jobs_service migrate",
+    "3F000": "the schema of search_path does not exist: create it with CREATE SCHEMA, or correct DATABASE_URL",
+    "57014": "a table is locked, or PostgreSQL is too slow: look in pg_stat_activity for the session that holds a lock",
+    "55P03": "a table is locked: look in pg_stat_activity for the session that holds the lock",
 }
 
-#: By what PostgreSQL or libpq says where a connection is refused, of which libpq passes on no code. In another language
-#: than English it is called away.
+#: By the message of PostgreSQL or libpq where a connection is refused, as libpq passes on no code then. A message in
+#: another language than English counts as "does not answer".
 _BY_TEXT = (
     (
         r"(password|Peer) authentication failed|no password supplied|not permitted to log in|role .* does not exist",
@@ -37,7 +41,7 @@ _BY_TEXT = (
     ),
     (
         r"database \".*\" does not exist",
-        "the database of DATABASE_URL is not there: create it with CREATE DATABASE, or correct DATABASE_URL",
+        "the database of DATABASE_URL does not exist: create it with CREATE DATABASE, or correct DATABASE_URL",
     ),
     (
         r"permission denied for database",
@@ -59,28 +63,23 @@ _BY_TEXT = (
 )
 
 
-def on_postgresql(error: BaseException) -> str:
-    """Say what is wrong with PostgreSQL. Its own words may quote values; these do not."""
-    errors = list(_causes(error))
-    codes = [code for each in errors if (code := getattr(each, "pgcode", None))]
-    if codes:
-        return next((_BY_CODE[code] for code in codes if code in _BY_CODE), _AWAY)
-    unsuitable = (str(each) for each in errors if isinstance(each, DatabaseUnsuitable))
-    return next(unsuitable, None) or next(filter(None, map(_by_text, errors)), _AWAY)
+def on_postgresql(error: PostgresError) -> str:
+    """Return what is wrong with PostgreSQL, and what to do. Its own messages may quote values; this does not."""
+    if error.sqlstate in _BY_CODE:
+        return _BY_CODE[error.sqlstate]
+    if isinstance(error, DatabaseUnsuitable):
+        return str(error)
+    if isinstance(error, StatementRefused):
+        return _REFUSED
+    return _NO_ANSWER if error.sqlstate else _by_text(str(error))
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _by_text(error: BaseException) -> str | None:
-    return next((advice for pattern, advice in _BY_TEXT if re.search(pattern, str(error))), None)
+def _by_text(message: str) -> str:
+    return next((advice for pattern, advice in _BY_TEXT if re.search(pattern, message)), _NO_ANSWER)
 
 
 def on_redis(error: redis.RedisError) -> str:
-    """Say what is wrong with Redis."""
+    """Return what is wrong with Redis, and what to do."""
     if isinstance(error, redis.AuthenticationError):
         return "Redis refuses the user or the password of REDIS_URL: correct them"
     return "Redis does not answer: see that it runs, and that REDIS_URL leads to it"

@@ -1,4 +1,4 @@
-"""Whether the servers will do. What time mends is said and waited for, what it does not mend is refused."""
+"""Checks PostgreSQL and Redis before a process starts. What may pass is logged, what will not pass is refused."""
 
 import importlib.util
 import re
@@ -26,12 +26,12 @@ from jobs_service.readiness import advice
 
 log = get_logger(__name__)
 
-#: The oldest Redis that has BZMPOP. Every Valkey has it, and calls itself 7.2.4 for those who ask for Redis.
+#: The oldest Redis that has BZMPOP. Every Valkey has it, and gives 7.2.4 as its version of Redis.
 REDIS_NEEDED = (7, 0)
 
 
 def begin(settings: Settings) -> None:
-    """Look before an API or a worker starts, and log what does not fit or is away.
+    """Check both servers before an API or a worker starts, and log what is wrong or down.
 
     Raises `NotReady` or `SettingsError` where waiting would not help.
     """
@@ -48,7 +48,7 @@ def begin(settings: Settings) -> None:
 
 
 def check(settings: Settings) -> list[str]:
-    """Return what may become a problem. Raises `NotReady`, or another of our errors, for what is one."""
+    """Return warnings. Raises `NotReady`, or another of our errors, where the service could not work."""
     find_actor_modules(settings)
     database, client = open_database(settings, connections=1), redis_client(settings)
     try:
@@ -64,7 +64,7 @@ def check(settings: Settings) -> list[str]:
 
 
 def find_actor_modules(settings: Settings) -> None:
-    """Raises `SettingsError` where one is not there."""
+    """Raises `SettingsError` for a module of ACTOR_MODULES that Python does not find."""
     for name in filter(None, (name.strip() for name in settings.actor_modules.split(","))):
         try:
             is_there = importlib.util.find_spec(name) is not None
@@ -75,7 +75,7 @@ def find_actor_modules(settings: Settings) -> None:
 
 
 def look_at_redis(client: redis.Redis) -> None:
-    """Raises `BrokerUnavailable`, and its `BrokerUnsuitable` for a Redis that is too old."""
+    """Raises `BrokerUnavailable` where Redis does not answer, its `BrokerUnsuitable` for one that is too old."""
     try:
         version = _version(client)
     except redis.RedisError as error:
@@ -86,7 +86,7 @@ def look_at_redis(client: redis.Redis) -> None:
 
 
 def _version(client: redis.Redis) -> str | None:
-    """Return what Redis calls its version, None where the user may not ask. Raises what redis-py raises."""
+    """Return the version of Redis, None where the user has no permission to ask. Raises `redis.RedisError`."""
     try:
         # The stubs know the reply of a pipeline only.
         info: Any = client.info("server")

@@ -69,7 +69,7 @@ class Submitter:
         no error: the relay publishes it later.
         """
         job_type = self.registry.get(submission.type)
-        publish = not submission.delay_seconds and self.publisher.is_open(
+        publish = not submission.delay_seconds and self.publisher.may_publish(
             job_type.queue, job_type.name, submission.priority
         )
         job = self._new_job(submission, job_type, origin, publish=publish)

@@ -99,7 +99,7 @@ def test_from_the_first_schema_to_the_last_nothing_is_lost_and_nobody_waits_long
     clients = [Client(url, old) for _ in range(4)]
 
     with _Report(url) as report:
-        _under_load(clients, lambda: migrate(database, tell=report.end_at_third_try))
+        _under_load(clients, lambda: migrate(database, report=report.end_at_third_try))
 
     inserted = [job_id for client in clients for job_id in client.inserted]
     assert inserted

@@ -72,7 +72,7 @@ def test_no_more_connections_are_held_than_the_budget_says(service, database_url
     workers = settings.worker_processes * (settings.database_connections + budget.RESERVED)
     assert max(app for app, _, _ in seen) <= for_requests
     assert max(worker for _, worker, _ in seen) <= workers
-    assert max(total for _, _, total in seen) <= budget.in_all(settings)
+    assert max(total for _, _, total in seen) <= budget.total(settings)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_accepted_jobs_are_done_where_there_are_few_connections(small_service, i
         statuses = {status for reader in readers for status in reader.result(60)}
 
     assert {200} == statuses
-    says = "PostgreSQL grants this role 7 connections, an API and a worker hold up to 17"
+    says = "PostgreSQL grants this role 7 connections, an API and a worker open up to 17"
     assert [is_warned] * 2 == [says in small_service.log(child) for child in (api, worker)]
 
 
@@ -137,7 +137,7 @@ def test_check_names_a_role_that_is_granted_too_few(postgres, environ, settings)
     finally:
         postgres.execute(f"DROP ROLE {role}")
 
-    assert "hold up to 17" in budget.warning(settings, 9)
+    assert "open up to 17" in budget.warning(settings, 9)
     assert budget.warning(settings, 17) is None
 
 
@@ -177,7 +177,7 @@ def test_the_page_says_what_the_settings_come_to():
         _, named, *numbers, _ = [cell.strip() for cell in row.split("|")]
         environ = dict(setting.split("=") for setting in re.findall(r"`([^`]+)`", named))
         settings = Settings.from_env({"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://h", **environ})
-        assert numbers == [str(budget.of_api(settings)), str(budget.of_worker(settings)), str(budget.in_all(settings))]
+        assert numbers == [str(budget.of_api(settings)), str(budget.of_worker(settings)), str(budget.total(settings))]
 
 
 @pytest.mark.parametrize(

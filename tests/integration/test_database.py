@@ -11,7 +11,6 @@ import pytest
 from eventually import eventually
 
 from jobs_service.config import Settings
-from jobs_service.database import connection as module
 from jobs_service.database.connection import open_database
 from jobs_service.errors import DatabaseUnavailable, NotThisProcess, SchemaUnavailable
 
@@ -25,7 +24,7 @@ def database(environ):
 
 
 def test_after_one_silence_nobody_else_waits(database, postgres, monkeypatch):
-    monkeypatch.setattr(module, "REFUSE_SECONDS", 60)
+    monkeypatch.setattr(database._answering, "open_seconds", 60)
     sent = []
     monkeypatch.setattr(
         database, "_run", lambda *statement, run=database._run: sent.append(statement) or run(*statement)
@@ -41,12 +40,12 @@ def test_after_one_silence_nobody_else_waits(database, postgres, monkeypatch):
 
     assert [("SELECT 1", ()), ("SELECT 2", ())] == sent
     monkeypatch.undo()
-    database._answering.may_be_asked_soon()
+    database._answering.end_trial()
     assert [(1,)] == eventually(lambda: _answer(database), what="an answer")
 
 
 def test_a_refused_statement_says_nothing_against_the_server(database):
-    database._answering.is_away("gone")
+    database._answering.open("gone")
     eventually(lambda: _asks_and_errs(database), what="somebody who asks")
 
     assert [(1,)] == eventually(lambda: _answer(database), what="an answer")

@@ -152,9 +152,9 @@ def test_every_file_is_applied_once_in_order(database):
     assert [] == migrate(database)
 
 
-def test_it_tells_what_it_does(database):
+def test_it_reports_each_step(database):
     told = []
-    migrate(database, tell=told.append)
+    migrate(database, report=told.append)
 
     assert "005_index_lists.sql: building jobs_by_status (1 of 3)" in told
     assert len(STEPS) == len(told)
@@ -277,15 +277,15 @@ def test_stopped_before_any_step_it_goes_on_there(database, whole, steps):
     """As if killed there: what ends it is no error that it could handle."""
     told = []
 
-    def tell(line):
+    def report(line):
         told.append(line)
         if len(told) == steps:
             raise Stopped
 
     with pytest.raises(Stopped):
-        migrate(database, tell=tell)
+        migrate(database, report=report)
     rest = []
-    migrate(database, tell=rest.append)
+    migrate(database, report=rest.append)
 
     assert len(STEPS) == len(told) - 1 + len(rest)
     assert told[-1] == rest[0]
@@ -324,9 +324,9 @@ def test_a_lock_is_waited_for_shortly_and_nobody_waits_behind_it(url, database, 
     assert [(1,)] == database.rows("SELECT count(*)::int FROM jobs")
 
 
-def migrate_here(url, tell=lambda _: None):
+def migrate_here(url, report=lambda _: None):
     with opened(url) as database:
-        return migrate(database, tell=tell)
+        return migrate(database, report=report)
 
 
 def test_every_starter_waits_and_one_works(url, database):

@@ -86,6 +86,17 @@ def test_a_missing_table_is_named(ready, operator):
     assert "migrate" in sentence
 
 
+def test_a_table_that_was_changed_by_hand_is_not_called_away(ready, operator):
+    with operator.cursor() as cursor:
+        cursor.execute("ALTER TABLE jobs ADD COLUMN note TEXT NOT NULL")
+
+    status, sentence = ready()()
+
+    assert 503 == status
+    assert "refuses a statement" in sentence
+    assert "jobs_service check" in sentence
+
+
 def test_a_missing_privilege_is_named(ready, operator, environ):
     with operator.cursor() as cursor:
         cursor.execute("SELECT current_database()")

@@ -5,6 +5,7 @@ import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import peewee
 import pytest
 
 from jobs_service.jobs.lifecycle import TRANSITIONS, EndReason
@@ -14,7 +15,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 MODULES = sorted((ROOT / "jobs_service").rglob("*.py"))
 
 #: What lies directly in the package and imports next to nothing, and what begins a process; folders are between them.
-BASE = ["errors", "events", "ids", "failpoints", "orphans", "descriptors", "dsn", "config"]
+BASE = ["errors", "events", "ids", "failpoints", "orphans", "descriptors", "circuit_breaker", "dsn", "config"]
 ENTRY_POINTS = ["wsgi", "__main__", "__init__"]
 
 #: A row of the page's map: a folder or nothing, modules, what they are.
@@ -55,6 +56,23 @@ def test_no_module_takes_part_in_a_cycle():
     graph = {_module(path): _imports(path) for path in MODULES}
 
     list(TopologicalSorter(graph).static_order())
+
+
+def test_only_the_database_folder_imports_the_driver():
+    outside = {_module(path): _drivers(path) for path in MODULES if _module(path)[0] != "database"}
+
+    assert {module: drivers for module, drivers in outside.items() if drivers} == {
+        ("dsn",): {"psycopg2", "psycopg2.extensions"},
+        ("jobs", "queries"): {"peewee"},
+    }
+
+
+def test_queries_take_no_error_of_peewee():
+    names = {name for name, value in vars(peewee).items() if isinstance(value, type) and issubclass(value, Exception)}
+    path = ROOT / "jobs_service" / "jobs" / "queries.py"
+
+    assert "import peewee" not in path.read_text()
+    assert not [name for name in names if re.search(rf"\b{name}\b", path.read_text())]
 
 
 def test_only_lifecycle_writes_a_status():
@@ -108,6 +126,17 @@ def _imports(path):
             names = [alias.name.split(".") for alias in node.names]
             found |= {_named(tuple(parts[1:])) for parts in names if parts[0] == "jobs_service"}
     return found - {("__init__",)}
+
+
+def _drivers(path):
+    """Return the modules of psycopg2 and peewee that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] in {"psycopg2", "peewee"}}
 
 
 def _named(parts):

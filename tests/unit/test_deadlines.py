@@ -1,4 +1,4 @@
-"""A wait that is overdue is cut, and nothing else is."""
+"""A connection that is waited for too long is shut down, and no other."""
 
 import math
 import os
@@ -7,7 +7,7 @@ import socket
 import pytest
 from eventually import eventually
 
-from jobs_service.database.deadlines import Deadlines, Line, deadlines
+from jobs_service.database.deadlines import Deadlines, DuplicateSocket, deadlines
 
 
 @pytest.fixture
@@ -21,45 +21,45 @@ def pair():
 
 def test_the_thread_that_waits_is_told_that_the_connection_is_closed(pair):
     ours, _ = pair
-    line, own = Line(ours.fileno()), Deadlines()
+    duplicate, own = DuplicateSocket(ours.fileno()), Deadlines()
 
-    own.begin(line, 0.05)
+    own.begin(duplicate, 0.05)
 
     assert ours.recv(1) == b""
-    assert own.has_cut(line)
+    assert own.has_expired(duplicate)
 
 
 def test_a_shorter_wait_wakes_the_thread_that_sleeps_for_a_longer_one(pair):
     ours, _ = pair
-    long, short, own = Line(ours.fileno()), Line(ours.fileno()), Deadlines()
+    long, short, own = DuplicateSocket(ours.fileno()), DuplicateSocket(ours.fileno()), Deadlines()
     own.begin(long, 3_600)
-    eventually(lambda: own._looks_at < math.inf, what="a thread that sleeps")
+    eventually(lambda: own._wakes_at < math.inf, what="a thread that sleeps")
 
     own.begin(short, 0.05)
 
     assert ours.recv(1) == b""
-    assert not own.has_cut(long)
+    assert not own.has_expired(long)
 
 
 def test_an_answer_in_time_leaves_the_connection_and_lets_the_thread_sleep(pair):
     ours, other = pair
-    line, own = Line(ours.fileno()), Deadlines()
-    own.begin(line, 0.05)
-    own.end(line)
-    eventually(lambda: own._thread and own._looks_at == math.inf, what="a thread that sleeps")
+    duplicate, own = DuplicateSocket(ours.fileno()), Deadlines()
+    own.begin(duplicate, 0.05)
+    own.end(duplicate)
+    eventually(lambda: own._thread and own._wakes_at == math.inf, what="a thread that sleeps")
 
     other.send(b"x")
     assert ours.recv(1) == b"x"
 
 
-def test_a_line_that_was_closed_cuts_nothing_under_its_old_number(pair):
+def test_a_duplicate_that_was_closed_shuts_nothing_down_under_its_old_number(pair):
     ours, other = pair
-    line = Line(ours.fileno())
-    number = line._descriptor
-    line.close()
+    duplicate = DuplicateSocket(ours.fileno())
+    number = duplicate._descriptor
+    duplicate.close()
     os.dup2(ours.fileno(), number)
     try:
-        line.cut()
+        duplicate.expire()
         other.send(b"x")
         assert ours.recv(1) == b"x"
     finally:
@@ -69,29 +69,29 @@ def test_a_line_that_was_closed_cuts_nothing_under_its_old_number(pair):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_died_is_started_again(pair, monkeypatch):
     ours, _ = pair
-    line, own = Line(ours.fileno()), Deadlines()
-    look = own._cut_overdue
-    monkeypatch.setattr(own, "_cut_overdue", lambda: exec("raise SystemExit"))
-    own.begin(line, 0.05)
+    duplicate, own = DuplicateSocket(ours.fileno()), Deadlines()
+    look = own._expire_due
+    monkeypatch.setattr(own, "_expire_due", lambda: exec("raise SystemExit"))
+    own.begin(duplicate, 0.05)
     eventually(lambda: own._thread is None, what="a dead thread")
-    monkeypatch.setattr(own, "_cut_overdue", look)
+    monkeypatch.setattr(own, "_expire_due", look)
 
-    own.begin(line, 0.05)
+    own.begin(duplicate, 0.05)
 
     assert ours.recv(1) == b""
 
 
-def test_a_forked_child_cuts_no_line_of_its_parent(pair):
+def test_a_forked_child_shuts_no_socket_of_its_parent_down(pair):
     ours, _ = pair
-    line = Line(ours.fileno())
-    deadlines.begin(line, 3_600)
+    duplicate = DuplicateSocket(ours.fileno())
+    deadlines.begin(duplicate, 3_600)
     reading, writing = os.pipe()
 
     if (child := os.fork()) == 0:
         os.write(writing, b"%d" % len(deadlines._due))
         os._exit(0)
     os.waitpid(child, 0)
-    deadlines.end(line)
+    deadlines.end(duplicate)
 
     assert os.read(reading, 100) == b"0"
     os.close(reading)

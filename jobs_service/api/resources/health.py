@@ -7,26 +7,24 @@ from threading import Lock
 
 import falcon
 import msgspec
-import peewee
-import psycopg2
 
 from jobs_service.broker.neighbours import conflicts
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database import migrations
 from jobs_service.database.connection import Database
-from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, MigrationError
+from jobs_service.errors import BrokerUnavailable, MigrationError, PostgresError
 from jobs_service.jobs import lifecycle
 from jobs_service.readiness import advice, preflight
 
-#: Seconds an answer about the database is given again, so that a storm of probes costs it one statement.
+#: Seconds an answer about the database is reused, so that many probes at once cost it one statement.
 KEPT_SECONDS = 1.0
 
-#: An answer so old is given no more: whoever meets another request that asks waits for the new one.
+#: Seconds after which an answer is too old to reuse: a request then waits for the one that another request asks for.
 STALE_SECONDS = 10.0
 
 
 class Liveness:
-    """/livez: this process answers. Asks nobody else, so that a dead database does not restart a healthy API."""
+    """/livez: this process answers. It asks no server, so that a database that is down restarts no healthy API."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
         resp.data = b'{"status":"ok"}'
@@ -35,7 +33,7 @@ class Liveness:
 
 
 class Readiness:
-    """/readyz: jobs can be accepted. Without Redis they still can, so that is only called degraded."""
+    """/readyz: jobs can be submitted. Without Redis they still can, so the status is only "degraded"."""
 
     def __init__(self, database: Database, broker: JobBroker, queues: Sequence[str]) -> None:
         self.database = database
@@ -57,7 +55,7 @@ class Readiness:
     on_head = on_get
 
     def _database(self) -> str:
-        # Who finds another request asking gets the last answer, and does not wait for a server that may be silent.
+        # While another request asks, the others give the last answer instead of waiting for a server that may be down.
         is_stale = time.monotonic() > self._kept_until + STALE_SECONDS
         if self._lock.acquire(blocking=is_stale):
             try:
@@ -76,7 +74,7 @@ class Readiness:
             lifecycle.try_submit(self.database)
         except MigrationError as error:
             return str(error)
-        except (DatabaseUnavailable, psycopg2.ProgrammingError, peewee.ProgrammingError) as error:
+        except PostgresError as error:
             return advice.on_postgresql(error)
         return "ok"
 

@@ -34,7 +34,8 @@ _FILTERS = {"status", "type", "limit", "cursor"}
 class JobCollection:
     """/jobs."""
 
-    def __init__(self, submitter: Submitter, registry: Registry, *, max_body_bytes: int) -> None:
+    def __init__(self, database: Database, submitter: Submitter, registry: Registry, *, max_body_bytes: int) -> None:
+        self.database = database
         self.submitter = submitter
         self.registry = registry
         self.max_body_bytes = max_body_bytes
@@ -51,6 +52,7 @@ class JobCollection:
         _check_parameters(req)
         limit = _limit(req)
         found = queries.newest_jobs(
+            self.database,
             status=_status(req),
             job_type=self._type(req),
             before=_cursor(req),
@@ -77,8 +79,11 @@ class JobCollection:
 class JobItem:
     """/jobs/{job_id}."""
 
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
     def on_get(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
-        job = queries.find_job(parse_id(job_id))
+        job = queries.find_job(self.database, parse_id(job_id))
         if job is None:
             raise _not_found(job_id)
         resp.data = msgspec.json.encode(job.representation())
@@ -98,7 +103,7 @@ class JobCancellation:
         id_, unheard = parse_id(job_id), Unheard()
         moved = self.follow_up.call(lambda: self._cancel(id_, unheard), unheard)
         if moved is None:
-            raise _conflict(job_id, "is finished already: there is nothing to cancel")
+            raise _conflict(self.database, job_id, "is finished already: there is nothing to cancel")
         resp.data = _answer(moved, Status.CANCELLED)
 
     def _cancel(self, job_id: UUID, unheard: Unheard) -> TransitionedJob | None:
@@ -122,7 +127,7 @@ class JobRetry:
         id_, unheard = parse_id(job_id), Unheard()
         moved = self.follow_up.call(lambda: self._redrive(id_, unheard), unheard)
         if moved is None:
-            raise _conflict(job_id, "is not finished: it runs, or will run, by itself")
+            raise _conflict(self.database, job_id, "is not finished: it runs, or will run, by itself")
         resp.data = _answer(moved, Status.PENDING)
 
     def _redrive(self, job_id: UUID, unheard: Unheard) -> TransitionedJob | None:
@@ -158,9 +163,9 @@ def _answer(moved: TransitionedJob, status: Status) -> bytes:
     return msgspec.json.encode({"job_id": str(moved.job_id), "status": status})
 
 
-def _conflict(job_id: str, why: str) -> falcon.HTTPError:
+def _conflict(database: Database, job_id: str, why: str) -> falcon.HTTPError:
     """Return the answer for a job whose state does not allow it: 409, or 404 if there is none."""
-    job = queries.find_job(parse_id(job_id))
+    job = queries.find_job(database, parse_id(job_id))
     if job is None:
         return _not_found(job_id)
     return falcon.HTTPConflict(title="wrong_status", description=f"The job has status {job.status}: it {why}.")
