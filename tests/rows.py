@@ -1,5 +1,6 @@
 """Rows as the service would have written them, for tests that call its parts directly."""
 
+from jobs_service.database.connection import open_database
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import ClaimRequest, Status
 from jobs_service.maintenance.liveness import Liveness
@@ -41,6 +42,15 @@ def pruner(database, outputs, **retention_days):
     """Return a pruner that keeps jobs of these statuses for so many days."""
     seconds = {Status(status): days * 86_400 for status, days in retention_days.items()}
     return Pruner(database, outputs, interval_seconds=1, retention_seconds=seconds)
+
+
+def write_backlog(settings, jobs):
+    """Write jobs that wait, thousands at a time and without a message, and return their ids."""
+    database = open_database(settings)
+    for start in range(0, len(jobs), 5_000):
+        lifecycle.submit(database, jobs[start : start + 5_000])
+    database.discard()
+    return [job.id for job in jobs]
 
 
 class Hands:

@@ -6,14 +6,13 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 from rows import add_worker, claim_one, complete_one
+from samples import new_job
 from service import Service
 
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import open_database
-from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import NewJob
 from jobs_service.outputs.local import LocalOutputs
 
 
@@ -50,8 +49,7 @@ def submit(database):
     """Write a pending job and return its id."""
 
     def submit(*, payload=None, **fields):
-        defaults = {"type": "csv-generation", "queue": "default", "priority": 5, "max_attempts": 3}
-        job = NewJob(id=new_id(), payload=msgspec.json.encode(payload or {}).decode(), **(defaults | fields))
+        job = new_job(payload=msgspec.json.encode(payload or {}).decode(), **fields)
         lifecycle.submit(database, [job])
         return job.id
 

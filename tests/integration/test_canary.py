@@ -7,11 +7,12 @@ from contextlib import suppress
 import pytest
 from eventually import eventually
 from rows import claim_one
+from samples import a_failure
 
 from jobs_service.broker.publisher import Publisher
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.job_types import JobType, Registry
-from jobs_service.jobs.lifecycle import EndReason, Failure
+from jobs_service.jobs.lifecycle import EndReason
 from jobs_service.maintenance import canary as canary_module
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.service import Turn
@@ -63,7 +64,7 @@ def test_one_that_came_through_leaves_the_table_and_one_that_failed_does_not(can
     failed = claim_one(database, first["canary-slow"], worker_id)
 
     assert lifecycle.complete_canary(database, completed)
-    assert lifecycle.fail(database, failed, Failure("E", "m", "t", 0), reason=EndReason.REJECTED)
+    assert lifecycle.fail(database, failed, a_failure(), reason=EndReason.REJECTED)
 
     assert {(other, "pending"), (failed.job_id, "failed")} == set(database.rows("SELECT id, status FROM jobs"))
     assert {"submitted": 2} == service.run_once(Turn())

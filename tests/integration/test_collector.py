@@ -6,17 +6,18 @@ from uuid import uuid4
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from rows import add_worker, claim_one
+from samples import a_failure
 
 from jobs_service.broker.redis import message_for
 from jobs_service.database.connection import open_database
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.job_types import JobType, Registry
-from jobs_service.jobs.lifecycle import EndReason, Failure
+from jobs_service.jobs.lifecycle import EndReason
 from jobs_service.metrics import collector
 from jobs_service.metrics.exposition import build_collector
 from jobs_service.metrics.queue_stats import STATES
 
-FAILURE = Failure("E", "m", "t", 0)
+FAILURE = a_failure()
 
 
 @pytest.fixture

@@ -4,19 +4,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from rows import claim_one, complete_one, rescue
+from samples import a_failure
 
 from jobs_service import events
 from jobs_service.events import Event
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
-from jobs_service.jobs.lifecycle import EndReason, Failure
+from jobs_service.jobs.lifecycle import EndReason
 from jobs_service.maintenance.recovery import MOST, PROBER_SECONDS, Recovery
 from jobs_service.maintenance.service import Turn
 from jobs_service.metrics.queue_stats import JobRows
 
 MAIL, STORE = "smtp://mail.example:25", "https://store.example"
 
-FAILURE = Failure(error="Unavailable", message="421 closing", traceback="", seconds=0.1)
+FAILURE = a_failure(error="Unavailable", message="421 closing", traceback="")
 
 #: Long enough that nothing is due by itself during a test.
 SLOW = Deferral(first_seconds=600, max_seconds=3_600, limit_seconds=432_000, probe_seconds=300)
@@ -180,7 +181,7 @@ def test_an_attempt_that_did_not_ask_leaves_no_history_and_waits_as_long_as_the_
     away()
     database.rows("UPDATE servers SET away_since = now() - interval '30 minutes'")
     job_id = submit()
-    failure = Failure(error="KnownUnavailable", message=f"{MAIL} is away", traceback="", seconds=0)
+    failure = a_failure(error="KnownUnavailable", message=f"{MAIL} is away", traceback="", seconds=0)
 
     deferred = lifecycle.defer(
         database, claim_one(database, job_id, worker_id), failure, deferral=Deferral(), server=MAIL, is_tried=False

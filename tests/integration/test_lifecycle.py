@@ -7,13 +7,14 @@ from uuid import uuid4
 import msgspec
 import pytest
 from rows import claim_one, complete_one, release_one, rescue
+from samples import a_failure, new_job
 
 from jobs_service.config import Settings
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, Failure, NewJob, OnAmbiguous, Status
+from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, OnAmbiguous, Status
 
-FAILURE = Failure(error="RuntimeError", message="no", traceback="Traceback …", seconds=0.25)
+FAILURE = a_failure(error="RuntimeError", message="no", seconds=0.25)
 
 
 @pytest.fixture
@@ -312,7 +313,7 @@ def test_a_row_inserted_by_hand_is_a_whole_job(database, worker_id):
 
 
 def test_many_jobs_are_written_claimed_and_completed_by_a_statement_each(database, worker_id):
-    jobs = [NewJob(new_id(), "csv-generation", "{}", "default", 5, 3) for _ in range(20)]
+    jobs = [new_job() for _ in range(20)]
 
     lifecycle.submit(database, jobs)
     claims = lifecycle.claim(database, [ClaimRequest(job.id, worker_id) for job in reversed(jobs)])
@@ -349,7 +350,7 @@ def test_a_job_that_lost_three_workers_is_poison(database, submit, row):
 
 def test_a_claim_looks_its_job_up_by_id_whatever_the_statistics_say(database, submit):
     database.rows("ANALYZE jobs")
-    lifecycle.submit(database, [NewJob(new_id(), "t", "{}", "default", 5, 3) for _ in range(2_000)])
+    lifecycle.submit(database, [new_job() for _ in range(2_000)])
     names = {"job_ids": [submit()], "worker_ids": [uuid4()], "tokens": [uuid4()]}
 
     plan = "\n".join(line for (line,) in database.rows("EXPLAIN " + lifecycle._CLAIM, names))
@@ -402,7 +403,7 @@ def test_a_worker_lost_before_its_effect_began_leaves_no_doubt(database, submit,
 
 
 def test_an_unknown_outcome_is_marked_in_the_history(database, claim, row):
-    failure = Failure("DeliveryUnknown", "the answer was lost", "t", 0.25, is_ambiguous=True)
+    failure = a_failure(error="DeliveryUnknown", message="the answer was lost", is_ambiguous=True)
     assert lifecycle.fail(database, claim, failure, reason=EndReason.AMBIGUOUS)
 
     [entry] = msgspec.json.decode(row(claim.job_id, "history"))

@@ -8,11 +8,12 @@ from dramatiq.message import Message
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from rows import claim_one, complete_one, release_one, rescue
+from samples import a_failure, new_job
 
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
-from jobs_service.jobs.lifecycle import POISON_WORKER_LOSSES, EndReason, Failure, NewJob, OnAmbiguous, Status
+from jobs_service.jobs.lifecycle import POISON_WORKER_LOSSES, EndReason, OnAmbiguous, Status
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.recovery import Recovery
 from jobs_service.maintenance.relay import Relay
@@ -21,7 +22,7 @@ from jobs_service.maintenance.service import Turn
 #: Few, so that a worker often meets a job that it had before.
 WORKERS = [UUID(int=1), UUID(int=2)]
 
-FAILURE = Failure(error="E", message="m", traceback="t", seconds=0.1)
+FAILURE = a_failure()
 
 #: Each must return no row, whatever happened.
 INVARIANTS = {
@@ -111,9 +112,8 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
         )
         def submit(self, max_attempts, on_ambiguous, payload):
             job_id = new_id()
-            lifecycle.submit(
-                database, [NewJob(job_id, "t", payload, "default", 5, max_attempts, on_ambiguous=on_ambiguous)]
-            )
+            fields = {"max_attempts": max_attempts, "on_ambiguous": on_ambiguous}
+            lifecycle.submit(database, [new_job(id=job_id, type="t", payload=payload, **fields)])
             self.models[job_id] = Model(max_attempts, on_ambiguous, payload)
             return job_id
 
@@ -121,7 +121,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
         def submit_again_after_a_lost_answer(self, job_id):
             if self.models[job_id].status is None:
                 return  # pruned, long after any answer could be missed
-            lifecycle.submit(database, [NewJob(job_id, "t", '{"other": 1}', "default", 5, 9)])
+            lifecycle.submit(database, [new_job(id=job_id, type="t", payload='{"other": 1}', max_attempts=9)])
 
         @rule(job_id=jobs)
         def publish(self, job_id):

@@ -7,13 +7,14 @@ import dramatiq
 import pytest
 import redis
 from rows import Sweeps, add_worker, claim_one, pruner
+from samples import a_failure
 
 from jobs_service.broker.keys import Keys
 from jobs_service.broker.redis import message_for
 from jobs_service.errors import BrokerUnavailable, NameTaken
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import EndReason, Failure
+from jobs_service.jobs.lifecycle import EndReason
 from jobs_service.maintenance import dead_letters as dead_letters_module
 from jobs_service.maintenance import expirer as expirer_module
 from jobs_service.maintenance import pruner as pruner_module
@@ -38,7 +39,7 @@ def relay(database, broker, dead_letters):
 def fail(database, submit, worker_id):
     def fail():
         claim = claim_one(database, submit(), worker_id)
-        assert lifecycle.fail(database, claim, Failure("E", "m", "t", 0), reason=EndReason.REJECTED)
+        assert lifecycle.fail(database, claim, a_failure(), reason=EndReason.REJECTED)
         return claim.job_id
 
     return fail

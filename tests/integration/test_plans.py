@@ -10,14 +10,14 @@ import falcon.testing
 import pytest
 from plans import Watch
 from rows import Sweeps, add_worker, claim_one, complete_one
+from samples import a_failure, new_job
 
 from jobs_service.api.app import create_app
 from jobs_service.broker.dead_letter_list import DeadLetterList
-from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.job_types import JobType
-from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, Failure, NewJob, Status
+from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, Status
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
@@ -34,7 +34,7 @@ JOBS = 100_000
 #: Rows that a statement about a few jobs may read, and the pages it may look at for them.
 FEW, FEW_PAGES = 100, 200
 
-FAILURE = Failure("E", "m", "t", 0)
+FAILURE = a_failure()
 
 # Ids in the order of time. What is looked for lies behind a wall of other jobs, whichever way one looks: the rare type
 # and the rare states at the old end, completed jobs and waiting jobs each behind the other.
@@ -103,10 +103,6 @@ def assert_small(watch, *, rows=FEW, pages=FEW_PAGES, sorted_rows=None):
     watch.clear()
 
 
-def new_job(**fields):
-    return NewJob(**{"id": new_id(), "type": "csv-generation", "payload": "{}", "queue": "default"} | fields)
-
-
 def due(database, limit):
     return [
         job_id
@@ -117,7 +113,7 @@ def due(database, limit):
 
 
 def test_submissions(watch, database):
-    jobs = [new_job(priority=5, max_attempts=3) for _ in range(8)]
+    jobs = [new_job() for _ in range(8)]
     database.row("SELECT 1")
     # Without what a first connection asks.
     watch.clear()
