@@ -8,6 +8,7 @@ from email import message_from_bytes
 import pytest
 from eventually import eventually
 from smtp_server import FLOOD, HANG_UP, SILENCE, TARPIT, SmtpServer
+from time_travel import set_dates
 
 EHLO = "250-test\r\n250-AUTH PLAIN\r\n250 SMTPUTF8"
 WILLING = {"EHLO": EHLO, "AUTH": "235 welcome"}
@@ -156,7 +157,7 @@ def test_a_server_that_stays_away_is_left_alone_and_forty_mails_flow_when_it_is_
     assert (name, "pending", 0) == (shown["waits_for"], shown["status"], shown["attempts"])
     assert "421 closing for backups" in shown["error"]
     assert shown["deferred_since"]
-    stack.sql("UPDATE servers SET probe_at = now() RETURNING 1")
+    set_dates(stack.sql, "servers", probe_at=0)
     server.replies = dict(WILLING)
     stack.settle()
 
@@ -224,7 +225,7 @@ def test_what_one_process_has_learnt_the_others_know(stack, server, mail_environ
         of(stack, job_id, "waits_for", "error")
         for job_id in eventually(lambda: all_deferred(stack, jobs), what="every mail deferred")
     }
-    stack.sql("UPDATE servers SET probe_at = now() RETURNING 1")
+    set_dates(stack.sql, "servers", probe_at=0)
     stack.settle()
     assert 20 == len(server.mails)
 
@@ -257,7 +258,7 @@ def test_a_mail_with_an_end_waits_until_then_and_says_what_for(stack, server, ma
     stack.strike()
     job_id = submit(stack)
     eventually(lambda: stack.job(job_id)["deferrals"], what="a mail that waits")
-    stack.sql("UPDATE jobs SET expires_at = now() + interval '1 second' WHERE id = %s RETURNING 1", (job_id,))
+    set_dates(stack.sql, "jobs", [job_id], expires_at=1)
 
     stack.settle()
 
@@ -272,10 +273,11 @@ def test_a_mail_in_a_process_of_its_own_waits_like_the_others(stack, server, mai
     stack.strike()
     job_id = submit(stack, delay_seconds=3600)
     stack.sql(
-        """UPDATE jobs SET worker_losses = 1, run_at = now(), publish_at = now(),
+        """UPDATE jobs SET worker_losses = 1,
         history = '[{"attempt": 1, "error": "WorkerLost", "counted": false}]' WHERE id = %s RETURNING 1""",
         (job_id,),
     )
+    set_dates(stack.sql, "jobs", [job_id], run_at=0, publish_at=0)
     eventually(lambda: stack.job(job_id)["deferrals"] > 1, what="a mail that waits")
     server.replies = dict(WILLING)
     stack.settle()

@@ -8,6 +8,7 @@ import pytest
 from rows import add_worker, claim_one, complete_one
 from samples import new_job
 from service import Service
+from time_travel import DAY, set_dates
 
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.redis import JobBroker
@@ -90,11 +91,9 @@ def finish(database, submit, worker_id, outputs):
             claim = claim_one(database, submit(), worker_id)
             complete_one(database, claim, "1")
             # The least that an id of that moment can be, and those that follow.
-            job_id = UUID(int=(int((time.time() - days * 86_400) * 1000) << 80) + len(job_ids))
-            database.rows(
-                "UPDATE jobs SET id = %s, finished_at = now() - %s * interval '1 day' WHERE id = %s",
-                (job_id, days, claim.job_id),
-            )
+            job_id = UUID(int=(int((time.time() - days * DAY) * 1000) << 80) + len(job_ids))
+            database.rows("UPDATE jobs SET id = %s WHERE id = %s", (job_id, claim.job_id))
+            set_dates(database.rows, "jobs", [job_id], finished_at=-days * DAY)
             outputs.write(f"{job_id}.csv", b"x")
             job_ids.append(job_id)
         return job_ids

@@ -8,6 +8,7 @@ import pytest
 from eventually import eventually
 from rows import claim_one
 from samples import a_failure
+from time_travel import MINUTE, make_older
 
 from jobs_service.broker.publisher import Publisher
 from jobs_service.jobs import lifecycle
@@ -76,7 +77,7 @@ def test_the_metrics_tell_of_the_last_that_came_through(canary, database, worker
     for _ in range(2):
         service.run_once(Turn())
         claim = claim_one(database, on_their_way(database)["canary-slow"], worker_id)
-        database.rows("UPDATE jobs SET created_at = created_at - interval '1 minute' WHERE id = %s", (claim.job_id,))
+        make_older(database.rows, claim.job_id, MINUTE)
         assert lifecycle.complete_canary(database, claim)
         seen.append({family.name: family.samples for family in rows.canaries()})
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from rows import claim_one, complete_one, release_one, rescue
 from samples import a_failure, new_job
+from time_travel import HOUR, MINUTE, set_dates
 
 from jobs_service.config import Settings
 from jobs_service.ids import new_id
@@ -104,7 +105,7 @@ def test_completing_a_canary_deletes_it_and_notes_when(database, claim, row):
 
 def test_a_canary_completed_twice_is_so_by_its_own_attempt_only(database, claim, worker_id):
     """The first answer was lost; and an attempt that lost its lease to another is late."""
-    database.rows("UPDATE jobs SET status = 'pending', lease_token = NULL")
+    rescue(database, worker_id)
     successor = claim_one(database, claim.job_id, worker_id)
 
     assert not lifecycle.complete_canary(database, claim)
@@ -223,10 +224,10 @@ def give_up(database, claim):
 @pytest.mark.parametrize("verb", [give_back, give_back_of_worker, take_back, give_up])
 def test_what_goes_back_keeps_its_place_in_line_and_is_looked_at_at_once(database, submit, worker_id, row, verb):
     job_id = submit()
-    database.rows("UPDATE jobs SET run_at = now() - interval '1 hour'")
+    set_dates(database.rows, "jobs", run_at=-HOUR)
     submitted = row(job_id, "run_at")
     claim = claim_one(database, job_id, worker_id)
-    database.rows("UPDATE jobs SET publish_at = now() + interval '1 hour'")
+    set_dates(database.rows, "jobs", publish_at=HOUR)
 
     assert verb(database, claim)
 
@@ -239,7 +240,7 @@ def test_what_goes_back_keeps_its_place_in_line_and_is_looked_at_at_once(databas
 @pytest.mark.parametrize("verb", [give_back, give_back_of_worker, take_back, give_up])
 def test_after_a_step_of_the_clock_what_goes_back_is_due(database, submit, worker_id, row, verb):
     claim = claim_one(database, submit(), worker_id)
-    database.rows("UPDATE jobs SET run_at = now() + interval '1 hour'")
+    set_dates(database.rows, "jobs", run_at=HOUR)
 
     assert verb(database, claim)
 
@@ -412,7 +413,7 @@ def test_an_unknown_outcome_is_marked_in_the_history(database, claim, row):
 
 def test_an_expired_job_cannot_be_claimed_and_becomes_a_dead_letter(database, submit, worker_id, row):
     job_id = submit()
-    database.rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
+    set_dates(database.rows, "jobs", expires_at=-1)
     other = submit(expires_at=datetime.now(UTC) + timedelta(hours=1))
 
     assert claim_one(database, job_id, worker_id) is None
@@ -510,7 +511,7 @@ def test_only_what_has_been_finished_for_long_enough_is_pruned(database, claim, 
 
     assert 0 == lifecycle.prune(database, [claim.job_id], status=Status.COMPLETED, retention_seconds=60)
     assert 0 == lifecycle.prune(database, [claim.job_id], status=Status.FAILED, retention_seconds=0)
-    database.rows("UPDATE jobs SET finished_at = now() - interval '2 minutes' WHERE status = 'completed'")
+    set_dates(database.rows, "jobs", [claim.job_id], finished_at=-2 * MINUTE)
     assert 1 == lifecycle.prune(database, [claim.job_id, waiting], status=Status.COMPLETED, retention_seconds=60)
 
     assert row(claim.job_id, "status") is None
@@ -527,7 +528,7 @@ def test_what_may_have_been_done_is_not_given_back_as_if_it_had_not(database, cl
 
 def test_a_message_cannot_fail_a_job_of_another_type(database, submit, row):
     job_id = submit(type="csv-generation")
-    database.rows("UPDATE jobs SET run_at = now() - interval '1 hour'")
+    set_dates(database.rows, "jobs", run_at=-HOUR)
 
     assert not lifecycle.fail_unknown(database, [job_id], job_type="nobody", grace_seconds=600)
     assert lifecycle.fail_unknown(database, [job_id], job_type="csv-generation", grace_seconds=600)

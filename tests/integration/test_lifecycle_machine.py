@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from rows import claim_one, complete_one, release_one, rescue
 from samples import a_failure, new_job
+from time_travel import set_dates
 
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
@@ -155,7 +156,10 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
         @rule()
         def forget_when_messages_were_sent(self):
             """Time passes: what was published and led to nothing is due again."""
-            database.rows("UPDATE jobs SET publish_at = now() WHERE status = 'pending'")
+            set_dates(database.rows, "jobs", self._pending(), publish_at=0)
+
+        def _pending(self):
+            return [job_id for job_id, model in self.models.items() if model.status is Status.PENDING]
 
         @rule(doubled=st.booleans(), worker_id=st.sampled_from(WORKERS))
         def pop_a_message(self, doubled, worker_id):
@@ -175,7 +179,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
 
         @rule(job_id=jobs)
         def let_it_expire(self, job_id):
-            database.rows("UPDATE jobs SET expires_at = now() - interval '1 second' WHERE id = %s", (job_id,))
+            set_dates(database.rows, "jobs", [job_id], missing_ok=True, expires_at=-1)
             self.models[job_id].expired = True
 
         @rule()
@@ -241,12 +245,13 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             model.deferred = not is_over
             model.status = Status.FAILED if is_over else Status.PENDING
             model.reason = EndReason.UNAVAILABLE if is_over else None
-            database.rows("UPDATE jobs SET run_at = now() WHERE id = %s AND status = 'pending'", (job_id,))
+            if not is_over:
+                set_dates(database.rows, "jobs", [job_id], run_at=0)
 
         @rule()
         def recover(self):
             """Maintenance chooses a prober, or brings jobs forward."""
-            database.rows("UPDATE servers SET probe_at = now()")
+            set_dates(database.rows, "servers", missing_ok=True, probe_at=0)
             self.recovery_service.run_once(Turn())
 
         @rule()

@@ -6,8 +6,9 @@ from uuid import UUID, uuid4
 import dramatiq
 import pytest
 import redis
-from rows import Sweeps, add_worker, claim_one, pruner
+from rows import Sweeps, add_worker, claim_one, pruner, rescue
 from samples import a_failure
+from time_travel import HOUR, set_dates
 
 from jobs_service.broker.keys import Keys
 from jobs_service.broker.redis import message_for
@@ -59,7 +60,7 @@ def test_a_message_that_was_lost_is_published_again_when_its_time_comes(relay, b
     relay.run_once(Turn())
     broker.flush("default")
 
-    database.rows("UPDATE jobs SET publish_at = now()")
+    set_dates(database.rows, "jobs", publish_at=0)
 
     assert {"published": 1} == relay.run_once(Turn())
 
@@ -163,8 +164,8 @@ def test_the_rescuer_takes_jobs_back_from_the_silent(database, sweeps, submit, r
 
 def test_a_worker_that_beats_keeps_its_jobs_whatever_the_dates_say(database, sweeps, submit, row, worker_id):
     claim = claim_one(database, submit(), worker_id)
-    database.rows("UPDATE workers SET heartbeat_at = now() - interval '1 hour'")
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+    set_dates(database.rows, "workers", heartbeat_at=-HOUR)
+    set_dates(database.rows, "jobs", started_at=-HOUR)
 
     for _ in range(10):
         assert 0 == sweeps.sweep()
@@ -176,8 +177,8 @@ def test_a_worker_that_beats_keeps_its_jobs_whatever_the_dates_say(database, swe
 
 def test_a_silent_worker_loses_its_jobs_whatever_the_dates_say(database, sweeps, submit, worker_id):
     claim_one(database, submit(), worker_id)
-    database.rows("UPDATE workers SET heartbeat_at = now() + interval '1 hour'")
-    database.rows("UPDATE jobs SET started_at = now() + interval '1 hour'")
+    set_dates(database.rows, "workers", heartbeat_at=HOUR)
+    set_dates(database.rows, "jobs", started_at=HOUR)
 
     assert 1 == sweeps.sweep_until_silent()
 
@@ -378,7 +379,7 @@ def _for_rescuer(get, submit):
 def _for_expirer(get, submit):
     for _ in range(5):
         submit()
-    get("database").rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
+    set_dates(get("database").rows, "jobs", expires_at=-1)
     return Expirer(get("database"), get("dead_letters"), interval_seconds=1), "expired"
 
 
@@ -417,13 +418,12 @@ def test_a_queue_that_is_filled_as_fast_as_it_is_drained_holds_up_no_other(relay
 def test_what_is_older_than_the_last_in_line_has_room_in_a_full_window(relay, broker, submit, database):
     broker.learn(["csv-generation"])
     broker.window = 2
-    early = submit()
-    claim_one(database, early, uuid4())
+    early, lost = submit(), uuid4()
+    claim_one(database, early, lost)
     for _ in range(4):
         submit()
     assert {"published": 2} == relay.run_once(Turn())
-    # As a rescue leaves it.
-    database.rows("UPDATE jobs SET status = 'pending', lease_token = NULL, publish_at = now() WHERE id = %s", (early,))
+    rescue(database, lost)
 
     assert {"published": 1} == relay.run_once(Turn())
 
@@ -436,9 +436,9 @@ def test_a_job_that_was_published_before_the_clock_was_set_back_is_published_aga
     relay.run_once(Turn())
     broker.flush("default")
 
-    database.rows("UPDATE jobs SET publish_at = now() + interval '30 seconds'")
+    set_dates(database.rows, "jobs", publish_at=30)
     assert {"published": 0} == relay.run_once(Turn())
-    database.rows("UPDATE jobs SET publish_at = now() + interval '1 hour'")
+    set_dates(database.rows, "jobs", publish_at=HOUR)
     assert {"published": 1} == relay.run_once(Turn())
     assert (True,) == database.row("SELECT publish_at < now() + interval '21 seconds' FROM jobs")
 
@@ -457,7 +457,7 @@ def test_a_leader_whose_lease_is_lost_changes_no_row(five, database):
 
 def test_an_expired_job_is_listed_as_a_dead_letter(database, dead_letters, submit):
     job_id = submit()
-    database.rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
+    set_dates(database.rows, "jobs", expires_at=-1)
 
     assert {"expired": 1} == Expirer(database, dead_letters, interval_seconds=1).run_once(Turn())
 
@@ -472,7 +472,7 @@ def strays(database, broker, dead_letters):
 
 
 def late(database, seconds):
-    database.rows("UPDATE jobs SET run_at = now() - %s * interval '1 second'", (seconds,))
+    set_dates(database.rows, "jobs", run_at=-seconds)
 
 
 def test_a_job_whose_type_has_moved_to_another_queue_follows_it(database, strays, submit, row):

@@ -11,6 +11,7 @@ import pytest
 from plans import Watch
 from rows import Sweeps, add_worker, claim_one, complete_one
 from samples import a_failure, new_job
+from time_travel import HOUR, set_dates
 
 from jobs_service.api.app import create_app
 from jobs_service.broker.dead_letter_list import DeadLetterList
@@ -302,10 +303,10 @@ def test_the_rescuer(watch, database, broker):
 
 
 def test_the_expirer(watch, database, broker):
-    late = [new_job(priority=5, max_attempts=3) for _ in range(20)]
+    late = [new_job() for _ in range(20)]
     lifecycle.submit(database, late)
     ids = [job.id for job in late]
-    database.rows("UPDATE jobs SET expires_at = now() - interval '1 s' WHERE id = ANY(%s)", (ids,))
+    set_dates(database.rows, "jobs", ids, expires_at=-1)
     watch.clear()
 
     assert {"expired": 20} == Expirer(
@@ -317,8 +318,9 @@ def test_the_expirer(watch, database, broker):
 @pytest.mark.usefixtures("worker_id")
 def test_the_strays(watch, database, broker):
     """A queue without a worker, beside the long one that has one; and the long one when it has none."""
-    lifecycle.submit(database, [new_job(priority=5, max_attempts=3, type="gone", queue="gone") for _ in range(20)])
-    database.rows("UPDATE jobs SET run_at = now() - interval '1 hour' WHERE queue = 'gone'")
+    gone = [new_job(type="gone", queue="gone") for _ in range(20)]
+    lifecycle.submit(database, gone)
+    set_dates(database.rows, "jobs", [job.id for job in gone], run_at=-HOUR)
     liveness = Liveness(lease_seconds=15, heartbeat_interval_seconds=5)
     strays = Strays(
         database, broker, DeadLetterList(broker.client, broker.keys), interval_seconds=60, liveness=liveness
