@@ -90,7 +90,7 @@ class Operator:
     def execute(self, sql):
         with self._connection.cursor() as cursor:
             cursor.execute(sql)
-            return cursor.fetchall() if cursor.description else []
+            return [] if cursor.description is None else cursor.fetchall()
 
 
 @pytest.fixture

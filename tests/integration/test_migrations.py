@@ -102,7 +102,7 @@ def session(url):
 def execute(connection, sql):
     with connection.cursor() as cursor:
         cursor.execute(sql)
-        return cursor.fetchall() if cursor.description else []
+        return [] if cursor.description is None else cursor.fetchall()
 
 
 def seeds_until(folder, name, *, source=SEEDS):

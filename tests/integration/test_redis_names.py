@@ -144,6 +144,7 @@ def test_every_key_that_is_written_is_named_and_has_the_prefix(installation, cli
 
     keys = Keys("team-a:")
     written = {key.decode() for key in client.keys("*")}
+    assert keys.dead_letters in written
     assert written <= {*keys.types(["default"])}
     assert all(key.startswith(("team-a:", "{team-a:")) for key in written)
 
