@@ -10,13 +10,12 @@ from pathlib import Path
 import psycopg2
 import psycopg2.extras
 import redis
+from databases import opened
 from eventually import eventually
 from proxy import Proxy
 
 from devstack.processes import descendants, is_alive
 from devstack.servers import Postgres, Valkey
-from jobs_service.config import Settings
-from jobs_service.database.connection import open_database
 from jobs_service.database.migrations import migrate
 
 #: Unlike the other tests' server it keeps what was committed when it is killed; only a power cut would hurt it.
@@ -87,9 +86,8 @@ class Stack:
         """Have the service, which is yet to start, use a PostgreSQL of its own, migrated, with further options."""
         server = self.servers.enter_context(kind(self.folder / "own-postgres", options=(*DURABLE, *options)))
         self.database_url = self.service.environ["DATABASE_URL"] = server.url
-        database = open_database(Settings.from_env(self.service.environ))
-        migrate(database)
-        database.discard()
+        with opened(server.url) as database:
+            migrate(database)
         return server
 
     def submit(self, job_type="test-effect", payload=None, **wishes):
@@ -130,6 +128,22 @@ class Stack:
         ):
             cursor.execute("SELECT * FROM jobs WHERE id = %s", (job_id,))
             return cursor.fetchone()
+
+    def row(self, job_id, *columns):
+        """Return these columns of a job, as a tuple."""
+        [found] = self.sql(f"SELECT {', '.join(columns)} FROM jobs WHERE id = %s", (job_id,))
+        return found
+
+    def values(self, job_ids, *columns):
+        """Return the different values that jobs have in a column, or as tuples in several."""
+        names = ", ".join(columns)
+        rows = self.sql(f"SELECT {names} FROM jobs WHERE id = ANY(%s::uuid[])", (list(job_ids),))
+        assert len(rows) == len({*job_ids}), "a job is missing"
+        return {found[0] if len(columns) == 1 else found for found in rows}
+
+    def errors(self, job_id):
+        """Return the class of each error in a job's history."""
+        return [entry["error"] for entry in self.job(job_id)["history"]]
 
     def sql(self, statement, parameters=()):
         with self._connection() as connection, connection.cursor() as cursor:

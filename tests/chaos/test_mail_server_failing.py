@@ -103,7 +103,7 @@ def test_mails_that_were_put_off_are_sent_once_when_the_server_is_well(stack, se
         server.replies = WILLING
         stack.settle()
 
-    assert {"completed"} == {stack.job(job_id)["status"] for job_id in jobs}
+    assert {"completed"} == stack.values(jobs, "status")
     sent = Counter(message_from_bytes(mail.content)["X-Job-ID"] for mail in server.mails)
     assert dict.fromkeys(jobs, 1) == sent
 
@@ -122,7 +122,7 @@ def test_a_server_that_does_not_accept_holds_no_thread(stack, mail_environ):
         stack.submit_load(8)
         stack.settle()
 
-        assert {"unavailable"} == {stack.job(job_id)["end_reason"] for job_id in mails}
+        assert {"unavailable"} == stack.values(mails, "end_reason")
 
 
 def submit(stack, to="ann@example.net", **wishes):
@@ -161,15 +161,10 @@ def test_a_server_that_stays_away_is_left_alone_and_forty_mails_flow_when_it_is_
     server.replies = dict(WILLING)
     stack.settle()
 
-    assert {("completed", 1, None)} == {of(stack, job_id, "status", "attempts", "waits_for") for job_id in jobs}
+    assert {("completed", 1, None)} == stack.values(jobs, "status", "attempts", "waits_for")
     assert {"not counted"} >= {entry_of(entry) for job_id in jobs for entry in stack.job(job_id)["history"]}
     eventually(lambda: not metric(stack, f'jobs_breaker_open{{breaker="{name}"}}'), what="a closed breaker")
     assert 40 == len(server.mails)
-
-
-def of(stack, job_id, *columns):
-    job = stack.job(job_id)
-    return tuple(job[column] for column in columns)
 
 
 def test_a_mail_whose_server_restarts_is_sent_when_it_is_back(stack, server, mail_environ):
@@ -184,7 +179,7 @@ def test_a_mail_whose_server_restarts_is_sent_when_it_is_back(stack, server, mai
     server.replies = dict(WILLING)
     stack.settle()
 
-    assert ("completed", 1) == of(stack, job_id, "status", "attempts")
+    assert ("completed", 1) == stack.row(job_id, "status", "attempts")
     assert 1 == len(server.mails)
 
 
@@ -203,7 +198,7 @@ def test_a_greylisted_mail_is_delivered_and_holds_up_no_other(stack, server, mai
     assert [] == stack.sql("SELECT name FROM servers")
     server.replies = dict(WILLING)
     stack.settle()
-    assert ("completed", 1) == of(stack, grey, "status", "attempts")
+    assert ("completed", 1) == stack.row(grey, "status", "attempts")
 
 
 def test_what_one_process_has_learnt_the_others_know(stack, server, mail_environ):
@@ -221,10 +216,8 @@ def test_what_one_process_has_learnt_the_others_know(stack, server, mail_environ
         eventually(lambda worker=worker: "Job deferred" in stack.service.log(worker), what="a mail put off by each")
 
     assert 0 == server.connections
-    assert {(name, f"{name} is away: 421 closing")} == {
-        of(stack, job_id, "waits_for", "error")
-        for job_id in eventually(lambda: all_deferred(stack, jobs), what="every mail deferred")
-    }
+    deferred = eventually(lambda: all_deferred(stack, jobs), what="every mail deferred")
+    assert {(name, f"{name} is away: 421 closing")} == stack.values(deferred, "waits_for", "error")
     set_dates(stack.sql, "servers", probe_at=0)
     stack.settle()
     assert 20 == len(server.mails)
@@ -248,7 +241,7 @@ def test_a_redis_that_loses_everything_meanwhile_changes_nothing(stack, own_valk
     server.replies = dict(WILLING)
     stack.settle()
 
-    assert {"completed"} == {stack.job(job_id)["status"] for job_id in jobs}
+    assert {"completed"} == stack.values(jobs, "status")
     assert 8 == len(server.mails)
 
 
@@ -262,7 +255,7 @@ def test_a_mail_with_an_end_waits_until_then_and_says_what_for(stack, server, ma
 
     stack.settle()
 
-    assert ("failed", "unavailable", 0) == of(stack, job_id, "status", "end_reason", "attempts")
+    assert ("failed", "unavailable", 0) == stack.row(job_id, "status", "end_reason", "attempts")
     assert "421 closing" in stack.job(job_id)["error"]
 
 
@@ -282,4 +275,4 @@ def test_a_mail_in_a_process_of_its_own_waits_like_the_others(stack, server, mai
     server.replies = dict(WILLING)
     stack.settle()
 
-    assert ("completed", 1) == of(stack, job_id, "status", "attempts")
+    assert ("completed", 1) == stack.row(job_id, "status", "attempts")

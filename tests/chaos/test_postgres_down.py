@@ -29,7 +29,7 @@ def test_a_server_that_crashes_loses_no_verdict_and_ends_nobody(stack, own_postg
 
         assert eventually(stack.submit, what="an accepted job")
         stack.settle()
-        assert {(1, 0)} == {(stack.job(job_id)["attempts"], stack.job(job_id)["worker_losses"]) for job_id in running}
+        assert {(1, 0)} == stack.values(running, "attempts", "worker_losses")
 
 
 def test_a_killed_session_takes_the_others_along_and_nobody_else(stack, own_postgres):

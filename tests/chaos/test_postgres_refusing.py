@@ -116,8 +116,7 @@ def test_what_is_refused_is_a_503_and_what_has_ended_is_written_later(stack, own
             eventually(lambda: "waiting for it" in stack.service.log(worker), what="a verdict that waits")
         eventually(stack.submit, what="an accepted job")
         stack.settle()
-        ended = [stack.job(job_id) for job_id in running]
-        assert {("completed", 1)} == {(job["status"], job["attempts"]) for job in ended}
+        assert {("completed", 1)} == stack.values(running, "status", "attempts")
 
 
 def test_a_standby_behind_the_address_is_named(stack, own_postgres):

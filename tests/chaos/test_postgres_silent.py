@@ -34,7 +34,7 @@ def test_a_frozen_server_holds_no_client_and_loses_no_verdict(stack, own_postgre
             own_postgres.resume()
         stack.submit_load(8)
         stack.settle()
-        assert {"completed"} == {stack.job(job_id)["status"] for job_id in running}
+        assert {"completed"} == stack.values(running, "status")
 
 
 @pytest.mark.parametrize("fault", ["blackhole", "latency", "throttle"])

@@ -17,7 +17,7 @@ def test_jobs_are_accepted_and_run_to_their_verdicts_while_redis_is_away(stack, 
         # Committed is accepted, at once.
         assert None not in [stack.submit() for _ in range(16)]
         assert "degraded" == stack.service.get("/readyz")[1]["status"]
-        eventually(lambda: {"completed"} == {stack.job(job_id)["status"] for job_id in running}, what="verdicts")
+        eventually(lambda: {"completed"} == stack.values(running, "status"), what="verdicts")
         own_valkey.start()
         stack.settle()
         assert 2 == stack.job(failing)["attempts"]

@@ -93,7 +93,7 @@ def test_a_message_for_a_job_of_another_type_does_not_run_it_as_that(stack, own_
         with stack.nobody_ends():
             stack.settle()
 
-    assert ("completed", 1) == (stack.job(job_id)["status"], stack.job(job_id)["attempts"])
+    assert ("completed", 1) == stack.row(job_id, "status", "attempts")
 
 
 @pytest.mark.parametrize("kind", ["string", "list", "set", "hash", "zset", "stream"])

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from rows import claim_one, complete_one, release_one, rescue
+from rows import claim_one, complete_one, insert_by_hand, release_one, rescue
 from samples import a_failure, new_job
 from time_travel import HOUR, MINUTE, set_dates
 
@@ -306,9 +306,7 @@ def test_publishing_is_noted_without_touching_an_index(database, submit):
 
 def test_a_row_inserted_by_hand_is_a_whole_job(database, worker_id):
     job_id = new_id()
-    database.rows(
-        "INSERT INTO jobs (id, type, status, payload) VALUES (%s, 'csv-generation', 'pending', '{}')", (job_id,)
-    )
+    insert_by_hand(database, job_id)
 
     assert claim_one(database, job_id, worker_id)
 

@@ -359,30 +359,16 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             """Its own process dies, and the worker says so."""
             model = self.models[job_id]
             if model.current:
-                attempts = model.attempts
-                model.told.add(model.current.token)
                 rescued = lifecycle.crash(database, model.current, "SIGKILL", delay_seconds=0)
-                self._crash(model, counted=True)
-                assert (model.status, model.reason, attempts) == (
-                    rescued.status,
-                    rescued.end_reason,
-                    rescued.attempts,
-                )
+                self._crash_told(model, rescued, counted=True)
 
         @rule(job_id=jobs)
         def abandon(self, job_id):
             """Its process is broken, and the worker says so."""
             model = self.models[job_id]
             if model.current:
-                attempts = model.attempts
-                model.told.add(model.current.token)
                 rescued = lifecycle.abandon(database, model.current, "no file can be opened")
-                self._crash(model, counted=False)
-                assert (model.status, model.reason, attempts) == (
-                    rescued.status,
-                    rescued.end_reason,
-                    rescued.attempts,
-                )
+                self._crash_told(model, rescued, counted=False)
 
         @rule(job_id=jobs)
         def fail_unknown(self, job_id):
@@ -392,6 +378,13 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             assert is_possible == bool(failed)
             if is_possible:
                 model.status, model.reason = Status.FAILED, EndReason.UNKNOWN_TYPE
+
+        def _crash_told(self, model, rescued, *, counted):
+            """The worker itself said so, and learns what has become of the job."""
+            attempts = model.attempts
+            model.told.add(model.current.token)
+            self._crash(model, counted=counted)
+            assert (model.status, model.reason, attempts) == (rescued.status, rescued.end_reason, rescued.attempts)
 
         def _crash(self, model, *, counted):
             model.lost.add(model.current.token)

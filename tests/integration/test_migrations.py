@@ -14,13 +14,12 @@ from threading import Event
 import psycopg2
 import pytest
 from catalog import catalog
+from databases import opened
 from eventually import eventually
 from service import ROOT
 
 from devstack.processes import Child
-from jobs_service.config import Settings
 from jobs_service.database import migrations
-from jobs_service.database.connection import open_database
 from jobs_service.database.migrations import FORMER, SEEDS, migrate, pending, read
 from jobs_service.errors import DatabaseUnavailable, MigrationError
 
@@ -80,16 +79,6 @@ def impatient(monkeypatch):
 def soon_over(monkeypatch, impatient):  # noqa: ARG001 - goes with it
     """Have a run that nothing is seen of be over soon. Only where no other works: a busy machine may hold it up."""
     monkeypatch.setattr(migrations, "TAKE_OVER_SECONDS", 0.5)
-
-
-@contextmanager
-def opened(url):
-    settings = Settings.from_env({"DATABASE_URL": url, "REDIS_URL": "redis://localhost"})
-    database = open_database(settings)
-    try:
-        yield database
-    finally:
-        database.discard()
 
 
 @contextmanager
