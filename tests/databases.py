@@ -1,4 +1,4 @@
-"""A database of the service at a URL of the test's own."""
+"""The service's database, opened at any URL."""
 
 from contextlib import contextmanager
 

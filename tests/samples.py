@@ -1,4 +1,4 @@
-"""A job, a claim and a failure as the service makes them. A test names the fields that matter to it."""
+"""A job, a claim and a failure with default values. A test names only the fields that matter to it."""
 
 from uuid import uuid4
 
@@ -13,7 +13,7 @@ def new_job(**fields):
 
 
 def a_claim(**fields):
-    """Return the first attempt of three at a job, as if it had been claimed. There is no row of it."""
+    """Return the first attempt of three at a job, as if a worker had claimed it. It has no row in the database."""
     ids = {"job_id": new_id(), "token": uuid4(), "worker_id": uuid4()}
     job = {"type": "t", "queue": "default", "payload": "{}", "attempts": 1, "max_attempts": 3, "worker_losses": 0}
     return Claim(**(ids | job | {"waited_seconds": 0.0, "age_seconds": 0.0} | fields))

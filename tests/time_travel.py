@@ -1,15 +1,15 @@
-"""Dates in the tables, moved as no client can move them: a test sets them instead of waiting."""
+"""Set dates in the tables to the past or the future, so that tests need not wait."""
 
 #: In seconds.
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
 
 
 def set_dates(sql, table, ids=None, *, missing_ok=False, **dates):
-    """Set each of these columns to so many seconds from now, or to NULL if it is given as None.
+    """Set each of these columns to this many seconds from now, or to NULL where the value is None.
 
-    `sql` runs a statement and returns its rows: `database.rows`, or a chaos test's `stack.sql`. Without `ids` every row
-    of the table is changed. Raises `AssertionError` where a row is missing, unless that is expected: a test must not go
-    on with dates that were not set.
+    `sql` runs a statement and returns its rows: `database.rows`, or the `stack.sql` of a chaos test. Without `ids`,
+    every row of the table is changed. Raises `AssertionError` where a row is missing, so that no test continues with
+    dates that were not set; with `missing_ok` it does not.
     """
     columns = ", ".join(f"{column} = now() + %s * interval '1 second'" for column in dates)
     statement, values = f"UPDATE {table} SET {columns}", [*dates.values()]
@@ -21,7 +21,7 @@ def set_dates(sql, table, ids=None, *, missing_ok=False, **dates):
 
 
 def make_older(sql, job_id, seconds):
-    """Have the job submitted so many seconds earlier."""
+    """Set the time at which the job was submitted back by this many seconds."""
     moved = sql(
         "UPDATE jobs SET created_at = created_at - %s * interval '1 second' WHERE id = %s RETURNING 1",
         (seconds, str(job_id)),

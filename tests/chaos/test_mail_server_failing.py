@@ -68,7 +68,7 @@ def test_each_answer_has_its_outcome(stack, server, mail_environ):
         job = eventually(lambda: finished(stack, job_id), what="an end")
         return job["end_reason"] or job["status"], job["attempts"], [entry_of(e) for e in job["history"]]
 
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         for what, replies in FINAL.items():
             assert ("rejected", 1, ["counted"]) == outcome(replies), what
         for what, replies in TEMPORARY.items():
@@ -94,7 +94,7 @@ def test_mails_that_were_put_off_are_sent_once_when_the_server_is_well(stack, se
     server.replies = WILLING | TEMPORARY["closed for now"]
     stack.start(**mail_environ)
     jobs = [submit(stack, max_attempts=1) for _ in range(4)]
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         stack.strike()
         for replies in TEMPORARY.values():
             server.replies = WILLING | replies

@@ -80,7 +80,7 @@ def broken(stack):
 def test_no_file_is_partial_and_all_are_written_when_it_is_well(stack, fault):
     stack.outputs.mkdir()
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         with fault(stack) as error:
             stack.strike()
             jobs = [stack.submit("csv-generation", ROW, max_attempts=100) for _ in range(4)]

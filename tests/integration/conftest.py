@@ -1,4 +1,4 @@
-"""Collaborators on real servers, built as the service builds them."""
+"""Parts of the service on real servers, built as the service builds them."""
 
 import time
 from uuid import UUID, uuid4
@@ -70,7 +70,7 @@ def row(database):
 
 @pytest.fixture
 def service(environ, tmp_path):
-    """The service's own processes; started by the test, ended for it."""
+    """The service's processes. The test starts them, the fixture ends them."""
     service = Service(environ, tmp_path)
     yield service
     service.end()
@@ -83,14 +83,14 @@ def outputs(tmp_path):
 
 @pytest.fixture
 def finish(database, submit, worker_id, outputs):
-    """Finish jobs that were accepted and finished so many days ago."""
+    """Write jobs that were submitted and completed this many days ago, and return their ids."""
 
     def finish(*, days, count=1):
         job_ids = []
         for _ in range(count):
             claim = claim_one(database, submit(), worker_id)
             complete_one(database, claim, "1")
-            # The least that an id of that moment can be, and those that follow.
+            # The smallest id of that moment, and the ids that follow it.
             job_id = UUID(int=(int((time.time() - days * DAY) * 1000) << 80) + len(job_ids))
             database.rows("UPDATE jobs SET id = %s WHERE id = %s", (job_id, claim.job_id))
             set_dates(database.rows, "jobs", [job_id], finished_at=-days * DAY)

@@ -169,7 +169,7 @@ def test_a_worker_that_beats_keeps_its_jobs_whatever_the_dates_say(database, swe
 
     for _ in range(10):
         assert 0 == sweeps.sweep()
-        sweeps.clock.move_on(5)
+        sweeps.clock.advance(5)
         beat(database, worker_id)
 
     assert "processing" == row(claim.job_id, "status")
@@ -206,7 +206,7 @@ def test_the_row_of_a_worker_silent_for_long_is_cleared_away(database, sweeps, w
 
     for _ in range(31):
         sweeps.sweep()
-        sweeps.clock.move_on(5)
+        sweeps.clock.advance(5)
         beat(database, living)
 
     assert [(living,)] == database.rows("SELECT id FROM workers"), worker_id
@@ -214,7 +214,7 @@ def test_the_row_of_a_worker_silent_for_long_is_cleared_away(database, sweeps, w
 
 def test_the_rescuer_comes_again_when_the_next_silence_is_complete(sweeps, worker_id):  # noqa: ARG001
     sweeps.sweep()
-    sweeps.clock.move_on(5)
+    sweeps.clock.advance(5)
     turn = Turn()
     sweeps.sweep(turn)
 
