@@ -134,7 +134,8 @@ class Tree:
             for start in range(len(body) - WINDOW + 1):
                 starts[tuple(body[start : start + WINDOW])].append((name, start))
         repeated = [place for places in starts.values() if len(places) > 1 for place in places]
-        return Counter(name for name, _ in {(name, start + n) for name, start in repeated for n in range(WINDOW)})
+        lines = dict.fromkeys((name, start + n) for name, start in repeated for n in range(WINDOW))
+        return Counter(name for name, _ in lines)
 
     def _module_of(self, name: str) -> str | None:
         """Return the module that a name is or is in, None for what is no module of these packages."""
