@@ -100,7 +100,8 @@ class Tree:
         self.modules = [module for module in modules if not module.is_empty]
         if not self.modules:
             raise SystemExit(f"{root} has no modules of {', '.join(packages)}: name the folder that holds the packages")
-        self._names = {module.name for module in modules}
+        #: Module -> the folder it is in, as a package.
+        self._folders = {module.name: module.package for module in modules}
 
     def own_imports(self, module: Module) -> set[str]:
         """Return the modules of these packages that a module imports."""
@@ -111,7 +112,7 @@ class Tree:
 
     def own_folders(self, module: Module) -> set[str]:
         """Return the folders in which those modules are, its own included."""
-        return {name.rpartition(".")[0] for name in self.own_imports(module)}
+        return {self._folders[name] for name in self.own_imports(module)}
 
     @cached_property
     def functions(self) -> list[Place]:
@@ -139,10 +140,8 @@ class Tree:
 
     def _module_of(self, name: str) -> str | None:
         """Return the module that a name is or is in, None for what is no module of these packages."""
-        if name in self._names:
-            return name
         above = name.rpartition(".")[0]
-        return above if above in self._names else None
+        return next((module for module in (name, above) if module in self._folders), None)
 
 
 def _outermost(node: ast.AST) -> Iterator[Function]:
