@@ -12,7 +12,7 @@ SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
 PARALLEL := $(if $(filter tests,$(TESTS)),-n 4 --dist loadfile --no-loadscope-reorder)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format ci chaos soak bench bench-metrics bench-backlog compose-test dashboards docs clean
+.PHONY: help run test lint format ci chaos soak bench bench-metrics bench-backlog shape compose-test dashboards docs clean
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-metrics: $(STAMP) ## measure what counting costs: this service beside itse
 
 bench-backlog: $(STAMP) ## measure submission and claims with ROWS jobs waiting (a million) beside an empty queue
 	@$(BIN)/python -m bench.backlog --rows $(or $(ROWS),1000000) $(BENCH)
+
+shape: $(STAMP) ## print the code's figures (imports, folders, functions, files), also beside another tree: BEFORE=folder
+	@$(BIN)/python -m bench.shape $(if $(BEFORE),$(BEFORE)) .
 
 compose-test: $(STAMP) ## bring the Compose stack up, walk through the README, take it down
 	@$(BIN)/python tests/compose/run

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from databases import opened
 from service import QUICK
 
 from devstack import ports
 from devstack.servers import MailCatcher, Postgres, Valkey
 from jobs_service.config import Settings
-from jobs_service.database.connection import open_database
 from jobs_service.database.migrations import migrate
 
 # An example may take as long as a busy machine lets it.
@@ -34,10 +34,8 @@ def postgres(tmp_path_factory):
     bin_dir = os.environ.get("TEST_POSTGRES_BIN")
     folder = tmp_path_factory.mktemp("postgres")
     with Postgres(folder, bin_dir=Path(bin_dir) if bin_dir else None, options=FAST) as server:
-        settings = Settings.from_env({"DATABASE_URL": server.url, "REDIS_URL": "redis://localhost"})
-        database = open_database(settings)
-        migrate(database)
-        database.discard()
+        with opened(server.url) as database:
+            migrate(database)
         server.execute(f"ALTER DATABASE {server.DATABASE} RENAME TO {TEMPLATE}")
         yield server
 

@@ -33,7 +33,7 @@ QUICK = {
 
 
 class Service:
-    """An API and workers on the servers of one test. `end` kills what the test left running."""
+    """An API and workers on the servers of one test. `end` kills those that the test left running."""
 
     def __init__(self, environ, folder):
         self.folder = folder
@@ -48,7 +48,7 @@ class Service:
             "WORKER_PROCESSES": "1",
             "WORKER_THREADS": "4",
             "WORKER_METRICS_PORT": str(self.metrics_port),
-            # A ladder of timeouts for tests: each step below the next.
+            # Short timeouts, each below the next.
             "DATABASE_CONNECT_TIMEOUT_SECONDS": "1",
             "DATABASE_STATEMENT_TIMEOUT_SECONDS": "3",
             "MAIL_TIMEOUT_SECONDS": "5",
@@ -58,7 +58,7 @@ class Service:
             "STOP_GRACE_SECONDS": "30",
             "ACTOR_MODULES": "trying",
             "LOG_FORMAT": "json",
-            # No jobs but the test's own.
+            # The test submits all jobs itself.
             "CANARY_INTERVAL_SECONDS": "0",
             **environ,
         }
@@ -75,25 +75,25 @@ class Service:
         return self._start("worker", ({"WORKER_METRICS_PORT": port} if port else {}) | environ)
 
     def run(self, command):
-        """Run a command to its end and return what it said: `check`, or `migrate`."""
+        """Run a command such as `check` or `migrate` to its end, and return the finished process."""
         argv = [sys.executable, "-m", "jobs_service", command]
         return subprocess.run(argv, env=self.environ, cwd=ROOT, capture_output=True, text=True, check=False)
 
     def stop(self):
-        """Have all of it end in its own way."""
+        """Stop every process with SIGTERM and wait for it."""
         for child in self.children:
             if child.running:
                 child.stop(seconds=15)
 
     def end(self):
-        """Leave no process behind, and no port held. Nobody is asked to finish anything: that takes seconds."""
+        """Kill every process and release the ports. An orderly stop would take seconds."""
         for child in self.children:
             child.kill()
         for port in self._ports:
             release(port)
 
     def post(self, job_type, payload, **wishes):
-        """Return the id of an accepted job."""
+        """Submit a job and return its id."""
         status, body = self.request("POST", "/jobs", {"type": job_type, "payload": payload, **wishes})
         assert status == 201, body
         return body["job_id"]
@@ -115,7 +115,7 @@ class Service:
         return eventually(reached, what=f"status {status}")
 
     def post_text(self, job_type, payload):
-        """Return the id of an accepted job whose payload is this text."""
+        """Submit a job whose payload is this JSON text, and return its id."""
         status, body = self.request("POST", "/jobs", f'{{"type":"{job_type}","payload":{payload}}}'.encode())
         assert status == 201, body
         return body["job_id"]

@@ -158,7 +158,8 @@ class Database(peewee.PostgresqlDatabase):
     def _run(self, sql: str, parameters: Sequence[object] | Mapping[str, object]) -> list[Row]:
         with self.connection().cursor() as cursor:
             cursor.execute(sql, parameters)
-            return cursor.fetchall() if cursor.description else []
+            # `()` where rows have no column, as those of `SELECT FROM jobs`.
+            return [] if cursor.description is None else cursor.fetchall()
 
     def _take(self, *, reserved: bool = False) -> Connection:
         """Take a connection for this thread. Raises `DatabaseUnavailable`."""

@@ -1,4 +1,4 @@
-"""The service under a fault: its processes, and a client that keeps what it was promised."""
+"""The service under a fault: its processes, and a client that remembers which jobs the API accepted."""
 
 import http.client
 import uuid
@@ -10,16 +10,15 @@ from pathlib import Path
 import psycopg2
 import psycopg2.extras
 import redis
+from databases import opened
 from eventually import eventually
 from proxy import Proxy
 
 from devstack.processes import descendants, is_alive
 from devstack.servers import Postgres, Valkey
-from jobs_service.config import Settings
-from jobs_service.database.connection import open_database
 from jobs_service.database.migrations import migrate
 
-#: Unlike the other tests' server it keeps what was committed when it is killed; only a power cut would hurt it.
+#: Unlike the server of the other tests, it keeps committed transactions when it is killed. A power cut may lose them.
 DURABLE = ("fsync=off", "full_page_writes=off", "max_connections=200")
 
 TERMINAL = ("completed", "failed", "cancelled")
@@ -38,14 +37,14 @@ LOAD = (
 
 UNLIMITED = ("test-effect", "test-wait-for-file", "test-hang", "test-hold-the-lock", "test-leak", "test-die")
 
-#: In the environment of every process of a stack, whoever its parent is by now.
+#: Set in the environment of every process of a stack, so that orphans are found too.
 MARK = "CHAOS_STACK"
 
 CSV = "key,value\nname,Alice\nscore,95\n"
 
 
 class Stack:
-    """`database_url` and `redis_url` are the servers themselves, whatever stands between them and the service."""
+    """`database_url` and `redis_url` lead to the servers directly, even where the service goes through a proxy."""
 
     def __init__(self, service, folder):
         self.service = service
@@ -64,36 +63,35 @@ class Stack:
             # A fault is to meet a job on every thread, whatever its type.
             "MAX_RUNNING": ",".join(f"{job_type}=64" for job_type in UNLIMITED),
         }
-        #: The test's own servers: they are there until everything has been looked at.
+        #: The test's own servers. They stop after all checks are done.
         self.servers = ExitStack()
-        #: The client's own list: id -> type of every job that was answered with 201.
+        #: id -> type of each job that the API answered with 201.
         self.accepted = {}
-        #: Jobs that were not finished when the fault struck, and when that was by PostgreSQL's clock.
+        #: Jobs that were not finished when the fault began, and when it began by PostgreSQL's clock.
         self.in_flight = []
         self.struck_at = None
 
     def start(self, *, workers=1, api=None, **environ):
-        """Start an API (with the environment `api`) and a worker of so many processes."""
+        """Start an API with the environment `api`, and a worker with this many processes."""
         self.service.start_api(**(api or {}))
         return self.service.start_worker(WORKER_PROCESSES=str(workers), **environ)
 
     def start_own_valkey(self):
-        """Have the service, which is yet to start, use a Redis of its own."""
+        """Start a Redis of the test's own. Call it before the service starts."""
         server = self.servers.enter_context(Valkey(self.folder / "own-valkey", save=False))
         self.redis_url = self.service.environ["REDIS_URL"] = f"{server.url}/0"
         return server
 
     def start_own_postgres(self, *options, kind=Postgres):
-        """Have the service, which is yet to start, use a PostgreSQL of its own, migrated, with further options."""
+        """Start and migrate a PostgreSQL of the test's own with further options. Call it before the service starts."""
         server = self.servers.enter_context(kind(self.folder / "own-postgres", options=(*DURABLE, *options)))
         self.database_url = self.service.environ["DATABASE_URL"] = server.url
-        database = open_database(Settings.from_env(self.service.environ))
-        migrate(database)
-        database.discard()
+        with opened(server.url) as database:
+            migrate(database)
         return server
 
     def submit(self, job_type="test-effect", payload=None, **wishes):
-        """Return the id of an accepted job, or None when it was not accepted. What the client saw is what counts."""
+        """Return the id of the job, or None where the client did not see the API accept it."""
         body = {"type": job_type, "payload": payload or {}, **wishes}
         try:
             status, answer = self.service.request("POST", "/jobs", body)
@@ -111,7 +109,7 @@ class Stack:
         return [job_id for job_id in ids if job_id]
 
     def strike(self):
-        """Note that the fault happens now: recovery counts from here, for the jobs that are not finished."""
+        """Note that the fault begins now. The recovery of unfinished jobs is measured from here."""
         self.struck_at = self.sql("SELECT clock_timestamp()")[0][0]
         self.in_flight = [row[0] for row in self.sql("SELECT id::text FROM jobs WHERE finished_at IS NULL")]
 
@@ -130,6 +128,22 @@ class Stack:
         ):
             cursor.execute("SELECT * FROM jobs WHERE id = %s", (job_id,))
             return cursor.fetchone()
+
+    def row(self, job_id, *columns):
+        """Return these columns of a job, as a tuple."""
+        [found] = self.sql(f"SELECT {', '.join(columns)} FROM jobs WHERE id = %s", (job_id,))
+        return found
+
+    def values(self, job_ids, *columns):
+        """Return the different values that jobs have in a column, or as tuples in several."""
+        names = ", ".join(columns)
+        rows = self.sql(f"SELECT {names} FROM jobs WHERE id = ANY(%s::uuid[])", (list(job_ids),))
+        assert len(rows) == len({*job_ids}), "a job is missing"
+        return {found[0] if len(columns) == 1 else found for found in rows}
+
+    def errors(self, job_id):
+        """Return the class of each error in a job's history."""
+        return [entry["error"] for entry in self.job(job_id)["history"]]
 
     def sql(self, statement, parameters=()):
         with self._connection() as connection, connection.cursor() as cursor:
@@ -155,8 +169,8 @@ class Stack:
         return pid
 
     @contextmanager
-    def nobody_ends(self):
-        """Hold that the processes there are now go on: that nobody is replaced, and nobody has to be."""
+    def no_process_ends(self):
+        """Check that no process of the service ends within the block."""
         eventually(lambda: self.sql("SELECT FROM workers"), what="a worker at work")
         commands = {pid: command_of(pid) for pid in self.pids()}
         yield
@@ -164,18 +178,18 @@ class Stack:
         assert not ended, "\n".join([*ended.values(), *map(self.service.log, self.service.children)])
 
     def through(self, setting, port):
-        """Have the service, which is yet to start, reach a server through a proxy: DATABASE_URL or REDIS_URL."""
+        """Put a proxy in front of the server of DATABASE_URL or REDIS_URL. Call it before the service starts."""
         proxy = self.servers.enter_context(Proxy(port))
         self.service.environ[setting] = self.service.environ[setting].replace(f":{port}/", f":{proxy.port}/")
         return proxy
 
     def serving_pids(self, worker):
-        """Wait until the worker has done a job, and return the processes that do."""
+        """Wait until the worker has run a job, and return its processes that run jobs."""
         self.until_ended([self.submit()])
         return self.worker_pids(worker)
 
     def recoveries(self):
-        """Return, for each job that was in flight when the fault struck, the seconds until it was finished."""
+        """Return the seconds from the fault to the end of each job that was in flight."""
         rows = self.sql(
             "SELECT extract(epoch FROM finished_at - %s)::float8 FROM jobs WHERE id = ANY(%s::uuid[])",
             (self.struck_at, self.in_flight),
@@ -183,7 +197,7 @@ class Stack:
         return sorted(seconds for (seconds,) in rows if seconds is not None)
 
     def pids(self):
-        """Return every process of the service that runs, orphans too."""
+        """Return the running processes of the service, including orphans."""
         return [pid for pid in map(int, _numbers()) if self.mark in environment_of(pid) and is_alive(pid)]
 
     def _have_ended(self, job_ids):

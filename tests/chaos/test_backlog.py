@@ -3,12 +3,10 @@
 import itertools
 
 from eventually import eventually
+from rows import write_backlog
+from samples import new_job
 
 from jobs_service.config import Settings
-from jobs_service.database.connection import open_database
-from jobs_service.ids import new_id
-from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import NewJob
 
 #: For each priority.
 WINDOW = 500
@@ -21,7 +19,7 @@ THREADS = 4
 
 
 def test_a_backlog_waits_in_postgresql_and_the_urgent_go_first(stack, own_valkey):
-    write_backlog(stack)
+    write_backlog(Settings.from_env(stack.service.environ), waiting_jobs())
     with own_valkey.client() as client:
         before = client.info("memory")["used_memory"]
         worker = stack.service.start_worker(QUEUE_WINDOW=str(WINDOW), WORKER_THREADS=str(THREADS))
@@ -43,16 +41,8 @@ def test_a_backlog_waits_in_postgresql_and_the_urgent_go_first(stack, own_valkey
     stack.sql("DELETE FROM jobs WHERE status = 'pending' RETURNING 1")
 
 
-def write_backlog(stack):
-    database = open_database(Settings.from_env(stack.service.environ))
-    jobs = [
-        NewJob(id=new_id(), type="test-effect", payload="{}", queue="default", priority=priority, max_attempts=3)
-        for priority, count in WAITING.items()
-        for _ in range(count)
-    ]
-    for start in range(0, len(jobs), 2_000):
-        lifecycle.submit(database, jobs[start : start + 2_000])
-    database.discard()
+def waiting_jobs():
+    return [new_job(type="test-effect", priority=priority) for priority, count in WAITING.items() for _ in range(count)]
 
 
 def assert_urgent_went_first(stack):

@@ -5,13 +5,11 @@ import signal
 
 import pytest
 from eventually import eventually
+from rows import write_backlog
+from samples import new_job
 from service import QUICK
 
 from jobs_service.config import Settings
-from jobs_service.database.connection import open_database
-from jobs_service.ids import new_id
-from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import NewJob
 
 PROMISED_SECONDS = 30
 
@@ -51,7 +49,8 @@ def lose_a_worker(stack, count, payload, *, processes):
     eventually(lambda: all(stack.effects()[job_id] for job_id in lasting), what="running jobs")
     # For the attempts after the kill.
     stack.sql("UPDATE jobs SET payload = '{}' RETURNING 1")
-    write_backlog(stack, count, payload)
+    backlog = [new_job(type="test-effect", payload=payload) for _ in range(count)]
+    write_backlog(Settings.from_env(stack.service.environ), backlog)
     eventually(lambda: stack.sql("SELECT count(*) > 100 FROM jobs WHERE status = 'completed'")[0][0], what="work")
     lost = kill_the_process_of(stack, lasting[0])
     seconds = eventually(lambda: seconds_to_the_next_begin(stack, lost), seconds=240, what="the next attempts")
@@ -65,17 +64,6 @@ def is_quiet(stack):
     waiting = "SELECT id FROM jobs WHERE status = 'pending' ORDER BY id FOR UPDATE SKIP LOCKED"
     stack.sql(f"DELETE FROM jobs WHERE id IN ({waiting}) RETURNING 1")
     return not stack.sql("SELECT FROM jobs WHERE finished_at IS NULL LIMIT 1")
-
-
-def write_backlog(stack, count, payload):
-    database = open_database(Settings.from_env(stack.service.environ))
-    for start in range(0, count, 5_000):
-        jobs = [
-            NewJob(id=new_id(), type="test-effect", payload=payload, queue="default", priority=5, max_attempts=3)
-            for _ in range(start, min(start + 5_000, count))
-        ]
-        lifecycle.submit(database, jobs)
-    database.discard()
 
 
 def kill_the_process_of(stack, job_id):

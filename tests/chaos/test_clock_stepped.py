@@ -62,8 +62,7 @@ def test_a_step_takes_no_job_from_a_living_worker_and_is_told(stack, clocked_pos
     for _, go in jobs:
         go.touch()
     stack.settle()
-    rows = [stack.job(job_id) for job_id, _ in jobs]
-    assert {(row["attempts"], row["worker_losses"]) for row in rows} == {(1, 0)}
+    assert stack.values([job_id for job_id, _ in jobs], "attempts", "worker_losses") == {(1, 0)}
 
 
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR])

@@ -19,7 +19,7 @@ def test_a_process_with_a_dead_thread_is_replaced(stack, name):
     jobs.append(stack.submit(payload={"fail_times": 1}))
     stack.settle()
 
-    assert {stack.job(job_id)["status"] for job_id in [*jobs, ending]} == {"completed"}
+    assert stack.values([*jobs, ending], "status") == {"completed"}
 
 
 def test_a_job_whose_heartbeat_died_is_not_done_twice(stack, tmp_path):

@@ -12,7 +12,7 @@ def test_a_loop_is_interrupted_by_its_time_limit_and_retried(stack):
 
     stack.settle()
 
-    assert [entry["error"] for entry in stack.job(job_id)["history"]] == ["TimeLimitExceeded"] * 2
+    assert stack.errors(job_id) == ["TimeLimitExceeded"] * 2
     assert stack.worker_pids(worker) == pids
 
 
@@ -29,7 +29,7 @@ def test_a_job_that_hangs_where_no_limit_reaches_it_costs_its_process_and_no_nei
     stack.settle()
 
     # With a process to itself its clock is one that it cannot hold up.
-    assert [entry["error"] for entry in stack.job(hung)["history"]] == ["WorkerLost", "TimeLimitExceeded"]
+    assert stack.errors(hung) == ["WorkerLost", "TimeLimitExceeded"]
     assert "Attempts hang" in stack.service.log(worker)
     assert stack.job(neighbour)["attempts"] == 1
 
@@ -42,7 +42,7 @@ def test_hung_jobs_on_every_thread_leave_the_worker_working(stack):
 
     stack.settle()
 
-    assert {stack.job(job_id)["status"] for job_id in hung} == {"failed"}
+    assert stack.values(hung, "status") == {"failed"}
 
 
 def test_a_job_that_holds_pythons_lock_costs_its_process_and_the_others_go_on(stack):
@@ -54,6 +54,6 @@ def test_a_job_that_holds_pythons_lock_costs_its_process_and_the_others_go_on(st
 
     stack.settle()
 
-    assert [entry["error"] for entry in stack.job(held)["history"]] == ["WorkerLost", "TimeLimitExceeded"]
+    assert stack.errors(held) == ["WorkerLost", "TimeLimitExceeded"]
     eventually(lambda: set(before) - set(stack.worker_pids(worker)), what="a process that has ended")
     eventually(lambda: len(stack.worker_pids(worker)) == len(before), what="one in its place")

@@ -19,5 +19,4 @@ def test_the_neighbours_of_a_job_that_ends_their_process_use_no_attempt(stack, t
     go.touch()
     stack.settle()
 
-    ended = [stack.job(job_id) for job_id in neighbours]
-    assert {(job["status"], job["attempts"], job["worker_losses"]) for job in ended} == {("completed", 1, 1)}
+    assert stack.values(neighbours, "status", "attempts", "worker_losses") == {("completed", 1, 1)}

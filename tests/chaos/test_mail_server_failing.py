@@ -8,6 +8,7 @@ from email import message_from_bytes
 import pytest
 from eventually import eventually
 from smtp_server import FLOOD, HANG_UP, SILENCE, TARPIT, SmtpServer
+from time_travel import set_dates
 
 EHLO = "250-test\r\n250-AUTH PLAIN\r\n250 SMTPUTF8"
 WILLING = {"EHLO": EHLO, "AUTH": "235 welcome"}
@@ -68,7 +69,7 @@ def test_each_answer_has_its_outcome(stack, server, mail_environ):
         job = eventually(lambda: finished(stack, job_id), what="an end")
         return job["end_reason"] or job["status"], job["attempts"], [entry_of(e) for e in job["history"]]
 
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         for what, replies in FINAL.items():
             assert ("rejected", 1, ["counted"]) == outcome(replies), what
         for what, replies in TEMPORARY.items():
@@ -94,7 +95,7 @@ def test_mails_that_were_put_off_are_sent_once_when_the_server_is_well(stack, se
     server.replies = WILLING | TEMPORARY["closed for now"]
     stack.start(**mail_environ)
     jobs = [submit(stack, max_attempts=1) for _ in range(4)]
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         stack.strike()
         for replies in TEMPORARY.values():
             server.replies = WILLING | replies
@@ -103,7 +104,7 @@ def test_mails_that_were_put_off_are_sent_once_when_the_server_is_well(stack, se
         server.replies = WILLING
         stack.settle()
 
-    assert {"completed"} == {stack.job(job_id)["status"] for job_id in jobs}
+    assert {"completed"} == stack.values(jobs, "status")
     sent = Counter(message_from_bytes(mail.content)["X-Job-ID"] for mail in server.mails)
     assert dict.fromkeys(jobs, 1) == sent
 
@@ -122,7 +123,7 @@ def test_a_server_that_does_not_accept_holds_no_thread(stack, mail_environ):
         stack.submit_load(8)
         stack.settle()
 
-        assert {"unavailable"} == {stack.job(job_id)["end_reason"] for job_id in mails}
+        assert {"unavailable"} == stack.values(mails, "end_reason")
 
 
 def submit(stack, to="ann@example.net", **wishes):
@@ -157,19 +158,14 @@ def test_a_server_that_stays_away_is_left_alone_and_forty_mails_flow_when_it_is_
     assert (name, "pending", 0) == (shown["waits_for"], shown["status"], shown["attempts"])
     assert "421 closing for backups" in shown["error"]
     assert shown["deferred_since"]
-    stack.sql("UPDATE servers SET probe_at = now() RETURNING 1")
+    set_dates(stack.sql, "servers", probe_at=0)
     server.replies = dict(WILLING)
     stack.settle()
 
-    assert {("completed", 1, None)} == {of(stack, job_id, "status", "attempts", "waits_for") for job_id in jobs}
+    assert {("completed", 1, None)} == stack.values(jobs, "status", "attempts", "waits_for")
     assert {"not counted"} >= {entry_of(entry) for job_id in jobs for entry in stack.job(job_id)["history"]}
     eventually(lambda: not metric(stack, f'jobs_breaker_open{{breaker="{name}"}}'), what="a closed breaker")
     assert 40 == len(server.mails)
-
-
-def of(stack, job_id, *columns):
-    job = stack.job(job_id)
-    return tuple(job[column] for column in columns)
 
 
 def test_a_mail_whose_server_restarts_is_sent_when_it_is_back(stack, server, mail_environ):
@@ -184,7 +180,7 @@ def test_a_mail_whose_server_restarts_is_sent_when_it_is_back(stack, server, mai
     server.replies = dict(WILLING)
     stack.settle()
 
-    assert ("completed", 1) == of(stack, job_id, "status", "attempts")
+    assert ("completed", 1) == stack.row(job_id, "status", "attempts")
     assert 1 == len(server.mails)
 
 
@@ -203,7 +199,7 @@ def test_a_greylisted_mail_is_delivered_and_holds_up_no_other(stack, server, mai
     assert [] == stack.sql("SELECT name FROM servers")
     server.replies = dict(WILLING)
     stack.settle()
-    assert ("completed", 1) == of(stack, grey, "status", "attempts")
+    assert ("completed", 1) == stack.row(grey, "status", "attempts")
 
 
 def test_what_one_process_has_learnt_the_others_know(stack, server, mail_environ):
@@ -221,11 +217,9 @@ def test_what_one_process_has_learnt_the_others_know(stack, server, mail_environ
         eventually(lambda worker=worker: "Job deferred" in stack.service.log(worker), what="a mail put off by each")
 
     assert 0 == server.connections
-    assert {(name, f"{name} is away: 421 closing")} == {
-        of(stack, job_id, "waits_for", "error")
-        for job_id in eventually(lambda: all_deferred(stack, jobs), what="every mail deferred")
-    }
-    stack.sql("UPDATE servers SET probe_at = now() RETURNING 1")
+    deferred = eventually(lambda: all_deferred(stack, jobs), what="every mail deferred")
+    assert {(name, f"{name} is away: 421 closing")} == stack.values(deferred, "waits_for", "error")
+    set_dates(stack.sql, "servers", probe_at=0)
     stack.settle()
     assert 20 == len(server.mails)
 
@@ -248,7 +242,7 @@ def test_a_redis_that_loses_everything_meanwhile_changes_nothing(stack, own_valk
     server.replies = dict(WILLING)
     stack.settle()
 
-    assert {"completed"} == {stack.job(job_id)["status"] for job_id in jobs}
+    assert {"completed"} == stack.values(jobs, "status")
     assert 8 == len(server.mails)
 
 
@@ -258,11 +252,11 @@ def test_a_mail_with_an_end_waits_until_then_and_says_what_for(stack, server, ma
     stack.strike()
     job_id = submit(stack)
     eventually(lambda: stack.job(job_id)["deferrals"], what="a mail that waits")
-    stack.sql("UPDATE jobs SET expires_at = now() + interval '1 second' WHERE id = %s RETURNING 1", (job_id,))
+    set_dates(stack.sql, "jobs", [job_id], expires_at=1)
 
     stack.settle()
 
-    assert ("failed", "unavailable", 0) == of(stack, job_id, "status", "end_reason", "attempts")
+    assert ("failed", "unavailable", 0) == stack.row(job_id, "status", "end_reason", "attempts")
     assert "421 closing" in stack.job(job_id)["error"]
 
 
@@ -273,12 +267,13 @@ def test_a_mail_in_a_process_of_its_own_waits_like_the_others(stack, server, mai
     stack.strike()
     job_id = submit(stack, delay_seconds=3600)
     stack.sql(
-        """UPDATE jobs SET worker_losses = 1, run_at = now(), publish_at = now(),
+        """UPDATE jobs SET worker_losses = 1,
         history = '[{"attempt": 1, "error": "WorkerLost", "counted": false}]' WHERE id = %s RETURNING 1""",
         (job_id,),
     )
+    set_dates(stack.sql, "jobs", [job_id], run_at=0, publish_at=0)
     eventually(lambda: stack.job(job_id)["deferrals"] > 1, what="a mail that waits")
     server.replies = dict(WILLING)
     stack.settle()
 
-    assert ("completed", 1) == of(stack, job_id, "status", "attempts")
+    assert ("completed", 1) == stack.row(job_id, "status", "attempts")

@@ -22,11 +22,11 @@ def test_a_worker_that_can_open_nothing_is_replaced_and_fails_no_job_for_it(stac
     go.touch()
     stack.settle()
 
-    assert {stack.job(job_id)["status"] for job_id in jobs} == {"completed"}
-    assert (stack.job(running)["status"], stack.job(running)["attempts"]) == ("completed", 1)
+    assert stack.values(jobs, "status") == {"completed"}
+    assert stack.row(running, "status", "attempts") == ("completed", 1)
     # What had begun when the last descriptor was gone was isolated for it, and nothing else.
     assert {entry["error"] for job_id in jobs for entry in stack.job(job_id)["history"]} <= {"WorkerLost"}
-    assert max(stack.job(job_id)["worker_losses"] for job_id in jobs) <= 1
+    assert max(stack.values(jobs, "worker_losses")) <= 1
     eventually(lambda: stack.worker_pids(worker) and not {*pids} & {*stack.worker_pids(worker)}, what="another process")
 
 
@@ -40,8 +40,8 @@ def test_a_job_that_leaks_descriptors_fails_alone(stack):
     innocent += [stack.submit(*CSV_JOB) for _ in range(16)]
     stack.settle()
 
-    assert {stack.job(job_id)["status"] for job_id in innocent} == {"completed"}
-    assert max(stack.job(job_id)["worker_losses"] for job_id in innocent) <= 1
+    assert stack.values(innocent, "status") == {"completed"}
+    assert max(stack.values(innocent, "worker_losses")) <= 1
     # First among the others, which counts against the process; then alone, which counts against the job.
     job = stack.job(leaking)
     errors = [entry["error"] for entry in job["history"]]

@@ -80,7 +80,7 @@ def broken(stack):
 def test_no_file_is_partial_and_all_are_written_when_it_is_well(stack, fault):
     stack.outputs.mkdir()
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         with fault(stack) as error:
             stack.strike()
             jobs = [stack.submit("csv-generation", ROW, max_attempts=100) for _ in range(4)]
@@ -95,7 +95,7 @@ def test_no_file_is_partial_and_all_are_written_when_it_is_well(stack, fault):
             eventually(lambda: stack.job(other)["status"] == "completed", what="another job's end")
         stack.settle()
 
-    assert {"completed"} == {stack.job(job_id)["status"] for job_id in jobs}
+    assert {"completed"} == stack.values(jobs, "status")
 
 
 def test_a_folder_that_is_removed_is_made_again(stack):

@@ -17,9 +17,9 @@ def test_a_job_that_kills_its_process_is_poison_and_its_neighbours_are_not(stack
     job = stack.job(poison)
     # Only the two that it had a process to itself for are known to be its own fault.
     assert (job["end_reason"], job["attempts"], job["worker_losses"]) == ("poison", 2, 3)
-    assert {stack.job(job_id)["status"] for job_id in neighbours} == {"completed"}
+    assert stack.values(neighbours, "status") == {"completed"}
     # Once in bad company: after that the suspects run alone.
-    assert max(stack.job(job_id)["worker_losses"] for job_id in neighbours) <= 1
+    assert max(stack.values(neighbours, "worker_losses")) <= 1
 
 
 @pytest.mark.parametrize(("how", "error"), [("memory", "MemoryError"), ("recursion", "RecursionError")])
@@ -32,7 +32,7 @@ def test_a_job_that_asks_for_too_much_fails_alone(stack, how, error):
 
     stack.settle()
 
-    assert [entry["error"] for entry in stack.job(greedy)["history"]] == [error] * 2
+    assert stack.errors(greedy) == [error] * 2
     assert stack.worker_pids(worker) == pids
 
 
@@ -45,5 +45,5 @@ def test_several_poison_jobs_stop_nobody_for_long(stack):
     eventually(lambda: all(stack.job(job_id)["finished_at"] for job_id in jobs), what="done neighbours")
     stack.settle()
 
-    assert {stack.job(job_id)["end_reason"] for job_id in poison} == {"poison"}
-    assert {stack.job(job_id)["status"] for job_id in jobs} == {"completed"}
+    assert stack.values(poison, "end_reason") == {"poison"}
+    assert stack.values(jobs, "status") == {"completed"}

@@ -17,7 +17,7 @@ SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> 
 
 def test_a_server_that_crashes_loses_no_verdict_and_ends_nobody(stack, own_postgres):
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         running = [stack.submit(payload={"seconds": 0.5}) for _ in range(4)]
         eventually(lambda: len(stack.effects()) == 4, what="running jobs")
         stack.submit_load(8)
@@ -29,13 +29,13 @@ def test_a_server_that_crashes_loses_no_verdict_and_ends_nobody(stack, own_postg
 
         assert eventually(stack.submit, what="an accepted job")
         stack.settle()
-        assert {(1, 0)} == {(stack.job(job_id)["attempts"], stack.job(job_id)["worker_losses"]) for job_id in running}
+        assert {(1, 0)} == stack.values(running, "attempts", "worker_losses")
 
 
 def test_a_killed_session_takes_the_others_along_and_nobody_else(stack, own_postgres):
     """PostgreSQL restarts all its processes when one of them was killed."""
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         stack.submit_load(16)
         stack.strike()
         for _ in range(3):
@@ -52,7 +52,7 @@ def test_a_killed_session_takes_the_others_along_and_nobody_else(stack, own_post
 
 def test_sessions_that_are_ended_again_and_again_are_replaced_without_a_word(stack):
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         stack.strike()
         for _ in range(10):
             # A connection that was found dead is replaced, and the statement sent again: nobody is turned away.
@@ -64,7 +64,7 @@ def test_sessions_that_are_ended_again_and_again_are_replaced_without_a_word(sta
 def test_a_database_that_lets_nobody_in_for_a_while(stack, postgres):
     name = stack.database_url.rpartition("/")[2]
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         stack.submit_load(8)
         stack.strike()
         stack.sql(f"SELECT pg_terminate_backend(pid) {SESSIONS}")

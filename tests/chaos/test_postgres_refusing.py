@@ -90,7 +90,7 @@ class Operator:
     def execute(self, sql):
         with self._connection.cursor() as cursor:
             cursor.execute(sql)
-            return cursor.fetchall() if cursor.description else []
+            return [] if cursor.description is None else cursor.fetchall()
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def own_postgres(stack):
 def test_what_is_refused_is_a_503_and_what_has_ended_is_written_later(stack, own_postgres, refusal):
     stack.service.environ |= {"DATABASE_CONNECT_TIMEOUT_SECONDS": "1", "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2"}
     worker = stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         # They end when they are told, however long it takes until everything is refused.
         started, go = stack.folder / "started", stack.folder / "go"
         running = [stack.submit("test-wait-for-file", {"started": str(started), "go": str(go)}) for _ in range(4)]
@@ -116,8 +116,7 @@ def test_what_is_refused_is_a_503_and_what_has_ended_is_written_later(stack, own
             eventually(lambda: "waiting for it" in stack.service.log(worker), what="a verdict that waits")
         eventually(stack.submit, what="an accepted job")
         stack.settle()
-        ended = [stack.job(job_id) for job_id in running]
-        assert {("completed", 1)} == {(job["status"], job["attempts"]) for job in ended}
+        assert {("completed", 1)} == stack.values(running, "status", "attempts")
 
 
 def test_a_standby_behind_the_address_is_named(stack, own_postgres):
@@ -157,7 +156,7 @@ def small_disk(stack):
 def test_a_full_disk_refuses_new_jobs_and_keeps_the_old_ones(stack, small_disk):
     server = stack.start_own_postgres()
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         stack.submit_load(8)
         stack.strike()
         ballast = small_disk / "ballast"

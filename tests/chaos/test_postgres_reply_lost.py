@@ -24,7 +24,7 @@ def test_a_commit_that_was_not_heard_of_counts_once(stack, postgres_proxy, state
     if is_of_the_start:
         lose_every_other_reply(postgres_proxy, statement)
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         stack.strike()
         if not is_of_the_start:
             lose_every_other_reply(postgres_proxy, statement)

@@ -17,7 +17,7 @@ PATIENCE = {"DATABASE_CONNECT_TIMEOUT_SECONDS": "1", "DATABASE_STATEMENT_TIMEOUT
 def test_a_frozen_server_holds_no_client_and_loses_no_verdict(stack, own_postgres, frozen):
     stack.service.environ |= PATIENCE
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         running = [stack.submit(payload={"seconds": 0.5}) for _ in range(4)]
         eventually(lambda: len(stack.effects()) == 4, what="running jobs")
         stack.submit_load(4)
@@ -34,7 +34,7 @@ def test_a_frozen_server_holds_no_client_and_loses_no_verdict(stack, own_postgre
             own_postgres.resume()
         stack.submit_load(8)
         stack.settle()
-        assert {"completed"} == {stack.job(job_id)["status"] for job_id in running}
+        assert {"completed"} == stack.values(running, "status")
 
 
 @pytest.mark.parametrize("fault", ["blackhole", "latency", "throttle"])
@@ -42,7 +42,7 @@ def test_what_arrives_too_late_is_not_done_twice(stack, postgres_proxy, fault):
     """What was sent into the blackhole arrives when it is over, though whoever sent it has asked again since."""
     stack.service.environ |= PATIENCE
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         for _ in range(4):
             stack.submit(payload={"seconds": 0.5})
         stack.submit_load(8)
@@ -66,7 +66,7 @@ def test_what_arrives_too_late_is_not_done_twice(stack, postgres_proxy, fault):
 
 def test_connections_that_are_cut_again_and_again(stack, postgres_proxy):
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         stack.strike()
         for _ in range(10):
             assert 4 == len(stack.submit_load(4))

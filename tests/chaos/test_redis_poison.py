@@ -67,7 +67,7 @@ READABLE = {
 
 def test_the_neighbours_of_poison_run_and_the_unreadable_is_kept_aside(stack, own_valkey):
     stack.start()
-    with stack.nobody_ends(), own_valkey.client() as client:
+    with stack.no_process_ends(), own_valkey.client() as client:
         stack.strike()
         for number, poison in enumerate([*UNREADABLE.values(), *READABLE.values()]):
             # The best places in line, so that all of it lies before the neighbours.
@@ -90,17 +90,17 @@ def test_a_message_for_a_job_of_another_type_does_not_run_it_as_that(stack, own_
         for actor in ("test-kill-worker", "csv-generation", "test-reject"):
             client.zadd(QUEUE, {message(actor_name=actor, args=[job_id], message_id=job_id): 1})
         stack.strike()
-        with stack.nobody_ends():
+        with stack.no_process_ends():
             stack.settle()
 
-    assert ("completed", 1) == (stack.job(job_id)["status"], stack.job(job_id)["attempts"])
+    assert ("completed", 1) == stack.row(job_id, "status", "attempts")
 
 
 @pytest.mark.parametrize("kind", ["string", "list", "set", "hash", "zset", "stream"])
 def test_another_programs_values_stay_and_are_named_and_the_jobs_run_once_they_are_gone(stack, own_valkey, kind):
     worker = stack.start()
     taken = [key for key, ours in Keys().types(["default"]).items() if kind != ours and not key.endswith(":new")]
-    with stack.nobody_ends(), own_valkey.client() as client:
+    with stack.no_process_ends(), own_valkey.client() as client:
         stack.strike()
         for key in taken:
             with client.pipeline(transaction=True) as pipeline:

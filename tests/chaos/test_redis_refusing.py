@@ -106,7 +106,7 @@ def _is_busy(server):
 @pytest.mark.parametrize("refusal", [out_of_memory, read_only, cannot_save, full, locked, busy])
 def test_no_thread_dies_of_a_refusal(stack, own_valkey, refusal):
     worker = stack.start()
-    with stack.nobody_ends(), own_valkey.client() as client:
+    with stack.no_process_ends(), own_valkey.client() as client:
         client.ping()
         stack.submit_load(8)
         stack.strike()

@@ -16,7 +16,7 @@ from eventually import eventually
 )
 def test_a_command_that_was_carried_out_in_silence_doubles_nothing(stack, redis_proxy, command):
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         stack.strike()
         for lost in range(1, 4):
             redis_proxy.lose_reply(command)
@@ -29,7 +29,7 @@ def test_a_command_that_was_carried_out_in_silence_doubles_nothing(stack, redis_
 
 def test_connections_that_are_cut_again_and_again_double_nothing(stack, redis_proxy):
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         stack.strike()
         for _ in range(10):
             stack.submit_load(4)

@@ -11,7 +11,7 @@ PATIENCE = {"REDIS_TIMEOUT_SECONDS": "0.5"}
 def test_the_api_does_not_wait_for_it_and_all_recover_without_a_restart(stack, redis_proxy, fault):
     stack.service.environ |= PATIENCE
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         stack.submit_load(8)
         stack.strike()
         begin(redis_proxy, fault)
@@ -28,7 +28,7 @@ def test_the_api_does_not_wait_for_it_and_all_recover_without_a_restart(stack, r
 def test_a_frozen_redis_is_a_silent_one(stack, own_valkey):
     stack.service.environ |= PATIENCE
     stack.start()
-    with stack.nobody_ends():
+    with stack.no_process_ends():
         stack.submit_load(8)
         stack.strike()
         own_valkey.pause()

@@ -3,7 +3,7 @@
 
 def test_nothing_is_lost_with_what_redis_held(stack, own_valkey):
     stack.start()
-    with stack.nobody_ends(), own_valkey.client() as client:
+    with stack.no_process_ends(), own_valkey.client() as client:
         stack.submit_load(24)
         stack.strike()
         for _ in range(4):

@@ -9,7 +9,7 @@ def test_an_old_worker_buries_nothing_that_a_new_one_can_do(stack):
     new_jobs = [stack.submit() for _ in range(8)]
     old_jobs = [stack.submit("csv-generation", {"name": "Alice", "score": 95}) for _ in range(8)]
     stack.until_ended(old_jobs)
-    assert {stack.job(job_id)["status"] for job_id in new_jobs} == {"pending"}
+    assert stack.values(new_jobs, "status") == {"pending"}
 
     # Both at once for a while, as in a deployment; then only the new one.
     stack.service.start_worker()
@@ -17,7 +17,7 @@ def test_an_old_worker_buries_nothing_that_a_new_one_can_do(stack):
     assert old.stop(seconds=60) == 0
     stack.settle()
 
-    assert {stack.job(job_id)["attempts"] for job_id in new_jobs} == {1}
+    assert stack.values(new_jobs, "attempts") == {1}
     assert "No actor for this job type" in stack.service.log(old)
 
 

@@ -24,7 +24,7 @@ def test_jobs_of_any_code_wait_for_the_server_that_it_names_and_others_go_on(sta
     away.unlink()
     stack.settle()
 
-    assert {"completed"} == {stack.job(job_id)["status"] for job_id in waiting}
+    assert {"completed"} == stack.values(waiting, "status")
     # Each that asked in vain is in its job's history; the others did not ask.
     tried = sum(len(stack.job(job_id)["history"]) for job_id in waiting)
     assert tried + len(waiting) + 1 == len(asked.read_text().splitlines())

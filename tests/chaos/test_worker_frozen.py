@@ -1,6 +1,7 @@
 """Fault 6: a worker is frozen for longer than its lease, and wakes up while its successor is at work, or done."""
 
 from eventually import eventually
+from time_travel import HOUR, set_dates
 
 
 def test_a_late_verdict_is_refused_and_counted(stack):
@@ -31,8 +32,9 @@ def test_a_worker_frozen_before_its_effect_does_not_have_it_any_more(stack):
     stack.start(FAILPOINTS="worker.after_claim=hang:4 once", HEARTBEAT_INTERVAL_SECONDS="0.2")
     job_id = stack.submit()
     eventually((stack.folder / "worker.after_claim").exists, what="a hanging claim")
-    stack.sql("UPDATE workers SET heartbeat_at = now() - interval '1 hour' RETURNING 1")
-    stack.sql("UPDATE jobs SET worker_id = gen_random_uuid(), started_at = now() - interval '1 hour' RETURNING 1")
+    set_dates(stack.sql, "workers", heartbeat_at=-HOUR)
+    set_dates(stack.sql, "jobs", started_at=-HOUR)
+    stack.sql("UPDATE jobs SET worker_id = gen_random_uuid() RETURNING 1")
 
     stack.strike()
     stack.settle()

@@ -106,7 +106,7 @@ def test_a_killed_process_is_replaced_and_its_neighbour_goes_on(stack, tmp_path,
     # Linux tells a process of its parent's end once for each of the parent's threads. The second SIGTERM ends it at
     # once, and its job is lost with it, unless both came before the first was seen: then it gives the job back.
     endings = [["WorkerLost"], []] if victim == "the command" else [["WorkerLost"]]
-    assert [entry["error"] for entry in stack.job(busy)["history"]] in endings
+    assert stack.errors(busy) in endings
     eventually(lambda: stack.service.metrics()["jobs_worker_threads_busy"] == 0, what="no thread counted as busy")
 
 

@@ -27,7 +27,7 @@ def test_a_stop_under_load_costs_no_job_an_attempt(stack):
     stack.service.start_worker(WORKER_PROCESSES="2")
     stack.settle()
 
-    assert {stack.job(job_id)["attempts"] for job_id in jobs} == {1}
+    assert stack.values(jobs, "attempts") == {1}
 
 
 def test_a_stop_gives_back_what_it_could_not_finish(stack, tmp_path):
@@ -93,12 +93,7 @@ def running_jobs(stack, folder, count):
 
 
 def states(stack, job_ids):
-    rows = stack.sql(
-        "SELECT id::text, status, attempts, worker_losses, jsonb_array_length(history) FROM jobs"
-        " WHERE id = ANY(%s::uuid[])",
-        (job_ids,),
-    )
-    return {tuple(facts) for _, *facts in rows}
+    return stack.values(job_ids, "status", "attempts", "worker_losses", "jsonb_array_length(history)")
 
 
 def test_work_that_was_done_gets_its_verdict_from_a_database_that_comes_back_late(

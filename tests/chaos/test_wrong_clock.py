@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from eventually import eventually
 from service import Service
+from time_travel import set_dates
 
 HOUR, DAY = 3_600, 86_400
 
@@ -66,7 +67,7 @@ def test_dates_are_judged_by_the_clock_of_postgresql(stack, seconds):
         assert 0 == client.zcard("jobs:queue:{default}:test-effect"), "a message before its job is due leads to nothing"
     assert stack.job(dated)["publish_at"] == stack.job(dated)["run_at"]
     # The point is made: half an hour is too long for a test.
-    stack.sql("UPDATE jobs SET run_at = now(), publish_at = now(), expires_at = NULL RETURNING 1")
+    set_dates(stack.sql, "jobs", run_at=0, publish_at=0, expires_at=None)
     stack.service.start_worker()
     stack.until_ended([dated, kept])
 

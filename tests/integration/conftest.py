@@ -1,4 +1,4 @@
-"""Collaborators on real servers, built as the service builds them."""
+"""Parts of the service on real servers, built as the service builds them."""
 
 import time
 from uuid import UUID, uuid4
@@ -6,14 +6,14 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 from rows import add_worker, claim_one, complete_one
+from samples import new_job
 from service import Service
+from time_travel import DAY, set_dates
 
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import open_database
-from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import NewJob
 from jobs_service.outputs.local import LocalOutputs
 
 
@@ -50,8 +50,7 @@ def submit(database):
     """Write a pending job and return its id."""
 
     def submit(*, payload=None, **fields):
-        defaults = {"type": "csv-generation", "queue": "default", "priority": 5, "max_attempts": 3}
-        job = NewJob(id=new_id(), payload=msgspec.json.encode(payload or {}).decode(), **(defaults | fields))
+        job = new_job(payload=msgspec.json.encode(payload or {}).decode(), **fields)
         lifecycle.submit(database, [job])
         return job.id
 
@@ -71,7 +70,7 @@ def row(database):
 
 @pytest.fixture
 def service(environ, tmp_path):
-    """The service's own processes; started by the test, ended for it."""
+    """The service's processes. The test starts them, the fixture ends them."""
     service = Service(environ, tmp_path)
     yield service
     service.end()
@@ -84,19 +83,17 @@ def outputs(tmp_path):
 
 @pytest.fixture
 def finish(database, submit, worker_id, outputs):
-    """Finish jobs that were accepted and finished so many days ago."""
+    """Write jobs that were submitted and completed this many days ago, and return their ids."""
 
     def finish(*, days, count=1):
         job_ids = []
         for _ in range(count):
             claim = claim_one(database, submit(), worker_id)
             complete_one(database, claim, "1")
-            # The least that an id of that moment can be, and those that follow.
-            job_id = UUID(int=(int((time.time() - days * 86_400) * 1000) << 80) + len(job_ids))
-            database.rows(
-                "UPDATE jobs SET id = %s, finished_at = now() - %s * interval '1 day' WHERE id = %s",
-                (job_id, days, claim.job_id),
-            )
+            # The smallest id of that moment, and the ids that follow it.
+            job_id = UUID(int=(int((time.time() - days * DAY) * 1000) << 80) + len(job_ids))
+            database.rows("UPDATE jobs SET id = %s WHERE id = %s", (job_id, claim.job_id))
+            set_dates(database.rows, "jobs", [job_id], finished_at=-days * DAY)
             outputs.write(f"{job_id}.csv", b"x")
             job_ids.append(job_id)
         return job_ids

@@ -10,7 +10,7 @@ import pytest
 from as_sent import spelled
 from hostile_json import VALUES
 from hypothesis import HealthCheck, example, given, settings
-from rows import claim_one, complete_one
+from rows import claim_one, complete_one, insert_by_hand
 
 from jobs_service.api import request_body
 from jobs_service.api.app import create_app
@@ -194,10 +194,7 @@ def test_the_version_before_leaves_no_text_that_counts(submit_text, database, wo
 
 def test_a_row_that_was_written_by_hand_is_a_job(database, worker_id, shown):
     job_id = UUID(int=7)
-    database.rows(
-        "INSERT INTO jobs (id, type, status, payload) VALUES (%s, 'csv-generation', 'pending', %s)",
-        (job_id, '{"name":1,"id":2}'),
-    )
+    insert_by_hand(database, job_id, payload='{"name":1,"id":2}')
 
     assert '{"id": 2, "name": 1}' == shown(job_id)["payload"]
     assert '{"id": 2, "name": 1}' == claim_one(database, job_id, worker_id).payload

@@ -7,11 +7,13 @@ from contextlib import suppress
 import pytest
 from eventually import eventually
 from rows import claim_one
+from samples import a_failure
+from time_travel import MINUTE, make_older
 
 from jobs_service.broker.publisher import Publisher
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.job_types import JobType, Registry
-from jobs_service.jobs.lifecycle import EndReason, Failure
+from jobs_service.jobs.lifecycle import EndReason
 from jobs_service.maintenance import canary as canary_module
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.service import Turn
@@ -63,7 +65,7 @@ def test_one_that_came_through_leaves_the_table_and_one_that_failed_does_not(can
     failed = claim_one(database, first["canary-slow"], worker_id)
 
     assert lifecycle.complete_canary(database, completed)
-    assert lifecycle.fail(database, failed, Failure("E", "m", "t", 0), reason=EndReason.REJECTED)
+    assert lifecycle.fail(database, failed, a_failure(), reason=EndReason.REJECTED)
 
     assert {(other, "pending"), (failed.job_id, "failed")} == set(database.rows("SELECT id, status FROM jobs"))
     assert {"submitted": 2} == service.run_once(Turn())
@@ -75,7 +77,7 @@ def test_the_metrics_tell_of_the_last_that_came_through(canary, database, worker
     for _ in range(2):
         service.run_once(Turn())
         claim = claim_one(database, on_their_way(database)["canary-slow"], worker_id)
-        database.rows("UPDATE jobs SET created_at = created_at - interval '1 minute' WHERE id = %s", (claim.job_id,))
+        make_older(database.rows, claim.job_id, MINUTE)
         assert lifecycle.complete_canary(database, claim)
         seen.append({family.name: family.samples for family in rows.canaries()})
 

@@ -6,17 +6,19 @@ from uuid import uuid4
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from rows import add_worker, claim_one
+from samples import a_failure
+from time_travel import HOUR, MINUTE, set_dates
 
 from jobs_service.broker.redis import message_for
 from jobs_service.database.connection import open_database
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.job_types import JobType, Registry
-from jobs_service.jobs.lifecycle import EndReason, Failure
+from jobs_service.jobs.lifecycle import EndReason
 from jobs_service.metrics import collector
 from jobs_service.metrics.exposition import build_collector
 from jobs_service.metrics.queue_stats import STATES
 
-FAILURE = Failure("E", "m", "t", 0)
+FAILURE = a_failure()
 
 
 @pytest.fixture
@@ -63,9 +65,8 @@ def test_each_job_is_counted_in_its_state(gauges, submit, database, worker_id):
 
 
 def test_the_oldest_age_is_that_of_the_first_in_line(gauges, submit, database):
-    for _ in range(2):
-        submit()
-    database.rows("UPDATE jobs SET run_at = now() - interval '1 hour' WHERE id = (SELECT id FROM jobs LIMIT 1)")
+    first, _ = submit(), submit()
+    set_dates(database.rows, "jobs", [first], run_at=-HOUR)
 
     assert 3600 <= gauges()['jobs_queue_oldest_eligible_age_seconds{queue_name="default"}'] < 3700
 
@@ -104,7 +105,7 @@ def test_due_jobs_that_are_not_published_are_overdue(gauges, submit, database):
     submit(delay_seconds=60)
     assert 0 == gauges()['jobs_scheduled_overdue{queue_name="default"}']
 
-    database.rows("UPDATE jobs SET publish_at = now() - interval '1 minute'")
+    set_dates(database.rows, "jobs", publish_at=-MINUTE)
 
     assert 1 == gauges()['jobs_scheduled_overdue{queue_name="default"}']
 

@@ -73,6 +73,13 @@ def test_a_lost_connection_is_one_whatever_psycopg_calls_it(database, monkeypatc
     assert [] == lost
 
 
+def test_rows_without_columns_are_rows(database):
+    """Or a test for the absence of rows would pass whatever there is."""
+    assert [(), ()] == database.rows("SELECT FROM (VALUES (1), (2)) AS rows")
+    assert [] == database.rows("SELECT FROM jobs")
+    assert [] == database.rows("SET application_name = 'x'")
+
+
 @pytest.mark.parametrize("ask", ["rows", "execute_sql"])
 def test_a_statement_that_postgresql_does_not_end_itself_is_waited_for_no_longer(database, ask):
     database.rows("SET statement_timeout = 0")

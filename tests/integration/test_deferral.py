@@ -4,19 +4,21 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from rows import claim_one, complete_one, rescue
+from samples import a_failure
+from time_travel import DAY, HOUR, MINUTE, set_dates
 
 from jobs_service import events
 from jobs_service.events import Event
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
-from jobs_service.jobs.lifecycle import EndReason, Failure
+from jobs_service.jobs.lifecycle import EndReason
 from jobs_service.maintenance.recovery import MOST, PROBER_SECONDS, Recovery
 from jobs_service.maintenance.service import Turn
 from jobs_service.metrics.queue_stats import JobRows
 
 MAIL, STORE = "smtp://mail.example:25", "https://store.example"
 
-FAILURE = Failure(error="Unavailable", message="421 closing", traceback="", seconds=0.1)
+FAILURE = a_failure(error="Unavailable", message="421 closing", traceback="")
 
 #: Long enough that nothing is due by itself during a test.
 SLOW = Deferral(first_seconds=600, max_seconds=3_600, limit_seconds=432_000, probe_seconds=300)
@@ -58,7 +60,7 @@ def defer(database, claim, *, deferral=SLOW, **how):
 
 
 def the_probe_is_due(database):
-    database.rows("UPDATE servers SET probe_at = now()")
+    set_dates(database.rows, "servers", probe_at=0)
 
 
 def probers(database):
@@ -93,12 +95,12 @@ def test_the_waits_grow_up_to_an_hour_and_start_again_after_an_ordinary_failure(
     deferral = Deferral(first_seconds=4, max_seconds=3_600)
     waits = []
     for _ in range(14):
-        database.rows("UPDATE jobs SET run_at = now()")
+        set_dates(database.rows, "jobs", run_at=0)
         waits.append(defer(database, claim_one(database, job_id, worker_id), deferral=deferral).delay_seconds)
 
     for place, seconds in enumerate(waits):
         assert min(4 * 2**place, 3_600) * 0.79 < seconds < min(4 * 2**place, 3_600) * 1.21
-    database.rows("UPDATE jobs SET run_at = now()")
+    set_dates(database.rows, "jobs", run_at=0)
     lifecycle.retry(database, claim_one(database, job_id, worker_id), FAILURE, delay_seconds=0)
     assert 0 == row(job_id, "deferrals")
     assert 1 == row(job_id, "attempts")
@@ -115,7 +117,7 @@ def test_a_job_waits_until_its_limit_and_is_then_a_dead_letter_of_its_own_kind(d
     job_id = submit()
     deferral = Deferral(first_seconds=10, limit_seconds=100)
     assert not defer(database, claim_one(database, job_id, worker_id), deferral=deferral, server=MAIL).is_over
-    database.rows("UPDATE jobs SET run_at = now(), deferred_since = now() - interval '95 seconds'")
+    set_dates(database.rows, "jobs", run_at=0, deferred_since=-95)
 
     assert defer(database, claim_one(database, job_id, worker_id), deferral=deferral, server=MAIL).is_over
 
@@ -128,7 +130,7 @@ def test_no_wait_is_longer_than_half_of_what_is_left(database, submit, worker_id
     job_id = submit(expires_at=datetime.now(UTC) + timedelta(seconds=1_000))
     waits = []
     for _ in range(12):
-        database.rows("UPDATE jobs SET run_at = now()")
+        set_dates(database.rows, "jobs", run_at=0)
         waits.append(defer(database, claim_one(database, job_id, worker_id), deferral=Deferral()).delay_seconds)
 
     assert 480 < max(waits) <= 500
@@ -136,7 +138,7 @@ def test_no_wait_is_longer_than_half_of_what_is_left(database, submit, worker_id
 
 def test_a_deferred_job_that_expires_keeps_what_it_waited_for(database, away, row):
     [job_id] = away(expires_at=datetime.now(UTC) + timedelta(hours=9))
-    database.rows("UPDATE jobs SET expires_at = now()")
+    set_dates(database.rows, "jobs", expires_at=0)
 
     [expired] = lifecycle.expire(database)
 
@@ -146,7 +148,7 @@ def test_a_deferred_job_that_expires_keeps_what_it_waited_for(database, away, ro
 
 def test_a_job_that_was_never_begun_expires_as_before(database, submit):
     submit(expires_at=datetime.now(UTC) + timedelta(hours=1))
-    database.rows("UPDATE jobs SET expires_at = now()")
+    set_dates(database.rows, "jobs", expires_at=0)
 
     [expired] = lifecycle.expire(database)
 
@@ -178,9 +180,9 @@ def test_an_attempt_that_did_not_ask_leaves_no_history_and_waits_as_long_as_the_
     database, away, submit, worker_id, row
 ):
     away()
-    database.rows("UPDATE servers SET away_since = now() - interval '30 minutes'")
+    set_dates(database.rows, "servers", away_since=-30 * MINUTE)
     job_id = submit()
-    failure = Failure(error="KnownUnavailable", message=f"{MAIL} is away", traceback="", seconds=0)
+    failure = a_failure(error="KnownUnavailable", message=f"{MAIL} is away", traceback="", seconds=0)
 
     deferred = lifecycle.defer(
         database, claim_one(database, job_id, worker_id), failure, deferral=Deferral(), server=MAIL, is_tried=False
@@ -204,7 +206,7 @@ def test_one_job_is_the_prober_and_each_failure_makes_the_pause_longer(database,
     assert prober in jobs
     claim = claim_one(database, prober, worker_id)
     assert [] == claim.away
-    database.rows("UPDATE servers SET away_since = now() - interval '1000 seconds'")
+    set_dates(database.rows, "servers", away_since=-1_000)
     defer(database, claim, server=MAIL)
     assert [] == probers(database)
     [(pause,)] = database.rows("SELECT extract(epoch FROM probe_at - now())::float8 FROM servers")
@@ -216,7 +218,7 @@ def test_one_job_is_the_prober_and_each_failure_makes_the_pause_longer(database,
 
 def test_a_pause_has_a_limit(database, away, recovery, worker_id):
     away()
-    database.rows("UPDATE servers SET away_since = now() - interval '2 days', probe_at = now()")
+    set_dates(database.rows, "servers", away_since=-2 * DAY, probe_at=0)
     recovery.run_once(Turn())
 
     defer(database, claim_one(database, probers(database)[0], worker_id), server=MAIL)
@@ -295,14 +297,12 @@ def cancelled(database, prober):
 
 def stuck(database, _):
     """No thread takes it, as where its queue has no worker."""
-    database.rows(
-        f"UPDATE jobs SET returned_at = now() - interval '{PROBER_SECONDS + 1} seconds' WHERE run_at <= now()"
-    )
+    set_dates(database.rows, "jobs", due(database), returned_at=-PROBER_SECONDS - 1)
 
 
 def not_told(database, prober):
     """It was claimed just before it was chosen, so that it did not ask."""
-    database.rows("UPDATE jobs SET run_at = now() + interval '1 hour' WHERE id = %s", (prober,))
+    set_dates(database.rows, "jobs", [prober], run_at=HOUR)
 
 
 @pytest.mark.parametrize("fate", [cancelled, stuck, not_told])
@@ -389,7 +389,7 @@ def test_who_waited_goes_before_what_was_posted_meanwhile(database, away, submit
 def test_who_comes_forward_is_not_taken_for_one_who_has_stood_in_line_all_the_time(database, away, submit, recovery):
     """How long the first in line has been able to run is measured, and alerted."""
     away()
-    database.rows("UPDATE jobs SET deferred_since = now() - interval '2 days'")
+    set_dates(database.rows, "jobs", deferred_since=-2 * DAY)
     database.rows("DELETE FROM servers")
     submit()
 

@@ -5,12 +5,9 @@ from collections import Counter
 
 import pytest
 from eventually import eventually
+from rows import write_backlog
+from samples import new_job
 from smtp_server import SILENCE, SmtpServer
-
-from jobs_service.database.connection import open_database
-from jobs_service.ids import new_id
-from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import NewJob
 
 #: Longer than any test waits.
 LONG = {
@@ -51,14 +48,8 @@ def running(database):
 
 def write(settings, count, **fields):
     """Write jobs that wait, as a backlog that came in long ago."""
-    database = open_database(settings)
-    defaults = {"type": "csv-generation", "payload": "{}", "queue": "default", "max_attempts": 3}
     priorities = fields.pop("priorities", [fields.pop("priority", 5)] * count)
-    jobs = [NewJob(id=new_id(), priority=priority, **(defaults | fields)) for priority in priorities]
-    for start in range(0, count, 2_000):
-        lifecycle.submit(database, jobs[start : start + 2_000])
-    database.discard()
-    return [job.id for job in jobs]
+    return write_backlog(settings, [new_job(priority=priority, **fields) for priority in priorities])
 
 
 def test_a_csv_behind_slow_mails_starts_at_once(service, database):

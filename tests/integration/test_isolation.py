@@ -2,12 +2,12 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import BoundedSemaphore
-from uuid import uuid4
 
 import msgspec
 import pytest
 from dramatiq.middleware import TimeLimitExceeded
 from eventually import eventually
+from samples import a_claim
 from service import JOB_TYPES, ROOT
 
 from devstack.processes import is_alive
@@ -20,9 +20,7 @@ from jobs_service.errors import (
     Snoozed,
     Unavailable,
 )
-from jobs_service.ids import new_id
 from jobs_service.jobs.failures import ProcessLost, failure_of
-from jobs_service.jobs.lifecycle import Claim
 from jobs_service.worker.attempt import RunningAttempt
 from jobs_service.worker.isolation import parent
 
@@ -43,7 +41,7 @@ def inherited(monkeypatch, environ, tmp_path):
 
 def suspect(job_type, payload=None, *, away=(), **known):
     text = msgspec.json.encode(payload or {}).decode()
-    claim = Claim(new_id(), uuid4(), uuid4(), job_type, "default", text, 2, 3, 1, 0.0, 0.0, away=away)
+    claim = a_claim(type=job_type, payload=text, attempts=2, worker_losses=1, away=away)
     return RunningAttempt(claim, **known)
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import falcon.testing
 import pytest
+from time_travel import set_dates
 
 from jobs_service.api.app import create_app
 from jobs_service.jobs.queries import Job
@@ -194,7 +195,7 @@ def test_a_waiting_job_is_cancelled_once(client):
 
 def test_a_dead_letter_is_retried_and_leaves_the_list(client, database, dead_letters):
     job_id = post(client, CSV | {"expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}).json["job_id"]
-    database.rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
+    set_dates(database.rows, "jobs", expires_at=-1)
     Expirer(database, dead_letters, interval_seconds=1).run_once(Turn())
     assert [job_id] == dead_letters.ids()
 

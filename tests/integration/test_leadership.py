@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 from eventually import eventually
+from time_travel import HOUR, set_dates
 
 from jobs_service.database.connection import open_database
 from jobs_service.errors import DatabaseUnavailable
@@ -26,7 +27,7 @@ def contender(database):
 
 
 def expire(database):
-    database.rows("UPDATE leases SET expires_at = now() - interval '1 second'")
+    set_dates(database.rows, "leases", expires_at=-1)
 
 
 def test_one_of_two_is_elected_and_the_other_follows_when_its_lease_has_run_out(contender, database):
@@ -90,7 +91,7 @@ def test_a_renewal_that_comes_too_late_finds_the_other(contender, database):
 def test_a_lease_from_before_the_clock_was_set_back_has_run_out(contender, database):
     first, second = contender(), contender()
     first.ensure()
-    database.rows("UPDATE leases SET expires_at = now() + interval '2 hours'")
+    set_dates(database.rows, "leases", expires_at=2 * HOUR)
 
     assert second.ensure()
     assert 2 == second.token

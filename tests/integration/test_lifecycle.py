@@ -6,14 +6,16 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from rows import claim_one, complete_one, release_one, rescue
+from rows import claim_one, complete_one, insert_by_hand, release_one, rescue
+from samples import a_failure, new_job
+from time_travel import HOUR, MINUTE, set_dates
 
 from jobs_service.config import Settings
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, Failure, NewJob, OnAmbiguous, Status
+from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, OnAmbiguous, Status
 
-FAILURE = Failure(error="RuntimeError", message="no", traceback="Traceback …", seconds=0.25)
+FAILURE = a_failure(error="RuntimeError", message="no", seconds=0.25)
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def test_completing_a_canary_deletes_it_and_notes_when(database, claim, row):
 
 def test_a_canary_completed_twice_is_so_by_its_own_attempt_only(database, claim, worker_id):
     """The first answer was lost; and an attempt that lost its lease to another is late."""
-    database.rows("UPDATE jobs SET status = 'pending', lease_token = NULL")
+    rescue(database, worker_id)
     successor = claim_one(database, claim.job_id, worker_id)
 
     assert not lifecycle.complete_canary(database, claim)
@@ -222,10 +224,10 @@ def give_up(database, claim):
 @pytest.mark.parametrize("verb", [give_back, give_back_of_worker, take_back, give_up])
 def test_what_goes_back_keeps_its_place_in_line_and_is_looked_at_at_once(database, submit, worker_id, row, verb):
     job_id = submit()
-    database.rows("UPDATE jobs SET run_at = now() - interval '1 hour'")
+    set_dates(database.rows, "jobs", run_at=-HOUR)
     submitted = row(job_id, "run_at")
     claim = claim_one(database, job_id, worker_id)
-    database.rows("UPDATE jobs SET publish_at = now() + interval '1 hour'")
+    set_dates(database.rows, "jobs", publish_at=HOUR)
 
     assert verb(database, claim)
 
@@ -238,7 +240,7 @@ def test_what_goes_back_keeps_its_place_in_line_and_is_looked_at_at_once(databas
 @pytest.mark.parametrize("verb", [give_back, give_back_of_worker, take_back, give_up])
 def test_after_a_step_of_the_clock_what_goes_back_is_due(database, submit, worker_id, row, verb):
     claim = claim_one(database, submit(), worker_id)
-    database.rows("UPDATE jobs SET run_at = now() + interval '1 hour'")
+    set_dates(database.rows, "jobs", run_at=HOUR)
 
     assert verb(database, claim)
 
@@ -304,15 +306,13 @@ def test_publishing_is_noted_without_touching_an_index(database, submit):
 
 def test_a_row_inserted_by_hand_is_a_whole_job(database, worker_id):
     job_id = new_id()
-    database.rows(
-        "INSERT INTO jobs (id, type, status, payload) VALUES (%s, 'csv-generation', 'pending', '{}')", (job_id,)
-    )
+    insert_by_hand(database, job_id)
 
     assert claim_one(database, job_id, worker_id)
 
 
 def test_many_jobs_are_written_claimed_and_completed_by_a_statement_each(database, worker_id):
-    jobs = [NewJob(new_id(), "csv-generation", "{}", "default", 5, 3) for _ in range(20)]
+    jobs = [new_job() for _ in range(20)]
 
     lifecycle.submit(database, jobs)
     claims = lifecycle.claim(database, [ClaimRequest(job.id, worker_id) for job in reversed(jobs)])
@@ -349,7 +349,7 @@ def test_a_job_that_lost_three_workers_is_poison(database, submit, row):
 
 def test_a_claim_looks_its_job_up_by_id_whatever_the_statistics_say(database, submit):
     database.rows("ANALYZE jobs")
-    lifecycle.submit(database, [NewJob(new_id(), "t", "{}", "default", 5, 3) for _ in range(2_000)])
+    lifecycle.submit(database, [new_job() for _ in range(2_000)])
     names = {"job_ids": [submit()], "worker_ids": [uuid4()], "tokens": [uuid4()]}
 
     plan = "\n".join(line for (line,) in database.rows("EXPLAIN " + lifecycle._CLAIM, names))
@@ -402,7 +402,7 @@ def test_a_worker_lost_before_its_effect_began_leaves_no_doubt(database, submit,
 
 
 def test_an_unknown_outcome_is_marked_in_the_history(database, claim, row):
-    failure = Failure("DeliveryUnknown", "the answer was lost", "t", 0.25, is_ambiguous=True)
+    failure = a_failure(error="DeliveryUnknown", message="the answer was lost", is_ambiguous=True)
     assert lifecycle.fail(database, claim, failure, reason=EndReason.AMBIGUOUS)
 
     [entry] = msgspec.json.decode(row(claim.job_id, "history"))
@@ -411,7 +411,7 @@ def test_an_unknown_outcome_is_marked_in_the_history(database, claim, row):
 
 def test_an_expired_job_cannot_be_claimed_and_becomes_a_dead_letter(database, submit, worker_id, row):
     job_id = submit()
-    database.rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
+    set_dates(database.rows, "jobs", expires_at=-1)
     other = submit(expires_at=datetime.now(UTC) + timedelta(hours=1))
 
     assert claim_one(database, job_id, worker_id) is None
@@ -509,7 +509,7 @@ def test_only_what_has_been_finished_for_long_enough_is_pruned(database, claim, 
 
     assert 0 == lifecycle.prune(database, [claim.job_id], status=Status.COMPLETED, retention_seconds=60)
     assert 0 == lifecycle.prune(database, [claim.job_id], status=Status.FAILED, retention_seconds=0)
-    database.rows("UPDATE jobs SET finished_at = now() - interval '2 minutes' WHERE status = 'completed'")
+    set_dates(database.rows, "jobs", [claim.job_id], finished_at=-2 * MINUTE)
     assert 1 == lifecycle.prune(database, [claim.job_id, waiting], status=Status.COMPLETED, retention_seconds=60)
 
     assert row(claim.job_id, "status") is None
@@ -526,7 +526,7 @@ def test_what_may_have_been_done_is_not_given_back_as_if_it_had_not(database, cl
 
 def test_a_message_cannot_fail_a_job_of_another_type(database, submit, row):
     job_id = submit(type="csv-generation")
-    database.rows("UPDATE jobs SET run_at = now() - interval '1 hour'")
+    set_dates(database.rows, "jobs", run_at=-HOUR)
 
     assert not lifecycle.fail_unknown(database, [job_id], job_type="nobody", grace_seconds=600)
     assert lifecycle.fail_unknown(database, [job_id], job_type="csv-generation", grace_seconds=600)

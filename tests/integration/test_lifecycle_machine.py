@@ -8,11 +8,13 @@ from dramatiq.message import Message
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from rows import claim_one, complete_one, release_one, rescue
+from samples import a_failure, new_job
+from time_travel import set_dates
 
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
-from jobs_service.jobs.lifecycle import POISON_WORKER_LOSSES, EndReason, Failure, NewJob, OnAmbiguous, Status
+from jobs_service.jobs.lifecycle import POISON_WORKER_LOSSES, EndReason, OnAmbiguous, Status
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.recovery import Recovery
 from jobs_service.maintenance.relay import Relay
@@ -21,7 +23,7 @@ from jobs_service.maintenance.service import Turn
 #: Few, so that a worker often meets a job that it had before.
 WORKERS = [UUID(int=1), UUID(int=2)]
 
-FAILURE = Failure(error="E", message="m", traceback="t", seconds=0.1)
+FAILURE = a_failure()
 
 #: Each must return no row, whatever happened.
 INVARIANTS = {
@@ -111,9 +113,8 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
         )
         def submit(self, max_attempts, on_ambiguous, payload):
             job_id = new_id()
-            lifecycle.submit(
-                database, [NewJob(job_id, "t", payload, "default", 5, max_attempts, on_ambiguous=on_ambiguous)]
-            )
+            fields = {"max_attempts": max_attempts, "on_ambiguous": on_ambiguous}
+            lifecycle.submit(database, [new_job(id=job_id, type="t", payload=payload, **fields)])
             self.models[job_id] = Model(max_attempts, on_ambiguous, payload)
             return job_id
 
@@ -121,7 +122,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
         def submit_again_after_a_lost_answer(self, job_id):
             if self.models[job_id].status is None:
                 return  # pruned, long after any answer could be missed
-            lifecycle.submit(database, [NewJob(job_id, "t", '{"other": 1}', "default", 5, 9)])
+            lifecycle.submit(database, [new_job(id=job_id, type="t", payload='{"other": 1}', max_attempts=9)])
 
         @rule(job_id=jobs)
         def publish(self, job_id):
@@ -155,7 +156,10 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
         @rule()
         def forget_when_messages_were_sent(self):
             """Time passes: what was published and led to nothing is due again."""
-            database.rows("UPDATE jobs SET publish_at = now() WHERE status = 'pending'")
+            set_dates(database.rows, "jobs", self._pending(), publish_at=0)
+
+        def _pending(self):
+            return [job_id for job_id, model in self.models.items() if model.status is Status.PENDING]
 
         @rule(doubled=st.booleans(), worker_id=st.sampled_from(WORKERS))
         def pop_a_message(self, doubled, worker_id):
@@ -175,7 +179,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
 
         @rule(job_id=jobs)
         def let_it_expire(self, job_id):
-            database.rows("UPDATE jobs SET expires_at = now() - interval '1 second' WHERE id = %s", (job_id,))
+            set_dates(database.rows, "jobs", [job_id], missing_ok=True, expires_at=-1)
             self.models[job_id].expired = True
 
         @rule()
@@ -241,12 +245,13 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             model.deferred = not is_over
             model.status = Status.FAILED if is_over else Status.PENDING
             model.reason = EndReason.UNAVAILABLE if is_over else None
-            database.rows("UPDATE jobs SET run_at = now() WHERE id = %s AND status = 'pending'", (job_id,))
+            if not is_over:
+                set_dates(database.rows, "jobs", [job_id], run_at=0)
 
         @rule()
         def recover(self):
             """Maintenance chooses a prober, or brings jobs forward."""
-            database.rows("UPDATE servers SET probe_at = now()")
+            set_dates(database.rows, "servers", missing_ok=True, probe_at=0)
             self.recovery_service.run_once(Turn())
 
         @rule()
@@ -354,30 +359,16 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             """Its own process dies, and the worker says so."""
             model = self.models[job_id]
             if model.current:
-                attempts = model.attempts
-                model.told.add(model.current.token)
                 rescued = lifecycle.crash(database, model.current, "SIGKILL", delay_seconds=0)
-                self._crash(model, counted=True)
-                assert (model.status, model.reason, attempts) == (
-                    rescued.status,
-                    rescued.end_reason,
-                    rescued.attempts,
-                )
+                self._crash_told(model, rescued, counted=True)
 
         @rule(job_id=jobs)
         def abandon(self, job_id):
             """Its process is broken, and the worker says so."""
             model = self.models[job_id]
             if model.current:
-                attempts = model.attempts
-                model.told.add(model.current.token)
                 rescued = lifecycle.abandon(database, model.current, "no file can be opened")
-                self._crash(model, counted=False)
-                assert (model.status, model.reason, attempts) == (
-                    rescued.status,
-                    rescued.end_reason,
-                    rescued.attempts,
-                )
+                self._crash_told(model, rescued, counted=False)
 
         @rule(job_id=jobs)
         def fail_unknown(self, job_id):
@@ -387,6 +378,13 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             assert is_possible == bool(failed)
             if is_possible:
                 model.status, model.reason = Status.FAILED, EndReason.UNKNOWN_TYPE
+
+        def _crash_told(self, model, rescued, *, counted):
+            """The worker itself said so, and learns what has become of the job."""
+            attempts = model.attempts
+            model.told.add(model.current.token)
+            self._crash(model, counted=counted)
+            assert (model.status, model.reason, attempts) == (rescued.status, rescued.end_reason, rescued.attempts)
 
         def _crash(self, model, *, counted):
             model.lost.add(model.current.token)

@@ -16,6 +16,7 @@ from dramatiq.middleware import SkipMessage
 from eventually import eventually
 from proxy import Proxy
 from rows import Sweeps, claim_one
+from time_travel import HOUR, set_dates
 
 from jobs_service import events
 from jobs_service.api.app import create_app
@@ -157,7 +158,7 @@ def stop(world, _):
 def held_by_a_lost_worker(world):
     claim = claim_one(world.near, world.submit(on_ambiguous=OnAmbiguous.HOLD), uuid4())
     lifecycle.begin_effect(world.near, claim)
-    world.near.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+    set_dates(world.near.rows, "jobs", started_at=-HOUR)
     return claim.job_id
 
 
@@ -170,7 +171,7 @@ def rescue(world, _):
 
 def late(world):
     job_id = world.submit()
-    world.near.rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
+    set_dates(world.near.rows, "jobs", expires_at=-1)
     return job_id
 
 
@@ -180,7 +181,7 @@ def expire(world, _):
 
 def stray(world):
     job_id = world.submit(type="gone", queue="abandoned")
-    world.near.rows("UPDATE jobs SET run_at = now() - interval '1 hour'")
+    set_dates(world.near.rows, "jobs", run_at=-HOUR)
     return job_id
 
 

@@ -6,14 +6,16 @@ from uuid import UUID, uuid4
 import dramatiq
 import pytest
 import redis
-from rows import Sweeps, add_worker, claim_one, pruner
+from rows import Sweeps, add_worker, claim_one, pruner, rescue
+from samples import a_failure
+from time_travel import HOUR, set_dates
 
 from jobs_service.broker.keys import Keys
 from jobs_service.broker.redis import message_for
 from jobs_service.errors import BrokerUnavailable, NameTaken
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import EndReason, Failure
+from jobs_service.jobs.lifecycle import EndReason
 from jobs_service.maintenance import dead_letters as dead_letters_module
 from jobs_service.maintenance import expirer as expirer_module
 from jobs_service.maintenance import pruner as pruner_module
@@ -38,7 +40,7 @@ def relay(database, broker, dead_letters):
 def fail(database, submit, worker_id):
     def fail():
         claim = claim_one(database, submit(), worker_id)
-        assert lifecycle.fail(database, claim, Failure("E", "m", "t", 0), reason=EndReason.REJECTED)
+        assert lifecycle.fail(database, claim, a_failure(), reason=EndReason.REJECTED)
         return claim.job_id
 
     return fail
@@ -58,7 +60,7 @@ def test_a_message_that_was_lost_is_published_again_when_its_time_comes(relay, b
     relay.run_once(Turn())
     broker.flush("default")
 
-    database.rows("UPDATE jobs SET publish_at = now()")
+    set_dates(database.rows, "jobs", publish_at=0)
 
     assert {"published": 1} == relay.run_once(Turn())
 
@@ -162,12 +164,12 @@ def test_the_rescuer_takes_jobs_back_from_the_silent(database, sweeps, submit, r
 
 def test_a_worker_that_beats_keeps_its_jobs_whatever_the_dates_say(database, sweeps, submit, row, worker_id):
     claim = claim_one(database, submit(), worker_id)
-    database.rows("UPDATE workers SET heartbeat_at = now() - interval '1 hour'")
-    database.rows("UPDATE jobs SET started_at = now() - interval '1 hour'")
+    set_dates(database.rows, "workers", heartbeat_at=-HOUR)
+    set_dates(database.rows, "jobs", started_at=-HOUR)
 
     for _ in range(10):
         assert 0 == sweeps.sweep()
-        sweeps.clock.move_on(5)
+        sweeps.clock.advance(5)
         beat(database, worker_id)
 
     assert "processing" == row(claim.job_id, "status")
@@ -175,8 +177,8 @@ def test_a_worker_that_beats_keeps_its_jobs_whatever_the_dates_say(database, swe
 
 def test_a_silent_worker_loses_its_jobs_whatever_the_dates_say(database, sweeps, submit, worker_id):
     claim_one(database, submit(), worker_id)
-    database.rows("UPDATE workers SET heartbeat_at = now() + interval '1 hour'")
-    database.rows("UPDATE jobs SET started_at = now() + interval '1 hour'")
+    set_dates(database.rows, "workers", heartbeat_at=HOUR)
+    set_dates(database.rows, "jobs", started_at=HOUR)
 
     assert 1 == sweeps.sweep_until_silent()
 
@@ -204,7 +206,7 @@ def test_the_row_of_a_worker_silent_for_long_is_cleared_away(database, sweeps, w
 
     for _ in range(31):
         sweeps.sweep()
-        sweeps.clock.move_on(5)
+        sweeps.clock.advance(5)
         beat(database, living)
 
     assert [(living,)] == database.rows("SELECT id FROM workers"), worker_id
@@ -212,7 +214,7 @@ def test_the_row_of_a_worker_silent_for_long_is_cleared_away(database, sweeps, w
 
 def test_the_rescuer_comes_again_when_the_next_silence_is_complete(sweeps, worker_id):  # noqa: ARG001
     sweeps.sweep()
-    sweeps.clock.move_on(5)
+    sweeps.clock.advance(5)
     turn = Turn()
     sweeps.sweep(turn)
 
@@ -377,7 +379,7 @@ def _for_rescuer(get, submit):
 def _for_expirer(get, submit):
     for _ in range(5):
         submit()
-    get("database").rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
+    set_dates(get("database").rows, "jobs", expires_at=-1)
     return Expirer(get("database"), get("dead_letters"), interval_seconds=1), "expired"
 
 
@@ -416,13 +418,12 @@ def test_a_queue_that_is_filled_as_fast_as_it_is_drained_holds_up_no_other(relay
 def test_what_is_older_than_the_last_in_line_has_room_in_a_full_window(relay, broker, submit, database):
     broker.learn(["csv-generation"])
     broker.window = 2
-    early = submit()
-    claim_one(database, early, uuid4())
+    early, lost = submit(), uuid4()
+    claim_one(database, early, lost)
     for _ in range(4):
         submit()
     assert {"published": 2} == relay.run_once(Turn())
-    # As a rescue leaves it.
-    database.rows("UPDATE jobs SET status = 'pending', lease_token = NULL, publish_at = now() WHERE id = %s", (early,))
+    rescue(database, lost)
 
     assert {"published": 1} == relay.run_once(Turn())
 
@@ -435,9 +436,9 @@ def test_a_job_that_was_published_before_the_clock_was_set_back_is_published_aga
     relay.run_once(Turn())
     broker.flush("default")
 
-    database.rows("UPDATE jobs SET publish_at = now() + interval '30 seconds'")
+    set_dates(database.rows, "jobs", publish_at=30)
     assert {"published": 0} == relay.run_once(Turn())
-    database.rows("UPDATE jobs SET publish_at = now() + interval '1 hour'")
+    set_dates(database.rows, "jobs", publish_at=HOUR)
     assert {"published": 1} == relay.run_once(Turn())
     assert (True,) == database.row("SELECT publish_at < now() + interval '21 seconds' FROM jobs")
 
@@ -456,7 +457,7 @@ def test_a_leader_whose_lease_is_lost_changes_no_row(five, database):
 
 def test_an_expired_job_is_listed_as_a_dead_letter(database, dead_letters, submit):
     job_id = submit()
-    database.rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
+    set_dates(database.rows, "jobs", expires_at=-1)
 
     assert {"expired": 1} == Expirer(database, dead_letters, interval_seconds=1).run_once(Turn())
 
@@ -471,7 +472,7 @@ def strays(database, broker, dead_letters):
 
 
 def late(database, seconds):
-    database.rows("UPDATE jobs SET run_at = now() - %s * interval '1 second'", (seconds,))
+    set_dates(database.rows, "jobs", run_at=-seconds)
 
 
 def test_a_job_whose_type_has_moved_to_another_queue_follows_it(database, strays, submit, row):

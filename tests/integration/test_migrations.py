@@ -14,13 +14,12 @@ from threading import Event
 import psycopg2
 import pytest
 from catalog import catalog
+from databases import opened
 from eventually import eventually
 from service import ROOT
 
 from devstack.processes import Child
-from jobs_service.config import Settings
 from jobs_service.database import migrations
-from jobs_service.database.connection import open_database
 from jobs_service.database.migrations import FORMER, SEEDS, migrate, pending, read
 from jobs_service.errors import DatabaseUnavailable, MigrationError
 
@@ -83,16 +82,6 @@ def soon_over(monkeypatch, impatient):  # noqa: ARG001 - goes with it
 
 
 @contextmanager
-def opened(url):
-    settings = Settings.from_env({"DATABASE_URL": url, "REDIS_URL": "redis://localhost"})
-    database = open_database(settings)
-    try:
-        yield database
-    finally:
-        database.discard()
-
-
-@contextmanager
 def session(url):
     """A client in a transaction of its own, until it is committed or the block ends."""
     with closing(psycopg2.connect(url)) as connection:
@@ -102,7 +91,7 @@ def session(url):
 def execute(connection, sql):
     with connection.cursor() as cursor:
         cursor.execute(sql)
-        return cursor.fetchall() if cursor.description else []
+        return [] if cursor.description is None else cursor.fetchall()
 
 
 def seeds_until(folder, name, *, source=SEEDS):

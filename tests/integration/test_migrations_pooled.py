@@ -3,10 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from databases import opened
 from pgbouncer import PgBouncer, needs_pgbouncer
 
-from jobs_service.config import Settings
-from jobs_service.database.connection import open_database
 from jobs_service.database.migrations import SEEDS, migrate, read
 
 pytestmark = needs_pgbouncer
@@ -28,8 +27,5 @@ def test_starters_wait_for_each_other_through_a_pooler_too(pooled_url):
 
 
 def _migrate(url):
-    database = open_database(Settings.from_env({"DATABASE_URL": url, "REDIS_URL": "redis://localhost"}))
-    try:
+    with opened(url) as database:
         return migrate(database)
-    finally:
-        database.discard()

@@ -9,6 +9,7 @@ from as_sent import spelled
 from hostile_json import ANY_PAYLOAD, BODIES, HOSTILE, NEAR_VALID
 from hypothesis import HealthCheck, given, settings
 from rows import claim_one
+from time_travel import set_dates
 
 from jobs_service.api.app import create_app
 from jobs_service.jobs.job_types import registry
@@ -46,7 +47,7 @@ def members(raw):
 def assert_kept(client, database, job_id, sent):
     reply = client.simulate_get(f"/jobs/{job_id}")
     assert spelled(sent["payload"]) == spelled(members(reply.content)["payload"])
-    database.rows("UPDATE jobs SET run_at = now(), expires_at = NULL WHERE id = %s", (job_id,))
+    set_dates(database.rows, "jobs", [job_id], run_at=0, expires_at=None)
     read = claim_one(database, UUID(job_id), uuid4()).payload
     assert spelled(sent["payload"]) == spelled(read), "the worker reads something else"
     job_type = registry.get(msgspec.json.decode(sent["type"]))

@@ -10,14 +10,15 @@ import falcon.testing
 import pytest
 from plans import Watch
 from rows import Sweeps, add_worker, claim_one, complete_one
+from samples import a_failure, new_job
+from time_travel import HOUR, set_dates
 
 from jobs_service.api.app import create_app
 from jobs_service.broker.dead_letter_list import DeadLetterList
-from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.job_types import JobType
-from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, Failure, NewJob, Status
+from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, Status
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
@@ -34,7 +35,7 @@ JOBS = 100_000
 #: Rows that a statement about a few jobs may read, and the pages it may look at for them.
 FEW, FEW_PAGES = 100, 200
 
-FAILURE = Failure("E", "m", "t", 0)
+FAILURE = a_failure()
 
 # Ids in the order of time. What is looked for lies behind a wall of other jobs, whichever way one looks: the rare type
 # and the rare states at the old end, completed jobs and waiting jobs each behind the other.
@@ -103,10 +104,6 @@ def assert_small(watch, *, rows=FEW, pages=FEW_PAGES, sorted_rows=None):
     watch.clear()
 
 
-def new_job(**fields):
-    return NewJob(**{"id": new_id(), "type": "csv-generation", "payload": "{}", "queue": "default"} | fields)
-
-
 def due(database, limit):
     return [
         job_id
@@ -117,7 +114,7 @@ def due(database, limit):
 
 
 def test_submissions(watch, database):
-    jobs = [new_job(priority=5, max_attempts=3) for _ in range(8)]
+    jobs = [new_job() for _ in range(8)]
     database.row("SELECT 1")
     # Without what a first connection asks.
     watch.clear()
@@ -306,10 +303,10 @@ def test_the_rescuer(watch, database, broker):
 
 
 def test_the_expirer(watch, database, broker):
-    late = [new_job(priority=5, max_attempts=3) for _ in range(20)]
+    late = [new_job() for _ in range(20)]
     lifecycle.submit(database, late)
     ids = [job.id for job in late]
-    database.rows("UPDATE jobs SET expires_at = now() - interval '1 s' WHERE id = ANY(%s)", (ids,))
+    set_dates(database.rows, "jobs", ids, expires_at=-1)
     watch.clear()
 
     assert {"expired": 20} == Expirer(
@@ -321,8 +318,9 @@ def test_the_expirer(watch, database, broker):
 @pytest.mark.usefixtures("worker_id")
 def test_the_strays(watch, database, broker):
     """A queue without a worker, beside the long one that has one; and the long one when it has none."""
-    lifecycle.submit(database, [new_job(priority=5, max_attempts=3, type="gone", queue="gone") for _ in range(20)])
-    database.rows("UPDATE jobs SET run_at = now() - interval '1 hour' WHERE queue = 'gone'")
+    gone = [new_job(type="gone", queue="gone") for _ in range(20)]
+    lifecycle.submit(database, gone)
+    set_dates(database.rows, "jobs", [job.id for job in gone], run_at=-HOUR)
     liveness = Liveness(lease_seconds=15, heartbeat_interval_seconds=5)
     strays = Strays(
         database, broker, DeadLetterList(broker.client, broker.keys), interval_seconds=60, liveness=liveness

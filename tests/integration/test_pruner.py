@@ -6,6 +6,7 @@ import time
 
 import pytest
 from rows import pruner
+from time_travel import DAY, set_dates
 
 from jobs_service.errors import DatabaseUnavailable
 from jobs_service.ids import new_id
@@ -63,11 +64,11 @@ def test_the_walk_begins_anew_at_its_end(database, outputs, finish, monkeypatch)
     monkeypatch.setattr(pruner_module, "LOOKS", 1)
     ids = finish(days=8, count=3)
     # Old, and finished a moment ago: scheduled for long, or redriven.
-    database.rows("UPDATE jobs SET finished_at = now() WHERE id = ANY(%s)", (ids[:2],))
+    set_dates(database.rows, "jobs", ids[:2], finished_at=0)
     service = pruner(database, outputs, completed=7)
 
     assert [0, 1] == [service.run_once(Turn())["completed"] for _ in range(2)]
-    database.rows("UPDATE jobs SET finished_at = now() - interval '8 days' WHERE id = ANY(%s)", (ids[:2],))
+    set_dates(database.rows, "jobs", ids[:2], finished_at=-8 * DAY)
     assert 2 == service.run_once(Turn())["completed"]
 
 

@@ -11,6 +11,7 @@ from dramatiq.brokers.redis import RedisBroker
 from eventually import eventually
 from prometheus_client import CollectorRegistry, generate_latest
 from rows import claim_one
+from samples import a_failure, new_job
 from service import Service
 
 from devstack.servers import Valkey
@@ -24,7 +25,7 @@ from jobs_service.errors import BrokerUnavailable, NameTaken
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.job_types import JobType, Registry
-from jobs_service.jobs.lifecycle import EndReason, Failure, NewJob
+from jobs_service.jobs.lifecycle import EndReason
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.neighbours import NeighbourWatch
 from jobs_service.maintenance.relay import Relay
@@ -67,13 +68,13 @@ class Installation:
         return NeighbourWatch(Neighbours(self.broker.client, self.broker.keys, me), interval_seconds=1)
 
     def submit(self):
-        job = NewJob(new_id(), "csv-generation", "{}", "default", 5, 3)
+        job = new_job()
         lifecycle.submit(self.database, [job])
         return job.id
 
     def fail(self):
         claim = claim_one(self.database, self.submit(), uuid4())
-        lifecycle.fail(self.database, claim, Failure("E", "m", "t", 0), reason=EndReason.REJECTED)
+        lifecycle.fail(self.database, claim, a_failure(), reason=EndReason.REJECTED)
         self.dead_letters.push(claim.job_id)
         return claim.job_id
 
@@ -143,6 +144,7 @@ def test_every_key_that_is_written_is_named_and_has_the_prefix(installation, cli
 
     keys = Keys("team-a:")
     written = {key.decode() for key in client.keys("*")}
+    assert keys.dead_letters in written
     assert written <= {*keys.types(["default"])}
     assert all(key.startswith(("team-a:", "{team-a:")) for key in written)
 

@@ -4,17 +4,18 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from databases import opened
 from pgbouncer import PgBouncer, needs_pgbouncer
+from rows import insert_by_hand
 
 from devstack.servers import HOST
-from jobs_service.config import Settings
-from jobs_service.database.connection import open_database
 from jobs_service.database.migrations import migrate
 from jobs_service.errors import DatabaseUnavailable
+from jobs_service.ids import new_id
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,16 +65,6 @@ def through(postgres, tmp_path):
         pooler.__exit__()
 
 
-@contextmanager
-def opened(url, **settings):
-    environ = {"DATABASE_URL": url, "REDIS_URL": "redis://localhost", **settings}
-    database = open_database(Settings.from_env(environ), service="test")
-    try:
-        yield database
-    finally:
-        database.discard()
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_statements_find_what_they_rely_on_whatever_the_databases_defaults_are(postgres, database_url, through, way):
     name = database_url.rpartition("/")[2]
@@ -121,10 +112,7 @@ def test_several_installations_have_a_schema_each_in_one_database(postgres, thro
                 assert migrate(database)
         for team, url in urls.items():
             with opened(through(way, url)) as database:
-                database.rows(
-                    "INSERT INTO jobs (id, type, status, payload) VALUES (gen_random_uuid(), %s, 'pending', '{}')",
-                    (team,),
-                )
+                insert_by_hand(database, new_id(), type=team)
                 assert [] == migrate(database)
                 assert [(team,)] == database.rows("SELECT type FROM jobs")
         with opened(postgres.url_of("shared")) as database:

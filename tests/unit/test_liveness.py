@@ -3,7 +3,7 @@
 from uuid import UUID
 
 import pytest
-from rows import Hands
+from rows import ManualClock
 
 from jobs_service.maintenance.liveness import Liveness
 
@@ -12,7 +12,7 @@ WORKER, OTHER = UUID(int=1), UUID(int=2)
 
 @pytest.fixture
 def clock():
-    return Hands()
+    return ManualClock()
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def liveness(clock):
 def looks(liveness, clock, *intervals, **beats):
     """Look at a counter that stands still after each of the intervals."""
     for seconds in intervals:
-        clock.move_on(seconds)
+        clock.advance(seconds)
         liveness.look({WORKER: beats.get("beats", 7)})
 
 
@@ -89,7 +89,7 @@ def test_who_is_not_there_any_more_is_forgotten(liveness, clock):
 def test_each_is_watched_alone(liveness, clock):
     for beats in range(4):
         liveness.look({WORKER: 7, OTHER: beats, None: None})
-        clock.move_on(5)
+        clock.advance(5)
 
     assert {WORKER: 7, None: None} == liveness.silent()
     assert {} == liveness.silent(150)

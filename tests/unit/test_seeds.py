@@ -16,6 +16,7 @@ STEPS = [
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_never_reads_or_writes_all_of_jobs_under_a_lock(step):
     statements = [*_statements(step.sql)]
+    assert statements
     for statement in statements:
         assert not re.match(r"(CREATE (UNIQUE )?|DROP )INDEX (?!CONCURRENTLY IF)", statement), statement
         if statement.startswith("ALTER TABLE jobs"):

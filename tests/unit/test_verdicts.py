@@ -1,23 +1,20 @@
 """What becomes of a job after an attempt: `verdict.decide`, a pure function."""
 
 import math
-from uuid import uuid4
 
 import pytest
 from dramatiq.middleware import TimeLimitExceeded
+from samples import a_claim
 
 from jobs_service.errors import InvalidRequest, KnownUnavailable, OutcomeUnknown, Rejected, Snoozed, Unavailable
-from jobs_service.ids import new_id
 from jobs_service.jobs.failures import ProcessLost, failure_of
-from jobs_service.jobs.lifecycle import Claim, EndReason, OnAmbiguous
+from jobs_service.jobs.lifecycle import EndReason, OnAmbiguous
 from jobs_service.worker.attempt import RunningAttempt
 from jobs_service.worker.verdict import Complete, Crash, Defer, Fail, Retry, Snooze, decide
 
 
 def attempt(**claim):
-    return RunningAttempt(
-        Claim(new_id(), uuid4(), uuid4(), "t", "default", "{}", 1, 3, 0, 0.0, 0.0, **claim), result='"output/x.csv"'
-    )
+    return RunningAttempt(a_claim(**claim), result='"output/x.csv"')
 
 
 @pytest.fixture

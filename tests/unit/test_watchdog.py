@@ -5,21 +5,18 @@ import os
 import signal
 import time
 from types import SimpleNamespace
-from uuid import uuid4
 
 import pytest
+from samples import a_claim
 
 from jobs_service import descriptors
-from jobs_service.ids import new_id
-from jobs_service.jobs.lifecycle import Claim
 from jobs_service.worker.attempt import RunningAttempt
 from jobs_service.worker.running import RunningAttempts
 from jobs_service.worker.watchdog import Watchdog, dead_threads
 
 
 def running(*, seconds, limit_seconds):
-    claim = Claim(new_id(), uuid4(), uuid4(), "t", "default", "{}", 1, 3, 0, 0.0, 0.0)
-    attempt = RunningAttempt(claim, limit_seconds=limit_seconds)
+    attempt = RunningAttempt(a_claim(), limit_seconds=limit_seconds)
     attempt.started -= seconds
     return attempt
 
