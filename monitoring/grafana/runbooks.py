@@ -14,7 +14,7 @@ def build() -> Json:
     return dashboard(
         uid="jobs-runbooks",
         title="Jobs: runbooks",
-        description="For each alert: what it means, how to look, how to fix it. The pages of docs/runbooks/.",
+        description="For each alert: what it means, how to diagnose and fix it. The pages of docs/runbooks/.",
         variables=[datasource_variable()],
         rows=list(_pages()),
     )

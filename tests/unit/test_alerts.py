@@ -30,7 +30,7 @@ FOREIGN = {
 #: Labels that Prometheus, its client for several processes, or a histogram adds to those in the catalogue.
 ADDED_LABELS = {"job", "instance", "pid", "le"}
 #: What each section of a runbook answers, in this order.
-QUESTIONS = ["What it means", "How to look", "How to fix", "How to see it is over"]
+QUESTIONS = ["What it means", "How to diagnose", "How to fix", "How to verify"]
 
 each_alert = pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
@@ -188,5 +188,5 @@ def test_an_alert_goes_to_whom_its_severity_says(alert):
     argv = [AMTOOL, "config", "routes", "test", f"--config.file={ALERTMANAGER}", *labels]
 
     receiver = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
-    by_severity = {"critical": "operator", "warning": "operator", "info": "nobody", "none": "heartbeat"}
+    by_severity = {"critical": "operator", "warning": "operator", "info": "none", "none": "heartbeat"}
     assert by_severity[alert["labels"]["severity"]] == receiver
