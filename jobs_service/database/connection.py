@@ -135,7 +135,7 @@ class Database(peewee.PostgresqlDatabase):
             answer = statement()
         except DRIVER_ERRORS as error:
             failure = of_statement(error)
-            self._settle_connection(failure)
+            self._keep_or_close(failure)
             raise failure from error
         except BaseException:
             self._drop()
@@ -143,7 +143,7 @@ class Database(peewee.PostgresqlDatabase):
         self._give_back()
         return answer
 
-    def _settle_connection(self, failure: PostgresError) -> None:
+    def _keep_or_close(self, failure: PostgresError) -> None:
         """Keep the connection of a statement that failed, or close it."""
         match failure:
             case NoAnswer():
