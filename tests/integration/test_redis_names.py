@@ -14,6 +14,7 @@ from rows import claim_one
 from samples import a_failure, new_job
 from service import Service
 
+from devstack.ports import free_port
 from devstack.servers import Valkey
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.keys import Keys
@@ -322,8 +323,16 @@ class ClusterNode(Valkey):
 
     slots = (0, 16383)
 
+    def __init__(self, folder, **options):
+        super().__init__(folder, **options)
+        # By default port + 10,000, which the kernel may have given to an outgoing connection.
+        self.bus_port = free_port()
+
+    def ports(self):
+        return self.port, self.bus_port
+
     def command(self):
-        return [*super().command(), "--cluster-enabled", "yes"]
+        return [*super().command(), "--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)]
 
     def start(self):
         super().start()
