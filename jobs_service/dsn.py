@@ -1,4 +1,4 @@
-"""What DATABASE_URL says, as libpq reads it: its parameters, and the settings in its `options`."""
+"""Parses DATABASE_URL as libpq does: its parameters, and the server settings in its `options`."""
 
 import re
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ _UNKNOWN = re.compile(r'invalid URI query parameter: "(.*)"')
 
 
 def parameters_of(url: str) -> dict[str, str]:
-    """Return libpq's parameters of a URL. Raises `ValueError` without quoting it: it holds a password."""
+    """Return the connection parameters in a URL. Raises `ValueError`, which does not quote it: it holds a password."""
     try:
         found: dict[str, str] = psycopg2.extensions.parse_dsn(url.replace("postgres://", "postgresql://", 1))
     except psycopg2.ProgrammingError as error:
         if unknown := _UNKNOWN.search(str(error)):
-            raise ValueError(f"PostgreSQL knows no parameter {unknown[1]!r}") from None
+            raise ValueError(f"PostgreSQL has no connection parameter {unknown[1]!r}; remove it") from None
         raise ValueError(
-            "expected postgresql://user:password@host:port/name, with special characters written as %XX"
+            "expected postgresql://user:password@host:port/name, with special characters encoded as %XX"
         ) from None
     return found
 
@@ -30,11 +30,11 @@ def settings_of(options: str) -> dict[str, str]:
         setting = next(words, "") if word == "-c" else word.removeprefix("--" if word.startswith("--") else "-c")
         name, equals, value = setting.partition("=")
         if not word.startswith(("-c", "--")) or not re.fullmatch(r"[A-Za-z_][\w.-]*", name) or not equals:
-            raise ValueError("its options may be settings alone, as in options=-c%20search_path%3Dteam_a")
+            raise ValueError("its options may only contain settings, such as options=-c%20search_path%3Dteam_a")
         settings[name.lower().replace("-", "_")] = value
     return settings
 
 
 def written(settings: Mapping[str, str]) -> str:
-    """Return settings in the form of `options`: what `settings_of` reads."""
+    """Return settings as the text of `options`, which `settings_of` reads."""
     return " ".join(f"-c {name}=" + re.sub(r"([\\\s])", r"\\\1", value) for name, value in settings.items())
