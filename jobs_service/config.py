@@ -285,7 +285,7 @@ class Settings:
         rules = [
             (
                 self.heartbeat_interval_seconds * 2 <= self.lease_seconds,
-                "HEARTBEAT_INTERVAL_SECONDS must be at most half of LEASE_SECONDS: one late heartbeat must not end a lease",
+                "HEARTBEAT_INTERVAL_SECONDS must be at most half of LEASE_SECONDS: a lease outlasts one late heartbeat",
             ),
             (
                 self.retry_backoff_seconds <= self.retry_backoff_max_seconds,

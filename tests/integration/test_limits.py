@@ -125,7 +125,7 @@ def test_numbers_whose_digits_would_fill_pages(post, number):
 def test_a_name_twice_behind_very_many_others(post):
     names = ",".join(f'"{number}":0' for number in range(50_000))
 
-    assert_refused(post(job("{" + names + ',"49999":1}')), 400, "'49999' stands twice")
+    assert_refused(post(job("{" + names + ',"49999":1}')), 400, "'49999' occurs more than once")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
@@ -155,7 +155,7 @@ def test_lone_surrogates(post, text):
 
 @pytest.mark.parametrize("body", [job('{"a":1,"a":2}'), job(r'{"a":1,"\u0061":2}'), '{"type":"x","type":"y"}'])
 def test_names_that_stand_twice(post, body):
-    assert_refused(post(body), 400, "stands twice in one object")
+    assert_refused(post(body), 400, "occurs more than once in one object")
 
 
 @pytest.mark.parametrize(
