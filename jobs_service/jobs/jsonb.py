@@ -30,7 +30,7 @@ def check_storable(text: str) -> None:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Tell whether `jsonb` would return the text with names in the same order and numbers spelled the same.
+    """Return the members of an object. Raises `ValueError` for a duplicate name: `jsonb` would keep just one."""
     found = dict(pairs)
     if len(found) < len(pairs):
         times = Counter(name for name, _ in pairs)
