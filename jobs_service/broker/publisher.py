@@ -1,4 +1,4 @@
-"""Rings for jobs that were just accepted. What it leaves out, the relay catches up with: the row says so."""
+"""Publishes jobs that were just submitted. The relay publishes those left out, since their rows say they are due."""
 
 import time
 
@@ -8,24 +8,24 @@ from jobs_service.errors import BrokerUnavailable
 from jobs_service.events import Event
 from jobs_service.jobs.lifecycle import NewJob, Submitted
 
-#: Seconds a queue is left to the relay after it was found full, or Redis silent.
+#: Seconds for which the relay alone publishes, after a queue was full or Redis did not answer.
 CLOSED_SECONDS = 1.0
 
-#: Seconds between two looks at a queue's length. In that time a queue may grow past its window, but not for long.
+#: Seconds between two checks of a queue's length. In between, a queue may briefly grow beyond its window.
 COUNT_SECONDS = 0.25
 
 
 class Publisher:
-    """Sends messages as long as Redis answers and the queue's window has room. Thread-safe."""
+    """Sends messages while Redis answers and the queue's window has room. Thread-safe."""
 
     def __init__(self, broker: JobBroker) -> None:
         self.broker = broker
-        #: By queue when Redis is silent, by queue, type and priority when the window is full.
+        #: By queue if Redis did not answer; by queue, type and priority if the window was full.
         self._closed_until: dict[object, float] = {}
         self._counted_at: dict[tuple[str, str, int], float] = {}
 
     def is_open(self, queue: str, job_type: str, priority: int) -> bool:
-        """Tell whether a message may be sent now. False costs nothing, so a dead Redis does not slow submissions."""
+        """Tell whether a message may be sent now. While Redis is down this returns False without asking it."""
         now, line = time.monotonic(), (queue, job_type, priority)
         if now < self._closed_until.get(queue, 0) or now < self._closed_until.get(line, 0):
             return False
@@ -35,7 +35,7 @@ class Publisher:
         return self._has_room(queue, job_type, priority)
 
     def publish(self, job: NewJob, submitted: Submitted) -> bool:
-        """Send the job's message. False: the relay has to."""
+        """Send the job's message. False: it was not sent, and the relay has to send it."""
         message = message_for(job.id, job.type, job.queue, job.priority)
         try:
             self.broker.publish(job.queue, [(message, submitted.due_ms)])
