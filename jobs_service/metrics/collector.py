@@ -1,4 +1,4 @@
-"""What is true now, looked up when Prometheus asks: in PostgreSQL, in Redis and in the settings."""
+"""Collects the metrics that are read at each scrape: from PostgreSQL, Redis and the settings."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,14 +12,14 @@ from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 
-#: Seconds an answer is served again, so that a storm of scrapes asks the servers once.
+#: Seconds for which results are cached, so that many scrapes at a time query the servers once.
 CACHE_SECONDS = 2.0
 
-#: An answer that took long, as counting a huge backlog does, is kept for so many times as long, within limits.
+#: Slow results, such as the count of a huge backlog, are cached for this many times the time they took, up to a limit.
 CACHE_FACTOR = 20
 CACHE_SECONDS_AT_MOST = 60.0
 
-#: Seconds after which no further look is begun: a scrape that takes longer than ten is lost as a whole.
+#: Seconds after which no further source is queried. Prometheus drops a scrape that takes more than ten seconds.
 BUDGET_SECONDS = 5.0
 
 #: Returns the metrics of one source, or raises.
@@ -27,7 +27,7 @@ Look = Callable[[], Iterable[Metric]]
 
 
 class ScrapeCollector(Collector):
-    """Takes several looks at each scrape. Each fails alone, and says so in `jobs_collector_success`."""
+    """Queries several sources at each scrape. They fail independently; `jobs_collector_success` shows which did."""
 
     def __init__(self, looks: Mapping[str, Look]) -> None:
         self.looks = looks
@@ -38,7 +38,7 @@ class ScrapeCollector(Collector):
         self._failing: set[str] = set()
 
     def describe(self) -> list[Metric]:
-        """Return nothing, or registering would ask the servers."""
+        """Return nothing, so that registering this collector does not query the servers."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -50,7 +50,7 @@ class ScrapeCollector(Collector):
             return list(self._cached)
 
     def _kept_seconds(self, took: float) -> float:
-        """Return how long to keep an answer. What waited for a server in vain is soon tried again."""
+        """Return how long to cache results. After a failure the servers are queried again soon."""
         return CACHE_SECONDS if self._failing else min(max(CACHE_SECONDS, took * CACHE_FACTOR), CACHE_SECONDS_AT_MOST)
 
     def _look(self) -> list[Metric]:
@@ -70,7 +70,7 @@ class ScrapeCollector(Collector):
     def _attempt(self, name: str, look: Look) -> list[Metric] | None:
         try:
             seen = list(look())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others are to be seen
+        except Exception as error:  # noqa: BLE001 - the other sources must still be collected
             if name not in self._failing:
                 log.warning("Metrics not collected", collector=name, error=str(error).strip())
             self._failing.add(name)
@@ -80,7 +80,7 @@ class ScrapeCollector(Collector):
         return seen
 
     def _ups(self) -> list[Metric]:
-        """Say of each server whether it answered anything."""
+        """Return the metrics that say whether PostgreSQL and Redis answered."""
         ups = []
         for row, name in ((catalogue.PG_UP, "postgresql"), (catalogue.REDIS_UP, "redis")):
             if name in self.looks:

@@ -1,6 +1,6 @@
-"""The process beside the workers that serves their metrics, and the registry it and the API serve from.
+"""The process that serves the workers' metrics, and the registry from which it and the API serve.
 
-This module makes no metric of its own: the process would export it a second time, at zero.
+This module must not create a metric: this process would export it a second time, with the value 0.
 """
 
 import dataclasses
@@ -31,20 +31,20 @@ from jobs_service.orphans import end_with_parent, is_orphan
 
 log = get_logger(__name__)
 
-#: Seconds to wait for PostgreSQL at a scrape: to connect, and for one statement.
+#: Seconds to wait for PostgreSQL during a scrape: for the connection, and for one statement.
 CONNECT_SECONDS = 1
 STATEMENT_SECONDS = 4
 
 
 class Processes(Collector):
-    """The values of all processes, without the gauges of dead ones."""
+    """Exports the values of all processes, without the gauges of processes that have ended."""
 
     def __init__(self, directory: Path, *, with_dramatiq_names: bool) -> None:
         self.directory = directory
         self.with_dramatiq_names = with_dramatiq_names
 
     def describe(self) -> list[Metric]:
-        """Return nothing: what there will be is not known yet."""
+        """Return nothing, because the metrics are not known before the scrape."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -56,7 +56,10 @@ class Processes(Collector):
 
 
 def build_registry(settings: Settings, registry: Registry) -> CollectorRegistry:
-    """Return what is to be served: the values of all processes, and what is true now. Connects to nothing yet."""
+    """Return the registry to serve: the values of all processes, and the metrics read at each scrape.
+
+    It connects to PostgreSQL and Redis at the first scrape.
+    """
     served = CollectorRegistry(support_collectors_without_names=True)
     if multiprocess.VARIABLE in os.environ:
         directory = Path(os.environ[multiprocess.VARIABLE])
@@ -66,7 +69,7 @@ def build_registry(settings: Settings, registry: Registry) -> CollectorRegistry:
 
 
 def build_collector(settings: Settings, registry: Registry) -> ScrapeCollector:
-    """Return the collector of what is true now, with connections of its own."""
+    """Return the collector of the metrics read at each scrape, with connections of its own."""
     database = _database(settings)
     rows = JobRows(
         database,
@@ -84,7 +87,7 @@ def build_collector(settings: Settings, registry: Registry) -> ScrapeCollector:
             "workers": rows.workers,
             "jobs": rows.jobs,
             "breakers": rows.breakers,
-            # Switched off, the last ones would grow old for ever.
+            # If canaries are disabled, the last ones would only grow older.
             **({"canaries": rows.canaries} if settings.canary_interval_seconds else {}),
             "overdue": rows.overdue,
             "dead_letters": rows.dead_letters,
@@ -94,7 +97,7 @@ def build_collector(settings: Settings, registry: Registry) -> ScrapeCollector:
 
 
 def _database(settings: Settings) -> Database:
-    """Return a database of one connection. Several threads scrape; `ScrapeCollector` lets in one at a time."""
+    """Return a database with one connection. Several threads may scrape; `ScrapeCollector` admits one at a time."""
     impatient = dataclasses.replace(
         settings,
         database_connect_timeout_seconds=CONNECT_SECONDS,
@@ -104,7 +107,7 @@ def _database(settings: Settings) -> Database:
 
 
 def serve() -> int:
-    """Serve GET /metrics until this process is ended. Dramatiq forks it beside the workers."""
+    """Serve GET /metrics until this process is terminated. Dramatiq forks it from the same parent as the workers."""
     end_with_parent()
     if is_orphan():
         return 1
@@ -114,7 +117,7 @@ def serve() -> int:
     try:
         start_http_server(settings.worker_metrics_port, settings.metrics_host, registry)
     except OSError as error:
-        log.error("Metrics not served: see to METRICS_HOST and WORKER_METRICS_PORT", error=str(error))  # noqa: TRY400
+        log.error("Metrics not served: check METRICS_HOST and WORKER_METRICS_PORT", error=str(error))  # noqa: TRY400
         return 1
     threading.Event().wait()
     return 0

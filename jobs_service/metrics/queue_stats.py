@@ -1,4 +1,4 @@
-"""What PostgreSQL knows about the jobs, as metrics."""
+"""The metrics that are read from the tables in PostgreSQL: jobs, workers, canaries and servers."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -8,11 +8,11 @@ from jobs_service.metrics import catalogue
 
 STATES = ("scheduled", "pending", "retrying", "deferred", "processing")
 
-#: Seconds after which a due job for which nobody rang is overdue. The relay looks every second or so.
+#: Seconds after which a due job that was not published counts as overdue. The relay runs about every second.
 OVERDUE_SECONDS = 15
 
-# Each queue for itself: grouped by queue, a backlog of which PostgreSQL has no statistics yet would be sorted first.
-# What is due, the only part that grows with a backlog, is answered by the index jobs_lines alone.
+# One query per queue: with GROUP BY, PostgreSQL would sort a backlog of which it has no statistics yet. Due jobs, the
+# only part that grows with a backlog, are counted by an index-only scan of jobs_lines.
 _CURRENT = """
 WITH RECURSIVE queues (queue) AS (
   (SELECT queue FROM jobs WHERE status = 'pending' ORDER BY queue LIMIT 1)
@@ -35,7 +35,7 @@ WHERE queue IS NOT NULL
 UNION ALL
 SELECT queue, 'processing', count(*), 0 FROM jobs WHERE status = 'processing' GROUP BY queue"""
 
-# As the relay reads: an index range for each line and priority, and no more of it than it would ring for.
+# Reads what the relay reads: an index range for each line and priority, up to the number of jobs it would publish.
 _OVERDUE = """
 WITH RECURSIVE lines (queue, type) AS (
   (SELECT queue, type FROM jobs WHERE status = 'pending' ORDER BY queue, type LIMIT 1)
@@ -63,7 +63,7 @@ CROSS JOIN LATERAL (
 WHERE lines.queue = ANY(%(queues)s)
 GROUP BY lines.queue"""
 
-# A heartbeat of later than now is from before PostgreSQL's clock was set back.
+# A heartbeat in the future is from before PostgreSQL's clock was set back.
 _STALE = """
 SELECT queue, count(*) FROM jobs
 WHERE status = 'processing' AND NOT EXISTS (
@@ -72,7 +72,7 @@ WHERE status = 'processing' AND NOT EXISTS (
 )
 GROUP BY queue"""
 
-# By the index alone. There are at most so many open breakers; of jobs that wait behind closed ones there are few.
+# An index-only scan. The number of open breakers is limited, and few jobs wait behind closed ones.
 _BREAKERS = """
 SELECT COALESCE(name, waits_for), name IS NOT NULL, COALESCE(jobs, 0)
 FROM servers
@@ -93,12 +93,12 @@ WHERE heartbeat_at BETWEEN now() - %(lease)s * interval '1 second' AND now() + %
 
 
 class JobRows:
-    """Looks at the rows. Each look raises `DatabaseUnavailable`, or what psycopg2 raises of a missing table."""
+    """Reads the rows. Each method raises `DatabaseUnavailable`, or what psycopg2 raises for a missing table."""
 
     def __init__(
         self, database: Database, *, queues: Iterable[str], lease_seconds: float, servers: Iterable[str] = ()
     ) -> None:
-        """`servers` are those that are known by name before they are away."""
+        """`servers` are names of servers to export even if they were never unavailable."""
         self.database = database
         self.servers = frozenset(servers)
         self.queues = sorted(queues)
@@ -137,7 +137,7 @@ class JobRows:
 
     def canaries(self) -> Iterator[Any]:
         last_success, latency = catalogue.CANARY_LAST_SUCCESS.family(), catalogue.CANARY_LATENCY.family()
-        # A queue that no job type names any more has no canaries: its last one would grow old for ever.
+        # A queue that no job type uses any more gets no canaries: its last one would only grow older.
         for queue, finished_at, seconds in self.database.rows(_CANARIES, (self.queues,)):
             last_success.add_metric([queue], finished_at)
             latency.add_metric([queue], seconds)
@@ -157,5 +157,5 @@ class JobRows:
         return family
 
     def _with(self, queues: Iterable[str]) -> list[str]:
-        """Return the queues that the job types name, and those found in rows as well."""
+        """Return the queues of the job types, and the other queues found in rows."""
         return sorted({*self.queues, *queues})

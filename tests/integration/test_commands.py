@@ -217,7 +217,7 @@ def test_a_folder_for_metrics_that_cannot_be_made_is_named(run, tmp_path, comman
 def test_a_port_that_is_taken_is_named(service):
     with closing(socket.create_server((HOST, 0))) as other:
         worker = service.start_worker(WORKER_METRICS_PORT=str(other.getsockname()[1]))
-        eventually(lambda: "see to METRICS_HOST and WORKER_METRICS_PORT" in service.log(worker), what="a line")
+        eventually(lambda: "check METRICS_HOST and WORKER_METRICS_PORT" in service.log(worker), what="a line")
 
     assert "Traceback" not in service.log(worker)
 
