@@ -18,15 +18,15 @@ from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, Migratio
 from jobs_service.jobs import lifecycle
 from jobs_service.readiness import advice, preflight
 
-#: Seconds an answer about the database is given again, so that a storm of probes costs it one statement.
+#: Seconds for which a result about the database is cached, so that many probes cost it one statement.
 KEPT_SECONDS = 1.0
 
-#: An answer so old is given no more: whoever meets another request that asks waits for the new one.
+#: A result older than this many seconds is not used: a request then waits for the one that is checking the database.
 STALE_SECONDS = 10.0
 
 
 class Liveness:
-    """/livez: this process answers. Asks nobody else, so that a dead database does not restart a healthy API."""
+    """/livez: this process answers. It checks nothing else, so that a database failure does not restart the API."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
         resp.data = b'{"status":"ok"}'
@@ -35,7 +35,7 @@ class Liveness:
 
 
 class Readiness:
-    """/readyz: jobs can be accepted. Without Redis they still can, so that is only called degraded."""
+    """/readyz: jobs can be submitted. Without Redis they still can, so the status is then degraded."""
 
     def __init__(self, database: Database, broker: JobBroker, queues: Sequence[str]) -> None:
         self.database = database
@@ -57,7 +57,8 @@ class Readiness:
     on_head = on_get
 
     def _database(self) -> str:
-        # Who finds another request asking gets the last answer, and does not wait for a server that may be silent.
+        # While another request checks the database, return the last result instead of waiting for a server that may be
+        # down.
         is_stale = time.monotonic() > self._kept_until + STALE_SECONDS
         if self._lock.acquire(blocking=is_stale):
             try:
@@ -88,5 +89,5 @@ class Readiness:
         try:
             found = conflicts(self.broker.client, self.broker.keys, self.queues, in_full=False)
         except BrokerUnavailable:
-            return "refuses what the service needs: run python -m jobs_service check"
+            return "refuses commands that the service needs: run python -m jobs_service check"
         return "; ".join(found) or "ok"
