@@ -1,3 +1,3 @@
-"""An asynchronous job service: PostgreSQL keeps the jobs, Redis rings, Dramatiq runs them."""
+"""An asynchronous job service: PostgreSQL stores the jobs, Redis delivers the messages, Dramatiq runs the code."""
 
 __version__ = "0.1.0"

@@ -52,18 +52,18 @@ def _ratio(value: str) -> float:
 
 
 def seconds_by_name(value: str) -> dict[str, float]:
-    """Return {name: seconds} of a text such as mail=300,reports=3600. Raises `ValueError`."""
+    """Parse a text such as mail=300,reports=3600 into {name: seconds}. Raises `ValueError`."""
     pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
     if not all(name.strip() for name, _, _ in pairs):
-        raise ValueError("expected name=seconds, with commas between them")
+        raise ValueError("expected name=seconds pairs separated by commas, such as mail=300,reports=3600")
     return {name.strip(): _seconds(0.001, 31_536_000)(seconds.strip()) for name, _, seconds in pairs}
 
 
 def numbers_by_name(value: str) -> dict[str, int]:
-    """Return {name: number} of a text such as EMAIL_SEND=8,csv-generation=2. Raises `ValueError`."""
+    """Parse a text such as EMAIL_SEND=8,csv-generation=2 into {name: number}. Raises `ValueError`."""
     pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
     if not all(name.strip() for name, _, _ in pairs):
-        raise ValueError("expected type=number, with commas between them")
+        raise ValueError("expected type=number pairs separated by commas, such as EMAIL_SEND=8,csv-generation=2")
     return {name.strip(): _whole(1, 256)(number.strip()) for name, _, number in pairs}
 
 
@@ -96,28 +96,30 @@ def _postgresql_url(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
-    """Take what redis-py takes. Its words are not passed on: they may quote a part of a password."""
+    """Accept what redis-py accepts. Its error messages are not passed on, since they may quote part of a password."""
     _url("redis", "rediss", "unix")(value)
     try:
         pool = redis.ConnectionPool.from_url(value)
         pool.connection_class(**pool.connection_kwargs)
     except TypeError as error:
-        raise ValueError(f"redis-py knows no parameter {str(error).rpartition(' ')[2]}") from None
+        raise ValueError(f"redis-py has no parameter {str(error).rpartition(' ')[2]}; remove it") from None
     except (ValueError, redis.RedisError):
-        raise ValueError("expected redis://user:password@host:port/name, with special characters as %XX") from None
+        raise ValueError(
+            "expected redis://user:password@host:port/name, with special characters encoded as %XX"
+        ) from None
     return value
 
 
 def _prefix(value: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", value):
-        raise ValueError("expected a path such as /jobs-api, without a slash at its end")
+        raise ValueError("expected a path without a trailing slash, such as /jobs-api")
     return value
 
 
 def _key_prefix(value: str) -> str:
-    # No braces, which mean something to Redis in cluster mode, and none of the signs of an ACL's patterns.
+    # No braces, which select the hash slot in a Redis cluster, and no wildcards of ACL patterns.
     if not re.fullmatch(r"[A-Za-z0-9._:/-]{1,64}", value):
-        raise ValueError("expected up to 64 letters, digits and . _ : / - such as team-a:")
+        raise ValueError("expected 1 to 64 letters, digits or characters of . _ : / - such as team-a:")
     return value
 
 
@@ -126,17 +128,19 @@ def _host(value: str) -> str:
         ipaddress.ip_address(value)
     except ValueError:
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252})", value):
-            raise ValueError("expected a host name or an IP address") from None
+            raise ValueError("expected a host name or an IP address, such as 127.0.0.1") from None
     return value
 
 
 def _ehlo_name(value: str) -> str:
-    """Take a domain, or an address in the brackets of RFC 5321, section 4.1.3."""
+    """Accept a domain, or an IP address in brackets (RFC 5321, section 4.1.3)."""
     literal = re.fullmatch(r"\[(?:IPv6:)?([0-9A-Fa-f:.]+)\]", value)
     try:
         return f"[{_literal(literal[1])}]" if literal else _domain(value)
     except ValueError:
-        raise ValueError("expected a full host name, like mail.example.com, or an address in brackets") from None
+        raise ValueError(
+            "expected a full host name, such as mail.example.com, or an IP address in brackets, such as [192.0.2.1]"
+        ) from None
 
 
 def _literal(address: str) -> str:
@@ -161,9 +165,12 @@ def _required(parse: Callable[[str], object]) -> Any:  # noqa: ANN401
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings. A field is read from the variable of the same name in capitals; units are in the names."""
+    """The settings. Each field is read from the environment variable of the same name in capitals.
 
-    # Servers. URLs hold passwords, so they stay out of repr().
+    The name says the unit. Whatever may hold a password is left out of `repr()`.
+    """
+
+    # Servers.
     database_url: str = _required(_postgresql_url)
     redis_url: str = _required(_redis_url)
     database_connect_timeout_seconds: int = _setting(3, _whole(1, 60))
@@ -196,14 +203,14 @@ class Settings:
     # Files.
     output_dir: str = _setting("output", _text)
 
-    # Job types beside those in actors/: importable modules, with commas between them.
+    # Modules with further job types, besides those in actors/, separated by commas.
     actor_modules: str = _setting("", _text)
 
     # Attempts.
     max_attempts: int = _setting(8, _whole(1, 100))
     retry_backoff_seconds: float = _setting(5.0, _seconds(0, 86_400))
     retry_backoff_max_seconds: float = _setting(3_600.0, _seconds(0, 604_800))
-    # Attempts that found a server away.
+    # Attempts deferred because a server was unavailable.
     defer_seconds: float = _setting(4.0, _seconds(0.01, 3_600))
     defer_max_seconds: float = _setting(3_600.0, _seconds(0.01, 604_800))
     defer_limit_seconds: float = _setting(432_000.0, _seconds(0.1, 31_536_000))
@@ -218,7 +225,7 @@ class Settings:
     worker_shutdown_seconds: float = _setting(75.0, _seconds(1, 100_000))
     stop_grace_seconds: int = _setting(90, _whole(1, 100_000))
 
-    # Liveness, publishing and maintenance. docs/architecture.md says how these add up.
+    # Liveness, publishing and maintenance. docs/architecture.md explains how these work together.
     heartbeat_interval_seconds: float = _setting(5.0, _seconds(0.05, 300))
     lease_seconds: float = _setting(15.0, _seconds(0.2, 3_600))
     sweep_interval_seconds: float = _setting(5.0, _seconds(0.05, 300))
@@ -226,13 +233,13 @@ class Settings:
     republish_seconds: float = _setting(20.0, _seconds(0.1, 3_600))
     queue_window: int = _setting(2_000, _whole(10, 100_000))
 
-    # Retention. 0 keeps jobs for ever.
+    # Retention. 0 keeps jobs forever.
     retention_completed_seconds: int = _setting(604_800, _whole(0, 3_153_600_000))
     retention_failed_seconds: int = _setting(7_776_000, _whole(0, 3_153_600_000))
     retention_cancelled_seconds: int = _setting(604_800, _whole(0, 3_153_600_000))
     prune_interval_seconds: float = _setting(10.0, _seconds(0.05, 3_600))
 
-    # Canaries. 0 sends none; without a URL they are submitted directly.
+    # Canaries. An interval of 0 sends none. Without a URL they are submitted without going through the API.
     canary_interval_seconds: float = _setting(60.0, _seconds(0, 3_600))
     canary_url: str = _setting("", _url("http", "https"), secret=True)
 
@@ -246,7 +253,7 @@ class Settings:
     log_level: str = _setting("info", _choice("debug", "info", "warning", "error"))
     otel_enabled: str = _setting("false", _choice("true", "false"))
 
-    # What each queue is to keep to: exported with the metrics, so that alerts are measured against it.
+    # Objectives of each queue. They are exported as metrics, and the alert rules compare against those.
     slo_latency_seconds: float = _setting(60.0, _seconds(0.001, 31_536_000))
     slo_queue_latency_seconds: str = _setting("", _seconds_by_name)
     slo_latency_ratio: float = _setting(0.99, _ratio)
@@ -255,9 +262,11 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Read the settings. An empty variable counts as unset. Raises `SettingsError` with every problem at once."""
+        """Read the settings. An empty variable counts as unset. Raises `SettingsError`, which lists every problem."""
         values: dict[str, object] = {}
-        problems = [f"{old} is called {new} now" for old, new in FORMER_NAMES.items() if environ.get(old, "").strip()]
+        problems = [
+            f"{old} was renamed: set {new} instead" for old, new in FORMER_NAMES.items() if environ.get(old, "").strip()
+        ]
         for field in dataclasses.fields(cls):
             try:
                 if (value := _read(field, environ)) is not None:
@@ -272,11 +281,11 @@ class Settings:
         return settings
 
     def _conflicts(self) -> list[str]:
-        """Name the settings that are each fine but do not fit together."""
+        """Return a sentence for each combination of settings that are valid alone but not together."""
         rules = [
             (
                 self.heartbeat_interval_seconds * 2 <= self.lease_seconds,
-                "HEARTBEAT_INTERVAL_SECONDS must be at most half of LEASE_SECONDS, so that one may come late",
+                "HEARTBEAT_INTERVAL_SECONDS must be at most half of LEASE_SECONDS: a lease outlasts one late heartbeat",
             ),
             (
                 self.retry_backoff_seconds <= self.retry_backoff_max_seconds,
@@ -295,28 +304,34 @@ class Settings:
 
     @property
     def hard_limit_seconds(self) -> float:
-        """Until an attempt that does not obey its time limit costs its process."""
+        """Seconds after which the process of an attempt that ignores its time limit is ended."""
         return self.time_limit_seconds + self.hang_grace_seconds
 
     @property
     def kill_after_seconds(self) -> float:
-        """Until a worker that was told to stop is killed: it should have ended, and nobody has killed all of it yet."""
+        """Seconds after which a worker that was told to stop is killed.
+
+        Later than it should have ended by itself, and earlier than the platform kills the whole container.
+        """
         return (self.worker_shutdown_seconds + self.stop_grace_seconds) / 2
 
     @property
     def give_back_seconds(self) -> float:
-        """Until a worker that was told to stop has to be through with its verdicts; it needs a moment to end itself."""
+        """Seconds in which a worker that was told to stop must have settled its attempts.
+
+        Shorter than `kill_after_seconds`, so that the process has time left to exit.
+        """
         return self.worker_shutdown_seconds + (self.kill_after_seconds - self.worker_shutdown_seconds) * 3 / 4
 
     def _collisions(self) -> Iterator[str]:
-        """Check the ladder of timeouts: whoever waits for another must be the more patient of the two."""
+        """Check `TIMEOUT_ORDER`: what waits for something else must have the longer timeout of the two."""
         for lower, upper, reason in TIMEOUT_ORDER:
             low, high = getattr(self, lower), getattr(self, upper)
             if low >= high:
                 yield f"{variables_of(lower)} ({low:g}) must be less than {variables_of(upper)} ({high:g}): {reason}"
 
 
-#: (what a setting was called, what it is called now). An old name is refused: ignored, it would change what is done.
+#: Former name -> present name. A former name is an error: if it were ignored, the default would apply silently.
 FORMER_NAMES = {
     "API_REQUEST_SECONDS": "API_REQUEST_TIMEOUT_SECONDS",
     "CANARY_SECONDS": "CANARY_INTERVAL_SECONDS",
@@ -326,19 +341,43 @@ FORMER_NAMES = {
     "SWEEP_SECONDS": "SWEEP_INTERVAL_SECONDS",
 }
 
-#: (the shorter timeout, the longer one, why). docs/reliability.md has the same lines.
+#: (shorter timeout, longer timeout, reason). docs/reliability.md has the same lines.
 TIMEOUT_ORDER = (
-    ("redis_timeout_seconds", "database_statement_timeout_seconds", "Redis is never worth a longer wait"),
-    ("database_connect_timeout_seconds", "database_statement_timeout_seconds", "it comes first"),
-    ("database_statement_timeout_seconds", "time_limit_seconds", "a job must outlive one slow statement"),
-    ("mail_timeout_seconds", "time_limit_seconds", "or the limit interrupts a mail, and who has it?"),
-    ("hard_limit_seconds", "worker_shutdown_seconds", "a stop is to let running jobs finish"),
-    ("worker_shutdown_seconds", "stop_grace_seconds", "or the worker is killed while it gives back jobs"),
+    (
+        "redis_timeout_seconds",
+        "database_statement_timeout_seconds",
+        "the service works without Redis, so it must not wait longer for Redis than for PostgreSQL",
+    ),
+    (
+        "database_connect_timeout_seconds",
+        "database_statement_timeout_seconds",
+        "connecting must not take longer than the statement it is for",
+    ),
+    (
+        "database_statement_timeout_seconds",
+        "time_limit_seconds",
+        "otherwise one slow statement uses up a job's whole time limit",
+    ),
+    (
+        "mail_timeout_seconds",
+        "time_limit_seconds",
+        "otherwise the time limit can interrupt a mail just after it was sent, leaving its delivery unknown",
+    ),
+    (
+        "hard_limit_seconds",
+        "worker_shutdown_seconds",
+        "a stopping worker must give running jobs the time to finish",
+    ),
+    (
+        "worker_shutdown_seconds",
+        "stop_grace_seconds",
+        "otherwise the worker is killed before it has given back its jobs",
+    ),
 )
 
 
 def variables_of(name: str) -> str:
-    """Return the variables that a timeout of the ladder is made of."""
+    """Return the environment variables that add up to a timeout of `TIMEOUT_ORDER`."""
     return "TIME_LIMIT_SECONDS + HANG_GRACE_SECONDS" if name == "hard_limit_seconds" else name.upper()
 
 
@@ -356,7 +395,13 @@ def _read(field: "dataclasses.Field[Any]", environ: Mapping[str, str]) -> object
     try:
         return field.metadata["parse"](text)
     except ValueError as error:
-        raise ValueError(f"{name} is wrong: {error}") from None
+        raise ValueError(f"{name} is wrong: {error}{_example(field)}") from None
+
+
+def _example(field: "dataclasses.Field[Any]") -> str:
+    """Return the default of a number as an example. The other parsers give their own examples."""
+    default = field.default
+    return f", such as {default:.10g}" if isinstance(default, int | float) and default >= 1 else ""
 
 
 def _expectation(field: "dataclasses.Field[Any]") -> str:

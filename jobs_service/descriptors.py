@@ -1,22 +1,22 @@
-"""File descriptors: whether this process can open another file, and a reserve for its end.
+"""File descriptors: whether this process can open another file, and a reserve for its shutdown.
 
-A process in which one job has leaked them all fails the jobs of the others, whatever they do. It cannot be mended, only
-replaced; and what it does at its end, such as giving jobs back, needs connections.
+Once one job has leaked all descriptors, every other job in the process fails too. Only a new process helps, and the old
+one needs a few connections to shut down, for example to give its jobs back.
 """
 
 import errno
 import os
 from contextlib import suppress
 
-#: Of this process, and of the whole machine.
+#: The limit of this process, and that of the whole machine.
 _NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
 
-#: A connection to each server, twice over, and what looking up their names takes.
+#: Enough for two connections to each server and for resolving their names.
 RESERVE = 8
 
 
 class Reserve:
-    """Descriptors that are held to be given back when they are needed."""
+    """Descriptors kept open so that they can be released when the process needs some."""
 
     def __init__(self, count: int = RESERVE) -> None:
         self._held: list[int] = []
@@ -39,7 +39,7 @@ def are_exhausted() -> bool:
 
 
 def lacked(error: BaseException | None) -> bool:
-    """Tell whether the lack of one is why this was raised, or the cause of it, or of that."""
+    """Tell whether this error, or any error in its chain of causes, is a lack of descriptors."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, OSError) and error.errno in _NONE_LEFT:

@@ -18,9 +18,9 @@ def parameters_of(url: str) -> dict[str, str]:
         found: dict[str, str] = psycopg2.extensions.parse_dsn(url.replace("postgres://", "postgresql://", 1))
     except psycopg2.ProgrammingError as error:
         if unknown := _UNKNOWN.search(str(error)):
-            raise ValueError(f"PostgreSQL knows no parameter {unknown[1]!r}") from None
+            raise ValueError(f"PostgreSQL has no connection parameter {unknown[1]!r}; remove it") from None
         raise ValueError(
-            "expected postgresql://user:password@host:port/name, with special characters written as %XX"
+            "expected postgresql://user:password@host:port/name, with special characters encoded as %XX"
         ) from None
     return found
 

@@ -1,23 +1,25 @@
-"""The error tree. `api/problems.py` translates what a client may see into problem+json."""
+"""The error classes. `api/problems.py` turns those that a client may see into problem documents."""
 
 import re
 from collections.abc import Sequence
 
 
 class JobsError(Exception):
-    """The root of every error this service raises itself."""
+    """The base class of every error that this service raises itself."""
 
 
 class SettingsError(JobsError):
-    """One or more settings are missing or wrong; each problem names its variable."""
+    """One or more settings are missing or invalid. Each problem names its variable."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("settings are wrong:\n" + "\n".join(f"  - {problem}" for problem in self.problems))
+        super().__init__(
+            "these settings must be corrected:\n" + "\n".join(f"  - {problem}" for problem in self.problems)
+        )
 
 
 class MigrationError(JobsError):
-    """The files in `seeds/` and the database do not agree."""
+    """The files in `seeds/` do not match what was applied to the database."""
 
 
 class PostgresError(JobsError):
@@ -46,7 +48,7 @@ class SchemaUnavailable(DatabaseUnavailable):
 
 
 class DatabaseUnsuitable(DatabaseUnavailable):
-    """PostgreSQL answered, and this service cannot work with it. The message says why, and what to do."""
+    """PostgreSQL answered, but this service cannot work with it. The message says why, and what to do."""
 
 
 class StatementRefused(PostgresError):
@@ -58,7 +60,7 @@ class ValueRefused(StatementRefused):
 
 
 class NotThisProcess(JobsError):
-    """A copy of the process, made by fork, tried to use what belongs to the original."""
+    """A forked process tried to use a resource of its parent."""
 
 
 class BrokerUnavailable(JobsError):
@@ -66,21 +68,21 @@ class BrokerUnavailable(JobsError):
 
 
 class NameTaken(BrokerUnavailable):
-    """A key of ours holds a value in Redis that this service did not write. It is left as it is."""
+    """A Redis key of this service holds a value that another program wrote. The value is left unchanged."""
 
 
 class BrokerUnsuitable(BrokerUnavailable):
-    """Redis answered, and this service cannot work with it. The message says why, and what to do."""
+    """Redis answered, but this service cannot work with it. The message says why, and what to do."""
 
 
 class NotReady(JobsError):
-    """Something has to be mended before this command can do its work. The message says what, and how."""
+    """A command cannot run until an operator has fixed something. The message says what, and how."""
 
 
 class InvalidRequest(JobsError):
-    """A client sent something that cannot be accepted.
+    """A client sent an invalid request.
 
-    `pointer` is an RFC 6901 JSON pointer into the body, or the name of a query parameter.
+    `detail` says what is wrong. `pointer` is a JSON pointer (RFC 6901) into the body, or the name of a query parameter.
     """
 
     def __init__(self, detail: str, *, pointer: str = "") -> None:
@@ -90,19 +92,19 @@ class InvalidRequest(JobsError):
 
 
 class UnknownJobType(InvalidRequest):
-    """No actor was registered under this name."""
+    """No job type has this name."""
 
 
 class MalformedBody(InvalidRequest):
-    """The body is not the JSON that this service accepts at all."""
+    """The body could not be read as JSON."""
 
 
 class Rejected(JobsError):
-    """A job's code found that no further attempt can succeed. The job fails at once, without a retry."""
+    """Raised by a job's code when no further attempt can succeed. The job fails at once, without a retry."""
 
 
 class Snoozed(JobsError):
-    """A job's code found that now is not the time. The job is put off, and the attempt does not count."""
+    """Raised by a job's code to run later. The job is postponed, and the attempt does not count."""
 
     def __init__(self, reason: str, *, delay_seconds: float) -> None:
         super().__init__(reason)
@@ -110,11 +112,11 @@ class Snoozed(JobsError):
 
 
 class Unavailable(JobsError):
-    """A job's code found that a server it needs is away, or does not take this job yet.
+    """Raised by a job's code when a server it needs is unavailable, or does not accept this job yet.
 
-    The attempt does not count. The job is tried again by time, for as long as it may wait. `server` names who is away
-    for all jobs: they wait for it together, and one at a time finds out whether it is back. Without a name only this
-    job waits. `retry_after_seconds` is how long the server itself asks to wait.
+    The attempt does not count. The job is deferred, again and again, until the time it may wait is over. `server` names
+    a server that is unavailable to every job: its jobs wait together, and one at a time finds out whether it is back.
+    Without a name only this job waits. `retry_after_seconds` is the delay that the server itself asked for.
     """
 
     def __init__(self, reason: str, *, server: str | None = None, retry_after_seconds: float | None = None) -> None:
@@ -124,23 +126,23 @@ class Unavailable(JobsError):
 
 
 class KnownUnavailable(Unavailable):
-    """The server is known to be away, and this attempt has not asked it."""
+    """The server is known to be unavailable, so this attempt did not contact it."""
 
 
 def server_name(text: str) -> str:
-    """Return a server's name as rows, logs and metrics have it: one short line, without user, password and query."""
+    """Return a server's name for rows, logs and metrics: one short line, without user, password and query."""
     visible = "".join(character if character.isprintable() else "_" for character in text)
     address = re.sub(r"[?#].*", "", visible)
     return re.sub(r"^([a-z0-9+.-]*://)?[^/]*@", r"\1", address, flags=re.IGNORECASE)[:MAX_SERVER_NAME]
 
 
-#: Characters of a server's name that are kept.
+#: The maximum length of a server's name, in characters.
 MAX_SERVER_NAME = 200
 
 
 class OutcomeUnknown(JobsError):
-    """Nobody knows whether the attempt had its effect. The job's `on_ambiguous` says what becomes of it."""
+    """It is unknown whether the attempt had its effect. The job's `on_ambiguous` decides what happens next."""
 
 
 class LeaseLost(JobsError):
-    """The job is not this attempt's any more: it was cancelled, or taken for lost and given to another worker."""
+    """The attempt no longer holds the job: it was cancelled, or rescued and given to another worker."""

@@ -1,7 +1,7 @@
-"""Places where a test can have a process die, hang or fail. Without FAILPOINTS in the environment there are none.
+"""Places where a test can make a process die, hang or fail. Without FAILPOINTS in the environment they do nothing.
 
-`FAILPOINTS="api.after_commit=kill; worker.after_effect=hang:30 once"` in the environment of a process that starts. Not
-a setting: nobody runs a service with it.
+A test starts a process with, for example, `FAILPOINTS="api.after_commit=kill; worker.after_effect=hang:30 once"`. It is
+not a setting, because it has no use in production.
 """
 
 import os
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-#: Every place, in the order in which a job passes them.
+#: Every failpoint, in the order in which a job passes them.
 NAMES = (
     "api.before_commit",
     "api.after_commit",
@@ -32,15 +32,15 @@ NAMES = (
 
 
 class Injected(OSError):
-    """What `raise` raises."""
+    """The error of a failpoint whose action is `raise`."""
 
 
 def pass_by(name: str) -> None:
-    """Do nothing: what every failpoint is, outside of tests that order something else."""
+    """Do nothing: every failpoint, unless a test sets FAILPOINTS."""
 
 
 def enabled(orders: str, folder: Path) -> Callable[[str], None]:
-    """Return the function that does what `orders` say. `once` means once for all processes that share `folder`."""
+    """Return a function that acts on `orders`. `once` means once among all processes that share `folder`."""
     actions = dict(_order(text) for text in orders.split(";") if text.strip())
 
     def act(name: str) -> None:
@@ -55,7 +55,8 @@ def _order(text: str) -> tuple[str, list[str]]:
     name, _, action = text.strip().partition("=")
     if name not in NAMES or not action:
         raise ValueError(
-            f"FAILPOINTS: expected name=kill, raise or hang:SECONDS, and perhaps once; not {text.strip()!r}"
+            f"FAILPOINTS is wrong: expected name=kill, name=raise or name=hang:SECONDS, optionally followed by once;"
+            f" got {text.strip()!r}"
         )
     return name, action.split()
 
@@ -83,5 +84,5 @@ def _chosen(environ: Mapping[str, str]) -> Callable[[str], None]:
     return enabled(orders, Path(environ.get("FAILPOINTS_DIR", "."))) if orders else pass_by
 
 
-#: Called at each place with its name.
+#: Called at each failpoint with its name.
 failpoint: Callable[[str], None] = _chosen(os.environ)

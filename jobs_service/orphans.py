@@ -1,4 +1,4 @@
-"""A process whose parent has ended: how it is noticed, and how the kernel ends it."""
+"""Orphaned processes: how a process detects that its parent has ended, and how the kernel ends it then."""
 
 import ctypes
 import multiprocessing
@@ -16,6 +16,6 @@ def is_orphan() -> bool:
 
 
 def end_with_parent(signum: signal.Signals = signal.SIGTERM) -> None:
-    """Have the kernel send this signal to this process when its parent dies, however it dies (Linux)."""
+    """Have the kernel send this signal to this process when its parent ends for any reason. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)

@@ -14,13 +14,13 @@ bind = (
 workers = _settings.api_processes
 threads = _settings.api_threads
 worker_class = "jobs_service.api.http_worker.HttpWorker"
-#: For each process; below the 1,024 open files that many systems allow one.
+#: Per process. Below the 1,024 open files that many systems allow a process.
 worker_connections = 512
-#: Unless their number is needed for others.
+#: Idle connections are closed earlier when new ones need their place.
 keepalive = _settings.api_keepalive_seconds
 timeout = 30
 graceful_timeout = 25
 max_requests = 0
 loglevel = "warning"
-#: It would lie in the user's home, which a container has not, and which two stacks on one machine would share.
+#: The socket would be in the user's home directory, which containers lack and two stacks on one machine would share.
 control_socket_disable = True

@@ -1,8 +1,8 @@
-"""gunicorn's threaded worker, in which a client costs a thread only once its whole request is there.
+"""gunicorn's threaded worker, changed so that a client occupies a thread only once its whole request has arrived.
 
-gunicorn's own hands each connection to a thread, and the thread waits for the client: for the first byte, for the rest
-of the head, for the body. Then as many idle or slow clients as there are threads keep the API from everybody else.
-Here the main loop collects requests, and threads answer them.
+gunicorn's own worker gives each connection to a thread, which waits for the client: for the first byte, the rest of the
+head and the body. Then as many idle or slow clients as there are threads block the API for all others. Here the main
+loop collects requests, and threads answer them.
 """
 
 import contextlib
@@ -21,43 +21,43 @@ import msgspec
 from gunicorn import util
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
-from jobs_service.api.incoming import Incoming
+from jobs_service.api.incoming import MAX_HEAD_BYTES, Incoming
 from jobs_service.config import Settings
 
-#: How long a thread waits for a client to take some of its answer.
+#: How long a thread waits for a client to read some of its response.
 ANSWER_SECONDS = 30
-#: How long a connection that was answered for the last time stays half open, for the client to read the answer.
+#: How long a connection stays half open after its last response, so that the client can read it.
 LINGER_SECONDS = 2.0
-#: What unfinished requests may hold in memory, all together: this, or so many of the largest bodies.
+#: The memory that all unfinished requests may use together: this many bytes, or this many of the largest bodies.
 MAX_COLLECTED_BYTES = 67_108_864
 MAX_COLLECTED_BODIES = 8
 
 _PIECE_BYTES = 65_536
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-#: What accept() says when the client has gone already.
-_NOBODY = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK})
+#: The errors of accept() when the client has already disconnected.
+_DISCONNECTED = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK})
 _NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
-    """A client's connection, and what has come of its next request."""
+    """A client's connection, with the bytes received so far of its next request."""
 
     def __init__(self, *arguments: Any, max_body_bytes: int) -> None:  # noqa: ANN401
         super().__init__(*arguments)
-        # By the kernel: Python's own timeout would cost three system calls a request.
+        # The kernel's timeouts: Python's own would cost three system calls per request.
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             self.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", ANSWER_SECONDS, 0))
         self._max_body_bytes = max_body_bytes
         self.incoming = Incoming(max_body_bytes)
 
     def init(self) -> None:
-        """Give the parser what was collected. gunicorn calls this in the thread that is to answer."""
+        """Give the parser the collected bytes. gunicorn calls this in the thread that answers."""
         super().init()
         self.parser.unreader.unread(bytes(self.incoming.data))
         self.incoming = Incoming(self._max_body_bytes)
 
     def receive(self) -> bytes | None:
-        """Return what has come, b"" at the end, None when nothing has."""
+        """Return the bytes that have arrived: b"" if the client has closed, None if there are none yet."""
         try:
             received: bytes = self.sock.recv(_PIECE_BYTES)
         except BlockingIOError:
@@ -66,16 +66,17 @@ class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
             return b""
         return received
 
-    def tell(self, reply: bytes) -> None:
-        """Say something short, to whoever still listens."""
+    def send(self, reply: bytes) -> None:
+        """Send a short reply. A client that has disconnected is ignored."""
         with contextlib.suppress(OSError):
             self.sock.send(reply)
 
 
 class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
-    """A connection is idle (`keepalived_conns`), sending (`pending_conns`), with a thread, or leaving.
+    """Collects requests in the main loop, and gives whole ones to threads.
 
-    Idle ones are closed to make room for new ones, so that no number of them closes the door.
+    A connection is idle (`keepalived_conns`), sending a request (`pending_conns`), held by a thread, or closing. Idle
+    connections are closed to make room for new ones, so that they cannot keep other clients out.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
@@ -85,13 +86,13 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
         self._request_seconds = settings.api_request_timeout_seconds
         self._max_collected_bytes = max(MAX_COLLECTED_BYTES, MAX_COLLECTED_BODIES * self._max_body_bytes)
         self._body_too_large = _problem(
-            413, "Content Too Large", "content_too_large", f"The body may have at most {self._max_body_bytes} bytes."
+            413, "Content Too Large", "content_too_large", f"Send a body of at most {self._max_body_bytes} bytes."
         )
         self._collected_bytes = 0
-        self._leaving: deque[Connection] = deque()
+        self._closing: deque[Connection] = deque()
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
-        # The name is that of the thread's connection in pg_stat_activity as well.
+        # The thread's name is also that of its connection in pg_stat_activity.
         return ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="request")
 
     def accept(self, listener: socket.socket) -> None:
@@ -100,7 +101,7 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
         except OSError as error:
             if error.errno in _NO_MORE_FILES:
                 self._make_room()
-            elif error.errno not in _NOBODY:
+            elif error.errno not in _DISCONNECTED:
                 raise
             return
         self.nr_conns += 1
@@ -110,7 +111,7 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
             self._make_room()
 
     def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
-        """Begin to collect a request. Nearly always, all of it is there at once."""
+        """Begin to collect a request. Nearly always the whole request arrives at once."""
         piece = conn.receive()
         if piece is None:
             return
@@ -127,9 +128,9 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
             self._collect(conn, piece)
 
     def finish_request(self, conn: Connection, answered: "Future[bool]") -> None:
-        """Wait for the connection's next request, or end it. In the main loop, when a thread is done with one."""
+        """Wait for the connection's next request, or close it. Called in the main loop after a thread has answered."""
         if answered.cancelled() or answered.exception() or not answered.result():
-            self._leave(conn)
+            self._begin_close(conn)
             return
         try:
             conn.sock.setblocking(False)
@@ -141,15 +142,15 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
             self._close(conn)
 
     def murder_pending(self) -> None:
-        """End what has taken too long."""
+        """End connections that have taken too long. Overrides gunicorn's method."""
         now = time.monotonic()
         while self.pending_conns and self.pending_conns[0].timeout <= now:
             self._refuse(self.pending_conns[0], _TOO_SLOW)
-        while self._leaving and self._leaving[0].timeout <= now:
-            self._close(self._leaving.popleft())
+        while self._closing and self._closing[0].timeout <= now:
+            self._close(self._closing.popleft())
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Keep idle clients and unfinished requests no longer than this. gunicorn calls it when the worker stops."""
+        """Limit how long idle clients and unfinished requests are kept. gunicorn calls this when the worker stops."""
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)
@@ -170,7 +171,7 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
         self._watch(conn, self.on_pending_socket_readable)
         self.pending_conns.append(conn)
         self._collected_bytes += len(piece)
-        self._look_at(conn)
+        self._check_unfinished(conn)
 
     def _collect(self, conn: Connection, piece: bytes) -> None:
         self._collected_bytes += len(piece)
@@ -179,56 +180,56 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
             self._forget(conn)
             self._hand_over(conn)
         else:
-            self._look_at(conn)
+            self._check_unfinished(conn)
 
-    def _look_at(self, conn: Connection) -> None:
-        """Do what an unfinished request asks for."""
+    def _check_unfinished(self, conn: Connection) -> None:
+        """Refuse an unfinished request that is too large, or send it 100 Continue if it asks for that."""
         if conn.incoming.head_is_too_large:
             self._refuse(conn, _HEAD_TOO_LARGE)
         elif conn.incoming.body_is_too_large:
-            # Here, where it costs no thread: gunicorn's would read the body to its end before the next request.
+            # Refused in the main loop, without a thread. gunicorn would read the whole body before the next request.
             self._refuse(conn, self._body_too_large)
         elif self._collected_bytes > self._max_collected_bytes:
             self._refuse(conn, _NO_ROOM)
         elif conn.incoming.meet_expectation():
-            conn.tell(_CONTINUE)
+            conn.send(_CONTINUE)
 
     def _hand_over(self, conn: Connection) -> None:
-        # Or gunicorn would wait for the client here.
+        # Otherwise gunicorn would wait for data from the client.
         conn.data_ready = True
         self.enqueue_req(conn)
 
     def _refuse(self, conn: Connection, reply: bytes) -> None:
         self._forget(conn)
-        conn.tell(reply)
-        self._leave(conn)
+        conn.send(reply)
+        self._begin_close(conn)
 
     def _forget(self, conn: Connection) -> None:
         self.pending_conns.remove(conn)
         self.poller.unregister(conn.sock)
         self._collected_bytes -= len(conn.incoming.data)
 
-    def _leave(self, conn: Connection) -> None:
-        """Say goodbye and wait for the client's (RFC 9112, section 9.6), but not here, where nobody else is served."""
+    def _begin_close(self, conn: Connection) -> None:
+        """Close the sending side, and wait without blocking until the client closes too (RFC 9112, section 9.6)."""
         try:
             conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
-        except OSError:  # the client was faster
+        except OSError:  # the client has already closed
             self._close(conn)
             return
         conn.timeout = time.monotonic() + LINGER_SECONDS
-        self._leaving.append(conn)
-        self._watch(conn, self._on_leaving_readable)
+        self._closing.append(conn)
+        self._watch(conn, self._on_closing_readable)
 
-    def _on_leaving_readable(self, conn: Connection, client: socket.socket) -> None:  # noqa: ARG002
+    def _on_closing_readable(self, conn: Connection, client: socket.socket) -> None:  # noqa: ARG002
         if conn.receive() == b"":
-            self._leaving.remove(conn)
+            self._closing.remove(conn)
             self._close(conn)
 
     def _make_room(self) -> None:
-        """Close whoever is missed least: who was answered, has been idle longest, has been sending longest."""
-        if self._leaving:
-            self._close(self._leaving.popleft())
+        """Close one connection: one that is closing, else the one idle longest, else the one sending longest."""
+        if self._closing:
+            self._close(self._closing.popleft())
         elif self.keepalived_conns:
             self._close(self.keepalived_conns.popleft())
         elif self.pending_conns:
@@ -245,28 +246,34 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc] # as above
 
 
 def _problem(status: int, reason: str, code: str, detail: str) -> bytes:
-    """Return a whole answer in the form of `api/problems.py`, for what never reaches the application."""
+    """Return a whole HTTP response with a problem document, for requests that never reach the application."""
     problem = {"type": "about:blank", "title": reason, "status": status, "detail": detail, "code": code}
     body = msgspec.json.encode(problem)
     headers = f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\nConnection: close"
     return f"HTTP/1.1 {status} {reason}\r\n{headers}\r\n\r\n".encode() + body
 
 
-_TOO_SLOW = _problem(408, "Request Timeout", "request_timeout", "The whole request did not come in time.")
+_TOO_SLOW = _problem(408, "Request Timeout", "request_timeout", "The request did not arrive in time. Send it faster.")
 _HEAD_TOO_LARGE = _problem(
-    431, "Request Header Fields Too Large", "headers_too_large", "The request's headers are too large."
+    431,
+    "Request Header Fields Too Large",
+    "headers_too_large",
+    f"Send a request line and headers of at most {MAX_HEAD_BYTES} bytes together.",
 )
 _NO_ROOM = _problem(
-    503, "Service Unavailable", "too_many_unfinished_requests", "Too many requests are being sent at once; try again."
+    503,
+    "Service Unavailable",
+    "too_many_unfinished_requests",
+    "Too many requests are arriving at the same time. Try again later.",
 )
 
 
 def _write_refusal(client: socket.socket, status: int, reason: str, detail: str) -> None:
-    """Send what gunicorn refuses by itself, as a problem too."""
+    """Send a refusal of gunicorn's own as a problem document."""
     code = "headers_too_large" if status == _TOO_LARGE else reason.lower().replace(" ", "_")
     util.write_nonblock(client, _problem(int(status), reason, code, detail or reason))
 
 
 _TOO_LARGE = 431
-# gunicorn words all its refusals there, and has no setting for it.
+# gunicorn writes all its refusals with this function, and has no setting for it.
 util.write_error = _write_refusal

@@ -1,39 +1,39 @@
-"""What has come of a client's next request, and whether that is all of it."""
+"""Collects the bytes of a client's next request, and detects when the request is complete."""
 
 import re
 import sys
 
-#: More than that is no head of ours: gunicorn's own limits would let it grow to 800 KB.
+#: The maximum size of a request line with its headers. gunicorn's own limits would allow 800 KB.
 MAX_HEAD_BYTES = 65_536
-#: What chunked coding may add to a body.
+#: The bytes that chunked transfer coding may add to a body.
 _CHUNKING_BYTES = 65_536
 
-#: A length of more digits is beyond every limit, and beyond what is worth computing.
+#: A length with more digits exceeds every limit, and is not worth computing.
 _DIGITS = 18
 
 _HEAD_ENDS = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked", re.IGNORECASE)
 _EXPECTATION = re.compile(rb"\r\n(expect):[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
-#: The header's name once it was heeded. As long, so that nothing moves.
+#: Replaces the name of the header once it was answered. It has the same length, so that no other byte moves.
 _MET = b"x-told"
 
 
 class Incoming:
-    """Collects the bytes of one request, and what may follow it.
+    """The bytes received of one request, and perhaps of the next.
 
-    It finds the end and judges nothing but the size. What is malformed counts as whole, so that whoever parses it can
-    say no at once.
+    This finds the end of the request and checks only its size. A malformed request counts as complete, so that the
+    parser can refuse it at once.
     """
 
     def __init__(self, max_body_bytes: int) -> None:
         self.data = bytearray()
         self._max_body_bytes = max_body_bytes
-        #: Where the body begins; 0 as long as the head has not ended.
+        #: The offset at which the body begins; 0 until the whole head has arrived.
         self._body_at = 0
         self._length = 0
         self._is_chunked = False
-        #: Where the next chunk begins.
+        #: The offset at which the next chunk begins.
         self._chunk_at = 0
 
     def add(self, piece: bytes) -> None:
@@ -57,7 +57,7 @@ class Incoming:
         return self._last_chunk_is_here() if self._is_chunked else len(self.data) >= self._body_at + self._length
 
     def meet_expectation(self) -> bool:
-        """Tell whether the client waits to be told to send its body. It is told once."""
+        """Tell whether the client waits for 100 Continue before it sends its body. True at most once per request."""
         expectation = _EXPECTATION.search(self.data, 0, self._body_at)
         if expectation:
             self.data[slice(*expectation.span(1))] = _MET
@@ -81,7 +81,7 @@ class Incoming:
 
 
 def _size(line: bytearray) -> int:
-    """Return the size that a chunk's first line gives, or -1 when it gives none."""
+    """Return the size in a chunk's first line, or -1 if there is none."""
     try:
         return int(line.partition(b";")[0], 16)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Middleware around requests: who asks, how many there are, and how long an answer takes."""
+"""Middleware for all requests: request ids, rules of HTTP, and metrics."""
 
 import re
 import time
@@ -11,15 +11,15 @@ from jobs_service.metrics import observations
 from jobs_service.metrics.catalogue import HTTP_ACTIVE, HTTP_DURATION
 from jobs_service.observability import logs, tracing
 
-#: A host and perhaps a port (RFC 3986, section 3.2.2); nothing where the target has no authority.
+#: A host and an optional port (RFC 3986, section 3.2.2); empty if the request target has no authority.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(:\d*)?")
 
 
 class RequestContext:
-    """Takes over or makes the request id, echoes it, and binds it and the trace id to every log line of the request."""
+    """Reads or creates the request id, returns it in a header, and adds it and the trace id to all log lines."""
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        # A trace goes on in this request's own span, if there is one.
+        # With tracing enabled, this request's own span is the parent; otherwise that of the client.
         traceparent = tracing.current() or req.get_header("traceparent")
         req.context.origin = Origin.of_request(req.get_header("X-Request-ID"), traceparent)
         resp.set_header("X-Request-ID", req.context.origin.request_id)
@@ -36,21 +36,21 @@ class RequestContext:
 
 
 class HttpRules:
-    """What HTTP asks of every request and answer, whatever the resource."""
+    """Rules of HTTP that apply to every request and response."""
 
     def __init__(self, prefix: str) -> None:
-        """`prefix` is the path below which a proxy serves the API and which it takes off: links have it again."""
+        """`prefix` is the path under which a proxy serves the API. The proxy removes it; links must include it."""
         self.prefix = prefix
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
-        """Refuse a request of HTTP/1.1 that does not name one host (RFC 9112, section 3.2)."""
-        # WSGI's own name for it (PEP 3333); Falcon shows it as `root_path`.
+        """Refuse an HTTP/1.1 request that does not have exactly one valid Host (RFC 9112, section 3.2)."""
+        # The name in WSGI (PEP 3333); in Falcon it is `root_path`.
         req.env["SCRIPT_NAME"] = self.prefix
         host = req.get_header("Host")
         if host is None and req.env.get("SERVER_PROTOCOL") == "HTTP/1.0":
             return
         if host is None or not _HOST.fullmatch(host):
-            raise falcon.HTTPBadRequest(description="Send one Host header that names the host.")
+            raise falcon.HTTPBadRequest(description="Send exactly one Host header with a valid host name.")
 
     def process_response(
         self,
@@ -59,13 +59,13 @@ class HttpRules:
         resource: Any,  # noqa: ANN401, ARG002
         req_succeeded: bool,  # noqa: ARG002
     ) -> None:
-        # Every answer tells of a moment. A cache between client and service would tell of it for ever.
+        # Every response is about the present state, so a cache between client and service must not keep it.
         if resp.get_header("Cache-Control") is None:
             resp.set_header("Cache-Control", "no-store")
 
 
 class RequestMetrics:
-    """Observes every answer under its route template: a raw path would make a series for each job."""
+    """Measures every request by its route template, since the raw path would make a series per job."""
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
         req.context.started = time.perf_counter()
@@ -78,7 +78,7 @@ class RequestMetrics:
         resource: Any,  # noqa: ANN401, ARG002
         req_succeeded: bool,  # noqa: ARG002
     ) -> None:
-        # Falcon answers a method it does not know before it asks any middleware.
+        # Falcon answers an unknown method without calling `process_request`.
         now = time.perf_counter()
         started = getattr(req.context, "started", None)
         if started is not None:

@@ -1,4 +1,4 @@
-"""Request bodies: JSON, and only JSON that PostgreSQL can keep and every reader understands alike."""
+"""Request bodies: only JSON that PostgreSQL can store and that all parsers read the same way."""
 
 import codecs
 import json
@@ -14,17 +14,17 @@ from jobs_service.jobs import jsonb
 from jobs_service.jobs.jsonb import MAX_NUMBER_CHARACTERS
 from jobs_service.jobs.validation import decoded, invalid
 
-#: How deep arrays and objects may be nested.
+#: How deeply arrays and objects may be nested.
 MAX_DEPTH = 32
 
-#: PostgreSQL's JSON writes every digit out: 300 zeros for 1e300, fifty times what was sent.
+#: The limits of a number's absolute value. `jsonb` writes out every digit: 300 zeros for 1e300, fifty times its length.
 SMALLEST, LARGEST = Decimal("1e-64"), Decimal("1e64")
 
 T = TypeVar("T")
 
 
 def read(req: falcon.Request, form: type[T], *, max_bytes: int) -> T:
-    """Return the body as `form`. Raises `InvalidRequest` with a pointer, or Falcon's 411, 413 and 415."""
+    """Decode the body as the type `form`. Raises `InvalidRequest` with a pointer, or Falcon's 411, 413 and 415."""
     raw = _bytes(req, max_bytes)
     check(raw)
     try:
@@ -35,9 +35,9 @@ def read(req: falcon.Request, form: type[T], *, max_bytes: int) -> T:
 
 
 def check(raw: bytes) -> None:
-    """Raise `MalformedBody` for what is no JSON, and `InvalidRequest` for what is, but cannot be kept."""
+    """Raise `MalformedBody` if the body is not JSON, and `InvalidRequest` if it is, but cannot be stored."""
     try:
-        # A byte order mark says nothing in UTF-8 and may be ignored (RFC 8259, section 8.1).
+        # A parser may ignore a byte order mark (RFC 8259, section 8.1).
         value = _READER.decode(raw.decode("utf-8-sig"))
     except RecursionError:
         raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep") from None
@@ -54,12 +54,12 @@ def _bytes(req: falcon.Request, max_bytes: int) -> bytes:
         raise falcon.HTTPUnsupportedMediaType(description="Send the body as Content-Type: application/json.")
     if (req.get_header("Content-Encoding") or "identity").strip().lower() != "identity":
         raise falcon.HTTPUnsupportedMediaType(
-            # What would be taken: RFC 9110, section 12.5.3.
+            # The accepted encodings (RFC 9110, section 12.5.3).
             description="Send the body without a Content-Encoding.",
             headers={"Accept-Encoding": "identity"},
         )
     if req.content_length is None and "chunked" not in (req.get_header("Transfer-Encoding") or "").lower():
-        raise falcon.HTTPLengthRequired(description="Send a body, with its Content-Length.")
+        raise falcon.HTTPLengthRequired(description="Send a body with a Content-Length header.")
     if (req.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
     body = _read(req, max_bytes + 1 if req.content_length is None else req.content_length)
@@ -73,18 +73,18 @@ def _read(req: falcon.Request, count: int) -> bytes:
     try:
         body: bytes = req.stream.read(count)
     except (OSError, ParseException):
-        raise MalformedBody("the body is cut off, or its chunks are malformed") from None
+        raise MalformedBody("the body is incomplete, or its chunks are malformed") from None
     if req.content_length is not None and len(body) < req.content_length:
         raise MalformedBody("the body is shorter than its Content-Length")
     return body
 
 
 def _too_large(max_bytes: int) -> falcon.HTTPContentTooLarge:
-    return falcon.HTTPContentTooLarge(description=f"The body may have at most {max_bytes} bytes.")
+    return falcon.HTTPContentTooLarge(description=f"Send a body of at most {max_bytes} bytes.")
 
 
 def _number(digits: str) -> Decimal:
-    """Return the number with all its digits; NaN for one that has too many of them, infinity where the exponent has."""
+    """Return the number with all its digits: NaN if it has too many, infinity if its exponent has."""
     if len(digits) > MAX_NUMBER_CHARACTERS:
         return Decimal("NaN")
     try:
@@ -99,7 +99,7 @@ _READER = json.JSONDecoder(
 
 
 def _check(value: object, pointer: str, depth: int) -> None:
-    """Refuse what JSON allows and PostgreSQL or JSON's other readers do not."""
+    """Refuse values that JSON allows but PostgreSQL or other JSON parsers do not."""
     if isinstance(value, str):
         _check_text(value, pointer)
     elif isinstance(value, Decimal):
@@ -114,21 +114,21 @@ def _check(value: object, pointer: str, depth: int) -> None:
 
 def _check_number(number: Decimal, pointer: str) -> None:
     if number.is_nan():
-        raise InvalidRequest(f"a number has at most {MAX_NUMBER_CHARACTERS} characters", pointer=pointer)
-    # A zero may have an exponent, too.
+        raise InvalidRequest(f"a number must have at most {MAX_NUMBER_CHARACTERS} characters", pointer=pointer)
+    # Zero may have an exponent too.
     is_zero = number.is_zero() and abs(number.adjusted()) <= MAX_NUMBER_CHARACTERS
-    # Not abs(), which rounds.
+    # Not abs(), because it rounds.
     if not (is_zero or SMALLEST < number.copy_abs() < LARGEST):
-        raise InvalidRequest("a number must lie between 1e-64 and 1e64, or be 0", pointer=pointer)
+        raise InvalidRequest("a number must be 0, or have an absolute value between 1e-64 and 1e64", pointer=pointer)
 
 
 def _check_text(text: str, pointer: str) -> None:
     if "\0" in text:
-        raise InvalidRequest("NUL characters cannot be stored", pointer=pointer)
+        raise InvalidRequest("a text must not contain NUL characters: PostgreSQL cannot store them", pointer=pointer)
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidRequest("a lone surrogate is not a character", pointer=pointer)
+        raise InvalidRequest("a text must not contain lone surrogates: they are not characters", pointer=pointer)
 
 
 def escape(name: str) -> str:
-    """Return a name as a step of a JSON pointer (RFC 6901, section 3), fit to be shown."""
+    """Return a name as a step of a JSON pointer (RFC 6901, section 3), shortened for display."""
     return name.replace("~", "~0").replace("/", "~1").encode("utf-8", "replace").decode()[:128]

@@ -1,1 +1,1 @@
-"""Redis: the queues, publishing to them, the list of dead letters."""
+"""Redis: the queues, publishing to them, and the list of dead letters."""

@@ -1,4 +1,4 @@
-"""`job_dlq`, the Redis list of dead letters: a projection of the failed rows, for whoever watches Redis."""
+"""`job_dlq`, the Redis list of dead letters: the ids of the failed rows, for tools that read Redis."""
 
 from collections.abc import Iterator, Sequence
 from uuid import UUID
@@ -12,13 +12,13 @@ from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 
-#: What the epoch says: under which names the queues are. While it was the former, they were under `dramatiq:…`.
+#: The value of the epoch key says how the queues are named. With the former value they were named `dramatiq:…`.
 EPOCH, FORMER_EPOCH = b"2", b"1"
 
-#: How far back `push` looks for the id it is about to push, so that its cost does not grow with the list.
+#: How many entries `push` searches for the id it is about to append, so that its cost does not grow with the list.
 _LOOK_BACK = 1_000
 
-# What ends in something that has not the length of an id was not written by this service.
+# If the last entry does not have the length of an id, another program wrote the list.
 _PUSH = """
 local last = redis.call('LINDEX', KEYS[1], -1)
 if last and #last ~= #ARGV[1] then return -1 end
@@ -27,7 +27,7 @@ return redis.call('RPUSH', KEYS[1], ARGV[1])"""
 
 
 class DeadLetterList:
-    """The list in Redis. What a failed `push` leaves out, `maintenance/dead_letters.py` mends."""
+    """The list in Redis. If `push` fails, `maintenance/dead_letters.py` corrects the list later."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self.client = client
@@ -36,7 +36,7 @@ class DeadLetterList:
         self._push = client.register_script(_PUSH)
 
     def push(self, job_id: UUID) -> None:
-        """Append an id that is not there yet. A silent Redis is only logged: the rows are the truth."""
+        """Append an id that is not on the list yet. Redis errors are only logged: the rows are authoritative."""
         try:
             if self._push(keys=[self.key], args=[str(job_id), _LOOK_BACK]) == -1:
                 log.warning("Dead letter not listed in Redis", job_id=str(job_id), error=self._foreign())
@@ -45,7 +45,7 @@ class DeadLetterList:
             log.warning("Dead letter not listed in Redis yet", job_id=str(job_id), error=reason)
 
     def remove(self, job_id: UUID) -> None:
-        """Take an id off the list. A silent Redis is only logged, as above."""
+        """Remove an id from the list. Redis errors are only logged, as above."""
         try:
             self.client.lrem(self.key, 0, str(job_id))
         except redis.RedisError as error:
@@ -53,24 +53,24 @@ class DeadLetterList:
             log.warning("Dead letter still listed in Redis", job_id=str(job_id), error=reason)
 
     def length(self) -> int:
-        """Return the number of ids. Raises `NameTaken` if what lies there is no list, or `BrokerUnavailable`."""
+        """Return the number of ids. Raises `NameTaken` if the key holds no list, or `BrokerUnavailable`."""
         try:
             return int(self.client.llen(self.key))
         except redis.RedisError as error:
             raise unavailable(error, self.key) from error
 
     def ids(self) -> list[str]:
-        """Return what is on the list. Raises `BrokerUnavailable`."""
+        """Return all ids on the list. Raises `NameTaken` or `BrokerUnavailable`."""
         return [listed for page in self.pages(10_000) for listed in page]
 
     def pages(self, size: int) -> Iterator[list[str]]:
-        """Yield what is on the list, so many at a time.
+        """Yield the ids on the list, `size` at a time.
 
-        Raises `NameTaken` at what is no id and so not this service's, or `BrokerUnavailable`.
+        Raises `NameTaken` if an entry is not a job id, so another program wrote it, or `BrokerUnavailable`.
         """
         for start in range(0, self.length(), size):
             try:
-                # The stubs do not know that nothing is decoded here.
+                # The stubs do not know that this client returns bytes.
                 found: Sequence[bytes] = self.client.lrange(self.key, start, start + size - 1)  # type: ignore[assignment]
             except redis.RedisError as error:
                 raise unavailable(error, self.key) from error
@@ -80,7 +80,7 @@ class DeadLetterList:
             yield listed
 
     def replacing(self, job_ids: Sequence[UUID], size: int) -> Iterator[None]:
-        """Put exactly these ids on the list, so many at a step; whoever reads it sees the old one until the last step.
+        """Replace the list by exactly these ids, `size` per step. Readers see the old list until the last step.
 
         Raises `BrokerUnavailable`.
         """
@@ -98,9 +98,9 @@ class DeadLetterList:
             raise unavailable(error, self.key) from error
 
     def has_epoch(self) -> bool:
-        """Tell whether Redis still holds what was put there, under these names. Raises `BrokerUnavailable`."""
+        """Tell whether Redis still has its data, under the present names. Raises `BrokerUnavailable`."""
         try:
-            # Whatever else is there is another program's: it stays, and lost messages are sent again in their time.
+            # Another program's value stays. Lost messages are then published again when their time comes.
             return self.client.get(self.keys.epoch) not in (None, FORMER_EPOCH)
         except redis.RedisError as error:
             if isinstance(refused := unavailable(error, self.keys.epoch), NameTaken):
@@ -108,17 +108,17 @@ class DeadLetterList:
             raise refused from error
 
     def set_epoch(self) -> None:
-        """Raises `BrokerUnavailable`."""
+        """Mark Redis as having its data. Raises `BrokerUnavailable`."""
         try:
-            # With `get`, Redis refuses to write over another program's value of another type.
+            # With `get`, Redis refuses to overwrite another program's value of another type.
             self.client.set(self.keys.epoch, EPOCH, get=True)
         except redis.RedisError as error:
             raise unavailable(error, self.keys.epoch) from error
 
     def _foreign(self) -> str:
         return (
-            f"the list {self.key} holds what is no job id, which another program wrote;"
-            " it is left as it is: rename it, or set REDIS_PREFIX"
+            f"the list {self.key} has entries of another program, which are not job ids. It was not changed:"
+            " rename it, or set REDIS_PREFIX"
         )
 
 

@@ -1,4 +1,4 @@
-"""The names of the keys in Redis. Every key that this installation writes is named here, and starts with its prefix."""
+"""The names of all keys that this service writes in Redis. Each begins with REDIS_PREFIX."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The names under one prefix, which keeps installations on one Redis apart."""
+    """The names of the keys under one prefix, which separates installations that share a Redis."""
 
     prefix: str = ""
 
     def queue(self, name: str) -> str:
-        """Return a queue's common line, a sorted set. Not `dramatiq:…`, as any other Dramatiq application has it.
+        """Return the key of a queue's common line, a sorted set. Not `dramatiq:…`, which other applications may use.
 
-        What stands in braces decides about the slot in a Redis in cluster mode: all lines of a queue are in one.
+        The part in braces determines the slot in a Redis cluster, so all lines of a queue are in the same slot.
         """
         return f"{self.prefix}jobs:queue:{{{name}}}"
 
     def line(self, queue: str, job_type: str) -> str:
-        """Return the sorted set of the messages of a type in a queue."""
+        """Return the key of a job type's line in a queue, a sorted set of messages."""
         return f"{self.queue(queue)}:{job_type}"
 
     def handed(self, queue: str, consumer: UUID) -> str:
-        """Return the sorted set of what is handed to one consumer of a queue; it goes by itself."""
+        """Return the key of the messages handed to one consumer of a queue, a sorted set that expires."""
         return f"{self.queue(queue)}:handed:{consumer}"
 
     @property
@@ -33,34 +33,34 @@ class Keys:
 
     @property
     def dead_letters_to_come(self) -> str:
-        """The list that takes the place of the dead letters once it is whole.
+        """The list that replaces the dead letters once it is complete.
 
-        What stands in braces decides about the slot in a Redis in cluster mode: it is that of the list it replaces.
+        The part in braces determines the slot in a Redis cluster: it is that of the list to be replaced.
         """
         return f"{{{self.dead_letters}}}:new"
 
     @property
     def undecodable(self) -> str:
-        """The list of what was found in a queue and is no message."""
+        """The list of queue entries that could not be decoded as messages."""
         return f"{self.prefix}job_undecodable"
 
     @property
     def epoch(self) -> str:
-        """The mark that is gone when Redis has lost its data."""
+        """The key whose absence shows that Redis has lost its data."""
         return f"{self.prefix}jobs:epoch"
 
     @property
     def leaders(self) -> str:
-        """The hash in which each leader of maintenance counts up: two that do are two installations."""
+        """The hash in which each maintenance leader increments a counter. Two that count are two installations."""
         return f"{self.prefix}jobs:leaders"
 
     @property
     def neighbours(self) -> str:
-        """What was found of two installations under these names; it goes by itself."""
+        """The names of two installations found using the same keys. It expires."""
         return f"{self.prefix}jobs:neighbours"
 
     def types(self, queues: Iterable[str]) -> dict[str, str]:
-        """Return the type of value that each key has, by Redis' word for it."""
+        """Return the Redis type of each key's value."""
         return {
             **{self.queue(queue): "zset" for queue in queues},
             self.dead_letters: "list",

@@ -1,12 +1,12 @@
-"""How many jobs of a type this process has in hand at a time: one slow type is not to take every thread."""
+"""Limits on how many jobs of a type a process holds at a time, so that one slow type does not occupy every thread."""
 
 from threading import Lock
 
 
 class Limits:
-    """The limits, by type, and what is in hand: popped from Redis and not done. Without a limit there is none.
+    """The limit of each job type, and how many of its jobs were popped from Redis and are not done.
 
-    Thread-safe.
+    A type without a limit is not limited. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Limits:
         return most if limit is None else max(0, min(most, limit - self._in_hand.get(job_type, 0)))
 
     def take(self, job_type: str) -> bool:
-        """Count one more in hand. False: the type is at its limit."""
+        """Count one more job of the type. False: the type is at its limit."""
         with self._lock:
             if self.room(job_type, 1) == 0:
                 return False
@@ -31,11 +31,11 @@ class Limits:
             return True
 
     def give_back(self, job_type: str) -> None:
-        """Count one less in hand."""
+        """Count one job less."""
         with self._lock:
             self._in_hand[job_type] -= 1
 
 
 def default_limit(threads: int) -> int:
-    """Return how many of `threads` one type may take unless something else is said: all but one, if there are two."""
+    """Return the limit of a type that has none of its own: all threads but one, and at least one."""
     return max(1, threads - 1)

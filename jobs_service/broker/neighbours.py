@@ -1,8 +1,8 @@
-"""Whether the names in Redis are this installation's alone: who else counts up there, and what else lies there.
+"""Detects other installations and other programs that use this installation's key names in Redis.
 
-Each installation has one leader of maintenance at a time, by the lease in its PostgreSQL. So two leaders that both go
-on counting under the same names in Redis are two installations, however alike their databases are; usually one is a
-copy of the other. An id kept in PostgreSQL would be copied with it, and the server's own changes in a failover.
+Each installation has one maintenance leader at a time, by a lease in its PostgreSQL. So two leaders that keep counting
+under the same names in Redis belong to two installations, even if their databases look the same: usually one is a copy
+of the other. An id stored in PostgreSQL would be copied too, and the id of the server changes with a failover.
 """
 
 from collections.abc import Iterable
@@ -13,23 +13,23 @@ import redis
 from jobs_service.broker.keys import Keys
 from jobs_service.broker.redis import unavailable
 
-#: A leader that was seen counting so often beside another one is no former leader on its last legs.
+#: How often another leader must be seen counting before it is reported. A former leader may count on briefly.
 SEEN = 3
 
-#: Looks after which one that no longer counts is a neighbour no more.
+#: Looks after which a leader that no longer counts is forgotten.
 FORGOTTEN_LOOKS = 12
 
-#: Seconds for which what was found is said, unless it is found again.
+#: Seconds for which a finding is kept, unless it is made again.
 KEPT_SECONDS = 60
 
 ADVICE = "give each installation a REDIS_PREFIX of its own"
 
 
 class Neighbours:
-    """A leader's view of the other leaders under its names. Belongs to one thread."""
+    """A leader's record of other leaders under the same names. Not thread-safe."""
 
     def __init__(self, client: redis.Redis, keys: Keys, me: str) -> None:
-        """`me` tells this leader from all others, and says where it is to be found."""
+        """`me` identifies this leader, and says where it runs."""
         self.client = client
         self.keys = keys
         self.me = me
@@ -38,11 +38,11 @@ class Neighbours:
         self._idle: dict[str, int] = {}
 
     def begin(self) -> None:
-        """Forget what was seen: whoever led before may have counted on until then."""
+        """Forget what was seen, because the previous leader may have counted until now."""
         self._counts, self._seen, self._idle = {}, {}, {}
 
     def look(self) -> list[str]:
-        """Count up, and return the others that have counted on beside this one. Raises `BrokerUnavailable`."""
+        """Count, and return the other leaders that keep counting too. Raises `BrokerUnavailable`."""
         try:
             counts = self._count()
             for leader, count in counts.items():
@@ -74,22 +74,22 @@ class Neighbours:
             self._seen.pop(leader, None)
 
     def _clear(self, counts: Iterable[str]) -> None:
-        """Take former leaders off, or the hash would grow with each."""
+        """Remove former leaders, so that the hash does not grow with each."""
         if gone := [leader for leader in counts if self._idle.get(leader, 0) > 10 * FORGOTTEN_LOOKS]:
             self.client.hdel(self.keys.leaders, *gone)
             for leader in gone:
                 del self._counts[leader], self._idle[leader]
 
     def _say(self, found: list[str]) -> None:
-        """Leave it where the API and `check` read it. Both installations write the same."""
-        # With `get`, Redis refuses to write over another program's value of another type.
+        """Store the finding where the API and `check` read it. Both installations write the same text."""
+        # With `get`, Redis refuses to overwrite another program's value of another type.
         self.client.set(self.keys.neighbours, " and ".join(sorted([self.me, *found])), ex=KEPT_SECONDS, get=True)
 
 
 def conflicts(client: redis.Redis, keys: Keys, queues: Iterable[str], *, in_full: bool = True) -> list[str]:
-    """Return what is wrong with the names, a sentence each, in one or two round trips. Raises `BrokerUnavailable`.
+    """Return a sentence for each conflict over the names, in one or two round trips. Raises `BrokerUnavailable`.
 
-    Not `in_full`, it does not say which installations share them.
+    Without `in_full`, the sentences do not name the installations that share the names.
     """
     types = keys.types(queues)
     try:
@@ -108,5 +108,5 @@ def conflicts(client: redis.Redis, keys: Keys, queues: Iterable[str], *, in_full
     ]
     if are_shared:
         who = f" ({names.decode(errors='replace')})" if names else ""
-        sentences.append(f"two installations use the same names in Redis{who}: {ADVICE}")
+        sentences.append(f"two installations use the same key names in Redis{who}: {ADVICE}")
     return sentences

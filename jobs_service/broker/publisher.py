@@ -12,12 +12,12 @@ from jobs_service.jobs.lifecycle import NewJob, Submitted
 #: Seconds during which a queue is left to the relay after it was found full, or Redis did not answer.
 LEAVE_SECONDS = 1.0
 
-#: Seconds between two looks at a queue's length. In that time a queue may grow past its window, but not for long.
+#: Seconds between two checks of a queue's length. In between, a queue may briefly grow beyond its window.
 COUNT_SECONDS = 0.25
 
 
 class Publisher:
-    """Sends messages as long as Redis answers and the queue's window has room. Thread-safe."""
+    """Sends messages while Redis answers and the queue's window has room. Thread-safe."""
 
     def __init__(self, broker: JobBroker) -> None:
         self.broker = broker

@@ -1,15 +1,16 @@
-"""Dramatiq's Redis broker, made a doorbell: messages are popped, not acknowledged, and sent once however often.
+"""A Dramatiq broker on Redis whose messages only announce jobs: the rows in PostgreSQL hold the state.
 
 What differs from `dramatiq.brokers.redis`, and why (docs/decisions/0002):
 
-- A message is a pure function of its job, and it waits in a line, a sorted set: ringing twice leaves one message.
-- The score is the priority, then the job's `run_at`, which is PostgreSQL's: the most urgent message is popped first.
-- In a queue each type has a line of its own, so that what stands behind a type at its limit is found without a look at
-  that type's messages (docs/decisions/0021). Messages of types that nobody here knows wait in the queue's common line.
-- A consumer blocks in Redis until there is a message, instead of asking again and again.
-- Nothing is acknowledged: a popped message is gone, and the row, not the message, carries the promise. So there are
-  no sets of unacknowledged ids, no heartbeats and no maintenance in Redis, and none of their failure modes.
-- A delay is never kept in Redis: it is noted on the message, and `LifecycleSync` writes it to the row.
+- A message is a pure function of its job, and waits in a line, which is a sorted set. So publishing a job twice leaves
+  one message.
+- The score is the priority, then the job's `run_at` by PostgreSQL's clock: the most urgent message is popped first.
+- In a queue each job type has a line of its own, so that messages behind a type at its limit are found without
+  reading that type's messages (docs/decisions/0021). Messages of unknown types wait in the queue's common line.
+- A consumer blocks in Redis until there is a message, instead of polling.
+- Messages are not acknowledged: a popped message is gone, and the row ensures that the job runs. So there are no sets
+  of unacknowledged ids, no heartbeats and no maintenance in Redis, and none of their failure modes.
+- Delays are not kept in Redis: a delay is set as an option of the message, and `LifecycleSync` writes it to the row.
 """
 
 import math
@@ -43,22 +44,23 @@ from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 
-#: Messages that cannot be decoded are kept for a look, so many of them.
+#: The number of undecodable messages that are kept for inspection.
 UNDECODABLE_KEPT = 1_000
 
 #: Set by `enqueue` when Retries asks for another attempt later; read by LifecycleSync.
 RETRY_DELAY_OPTION = "retry_delay_ms"
 
-#: Seconds a consumer waits after Redis failed before it asks again.
+#: Seconds that a consumer waits after a Redis error before it tries again.
 RECONNECT_SECONDS = 0.5
 
-#: Above every Unix time in milliseconds, and ten of it are far below 2**53: scores stay exact.
+#: Larger than any Unix time in milliseconds. Ten times it is far below 2**53, so that scores are exact.
 _PRIORITY_STEP = 10**13
 
-#: Seconds for which what is handed to a consumer lies in Redis, if that consumer is gone.
+#: Seconds after which messages handed to a consumer expire, in case the consumer is gone.
 HANDED_SECONDS = 30
 
-# Pops the messages that come first in all lines together. ARGV: how many in all, then how many of each line at most.
+# Pops the first messages of all lines in the order of their scores. ARGV: how many in total, then the most from each
+# line.
 _POP_FIRST = """
 local popped, heads, rooms = {}, {}, {}
 for line = 1, #KEYS do
@@ -79,7 +81,8 @@ for _ = 1, tonumber(ARGV[1]) do
 end
 return popped"""
 
-# Hands the first message of a line (KEYS[1]) to one consumer (KEYS[2]); without one, the name of its key wakes it.
+# Hands the first message of a line (KEYS[1]) to one consumer (KEYS[2]). If there is none, the name of that consumer's
+# key is added, to wake it.
 _HAND_OVER = """
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if first[1] then redis.call('ZREM', KEYS[1], first[1]) end
@@ -93,23 +96,23 @@ class JobBroker(RedisBroker):
     def __init__(self, *, client: redis.Redis, middleware: list[Middleware], window: int, keys: Keys) -> None:
         super().__init__(client=client, middleware=middleware)
         self.keys = keys
-        #: A message is sent while fewer than so many wait that are at least as urgent; the rest waits in PostgreSQL.
+        #: Messages are sent while fewer than this number of equal or higher priority wait. The rest wait in PostgreSQL.
         self.window = window
-        #: By the monotonic clock; None as long as the process is not to end.
+        #: By the monotonic clock; None unless the process is stopping.
         self.draining_since: float | None = None
-        #: How many jobs of each type are in hand here, and may be.
+        #: How many jobs of each type this process holds, and may hold.
         self.limits = Limits()
         self._spellings: dict[str, str] = {}
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "JobBroker":
-        """Return a broker without middleware. Connects to nothing before it is asked for something."""
+        """Return a broker without middleware. It connects when it is first used."""
         keys = Keys(settings.redis_prefix)
         return cls(client=redis_client(settings), middleware=[], window=settings.queue_window, keys=keys)
 
     @property
     def draining(self) -> bool:
-        """Set when the process is to end: consumers hand out nothing more."""
+        """True when the process is stopping: consumers hand out no more messages."""
         return self.draining_since is not None
 
     @draining.setter
@@ -134,7 +137,7 @@ class JobBroker(RedisBroker):
         self.learn([actor.actor_name])
 
     def learn(self, job_types: Iterable[str]) -> None:
-        """Give these types lines of their own."""
+        """Give each of these job types a line of its own in every queue."""
         self._spellings |= {spelling(job_type): job_type for job_type in job_types}
 
     @property
@@ -142,14 +145,14 @@ class JobBroker(RedisBroker):
         return list(self._spellings.values())
 
     def name_of(self, job_type: str) -> str | None:
-        """Return the name of a type in any of its spellings; None if it is not known here."""
+        """Return the name of a type, given in any of its spellings, or None if this process does not know it."""
         return self._spellings.get(spelling(job_type))
 
     def knows(self, job_type: str) -> bool:
         return self.name_of(job_type) is not None
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
-        """Send a message now. With a delay (ms), send nothing: note the delay on the message.
+        """Send a message now. With a delay (ms), send nothing, and set the delay as an option of the message.
 
         Raises `BrokerUnavailable`.
         """
@@ -164,7 +167,7 @@ class JobBroker(RedisBroker):
     def publish(self, queue_name: str, messages: Iterable[tuple[Message[Any], float]]) -> None:
         """Put messages on a queue, each with its job's `run_at` in Unix milliseconds.
 
-        Those already there stay where they are. Raises `BrokerUnavailable`.
+        Messages already on the queue keep their places. Raises `BrokerUnavailable`.
         """
         lines: dict[str, dict[bytes, int]] = defaultdict(dict)
         for message, due_ms in messages:
@@ -190,7 +193,7 @@ class JobBroker(RedisBroker):
             raise unavailable(error, self.key(queue_name)) from error
 
     def waiting_from(self, queue_name: str, job_type: str) -> list[int]:
-        """Return for each priority, 0 to 9, the number of messages in a type's line that are at least as urgent.
+        """Return for each priority, 0 to 9, the number of messages in a type's line with that or a higher priority.
 
         Raises `BrokerUnavailable`.
         """
@@ -204,7 +207,7 @@ class JobBroker(RedisBroker):
             raise unavailable(error, self.key(queue_name)) from error
 
     def newest(self, queue_name: str, job_type: str) -> list[float | None]:
-        """Return for each priority, 0 to 9, the time (ms) of the last message in a type's line, or None without any.
+        """Return for each priority, 0 to 9, the time (ms) of the last message in a type's line, or None if it has none.
 
         Raises `BrokerUnavailable`.
         """
@@ -220,11 +223,11 @@ class JobBroker(RedisBroker):
         return [last[0][1] - low if last else None for last, (low, _) in zip(lasts, bounds, strict=True)]
 
     def key(self, queue_name: str) -> str:
-        """Return the queue's common line."""
+        """Return the key of the queue's common line."""
         return self.keys.queue(queue_name)
 
     def line(self, queue_name: str, job_type: str) -> str:
-        """Return the key of a type's own line in a queue, or the common one if the type is not known here."""
+        """Return the key of a type's own line in a queue, or of the common line if the type is unknown here."""
         name = self.name_of(job_type)
         return self.key(queue_name) if name is None else self.keys.line(queue_name, name)
 
@@ -238,7 +241,7 @@ class JobBroker(RedisBroker):
         self.client.delete(*self.lines(queue_name))
 
     def do_qsize(self, queue_name: str) -> int:
-        """Name that `RedisBroker.join` calls."""
+        """Return the number of messages. `RedisBroker.join` calls this name."""
         return self.waiting(queue_name)
 
     def close(self) -> None:
@@ -246,10 +249,10 @@ class JobBroker(RedisBroker):
 
 
 class QueueConsumer(Consumer):
-    """Hands out the messages of one queue; waits for them in Redis.
+    """Hands out the messages of one queue, and blocks in Redis while there are none.
 
-    Never more than `prefetch` at a time are popped and not yet done, of each type never more than its limit, and popped
-    messages are lost with the process: their rows are still pending, so the relay publishes it again.
+    At most `prefetch` messages are popped and not yet done at a time, and of each type at most its limit. Popped
+    messages are lost with the process. Their rows are still pending, so the relay publishes the jobs again.
     """
 
     def __init__(self, broker: JobBroker, queue_name: str, prefetch: int, timeout: int) -> None:
@@ -260,12 +263,12 @@ class QueueConsumer(Consumer):
         self.client = blocking_client(broker.client, self.timeout_seconds)
         self._pop_first = self.client.register_script(_POP_FIRST)
         self._hand_over = broker.client.register_script(_HAND_OVER)
-        #: The lines of the types, and one for what is handed to this consumer alone.
+        #: The lines of the job types, and the line of messages handed to this consumer only.
         self._lines = {job_type: broker.line(queue_name, job_type) for job_type in broker.job_types}
         self._handed = broker.keys.handed(queue_name, uuid4())
-        #: The types that the current wait in Redis leaves out, because they are at their limits.
+        #: The types that the present wait in Redis does not include, because they are at their limits.
         self._left_out: frozenset[str] = frozenset()
-        #: While every thread was busy, messages may have come in several lines.
+        #: While every thread was busy, messages may have arrived in several lines.
         self._was_busy = True
         #: Messages with their scores.
         self.popped: deque[tuple[bytes, float]] = deque()
@@ -286,7 +289,7 @@ class QueueConsumer(Consumer):
                 self.requeue(surplus)
 
     def _next_within_limits(self, surplus: list[MessageProxy]) -> MessageProxy | None:
-        """Return the next message whose type is not at its limit; put those before it, if any, into `surplus`."""
+        """Return the next message whose type is not at its limit. Those before it are added to `surplus`."""
         while self.popped:
             if not (message := self._decode(*self.popped.popleft())):
                 continue
@@ -300,7 +303,7 @@ class QueueConsumer(Consumer):
         return None
 
     def ack(self, message: MessageProxy) -> None:
-        """Count the message as done. There is nothing to tell Redis, unless a wait there left out the type."""
+        """Count the message as done. Redis is only called if the present wait does not include the message's type."""
         job_type = message.takes_place_of if isinstance(message, Popped) else None
         with self.done:
             self.outstanding -= 1
@@ -314,14 +317,14 @@ class QueueConsumer(Consumer):
     nack = ack
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """Ring again for messages that were popped and not begun, so that another process need not wait.
+        """Publish messages that were popped but not begun once more, so that another process can take them at once.
 
-        They go back to the places in line that they had.
+        They get back the places that they had.
         """
         try:
             self.broker.publish(self.queue_name, [(message_of(proxy), due_ms_of(proxy)) for proxy in messages])
         except BrokerUnavailable as error:
-            log.warning("Messages not returned; the relay will publish them again", error=str(error))
+            log.warning("Messages not returned to Redis; the relay will publish them again", error=str(error))
 
     def close(self) -> None:
         self.client.close()
@@ -337,7 +340,8 @@ class QueueConsumer(Consumer):
         if free <= 0 or self.broker.draining:
             return
         try:
-            # To wait takes the first of any line; where no thread was free for it, the first of all lines is due.
+            # A blocking wait pops from whichever line has a message. After a time without a free thread several lines
+            # may have some, and the most urgent of all must come first.
             if not (self._was_busy and self._take_first(free)):
                 self._wait_for_a_message(free)
             self._was_busy = False
@@ -353,19 +357,19 @@ class QueueConsumer(Consumer):
             return self.prefetch - self.outstanding
 
     def _take_first(self, count: int) -> bool:
-        """Pop what comes first in all lines together, without waiting. False: there is nothing."""
+        """Pop the most urgent messages of all lines, without waiting. False: there are none."""
         rooms = {line: room for line, room in self._rooms(count).items() if room}
         popped: Any = self._pop_first(keys=list(rooms), args=[count, *rooms.values()])
         return self._take(popped)
 
     def _wait_for_a_message(self, count: int) -> None:
-        """Wait until there is a message in one of the lines whose types are not at their limits, and pop it."""
+        """Wait for a message in one of the lines whose types are below their limits, and pop it."""
         with self.done:
             rooms = self._rooms(count)
             self._left_out = frozenset(job_type for job_type, line in self._lines.items() if not rooms[line])
         lines = [line for line, room in rooms.items() if room]
         try:
-            # The stubs know the reply of a pipeline only.
+            # The stubs only know the return type for a pipeline.
             reply: Any = self.client.bzmpop(
                 self.timeout_seconds, len(lines), lines, min=True, count=min(room for room in rooms.values() if room)
             )
@@ -387,9 +391,9 @@ class QueueConsumer(Consumer):
         return bool(messages)
 
     def _hand_over_next(self, job_type: str) -> None:
-        """Hand the next message of a type that was at its limit to this consumer, or wake it: its wait leaves it out.
+        """Hand this consumer the next message of a type that was at its limit, or wake it to wait for that type too.
 
-        Should that fail, the wait ends by itself.
+        If this fails, the wait ends by itself after its timeout.
         """
         try:
             self._hand_over(keys=[self._lines[job_type], self._handed], args=[HANDED_SECONDS])
@@ -399,14 +403,14 @@ class QueueConsumer(Consumer):
     def _redis_failed(self, error: redis.RedisError) -> None:
         if not self.redis_failed:
             reason = str(unavailable(error, self.broker.key(self.queue_name)))
-            log.warning("Redis gives no messages; asking until it does", queue=self.queue_name, error=reason)
+            log.warning("Messages cannot be read from Redis; trying again", queue=self.queue_name, error=reason)
         self.redis_failed = True
         time.sleep(min(RECONNECT_SECONDS, self.timeout_seconds))
 
     def _decode(self, data: bytes, place: float) -> "Popped | None":
-        """Return the message made anew: only its job, type and priority are taken from what lies in Redis.
+        """Return a new message with the job, type and priority of the one in Redis, and nothing else of it.
 
-        Options that Dramatiq obeys (an eta, a time limit, …) are none of ours, whoever put them there.
+        Other options that Dramatiq would obey, such as an eta or a time limit, were not set by this service.
         """
         try:
             found = Message.decode(data)
@@ -428,18 +432,18 @@ class QueueConsumer(Consumer):
 
 
 class Popped(MessageProxy):
-    """A message that was taken from its queue, with the `run_at` by which it stood in line there."""
+    """A message that was popped from its queue, with the `run_at` in its score."""
 
     def __init__(self, message: Message[Any], place: float, takes_place_of: str | None) -> None:
         super().__init__(message)
-        #: The type among whose jobs in hand it is counted; None if the type is not known here.
+        #: The type whose limit it counts towards; None if this process does not know the type.
         self.takes_place_of = takes_place_of
-        # Whoever put it there by hand may have put it at infinity, of which there is no remainder.
+        # A message added by hand may have an infinite score, which has no remainder.
         self.due_ms = place % _PRIORITY_STEP if math.isfinite(place) else 0.0
 
 
 def message_for(job_id: UUID, job_type: str, queue_name: str, priority: int) -> Message[Any]:
-    """Return the message that rings for a job: always the same one, so that a queue holds it once."""
+    """Return the message of a job: always the same, so that a queue holds it once."""
     return Message(
         queue_name=queue_name,
         actor_name=job_type,
@@ -452,44 +456,44 @@ def message_for(job_id: UUID, job_type: str, queue_name: str, priority: int) -> 
 
 
 def message_of(proxy: MessageProxy) -> Message[Any]:
-    """Return the message in a proxy: only a message can be encoded."""
-    return proxy._message  # noqa: SLF001 - dramatiq offers no other way
+    """Return the message in a proxy, because only a message can be encoded."""
+    return proxy._message  # noqa: SLF001 - dramatiq has no public access to it
 
 
 def due_ms_of(proxy: MessageProxy) -> float:
-    """Return the `run_at` of a message's job, in Unix milliseconds; of one that was not popped, what its id says."""
+    """Return the `run_at` of a message's job, in Unix milliseconds. If it was not popped, the time in its id."""
     return proxy.due_ms if isinstance(proxy, Popped) else proxy.message_timestamp
 
 
 def score(message: Message[Any], due_ms: float) -> int:
-    """Return the place in line: the higher priority first, then the one that was due first."""
-    # A row written by hand may be due at any time, but must not get another priority by that.
+    """Return the score of a message: higher priorities first, then earlier due times."""
+    # A row written by hand may have any due time, but that must not change its priority.
     due = int(min(max(due_ms, 0), _PRIORITY_STEP - 1))
     return (9 - int(message.options.get("priority", 5))) * _PRIORITY_STEP + due
 
 
 def unavailable(error: redis.RedisError, key: str) -> BrokerUnavailable:
-    """Say what Redis refused, with what to do about it where an operator can mend it."""
+    """Return the error for a failed Redis command, with advice where an operator can fix the cause."""
     if "WRONGTYPE" in str(error):
         return NameTaken(
-            f"the key {key} holds another type of value than ours, which another program wrote;"
-            " it is left as it is: rename it, or set REDIS_PREFIX"
+            f"the key {key} holds a value of another program, of another type. It was not changed:"
+            " rename it, or set REDIS_PREFIX"
         )
     if isinstance(error, redis.exceptions.MovedError | redis.exceptions.ClusterDownError):
         return BrokerUnavailable(
-            f"Redis is a cluster of several nodes, and the one of REDIS_URL does not serve the key {key}:"
-            " use one that stands alone, or a cluster of one node"
+            f"REDIS_URL is one node of a cluster of several nodes, and does not serve the key {key}:"
+            " use a standalone Redis, or a cluster of one node"
         )
     if isinstance(error, redis.exceptions.NoPermissionError):
-        return BrokerUnavailable(f"{error}; docs/compatibility.md has the rights that the user in Redis needs")
+        return BrokerUnavailable(f"{error}; docs/compatibility.md lists the permissions that the Redis user needs")
     return BrokerUnavailable(str(error))
 
 
 def redis_client(settings: Settings) -> redis.Redis:
     """Return a client that gives up quickly.
 
-    One retry, and only when the connection turns out to be dead: a kept connection dies with a restart of the
-    server, and every command of ours may safely run twice. redis-py's own default is ten retries.
+    It retries once, and only after a connection error: a pooled connection dies when the server restarts, and every
+    command of this service may safely run twice. redis-py's default is ten retries.
     """
     return redis.Redis.from_url(
         settings.redis_url,
@@ -501,7 +505,7 @@ def redis_client(settings: Settings) -> redis.Redis:
 
 
 def blocking_client(client: redis.Redis, block_seconds: float) -> redis.Redis:
-    """Return a client like `client`, with one connection, whose replies may take `block_seconds` longer."""
+    """Return a client with the same settings whose replies may take `block_seconds` longer."""
     options = dict(client.connection_pool.connection_kwargs)
     options["socket_timeout"] = (options.get("socket_timeout") or 1) + block_seconds
     pool = redis.ConnectionPool(connection_class=client.connection_pool.connection_class, **options)

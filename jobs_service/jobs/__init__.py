@@ -1,1 +1,1 @@
-"""What a job is: its states, its types, its payload, how it fails."""
+"""What a job is: its states, its type, its payload and its failures."""

@@ -1,4 +1,4 @@
-"""How long a job waits for what is away: until its next attempt, and in all."""
+"""How long a deferred job waits for an unavailable server: until its next attempt, and in total."""
 
 import random
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from typing import Self
 
 from jobs_service.config import Settings
 
-#: The waits differ by so much, so that jobs which failed together do not come back together.
+#: Each wait is varied by up to this ratio, so that jobs which failed together do not return together.
 _JITTER = 0.2
 
-#: 2 to the power of this is beyond every limit.
+#: 2 ** 32 seconds is beyond every limit.
 _MAX_DOUBLINGS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Deferral:
-    """Durations in seconds. The settings of the same names, beginning with DEFER, say more."""
+    """Durations in seconds, from the settings whose names begin with DEFER_."""
 
     first_seconds: float = 4.0
     max_seconds: float = 3_600.0
@@ -32,7 +32,7 @@ class Deferral:
         )
 
     def delay_seconds(self, deferrals: int) -> float:
-        """Return the wait after so many others in a row: each is about twice as long as the one before."""
+        """Return the wait after this number of deferrals in a row. Each wait is about twice the one before."""
         grown = min(self.first_seconds * 2.0 ** min(deferrals, _MAX_DOUBLINGS), self.max_seconds)
         factor: float = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - not a secret
         return grown * factor

@@ -1,4 +1,4 @@
-"""What is kept of an exception, and exceptions that stand for what was raised in another process."""
+"""What is stored of an exception, and the exceptions that represent one raised in another process."""
 
 import traceback
 from dataclasses import replace
@@ -6,13 +6,13 @@ from dataclasses import replace
 from jobs_service.errors import InvalidRequest, JobsError, OutcomeUnknown, Rejected, Unavailable
 from jobs_service.jobs.lifecycle import Failure
 
-#: Bounds of what a failed attempt leaves on the row, in characters.
+#: Characters of an exception's text and of its traceback that are stored on the row.
 MESSAGE_KEPT = 1_000
 TRACEBACK_KEPT = 4_000
 
 
 class IsolatedFailure(JobsError):
-    """Raised in an attempt's own process: this is what was kept of it there."""
+    """An exception that was raised in an attempt's own process, and what was kept of it."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -20,27 +20,27 @@ class IsolatedFailure(JobsError):
 
 
 class IsolatedRejection(IsolatedFailure, Rejected):
-    """It was a `Rejected`."""
+    """`Rejected` was raised."""
 
 
 class IsolatedRefusal(IsolatedFailure, InvalidRequest):
-    """It was an `InvalidRequest`."""
+    """`InvalidRequest` was raised."""
 
 
 class IsolatedDoubt(IsolatedFailure, OutcomeUnknown):
-    """It was an `OutcomeUnknown`."""
+    """`OutcomeUnknown` was raised."""
 
 
 class ProcessLost(JobsError):
-    """An attempt's own process ended without a word."""
+    """An attempt's own process ended without reporting a result."""
 
 
 class ProcessBroken(JobsError):
-    """The process in which the attempt ran can open no file any more. Whose fault that is cannot be told from here."""
+    """The process of the attempt can open no more files. Which job caused it is unknown."""
 
 
 def failure_of(exception: BaseException, seconds: float, *, is_ambiguous: bool = False) -> Failure:
-    """Return what is kept of an exception: bounded, and free of what PostgreSQL's text cannot hold."""
+    """Return what is stored of an exception: limited in length, and without characters that PostgreSQL cannot store."""
     if isinstance(exception, IsolatedFailure):
         return replace(exception.failure, seconds=seconds, is_ambiguous=is_ambiguous)
     return Failure(
@@ -53,14 +53,14 @@ def failure_of(exception: BaseException, seconds: float, *, is_ambiguous: bool =
 
 
 def _trace(exception: BaseException) -> str:
-    """Return the end of the traceback. Where a server is away it tells nothing, and the history may hold many."""
+    """Return the end of the traceback, or "" for `Unavailable`, where it would only fill the history."""
     if isinstance(exception, Unavailable):
         return ""
     return storable("".join(traceback.format_exception(exception, limit=-10)), TRACEBACK_KEPT)
 
 
 def storable(text: str, kept: int) -> str:
-    """Keep the end of a traceback and the whole of most messages; NUL and lone surrogates have no place in UTF-8."""
+    """Return the last `kept` characters of a text, without NUL and lone surrogates, which PostgreSQL cannot store."""
     clean = text.replace("\0", "").encode("utf-8", "replace").decode()
     return clean if len(clean) <= kept else "…" + clean[-kept:]
 
@@ -68,5 +68,5 @@ def storable(text: str, kept: int) -> str:
 def _text(exception: BaseException) -> str:
     try:
         return str(exception)
-    except Exception:  # noqa: BLE001 - job code's own __str__, which may do anything
+    except Exception:  # noqa: BLE001 - __str__ may be job code, and may raise anything
         return ""

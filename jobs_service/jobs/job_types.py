@@ -1,4 +1,4 @@
-"""The job types: name, payload class, function and options, declared with `@job` and bound to Dramatiq late."""
+"""The job types: name, payload class, function and options. `@job` declares them; the worker binds them to Dramatiq."""
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,7 @@ from jobs_service.outputs.local import OutputStore
 
 DEFAULT_QUEUE = "default"
 
-#: Characters of a type's name, as the column has them.
+#: The maximum length of a type's name, in characters: that of the column `jobs.type`.
 MAX_NAME = 50
 
 CANARY_LIMIT_SECONDS = 30
@@ -24,46 +24,46 @@ CANARY_LIMIT_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """What a job's function may know about the attempt it is: who it is, and where its effects go."""
+    """What a job's function gets besides its payload: the attempt's identity, and where its effects go."""
 
     job_id: UUID
     #: 1 for the first attempt.
     number: int
     outputs: OutputStore
     mailer: Mailer
-    #: To be called just before what cannot be taken back. Raises `LeaseLost` when the job is somebody else's by now.
-    #: From then on an attempt that is killed leaves an unknown outcome, and `on_ambiguous` decides.
+    #: To be called just before an effect that cannot be undone. Raises `LeaseLost` when the attempt no longer holds the
+    #: job. From then on, if the attempt is killed its outcome is unknown, and `on_ambiguous` decides what happens next.
     begin_effect: Callable[[], None] = lambda: None
-    #: Whether the job was cancelled meanwhile. Its code is interrupted then, but not where it waits outside of Python,
-    #: nor in threads of its own.
+    #: Whether the job has been cancelled. Its code is then interrupted, except while it waits outside of Python or runs
+    #: in threads of its own.
     is_cancelled: Callable[[], bool] = lambda: False
-    #: To be called, with a server's name, before it is asked for something. Raises `Unavailable` at once while the
-    #: server is known to be away: the job then comes back when it is not.
-    ask: Callable[[str], None] = lambda server: None  # noqa: ARG005 - the name that callers may use
+    #: To be called with a server's name before each request to it. Raises `Unavailable` at once while the server is
+    #: known to be unavailable: the job is then deferred until the server is back.
+    ask: Callable[[str], None] = lambda server: None  # noqa: ARG005 - callers may pass it by name
 
 
-#: Typed payload and context in, a small JSON value (the job's `result`) out.
+#: Takes the typed payload and the context, and returns a small JSON value: the job's `result`.
 JobFunction = Callable[[Any, JobContext], object]
 
 
 @dataclass(frozen=True, slots=True)
 class JobType:
-    """One kind of job. Durations are seconds; None means the service's setting."""
+    """One kind of job. Durations are in seconds. None means that the service's setting applies."""
 
     name: str
     payload: Any
     function: JobFunction
-    #: Refuses, by raising `InvalidRequest`, what the payload's type cannot say.
+    #: Raises `InvalidRequest` for a payload that matches its type but is invalid.
     check: Callable[[Any], None] | None = None
     queue: str = DEFAULT_QUEUE
     max_attempts: int | None = None
     time_limit_seconds: int | None = None
-    #: Numbers with a point or an exponent, where the payload's type says nothing of them: `Decimal`, with all their
-    #: digits, instead of `float`.
+    #: Where the payload's type does not say otherwise, decode numbers with a point or an exponent as `Decimal`, which
+    #: keeps all digits, instead of `float`.
     decimals: bool = False
-    #: At most so many of its jobs run at a time in a worker process.
+    #: The maximum number of its jobs that run at a time in one worker process.
     max_running: int | None = None
-    #: Sent by maintenance to see whether its queue works; nobody's job, so lists leave it out.
+    #: Submitted by maintenance to check that its queue works. Lists of jobs leave it out.
     is_canary: bool = False
 
     def decode(self, payload: str | bytes) -> Any:  # noqa: ANN401 - each type has a payload class of its own
@@ -75,7 +75,7 @@ class JobType:
             raise invalid(error, below="/payload") from None
 
     def parse(self, payload: object) -> Any:  # noqa: ANN401
-        """Return what the function would get of a payload that is written here in Python, as in a test of the type."""
+        """Return the typed payload from a Python value. For tests of job types."""
         return self.decode(encoded(payload))
 
     def _checked(self, payload: Any) -> Any:  # noqa: ANN401
@@ -89,23 +89,23 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def noop(payload: Nothing, context: JobContext) -> None:
-    """Do nothing: what a canary takes is the system's own doing."""
+    """Do nothing, so that a canary measures only the time that the service itself takes."""
 
 
 @dataclass(slots=True)
 class Registry:
-    """The job types by name. Spelling differs only in case and in `-` or `_`: CSV_GENERATION is csv-generation."""
+    """The job types by name. Names ignore case and treat `_` as `-`: CSV_GENERATION is csv-generation."""
 
     _types: dict[str, JobType] = field(default_factory=dict)
 
     def add(self, job_type: JobType) -> None:
         key = spelling(job_type.name)
         if key in self._types:
-            raise ValueError(f"job type {job_type.name!r} is declared twice")
+            raise ValueError(f"job type {job_type.name!r} is declared twice: rename one of the two")
         self._types[key] = job_type
 
     def get(self, name: str) -> JobType:
-        """Raises `UnknownJobType`, which names the types there are."""
+        """Return the job type of this name. Raises `UnknownJobType`, which lists the known types."""
         try:
             return self._types[spelling(name)]
         except KeyError:
@@ -114,11 +114,11 @@ class Registry:
 
     @property
     def names(self) -> list[str]:
-        """The names of the types that users may ask for."""
+        """The names of all types but canaries."""
         return sorted(job_type.name for job_type in self if not job_type.is_canary)
 
     def unknown(self, names: Iterable[str]) -> list[str]:
-        """Return those of the names that no type has."""
+        """Return those of the names that no type has, to report mistyped ones."""
         return [name for name in names if spelling(name) not in self._types]
 
     def __iter__(self) -> Iterator[JobType]:
@@ -129,7 +129,7 @@ class Registry:
         return [job_type for job_type in self if job_type.is_canary]
 
     def add_canaries(self) -> None:
-        """Add a type that does nothing for each queue that has none yet."""
+        """Add a canary type for each queue that has none yet."""
         for queue in {*self.queues} - {job_type.queue for job_type in self.canaries}:
             name = f"canary-{queue}"[:MAX_NAME]
             self.add(JobType(name, Nothing, noop, queue=queue, time_limit_seconds=CANARY_LIMIT_SECONDS, is_canary=True))
@@ -139,12 +139,12 @@ class Registry:
         return sorted({job_type.queue for job_type in self})
 
 
-#: What `@job` fills. Importing `actors` is enough to know every type; nothing is bound to a broker by that.
+#: The registry that `@job` adds to. Importing `actors` registers every type, without binding it to a broker.
 registry = Registry()
 
 
 def load(actor_modules: str = "") -> Registry:
-    """Import `actors` and, by their names between commas, further modules with job types. Returns the registry."""
+    """Import `actors` and the further modules named in `actor_modules`, separated by commas. Return the registry."""
     for module in ("actors", *filter(None, (name.strip() for name in actor_modules.split(",")))):
         importlib.import_module(module)
         logs.take_in(module)
@@ -163,5 +163,5 @@ def job(name: str, *, payload: Any, **options: Any) -> Callable[[JobFunction], J
 
 
 def spelling(name: str) -> str:
-    """Return the form under which the spellings of one type meet."""
+    """Return the normal form of a type's name, in which all its spellings are equal."""
     return name.lower().replace("_", "-")

@@ -1,11 +1,11 @@
-"""The life of a job: the states, the transitions, and a verb for each. Nothing else writes `jobs.status`.
+"""The life of a job: the states, the transitions, and a function for each. No other module writes `jobs.status`.
 
-Each verb is one guarded statement in its own transaction; the three that every job needs take many jobs, so that those
-that meet share the statement and its commit. No row changed is an answer, not an error: somebody else
-was faster, or this attempt's lease is gone. All times are the database's; a worker's clock decides nothing.
+Each transition is one guarded statement in its own transaction. The three that every job passes take many jobs, so that
+calls made at the same time share the statement and its commit. That no row changed is a result, not an error: another
+process was faster, or the attempt has lost its lease. All times are PostgreSQL's; a worker's clock decides nothing.
 
-A statement whose reply was lost may have been carried out. So each names a token that the row keeps as its
-`transition_token`, and a verb that finds no row to change looks whether it is its own token that stands there.
+A statement whose reply was lost may have been carried out. So each carries a token, which the row keeps as its
+`transition_token`. A transition that finds no row to change looks for its own token on the row.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -32,12 +32,12 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-#: verb -> (the states it starts from, the states it may lead to). docs/architecture.md draws this table; a test
+#: Transition -> (the states it starts from, the states it may lead to). docs/architecture.md draws this table; a test
 #: compares the two.
 TRANSITIONS: Mapping[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
     "claim": ((Status.PENDING,), (Status.PROCESSING,)),
     "complete": ((Status.PROCESSING,), (Status.COMPLETED,)),
-    # Leads to no state: the row is gone.
+    # Leads to no state: the row is deleted.
     "complete_canary": ((Status.PROCESSING,), ()),
     "retry": ((Status.PROCESSING,), (Status.PENDING,)),
     "fail": ((Status.PROCESSING,), (Status.FAILED,)),
@@ -53,57 +53,57 @@ TRANSITIONS: Mapping[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
     "redrive": ((Status.COMPLETED, Status.FAILED, Status.CANCELLED), (Status.PENDING,)),
 }
 
-#: A job in one of these stays as it is, until somebody redrives it or its retention is over.
+#: A job stays in one of these states until it is redriven or its retention is over.
 TERMINAL = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
 
 class EndReason(StrEnum):
-    """Why a job ended without a result. The closed list of `jobs.end_reason`."""
+    """Why a job ended without a result: all values of `jobs.end_reason`."""
 
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     REJECTED = "rejected"
     INVALID_PAYLOAD = "invalid_payload"
     POISON = "poison"
     EXPIRED = "expired"
-    #: What it needs was away, or did not take it, for as long as it might wait.
+    #: A server that the job needs was unavailable, or did not accept it, until the time it may wait was over.
     UNAVAILABLE = "unavailable"
     UNKNOWN_TYPE = "unknown_type"
     AMBIGUOUS = "ambiguous"
-    #: The one that goes with status cancelled; the others go with failed.
+    #: The only reason of a cancelled job; the others belong to failed jobs.
     CANCELLED_BY_OPERATOR = "cancelled_by_operator"
 
 
 class OnAmbiguous(StrEnum):
-    """What becomes of a job whose effect may or may not have happened."""
+    """What to do with a job whose effect may or may not have happened."""
 
-    #: Another attempt, which may do it twice.
+    #: Make another attempt, which may repeat the effect.
     RESEND = "resend"
-    #: No further attempt: a dead letter, for a person to look at.
+    #: Make no further attempt. The job becomes a dead letter, for a person to decide.
     HOLD = "hold"
 
 
-#: Seconds a job of a type that a worker does not know stays pending, for a newer worker to come.
+#: Seconds for which a job of an unknown type stays pending, in case a newer worker that knows the type starts.
 UNKNOWN_TYPE_GRACE_SECONDS = 600
 
-#: So many workers may be lost with a job before it is taken for their killer.
+#: A job during whose attempts this many workers were lost is assumed to have killed them, and fails as poison.
 POISON_WORKER_LOSSES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job that was parsed and is to be written. Without a date or a delay it is due at once."""
+    """A validated job that is to be written. Without `run_at` or a delay it is due at once."""
 
     id: UUID
     type: str
-    #: JSON as it was sent.
+    #: The JSON text as the client sent it.
     payload: str
     queue: str
     priority: int
     max_attempts: int
     run_at: datetime | None = None
     delay_seconds: float = 0
-    #: If the job is due a message follows, and the relay sends it again after so long, unless the job was claimed by
-    #: then. 0: no message follows, the relay is to send it.
+    #: If the job is due, its submitter publishes it; after this time the relay publishes it again, unless it has been
+    #: claimed. 0 leaves the first publish to the relay.
     publish_grace_seconds: float = 0
     #: No attempt begins after this.
     expires_at: datetime | None = None
@@ -114,21 +114,21 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What became of a job that was to be written, by PostgreSQL's clock."""
+    """The result of writing a new job. Times are PostgreSQL's."""
 
     id: UUID
     #: Its `run_at`, in Unix milliseconds.
     due_ms: float
     is_due: bool
-    #: It was not written: no attempt could begin before its `expires_at`.
+    #: The job was not written, because no attempt could begin before its `expires_at`.
     is_expired: bool
-    #: What PostgreSQL's clock said meanwhile, in Unix seconds.
+    #: PostgreSQL's time during the statement, in Unix seconds.
     database_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """A worker's wish to claim a job, under a token of its own."""
+    """A worker's request to claim a job, under a lease token of its own."""
 
     job_id: UUID
     worker_id: UUID
@@ -144,23 +144,23 @@ class Claim:
     worker_id: UUID
     type: str
     queue: str
-    #: JSON as it was sent.
+    #: The JSON text as the client sent it.
     payload: str
     attempts: int
     max_attempts: int
     #: Workers lost with this job so far.
     worker_losses: int
-    #: Seconds from when the job could have run to now: the time it stood in line.
+    #: Seconds since the attempt could have started: the time the job waited in its queue.
     waited_seconds: float
-    #: Seconds since it was accepted.
+    #: Seconds since the job was submitted.
     age_seconds: float
     on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
     request_id: str | None = None
     traceparent: str | None = None
-    #: How many times in a row it was deferred, and the server for which it has waited.
+    #: How many times in a row the job was deferred, and the server it waited for.
     deferrals: int = 0
     waits_for: str | None = None
-    #: The servers that are known to be away, and that this attempt is not to ask.
+    #: The servers that are known to be unavailable, and that this attempt must not contact.
     away: Sequence[str] = ()
 
     @property
@@ -170,22 +170,22 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong in one attempt. Becomes an entry of `jobs.history`; the message alone is `jobs.error`."""
+    """How one attempt failed. Stored as an entry of `jobs.history`; `jobs.error` has the message alone."""
 
     error: str
     message: str
     traceback: str
     seconds: float
-    #: Nobody knows whether the attempt had its effect.
+    #: It is unknown whether the attempt had its effect.
     is_ambiguous: bool = False
 
 
 @dataclass(slots=True)
 class Unheard:
-    """The transition of one caller whose reply was lost, if there is one.
+    """A caller's transition whose reply was lost, if there is one.
 
-    The caller keeps it and calls the verb again, once PostgreSQL answers: the verb then sends the same statement under
-    the same token, before anything else, and tells what came of it. So each transition is told of once.
+    The caller keeps this object and repeats the call once PostgreSQL answers. The call then first sends the same
+    statement under the same token and returns its result, so that each transition is reported exactly once.
     """
 
     #: The statement's parameters.
@@ -194,7 +194,7 @@ class Unheard:
 
 @dataclass(frozen=True, slots=True)
 class TransitionedJob:
-    """A job that a sweep or a person put into another state."""
+    """A job whose state was changed by maintenance or by a client, and not by its own attempt."""
 
     job_id: UUID
     type: str
@@ -209,48 +209,51 @@ class TransitionedJob:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What events say about it."""
+        """The fields that events have about it."""
         return {"job_id": str(self.job_id), "type": self.type, "queue": self.queue, "attempt": self.attempts}
 
 
 @dataclass(frozen=True, slots=True)
 class Expired(TransitionedJob):
-    """A job that was not begun in time: not at all, or not again after it was deferred."""
+    """A job that did not start before its `expires_at`: not at all, or not again after it was deferred."""
 
     end_reason: EndReason
 
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """What became of a job that was deferred."""
+    """The result of deferring a job."""
 
-    #: It may wait no longer, and is a dead letter.
+    #: The job may not wait any longer, and became a dead letter.
     is_over: bool
-    #: Until its next attempt, unless its server is back before that.
+    #: Seconds until its next attempt, unless its server is back earlier.
     delay_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Rescued(TransitionedJob):
-    """A job taken from a worker that went silent, or from a process that died or broke. `attempt` is the one lost."""
+    """A job taken back from a worker that stopped its heartbeat, or from a process that died or broke.
+
+    `attempts` is the number of the lost attempt.
+    """
 
     status: Status
     end_reason: EndReason | None
     worker_id: UUID | None
-    #: What the job says about an effect that may have happened; None when none had begun.
+    #: The job's policy for an effect that may have happened; None if the effect had not begun.
     on_ambiguous: OnAmbiguous | None
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled(TransitionedJob):
-    """A job that somebody ended. `attempt` is the one that ran, if one did."""
+    """A job that was cancelled. `attempts` is the number of the attempt that ran, if one did."""
 
-    #: What the job says about an effect that may have happened; None when none had begun.
+    #: The job's policy for an effect that may have happened; None if the effect had not begun.
     on_ambiguous: OnAmbiguous | None
 
 
-#: The writes of maintenance name the lease under which they are made: a leader that lost it, frozen or cut off, changes
-#: nothing any more. Without a fence anybody may.
+#: Maintenance writes carry the token of the leader's lease, so that a leader which lost it while it was frozen or cut
+#: off cannot change anything. Other callers pass no fence.
 FENCE = """(%(fence)s::bigint IS NULL
        OR EXISTS (SELECT FROM leases WHERE name = 'maintenance' AND token = %(fence)s))"""
 
@@ -284,7 +287,7 @@ FROM new"""
 
 
 def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
-    """Write accepted jobs as pending; when this returns they are committed, all but those that had expired."""
+    """Insert jobs as pending. All but those that had expired are committed when this returns."""
     columns = {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__}
     columns["keep_text"] = [not jsonb.gives_back(job.payload) for job in jobs]
     rows = database.rows(_SUBMIT, columns)
@@ -293,12 +296,12 @@ def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
 
 
 def database_seconds(database: Database) -> float:
-    """Return what PostgreSQL's clock says, in Unix seconds."""
+    """Return PostgreSQL's time, in Unix seconds."""
     (seconds,) = database.row("SELECT extract(epoch FROM clock_timestamp())::float8") or (0.0,)
     return float(seconds)
 
 
-# One message to the server, and nothing that a session would have to keep, so that it works through a pooler.
+# A single message to the server without session state, so that it works through a connection pooler.
 _TRY_SUBMIT = """
 BEGIN;
 INSERT INTO jobs (id, type, status, payload) VALUES (%s, 'readiness', 'pending', '{}');
@@ -306,25 +309,25 @@ ROLLBACK"""
 
 
 def try_submit(database: Database) -> None:
-    """Write a job and take it back: only that tells whether one would be accepted."""
+    """Insert a job and roll back. Only this shows that a job could be submitted."""
     database.rows(_TRY_SUBMIT, (uuid4(),))
 
 
 def publish_soon(database: Database, job_id: UUID) -> None:
-    """Have the relay publish a job whose message could not be sent."""
+    """Make the relay publish a job whose message could not be sent."""
     database.rows("UPDATE jobs SET publish_at = now() WHERE id = %s AND (status = 'pending') IS TRUE", (job_id,))
 
 
 def published(
     database: Database, job_ids: Sequence[UUID], *, republish_seconds: float, fence: int | None = None
 ) -> int:
-    """Note that messages were sent: unless claimed, these jobs are published again after `republish_seconds`.
+    """Record that messages were sent: unless claimed, these jobs are published again after `republish_seconds`.
 
-    Returns how many are still to be claimed; none if the fence is not the lease's any more. Touches no indexed column,
-    so PostgreSQL updates the rows in place (HOT).
+    Return how many of the jobs are still pending; 0 if the fence is no longer valid. Changes no indexed column, so
+    PostgreSQL can update the rows in place (HOT).
     """
     noted = database.rows(
-        # Only where the job is still due: one that ran meanwhile and waits for its retry has a date of its own.
+        # Only if the job is still due: one that has run meanwhile and waits for its retry has a later `publish_at`.
         f"""UPDATE jobs SET publish_at = now() + %(seconds)s * interval '1 second'
         WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND run_at <= now() AND {FENCE}
         RETURNING 1""",
@@ -333,14 +336,14 @@ def published(
     return len(noted)
 
 
-# As it was sent. A payload that was changed by other means than this module has a text that says something else.
+# The text as it was sent. If the payload was changed by other means than this module, the stored text is outdated.
 _PAYLOAD = "CASE WHEN payload_text::jsonb = payload THEN payload_text::text ELSE payload::text END"
-# With each claim, so that it costs no statement of its own and is never older than the claim. The table is nearly
-# always empty. A server's prober is the one job that may ask it.
+# Read with each claim, so that it needs no statement of its own and is never older than the claim. The table is nearly
+# always empty. A server's prober is the one job that may contact it.
 _AWAY = "ARRAY(SELECT name FROM servers WHERE prober IS DISTINCT FROM jobs.id)"
 
-# A statement that names its jobs by id writes its guard as (status = …) IS TRUE: the same truth, but no condition of a
-# partial index. With statistics from an empty queue PostgreSQL would rather read every waiting row than look up an id.
+# A statement that selects jobs by id writes its guard as (status = …) IS TRUE: equivalent, but it matches no partial
+# index. Otherwise PostgreSQL, with statistics from an empty queue, would scan all waiting rows to find an id.
 _CLAIM = f"""
 UPDATE jobs
 SET status = 'processing', attempts = attempts + 1, lease_token = ask.token, worker_id = ask.worker_id,
@@ -362,14 +365,14 @@ FROM jobs WHERE id = ANY(%(job_ids)s) AND lease_token = ANY(%(tokens)s)"""
 
 
 def claim(database: Database, asks: Sequence[ClaimRequest]) -> list[Claim | None]:
-    """Begin the next attempt of jobs that are due, and count it. None: ended, running, not due, expired or unknown.
+    """Begin the next attempt of jobs that are due, and count it. None: finished, running, not due, expired or unknown.
 
-    Ask again with the same token after `DatabaseUnavailable`, to learn whether the claim had gone through after all.
+    After `DatabaseUnavailable`, call again with the same tokens to learn whether the claims succeeded.
     """
-    # Rows are locked in the order of their ids, here as everywhere: two batches never wait for each other.
+    # Rows are always locked in the order of their ids, so that two batches cannot deadlock.
     found = _claims(database, _CLAIM, sorted(asks, key=lambda ask: ask.job_id))
     if missing := [ask for ask in asks if ask.token not in found]:
-        # `rows` may have sent the claim twice, and then only the first one found the row: look for our own token.
+        # `rows` may have sent the claim twice, and then only the first found the row: look for our own token.
         found |= _claims(database, _CLAIMED, missing)
     return [found.get(ask.token) for ask in asks]
 
@@ -384,7 +387,7 @@ def _claims(database: Database, sql: str, asks: Sequence[ClaimRequest]) -> dict[
 
 
 def begin_effect(database: Database, claim: Claim) -> bool:
-    """Note that the attempt is about to do what cannot be taken back. False: the lease is gone, so it must not."""
+    """Record that the attempt is about to do what cannot be undone. False: the lease is gone, so it must not do it."""
     sql = """
     UPDATE jobs SET effect_started_at = now()
     WHERE id = %s AND (status = 'processing') IS TRUE AND lease_token = %s
@@ -405,7 +408,7 @@ RETURNING id"""
 
 
 def complete(database: Database, done: Sequence[tuple[Claim, str]]) -> list[bool]:
-    """Finish attempts with their results (JSON text). False: the lease is gone and this verdict with it."""
+    """Complete attempts with their results (JSON text). False: the lease is gone, and the result is discarded."""
     ordered = sorted(done, key=lambda item: item[0].job_id)
     names = _held([(claim.job_id, claim.token) for claim, _ in ordered], "complete")
     names["results"] = [result for _, result in ordered]
@@ -431,17 +434,17 @@ _COMPLETED_CANARY = "SELECT job_id FROM canaries WHERE job_id = %(job_id)s AND l
 
 
 def complete_canary(database: Database, claim: Claim) -> bool:
-    """Delete a canary that came through, and note when: nobody looks for its row. False: the lease is gone."""
+    """Delete a completed canary, and record when it completed. False: the lease is gone."""
     names = {"job_id": claim.job_id, "token": claim.token}
     # `rows` may have sent it twice, and then only the first one found the row: look for our own token.
     return any(database.row(sql, names) for sql in (_COMPLETE_CANARY, _COMPLETED_CANARY))
 
 
-#: So many failed attempts stay in a job's history, the first ones and the last ones. What they say is up to 5 KB each,
-#: and a person may have a job run again and again.
+#: The number of failed attempts that a job's history keeps: the first ones and the last ones. Each may have 5 KB, and a
+#: job can be redriven any number of times.
 HISTORY_FIRST, HISTORY_LAST = 10, 40
 
-# Before another entry: what stays of the history, and how many entries are left out by then.
+# Before an entry is added: the entries of the history to keep, and the number of entries omitted so far.
 _HISTORY = f"""CASE WHEN jsonb_array_length(history) < {HISTORY_FIRST + HISTORY_LAST} THEN history
       ELSE jsonb_path_query_array(history, '$[0 to {HISTORY_FIRST - 1}]')
         || jsonb_path_query_array(history, '$[last - {HISTORY_LAST - 2} to last]') END"""
@@ -460,7 +463,7 @@ RETURNING id"""
 
 
 def retry(database: Database, claim: Claim, failure: Failure, *, delay_seconds: float) -> bool:
-    """Put the job back for another attempt after `delay_seconds`. False: the lease is gone."""
+    """Make the job pending again, for another attempt after `delay_seconds`. False: the lease is gone."""
     return _settle(database, claim, "retry", _RETRY, {"delay": delay_seconds, **_record(claim, failure)})
 
 
@@ -480,7 +483,8 @@ def fail(database: Database, claim: Claim, failure: Failure, *, reason: EndReaso
     return _settle(database, claim, "fail", _FAIL, {"reason": reason, **_record(claim, failure)})
 
 
-# What goes back keeps its place in line: it is older than what came meanwhile. `returned_at` says since when it waits.
+# A job that is given back keeps its place in the queue, before jobs submitted later. `returned_at` is when it began to
+# wait again.
 _RELEASE = """
 UPDATE jobs
 SET status = 'pending', attempts = attempts - 1, lease_token = NULL, started_at = NULL,
@@ -490,15 +494,15 @@ FROM unnest(%(job_ids)s::uuid[], %(leases)s::uuid[], %(transitions)s::uuid[]) AS
 WHERE id = held.job_id AND (status = 'processing') IS TRUE AND lease_token = held.lease AND effect_started_at IS NULL
 RETURNING """
 
-# The attempt that was given back, also where the next one has begun before its answer was looked for.
+# The number of the attempt that was given back, even if the next one has begun before the lost reply was looked up.
 _RELEASED = """id, type, queue, CASE status WHEN 'processing' THEN attempts ELSE attempts + 1 END,
   request_id, traceparent"""
 
 
 def release(database: Database, claims: Sequence[Claim]) -> list[bool]:
-    """Give jobs back as if they had not been claimed: the attempts do not count, and they keep their places in line.
+    """Give jobs back as if they had not been claimed: the attempts do not count, and the jobs keep their places.
 
-    False: the lease is gone, or the effect has begun, which nobody may forget.
+    False: the lease is gone, or the effect has begun, and so the attempt has to count.
     """
     names = _held(sorted((claim.job_id, claim.token) for claim in claims), "release")
     released = {job_id for (job_id,) in _sent(database, _RELEASE + "id", "id", names)}
@@ -514,9 +518,9 @@ ORDER BY id"""
 def release_worker(
     database: Database, worker_id: UUID, *, known: Collection[UUID] = (), unheard: Unheard | None = None
 ) -> list[TransitionedJob]:
-    """Give back what a worker that ends holds without knowing it: claims whose answers it never got.
+    """Give back the jobs that a stopping worker holds without knowing it, because the replies to its claims were lost.
 
-    `known` are the lease tokens that it does know: those attempts run, or wait for their verdicts.
+    `known` are the lease tokens that the worker knows: those attempts are running, or about to be settled.
     """
     unheard = unheard or Unheard()
     sql = _RELEASE + _RELEASED
@@ -537,7 +541,7 @@ RETURNING id"""
 
 
 def snooze(database: Database, claim: Claim, message: str | None, *, delay_seconds: float) -> bool:
-    """Put the job off: the attempt does not count, `message` says why. False: the lease is gone."""
+    """Postpone the job. The attempt does not count; `message` says why. False: the lease is gone."""
     return _settle(database, claim, "snooze", _SNOOZE, {"delay": delay_seconds, "message": message})
 
 
@@ -545,9 +549,9 @@ def snooze(database: Database, claim: Claim, message: str | None, *, delay_secon
 #: by their own dates. All processes share the table; `CircuitBreaker` is for the service's own servers, in one process.
 MAX_SERVERS_AWAY = 100
 
-# The wait is never more than half of what is left, so that there is an attempt near the end as well. It is no shorter
-# than the time its server has been away: the job is brought forward when that is back, and whoever asked in vain stands
-# behind the others. The server's row is written in the same transaction; pauses between probes grow with the time away.
+# The wait is at most half of the time left, so that there is an attempt near the end as well. It is at least as long as
+# its server has been unavailable: the job is brought forward once the server is back, and a job that tried in vain goes
+# behind the others. The server's row is written in the same transaction. Pauses between probes grow with the outage.
 _DEFER = f"""
 WITH held AS (
   SELECT id, COALESCE(expires_at, COALESCE(deferred_since, now()) + %(limit)s * interval '1 second') AS ends_at
@@ -606,10 +610,11 @@ def defer(
     is_tried: bool = True,
     retry_after_seconds: float | None = None,
 ) -> Deferred | None:
-    """Put the job off for what is away: the attempt does not count, and is in the history if the server was asked.
+    """Postpone the job because a server is unavailable. The attempt does not count.
 
-    It becomes a dead letter where no further attempt could begin before its end: `expires_at`, or the limit of
-    `deferral`. A `server` is noted as away for all jobs. None: the lease is gone.
+    It is added to the history if it contacted the server (`is_tried`). The job becomes a dead letter if no further
+    attempt could begin before its `expires_at`, or before the limit of `deferral`. A `server` is recorded as
+    unavailable for all jobs. None: the lease is gone.
     """
     delay = deferral.delay_seconds(claim.deferrals) if retry_after_seconds is None else retry_after_seconds
     pause = max(deferral.first_seconds / 4, min(retry_after_seconds or 0.0, deferral.max_seconds))
@@ -632,8 +637,8 @@ def defer(
     return Deferred(*rows[0][1:]) if rows else None
 
 
-# To the place in line of when it was first deferred, and so before what was posted meanwhile; but not before the head
-# of the line, since it is measured how long that has been able to run. `returned_at` says since when this one is.
+# Moves a job to the place it had when it was first deferred, and so before jobs submitted since, but not before the
+# head of the queue: the queue's latency is measured from there. `returned_at` is when this job began to wait again.
 _FORWARD = """
 run_at = LEAST(now(), COALESCE((
   SELECT GREATEST(jobs.deferred_since, line.run_at) FROM jobs AS line
@@ -654,7 +659,7 @@ UPDATE servers SET prober = brought.id FROM brought WHERE name = %(server)s RETU
 
 
 def probe(database: Database, server: str, *, instead_of: UUID | None = None, fence: int | None = None) -> bool:
-    """Let the first of the jobs that wait for a server that is away ask it, now. False: none waits."""
+    """Let the first of the jobs that wait for an unavailable server try it now. False: no job waits for it."""
     return database.row(_PROBE, {"server": server, "instead_of": instead_of, "fence": fence}) is not None
 
 
@@ -669,7 +674,7 @@ UPDATE jobs SET {_FORWARD} FROM next WHERE jobs.id = next.id RETURNING 1"""
 
 
 def bring_forward(database: Database, server: str, *, limit: int, fence: int | None = None) -> int:
-    """Have up to so many of the jobs that wait for a server run now. Return how many there were."""
+    """Make up to `limit` of the jobs that wait for a server due now. Return how many."""
     return len(database.rows(_BRING_FORWARD, {"server": server, "limit": limit, "fence": fence}))
 
 
@@ -698,9 +703,9 @@ def fail_unknown(
     fence: int | None = None,
     unheard: Unheard | None = None,
 ) -> list[TransitionedJob]:
-    """Make pending jobs of a type that the worker does not know dead letters, once they have waited `grace_seconds`.
+    """Fail pending jobs of a type that this worker does not know, once they have waited `grace_seconds`.
 
-    Until then they stay pending: during a deployment a newer worker may know the type.
+    Until then they stay pending, because during a deployment a newer worker may know the type.
     """
     unheard = unheard or Unheard()
     rows = _asked_again(database, unheard, _FAIL_UNKNOWN, _MOVED)
@@ -710,13 +715,13 @@ def fail_unknown(
     return [TransitionedJob(*row) for row in rows]
 
 
-# What became of a job that was taken back is told by its history's last entry, also when the next attempt has begun.
+# The last entry of the history describes the attempt that was taken back, even if the next one has begun.
 _TAKEN_BACK = """jobs.id, type, queue, (history->-1->>'attempt')::integer, request_id, traceparent,
   CASE WHEN end_reason IS NULL THEN 'pending' ELSE 'failed' END, end_reason,
   (history->-1->>'worker_id')::uuid, CASE WHEN (history->-1->>'ambiguous')::boolean THEN jobs.on_ambiguous END"""
 
-# The same for jobs whose worker went silent, and for those whose own process died or broke. Only a job that was alone
-# with its process has used an attempt. What a neighbour may have done leaves a crash, which isolates the job, no more.
+# Shared by jobs whose worker stopped its heartbeat and jobs whose own process died or broke. The attempt counts only if
+# the job was alone in its process. Else another job may be the cause: `worker_losses` isolates the next attempt.
 _TAKE_BACK = f"""
 WITH lost AS (
   SELECT jobs.id, worker_id, CASE WHEN effect_started_at IS NOT NULL THEN on_ambiguous END AS on_ambiguous,
@@ -757,7 +762,7 @@ WHERE status = 'processing'
 ORDER BY id LIMIT %(limit)s
 FOR NO KEY UPDATE SKIP LOCKED"""
 
-# A worker that has beaten since it was found silent lives, and keeps its jobs.
+# A worker that has sent a heartbeat since it was found silent is alive, and keeps its jobs.
 _RESCUE = _TAKE_BACK.replace("<run_at>", _KEEPS_ITS_PLACE).replace(
     "<guard>",
     f"""{FENCE} AND EXISTS (
@@ -771,7 +776,7 @@ _CRASH = _TAKE_BACK.replace("<run_at>", "now() + %(delay)s * interval '1 second'
 
 _ABANDON = _TAKE_BACK.replace("<run_at>", _KEEPS_ITS_PLACE).replace("<guard>", "TRUE")
 
-#: What the history calls an attempt whose process was lost.
+#: The `error` that the history has for an attempt whose process was lost.
 WORKER_LOST = "WorkerLost"
 
 
@@ -783,10 +788,10 @@ def rescue(
     fence: int | None = None,
     unheard: Unheard | None = None,
 ) -> list[Rescued]:
-    """Take back the jobs of silent workers: for another attempt, or as dead letters. The attempts do not count.
+    """Take back the jobs of silent workers, for another attempt or as dead letters. The attempts do not count.
 
-    `silent` maps a worker's id to the count of beats at which it stands still; None for one that has no row. A sweep
-    that keeps `unheard` calls this also when no worker is silent: without either it asks nothing.
+    `silent` maps a worker's id to the heartbeat count at which it stopped, or None if the worker has no row. A sweep
+    that keeps `unheard` also calls this when no worker is silent; without either, no statement is sent.
     """
     unheard = unheard or Unheard()
     rows = _asked_again(database, unheard, _RESCUE, _TAKEN_BACK)
@@ -801,16 +806,16 @@ def rescue(
 
 
 def crash(database: Database, claim: Claim, message: str, *, delay_seconds: float) -> Rescued | None:
-    """Note that the attempt killed the process it had to itself. None: the lease is gone."""
+    """Record that the attempt killed the process it had to itself. None: the lease is gone."""
     names = _lost([(claim.job_id, claim.token)], message, counted=True, transition=_transition(claim.token, "crash"))
     rows = _sent(database, _CRASH, _TAKEN_BACK, names | {"delay": delay_seconds})
     return _rescued(rows[0]) if rows else None
 
 
 def abandon(database: Database, claim: Claim, message: str) -> Rescued | None:
-    """Give up an attempt whose process broke through no fault that is known to be the job's. None: the lease is gone.
+    """Give up an attempt whose process broke, where the job may not be the cause. None: the lease is gone.
 
-    As for a lost worker: the attempt does not count, and the next one has a process to itself.
+    As after a lost worker, the attempt does not count, and the next one gets a process of its own.
     """
     names = _lost([(claim.job_id, claim.token)], message, counted=False, transition=_transition(claim.token, "abandon"))
     rows = _sent(database, _ABANDON, _TAKEN_BACK, names)
@@ -859,7 +864,7 @@ RETURNING {_EXPIRED}"""
 def expire(
     database: Database, *, limit: int = 500, fence: int | None = None, unheard: Unheard | None = None
 ) -> list[Expired]:
-    """Make pending jobs whose `expires_at` has passed dead letters. One that was deferred keeps what it waits for."""
+    """Fail pending jobs whose `expires_at` has passed. A job that was deferred keeps the error it was deferred with."""
     unheard = unheard or Unheard()
     rows = _asked_again(database, unheard, _EXPIRE, _EXPIRED)
     if not rows and (late := [job_id for (job_id,) in database.rows(_LATE_JOBS, (limit,))]):
@@ -868,12 +873,12 @@ def expire(
     return [Expired(*[*job, EndReason(reason)]) for *job, reason in rows]
 
 
-# Whether the cancel left an entry is told by the history's last one: of the attempt that the row still names.
+# Whether the cancel added an entry is seen from the last one, if it is about the attempt that the row still names.
 _CANCELLED = f"""{_MOVED},
   CASE WHEN history->-1->>'error' = 'Cancelled' AND (history->-1->>'started_at')::timestamptz = started_at
        THEN on_ambiguous END"""
 
-# An attempt that runs is interrupted. If its effect had begun, nobody knows what came of it.
+# A running attempt is interrupted. If its effect had begun, it is unknown whether it happened.
 _CANCEL = f"""
 UPDATE jobs
 SET status = 'cancelled', end_reason = 'cancelled_by_operator', lease_token = NULL,
@@ -891,10 +896,10 @@ RETURNING {_CANCELLED}"""
 
 
 def cancel(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> Cancelled | None:
-    """End a job that is not finished. None: it is, or there is no such job.
+    """End a job that is not finished. None: it is finished, or there is no such job.
 
-    A running attempt loses its lease: it cannot begin its effect any more, and its verdict is refused. Its worker
-    learns of that by its next heartbeat, and interrupts it.
+    A running attempt loses its lease: it can no longer begin its effect, and its verdict is refused. Its worker learns
+    of this with its next heartbeat, and interrupts it.
     """
     unheard = unheard or Unheard()
     names = unheard.names or {"job_ids": [job_id], "transition": uuid4()}
@@ -911,7 +916,7 @@ _FINISHED = """
 SELECT status, transition_token, finished_at FROM jobs
 WHERE id = %s AND (status IN ('completed', 'failed', 'cancelled')) IS TRUE"""
 
-# Only the end that was seen: sent a second time, it must not run a job again that has been run again since.
+# Only if the job still has the end that was seen: sent twice, it must not redrive a job that has finished again since.
 _REDRIVE = f"""
 UPDATE jobs
 SET status = 'pending', attempts = 0, worker_losses = 0, end_reason = NULL, error = NULL, result = NULL,
@@ -922,12 +927,12 @@ WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
   AND transition_token IS NOT DISTINCT FROM %(seen)s AND finished_at = %(finished_at)s
 RETURNING {_MOVED}"""
 
-# The attempt that runs may be the first one after it.
+# 0, because the first attempt after the redrive may have begun already.
 _REDRIVEN = "jobs.id, type, queue, 0, request_id, traceparent"
 
 
 def redrive(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> TransitionedJob | None:
-    """Run a finished job again: its attempts start afresh, its history stays. None: not finished, or no such job."""
+    """Run a finished job again. Attempts start at 0; the history stays. None: not finished, or there is no such job."""
     unheard = unheard or Unheard()
     names = unheard.names or _end_of(database, job_id)
     rows = _asked(database, unheard, _REDRIVE, _REDRIVEN, names) if names else []
@@ -935,14 +940,14 @@ def redrive(database: Database, job_id: UUID, *, unheard: Unheard | None = None)
 
 
 def _end_of(database: Database, job_id: UUID) -> dict[str, Any] | None:
-    """Look at how a job has ended, and return what a redrive says of it. None: it has not, or there is no such job."""
+    """Return the parameters of a redrive: how and when the job ended. None: not finished, or there is no such job."""
     end = database.row(_FINISHED, (job_id,))
     seen = dict(zip(("status", "seen", "finished_at"), end or (), strict=False))
     return seen | {"job_ids": [job_id], "transition": uuid4()} if seen else None
 
 
 def move(database: Database, job_ids: Sequence[UUID], *, queue: str, fence: int | None = None) -> None:
-    """Put pending jobs on another queue."""
+    """Move pending jobs to another queue."""
     sql = f"""
     UPDATE jobs SET queue = %(queue)s, publish_at = now()
     WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND {FENCE}"""
@@ -957,7 +962,7 @@ def prune(
     retention_seconds: float,
     fence: int | None = None,
 ) -> int:
-    """Delete those of the jobs that have been in this terminal status for so long; return how many."""
+    """Delete those of the jobs that have been in this terminal status for `retention_seconds`. Return how many."""
     sql = f"""
     DELETE FROM jobs
     WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
@@ -974,7 +979,7 @@ def _settle(database: Database, claim: Claim, verb: str, sql: str, names: Mappin
 
 
 def _held(held: Sequence[Row], verb: str) -> dict[str, Any]:
-    """Return jobs and their leases, in this order, as parameters of a verb."""
+    """Return the statement parameters for jobs and their leases, in this order."""
     return {
         "job_ids": [job_id for job_id, _ in held],
         "leases": [lease for _, lease in held],
@@ -983,17 +988,17 @@ def _held(held: Sequence[Row], verb: str) -> dict[str, Any]:
 
 
 def _transition(lease: UUID, verb: str) -> UUID:
-    """Return the token of what an attempt does to its row: the same however often it is asked, and by which thread."""
+    """Return the token of a transition made under a lease: always the same one, so that it can be sent again."""
     return uuid5(lease, verb)
 
 
 def _asked_again(database: Database, unheard: Unheard, sql: str, columns: str) -> list[Row]:
-    """Send what was not heard of once more, if there is something."""
+    """Send a transition whose reply was lost once more, if there is one."""
     return [] if unheard.names is None else _asked(database, unheard, sql, columns, unheard.names)
 
 
 def _asked(database: Database, unheard: Unheard, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
-    """Send a transition, and keep it as `unheard` where no answer comes."""
+    """Send a transition, and keep it in `unheard` if no reply comes."""
     unheard.names = None
     try:
         return _sent(database, sql, columns, names)
@@ -1003,9 +1008,9 @@ def _asked(database: Database, unheard: Unheard, sql: str, columns: str, names: 
 
 
 def _sent(database: Database, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
-    """Send a transition and return `columns` of each row that it moved, the id first.
+    """Send a transition and return `columns` of each row that it changed, the id first.
 
-    `rows` may have sent it twice, and then the first one moved the rows: what is missing is looked for by its token.
+    `rows` may have sent it twice, and then the first one changed the rows: missing rows are looked up by their token.
     """
     rows = database.rows(sql, names)
     if missing := list(set(names["job_ids"]) - {row[0] for row in rows}):

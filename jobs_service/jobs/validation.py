@@ -1,4 +1,4 @@
-"""Typed values from JSON: what a null means, and which field a validation error is about."""
+"""Decodes JSON into typed values: what null means, and which field a validation error is about."""
 
 import re
 from decimal import Decimal
@@ -10,22 +10,22 @@ from jobs_service.errors import InvalidRequest
 
 _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
-#: These two name a field that the path, which ends at the object around it, leaves out.
+#: These two messages name a field that the path does not include: it ends at the object around the field.
 _NAMED = re.compile(r"(?:missing required|contains unknown) field `(?P<name>[^`]*)`$")
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 def encoded(value: object) -> bytes:
-    """Return a value as JSON. A `Decimal` is a number with all its digits."""
+    """Return a value as JSON. A `Decimal` becomes a number with all its digits."""
     return _encoder.encode(value)
 
 
 def decoded(text: bytes, form: Any, *, decimals: bool = False) -> Any:  # noqa: ANN401 - any type that msgspec takes
-    """Return JSON as `form`. An optional field that is null is absent, where `form` is a struct.
+    """Decode JSON as the type `form`. If that is a struct, an optional field that is null counts as absent.
 
-    A number is what the form says of its place. Where it says nothing, one with a point or an exponent is a `float`, or
-    with `decimals` a `Decimal`, which has all digits. Raises `msgspec.ValidationError`.
+    Where the type does not say otherwise, a number with a point or an exponent becomes a `float` or, with `decimals`, a
+    `Decimal`, which keeps all digits. Raises `msgspec.ValidationError`.
     """
     hook = Decimal if decimals else None
     return msgspec.json.Decoder(form, float_hook=hook).decode(_without_nulls(text, form))
@@ -37,13 +37,13 @@ def _without_nulls(text: bytes, form: object) -> bytes:
     try:
         members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:
-        return text  # no object: the form will say so
+        return text  # not an object: decoding it as `form` reports that
     optional = {field.encode_name for field in msgspec.structs.fields(form) if not field.required}
     return encoded({name: raw for name, raw in members.items() if bytes(raw) != b"null" or name not in optional})
 
 
 def invalid(error: msgspec.ValidationError, *, below: str = "") -> InvalidRequest:
-    """Return what the client is told: the fact, and a JSON pointer that starts with `below`."""
+    """Return the error for the client: the message, and a JSON pointer that starts with `below`."""
     message, pointer = str(error), below
     if found := _PATH.search(message):
         message = message[: found.start()]

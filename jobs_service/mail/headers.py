@@ -1,7 +1,8 @@
-"""The headers of a mail, written here and not by the standard library, so that their readers get what was meant.
+"""Writes the headers of a mail instead of the standard library, so that they arrive unchanged.
 
-`email` folds long headers and alters some by that: runs of blanks, signs beside an encoded word, long addresses; each
-Python in a way of its own. Here lines are broken between pieces alone, and what is no plain text is base64.
+When `email` folds long headers it changes some of them: runs of spaces, punctuation beside an encoded word, long
+addresses. Each Python version does so differently. Here lines are broken only between pieces, and whatever is not plain
+text is encoded as base64.
 """
 
 import re
@@ -11,19 +12,19 @@ from email.headerregistry import Address
 from email.policy import EmailPolicy
 from typing import Self
 
-#: Characters of a line: RFC 2047 allows no more for one with an encoded word in it, RFC 5322 recommends 78.
+#: Characters in a line: RFC 2047 allows no more in a line with an encoded word; RFC 5322 recommends 78.
 _LINE = 76
-#: An encoded word has at most 75; a line that begins with one has a blank before it.
+#: An encoded word has at most 75 characters; a line that begins with one has a space before it.
 _BEGIN, _END = "=?utf-8?b?", "?="
 
-#: What a name may be made of to stand without quotes: RFC 5322's atoms, with blanks between them.
+#: A name that needs no quotes: RFC 5322's atoms with spaces between them.
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+( [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-#: A line may be broken at a blank alone: some readers take a run of them at the begin of a line for one.
+#: A line may be broken at a single space. Some readers reduce a run of spaces at the beginning of a line to one.
 _BLANK = re.compile(r"(?<! ) (?! )")
 
 
 class Header(str):
-    """One header in its final form. `EmailMessage` keeps what has a `name` and writes it with its `fold`."""
+    """One header in its final form. `EmailMessage` accepts anything with a `name`, and writes it with its `fold`."""
 
     __slots__ = ("_pieces", "name")
 
@@ -31,7 +32,7 @@ class Header(str):
     _pieces: tuple[str, ...]
 
     def __new__(cls, name: str, pieces: Sequence[str]) -> Self:
-        """`pieces` are ASCII, or UTF-8 in a message that may be; a blank stands between them, or a new line."""
+        """`pieces` are ASCII, or UTF-8 in a message that allows it. They are separated by a space or a line break."""
         header = super().__new__(cls, " ".join(pieces))
         header.name, header._pieces = name, tuple(pieces)
         return header
@@ -48,7 +49,7 @@ class Header(str):
 
 
 def text(name: str, value: str) -> Header:
-    """Return a header of any text, as Subject is one."""
+    """Return a header with any text, such as Subject."""
     pieces = _BLANK.split(value)
     room = _LINE - len(f"{name}: ")
     if _is_plain(value) and all(len(piece) <= room for piece in pieces):
@@ -57,9 +58,9 @@ def text(name: str, value: str) -> Header:
 
 
 def tokens(name: str, values: Sequence[str]) -> Header:
-    """Return a header of ASCII values, with commas between them: none of them is broken or encoded.
+    """Return a header of ASCII values separated by commas. No value is broken or encoded.
 
-    Addresses may go beyond ASCII, where the message is UTF-8.
+    In a message that is UTF-8, addresses may contain other characters too.
     """
     *others, last = values
     return Header(name, [*(f"{value}," for value in others), last])
@@ -84,14 +85,14 @@ def _phrase(name: str, room: int) -> Iterator[str]:
 
 
 def _is_plain(value: str) -> bool:
-    """Tell what every reader takes for itself: no line breaks, and nothing that could be an encoded word."""
+    """Tell whether every reader takes the text literally: no line breaks, nothing that looks like an encoded word."""
     return value.isascii() and value.isprintable() and "=?" not in value and value == value.strip()
 
 
 def _encoded_words(value: str, room: int) -> Iterator[str]:
-    """Yield RFC 2047's words, each of whole characters, the first of at most `room` characters.
+    """Yield encoded words (RFC 2047), each of whole characters, the first at most `room` characters long.
 
-    Readers drop the blanks between them.
+    Readers drop the spaces between them.
     """
     word = b""
     for character in value:
@@ -105,7 +106,7 @@ def _encoded_words(value: str, room: int) -> Iterator[str]:
 
 
 def _bytes_in(room: int) -> int:
-    """Return how many bytes base64 writes within so many characters of an encoded word."""
+    """Return how many bytes fit into an encoded word of `room` characters."""
     return (room - len(_BEGIN + _END)) // 4 * 3
 
 

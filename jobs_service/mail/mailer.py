@@ -1,4 +1,4 @@
-"""Sending mail: the contract, SMTP, and a list in memory."""
+"""Sending mail: the protocol, an SMTP client, and a list in memory for tests."""
 
 import contextlib
 import copy
@@ -28,12 +28,12 @@ from jobs_service.mail.smtp import (
 
 log = structlog.get_logger(__name__)
 
-#: Refusals of this service, not of the mail: log in first, wrong password, encrypt first. An operator mends them,
-#: so the job is tried again.
+#: Replies that refuse this service and not the mail: log in first, wrong password, encrypt first. An operator can fix
+#: them, so the job is tried again.
 _OPERATOR_CODES = frozenset({530, 534, 535, 538})
-#: What is no matter of this mail: the server closes (RFC 5321, section 4.2.3), or wants something of its operator.
+#: Replies that do not concern the mail: the above, and that the server is closing (RFC 5321, section 4.2.3).
 _SERVER_CODES = _OPERATOR_CODES | {421}
-#: How much of a server's reply is kept.
+#: The number of characters of a server's reply that are kept.
 _REPLY_CHARACTERS = 300
 #: "jobs@example.com", "Jobs <jobs@example.com>" or the same with the name in quotes.
 _SENDER = re.compile(r'(?:(?P<name>[^<>"@]*|"[^<>"]*")\s*<)?(?P<address>[^<>\s]+)(?(name)>)')
@@ -41,15 +41,15 @@ _ADDRESS = re.compile(r"[^\s<>]+@[^\s<>]+")
 
 
 class MailNotTaken(JobsError):
-    """The mail was not taken, for a reason that may be its own. Another attempt may succeed."""
+    """The mail was not accepted, perhaps because of its content. Another attempt may succeed."""
 
 
 class DeliveryUnknown(OutcomeUnknown):
-    """The whole mail was sent, but the server's answer was lost. Another attempt may deliver it twice."""
+    """The whole mail was sent, but the server's reply was lost. Another attempt may deliver it twice."""
 
 
 class Mailer(Protocol):
-    """Hands one message to a mail server."""
+    """Delivers one message to a mail server."""
 
     @property
     def sender(self) -> Address:
@@ -58,16 +58,16 @@ class Mailer(Protocol):
     def send(
         self, message: EmailMessage, *, recipients: Sequence[str], before_data: Callable[[], None] = lambda: None
     ) -> None:
-        """Deliver to exactly these addresses, each named once, whatever the message's headers say.
+        """Deliver to exactly these addresses, without duplicates, whatever the message's headers say.
 
-        `before_data` is called just before what cannot be taken back. Raises `Rejected` when the server refuses for
-        good, `Unavailable` when it is away or delays the mail, `OutcomeUnknown` when nobody can tell whether the mail
-        was taken, and another error when the next attempt may succeed.
+        `before_data` is called just before the mail can no longer be withdrawn. Raises `Rejected` when the server
+        refuses permanently, `Unavailable` when it is unavailable or delays the mail, `OutcomeUnknown` when it may have
+        accepted the mail or not, and another error when the next attempt may succeed.
         """
 
 
 class MemoryMailer:
-    """Keeps what it is given: for the tests of job types."""
+    """Keeps messages in a list, for the tests of job types."""
 
     def __init__(self) -> None:
         self.sender = Address("Jobs", "jobs", "example.com")
@@ -81,16 +81,17 @@ class MemoryMailer:
 
 
 class SmtpMailer:
-    """One connection and one deadline a mail: connecting, TLS, login, sending and every reply together.
+    """Sends each mail over a connection of its own, with one deadline for connecting, TLS, login and all replies.
 
-    - A recipient refused for now (4xx) stops the mail before anybody gets it: the next attempt doubles nobody's.
-    - Recipients refused for good (5xx) beside others do not: the others get it, and the log has the number of the
-      refused. Another attempt would not help them, and would double the others'.
+    - If a recipient is refused temporarily (4xx), the mail is sent to no one, so that the next attempt sends no
+      duplicates.
+    - If some recipients are refused permanently (5xx), the others get the mail, and a log line has the number of those
+      refused. Another attempt would not help them, and would send duplicates to the others.
+    - If the server is unavailable or closes the connection before the mail itself is sent, this raises `Unavailable`
+      with the server's name, which concerns every job. If it delays the mail (4xx), this raises `Unavailable` without a
+      name, because the server may accept the next mail.
 
-    - A server that is away or closes, at any time before the mail itself is sent, is `Unavailable` by its name: to
-      every job. What it delays (4xx) is `Unavailable` without a name: it may take the next mail.
-
-    Nothing is kept between mails, so threads may share it. Only the look-up of the host's address is outside the
+    No state is kept between mails, so threads may share a mailer. Resolving the host's name is not bounded by the
     deadline: the system's resolver has timeouts of its own.
     """
 
@@ -107,7 +108,7 @@ class SmtpMailer:
         timeout_seconds: float = 20.0,
         tls_context: ssl.SSLContext | None = None,
     ) -> None:
-        """`tls` is "none", "starttls" or "tls"; by default the server's certificate must be one the system trusts.
+        """`tls` is "none", "starttls" or "tls". By default the system must trust the server's certificate.
 
         `ehlo_name` is what this host calls itself, by default its own name or the sender's domain.
         Raises `SettingsError`.
@@ -161,8 +162,8 @@ class SmtpMailer:
                 )
         except (OSError, UnicodeError) as error:  # smtplib's errors are OSErrors; UnicodeErrors come from host names
             if lacked(error):
-                raise  # this process can open no further file: that says nothing of the server
-            raise _verdict(error, recipients, self._server) from None  # the cause would carry addresses into tracebacks
+                raise  # this process can open no further file, which says nothing about the server
+            raise _verdict(error, recipients, self._server) from None  # the cause would put addresses into tracebacks
         if refused:
             log.warning("mail refused for some recipients", refused=refused, recipients=len(recipients))
 
@@ -183,26 +184,26 @@ class SmtpMailer:
 def _refuse_utf8_beyond_the_server(conversation: Conversation, *, utf8: bool) -> None:
     conversation.ehlo_or_helo_if_needed()
     if utf8 and not conversation.has_extn("smtputf8"):
-        raise Rejected("the mail server takes no addresses beyond ASCII (SMTPUTF8)")
+        raise Rejected("the mail server does not support addresses that are not ASCII (SMTPUTF8)")
 
 
 def _verdict(error: Exception, recipients: Sequence[str], server: str) -> JobsError:
-    """Decide whether and when another attempt may succeed, and say what the server said."""
+    """Return the error that says whether and when another attempt may succeed, with the server's reply."""
     match error:
         case smtplib.SMTPRecipientsRefused():
             return _recipients_refused([error.recipients[address] for address in recipients], server)
         case smtplib.SMTPResponseException():
             return _replied(error, server)
         case AnswerLost():
-            return DeliveryUnknown(f"the mail was sent, but the server's answer was lost: {_printable(str(error))}")
+            return DeliveryUnknown(f"the mail was sent, but the server's reply was lost: {_printable(str(error))}")
         case MailInterrupted():
-            return MailNotTaken(f"the mail was not sent to its end: {_printable(str(error))}")
+            return MailNotTaken(f"the connection was lost while the mail was being sent: {_printable(str(error))}")
         case _:
-            return Unavailable(f"the mail server is away: {_printable(str(error))}", server=server)
+            return Unavailable(f"the mail server is unavailable: {_printable(str(error))}", server=server)
 
 
 def _recipients_refused(replies: Sequence[tuple[int, bytes]], server: str) -> JobsError:
-    # What may be tried again decides, if there is any.
+    # If any recipient may be tried again, its reply decides.
     code = min((code for code, _ in replies), key=_is_final)
     what = f"the mail server refused all {len(replies)} recipients, the first with: {_reply(*replies[0])}"
     return _refusal(code, what, server)
@@ -216,14 +217,14 @@ def _replied(error: smtplib.SMTPResponseException, server: str) -> JobsError:
         case smtplib.SMTPAuthenticationError():
             return Unavailable(f"the mail server refused MAIL_USERNAME and MAIL_PASSWORD: {reply}", server=server)
         case ReplyToMail():
-            # 5xx can only be last words in the middle of the mail, which need not be about it.
+            # A 5xx reply here came in the middle of the mail, and need not concern it.
             return _refusal(code, f"the mail server answered {reply}", server, final=MailNotTaken)
         case _:
             return Unavailable(f"the mail server answered {reply}", server=server)
 
 
 def _refusal(code: int, what: str, server: str, *, final: type[JobsError] = Rejected) -> JobsError:
-    """Translate a refusal of a mail or its recipients. `final` is what "for good" comes to."""
+    """Return the error for a refused mail or its refused recipients. `final` is the error for a permanent refusal."""
     if code in _SERVER_CODES:
         return Unavailable(what, server=server)
     if _is_final(code):
@@ -240,7 +241,7 @@ def _reply(code: int, text: bytes | str) -> str:
 
 
 def _printable(untrusted: str) -> str:
-    """Make one short line of what a server said, without the addresses that it repeats."""
+    """Return a server's reply as one short line, with addresses replaced."""
     visible = "".join(character if character.isprintable() else " " for character in untrusted)
     return _ADDRESS.sub("<address>", " ".join(visible.split()))[:_REPLY_CHARACTERS]
 
@@ -254,5 +255,5 @@ def _sender(text: str) -> Address:
 
 def _credentials(username: str, password: str) -> tuple[str, str]:
     if not (username + password).isascii():
-        raise SettingsError(["MAIL_USERNAME and MAIL_PASSWORD must be plain ASCII: smtplib can send no other"])
+        raise SettingsError(["MAIL_USERNAME and MAIL_PASSWORD must be ASCII: smtplib cannot send other characters"])
     return username, password

@@ -1,4 +1,4 @@
-"""One conversation with a mail server, every step of it under one deadline."""
+"""One SMTP session, with one deadline for all of its steps."""
 
 import contextlib
 import re
@@ -11,36 +11,36 @@ from collections.abc import Callable, Sequence
 
 from jobs_service.failpoints import failpoint
 
-#: What a server may say in one conversation. A greeting and the answers for 100 recipients need a tenth of it.
+#: The maximum size of all replies in one session. A greeting and the replies for 100 recipients need a tenth of it.
 _REPLY_BYTES = 262_144
 _RECEIVE_BYTES = 4_096
-#: Small enough that a server which reads slowly meets the deadline between two pieces, through TLS too.
+#: Small enough that the deadline is checked between two pieces even if the server reads slowly, also with TLS.
 _SEND_BYTES = 16_384
-#: A thread that waits can be interrupted so often: never inside of a call that waits.
+#: The time after which a waiting thread returns to Python, where it can be interrupted.
 _GLANCE_SECONDS = 0.2
-#: How long to wait for the answer to QUIT. The mail's fate is settled by then.
+#: How long to wait for the reply to QUIT. The mail has been accepted or refused by then.
 _FAREWELL_SECONDS = 1.0
 _END_OF_DATA = b"\r\n.\r\n"
-#: A name that another host may look up: with a dot, and not of a network at home.
+#: A name that other hosts may resolve: with a dot, and not in a private domain.
 _FULL_NAME = re.compile(
     r"([a-z0-9-]{1,63}\.)+(?!(local|localdomain|internal|lan|arpa)$)[a-z][a-z0-9-]{0,62}", re.IGNORECASE
 )
 
 
 class AnswerLost(OSError):
-    """The whole mail was sent, but not the server's answer to it received."""
+    """The whole mail was sent, but no reply to it was received."""
 
 
 class MailInterrupted(OSError):
-    """The connection was lost in the middle of the mail. The server does not have it."""
+    """The connection was lost in the middle of the mail, so the server does not have it."""
 
 
 class ReplyToMail(smtplib.SMTPResponseException):
-    """A reply to this mail or one of its recipients, which says nothing of the server's health."""
+    """A reply to this mail or one of its recipients, which says nothing about the server's health."""
 
 
 class Deadline:
-    """The time left for everything together, to be given to each step as its timeout."""
+    """The time left for all steps together. Each step takes it as its timeout."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -56,9 +56,9 @@ class Deadline:
 
 
 class Conversation(smtplib.SMTP):
-    """smtplib's client, which by itself bounds each wait for a byte but neither their sum nor their number.
+    """smtplib's client with a limit on the total time. By itself it only limits the wait for each byte.
 
-    A tarpit that answers one byte every five seconds would hold its caller for hours.
+    A server that sends one byte every five seconds would otherwise block its caller for hours.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Conversation(smtplib.SMTP):
         utf8: bool,
         before_data: Callable[[], None],
     ) -> int:
-        """Send the mail. Return how many of the recipients were refused for good, others having been accepted.
+        """Send the mail. Return how many recipients were refused permanently while others were accepted.
 
-        `before_data` is called once recipients were accepted, just before the server is given the mail.
+        `before_data` is called after recipients were accepted, just before the mail is sent.
         """
         self._before_data = before_data
         try:
@@ -97,11 +97,11 @@ class Conversation(smtplib.SMTP):
             raise
         except smtplib.SMTPResponseException as error:
             if self._handed_over and not _is_refusal(error):
-                raise AnswerLost(f"the answer to the mail was not one: {error.smtp_code}") from None
+                raise AnswerLost(f"the reply to the mail could not be read: {error.smtp_code}") from None
             raise
 
     def ehlo(self, name: str = "") -> tuple[int, bytes]:
-        """Refused for now, it is over: smtplib would say HELO, and report what became of that."""
+        """Stop at a temporary refusal, where smtplib would go on with HELO and report the reply to that instead."""
         self._answer_to_ehlo = (0, b"")
         code, reply = self._answer_to_ehlo = super().ehlo(name)
         if 400 <= code < 500:  # noqa: PLR2004 - RFC 5321's "transient negative completion"
@@ -114,7 +114,7 @@ class Conversation(smtplib.SMTP):
         except smtplib.SMTPServerDisconnected:
             if not self._answer_to_ehlo[0]:
                 raise
-            # The server said why it wants nothing of us, and HELO found it gone.
+            # The server gave its reason in the reply to EHLO, and closed the connection before HELO.
             raise smtplib.SMTPHeloError(*self._answer_to_ehlo) from None
 
     def leave(self) -> None:
@@ -123,22 +123,22 @@ class Conversation(smtplib.SMTP):
             self.docmd("QUIT")
 
     def rcpt(self, recip: str, options: Sequence[str] = ()) -> tuple[int, bytes]:
-        """Give up the whole mail when a recipient is refused for now: the next attempt is to double nobody's."""
+        """Give up the whole mail when a recipient is refused temporarily, so that a retry sends no duplicates."""
         code, reply = super().rcpt(recip, options)
         if 400 <= code < 500:  # noqa: PLR2004 - RFC 5321's "transient negative completion"
             raise ReplyToMail(code, reply)
         return code, reply
 
-    def data(self, msg: bytes | str) -> tuple[int, bytes]:  # type: ignore[override] # typeshed lets any buffer in
+    def data(self, msg: bytes | str) -> tuple[int, bytes]:  # type: ignore[override] # typeshed allows any buffer
         self._before_data()
         failpoint("mail.before_data")
         answer = super().data(msg)
         failpoint("mail.after_data")
         return answer
 
-    def send(self, s: bytes | str) -> None:  # type: ignore[override] # typeshed lets any buffer in, smtplib sends these
+    def send(self, s: bytes | str) -> None:  # type: ignore[override] # typeshed allows any buffer, smtplib sends these
         data = s.encode(self.command_encoding) if isinstance(s, str) else s
-        # The mail is the only thing that ends so; commands are one line.
+        # Only the mail ends like this: a command is a single line.
         self._in_content = self._in_content or data.endswith(_END_OF_DATA)
         for start in range(0, len(data), _SEND_BYTES):
             self._send_piece(data[start : start + _SEND_BYTES])
@@ -169,18 +169,18 @@ class Conversation(smtplib.SMTP):
         return super().getreply()
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002 - smtplib's signature
-        """Replace smtplib's way of connecting, as its own SMTP_SSL does."""
+        """Connect. Overrides smtplib's method, as its own SMTP_SSL does."""
         connected = _connect(host, port, self._deadline)
         return self._tls.wrap_socket(connected, server_hostname=host) if self._tls else connected
 
 
 def _is_refusal(error: smtplib.SMTPResponseException) -> bool:
-    """Tell a server's 4xx or 5xx to the mail from what cannot be read, which smtplib gives codes of its own."""
+    """Tell whether the reply to the mail is 4xx or 5xx. For an unreadable reply smtplib makes up other codes."""
     return isinstance(error, smtplib.SMTPDataError) and 400 <= error.smtp_code < 600  # noqa: PLR2004 - RFC 5321, 4.2.1
 
 
 class _Replies:
-    """The server's lines. A file's own `readline` would start its timeout anew with every byte."""
+    """Reads the server's lines under the deadline. A file's `readline` would restart its timeout with every byte."""
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock, self._deadline = sock, deadline
@@ -195,16 +195,16 @@ class _Replies:
         return line
 
     def close(self) -> None:
-        """Nothing to close: the socket is the conversation's."""
+        """Do nothing: the socket belongs to the session."""
 
     def _receive(self) -> bytes:
         self._await()
         self._sock.settimeout(self._deadline.remaining())
         received = self._sock.recv(_RECEIVE_BYTES)
-        self._sock.settimeout(self._deadline.remaining())  # a TLS handshake may follow, and takes what it finds here
+        self._sock.settimeout(self._deadline.remaining())  # for a TLS handshake, which uses the socket's timeout
         self._bytes_left -= len(received)
         if self._bytes_left < 0:
-            raise OSError("the server talks without end")
+            raise OSError(f"the server sent more than {_REPLY_BYTES} bytes of replies")
         return received
 
     def _await(self) -> None:
@@ -218,7 +218,7 @@ class _Replies:
 
 
 def _connect(host: str, port: int, deadline: Deadline) -> socket.socket:
-    """Try the host's addresses in turn. None may use up the time of those behind it."""
+    """Connect to the first of the host's addresses that answers. The time left is divided among them."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for left, (*_, address) in zip(range(len(found), 0, -1), found, strict=True):
         try:
@@ -236,14 +236,14 @@ def _connected(address: tuple[str, int], timeout_seconds: float, deadline: Deadl
 
 
 def name_of(host: str, port: int) -> str:
-    """Return how jobs, logs and metrics call a mail server."""
+    """Return the name of a mail server in rows, logs and metrics."""
     return f"smtp://{host}:{port}"
 
 
 def default_ehlo_name(mail_domain: str) -> str:
-    """Return what to say in EHLO where no setting says it: this host's name if it is one, or the sender's domain.
+    """Return the EHLO name when MAIL_EHLO_NAME is not set: this host's name if it is full, or the sender's domain.
 
-    Servers refuse what is no full name, as containers have. The slow DNS look-ups that smtplib would make for each mail
-    find no better.
+    Servers refuse short names, which containers have. smtplib would make slow DNS look-ups for each mail, and would not
+    find a better name.
     """
     return next(filter(_FULL_NAME.fullmatch, (socket.gethostname(), mail_domain)), "[127.0.0.1]")

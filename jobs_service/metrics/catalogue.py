@@ -1,10 +1,10 @@
-"""The metric catalogue: every name that the API and the workers serve, with its type, labels and meaning.
+"""The metric catalogue: every metric that the API and the workers export, with its type, labels and help text.
 
-A row makes its metric when it is first used, so a process exports what it counts and nothing else. `docs/metrics.md`
-is written from these rows: `make docs`.
+A metric is created when it is first used, so that a process exports only what it counts. `make docs` writes
+`docs/metrics.md` from this catalogue.
 
-Labels: `queue_name` and `actor_name` are Dramatiq's own, so that panels of both kinds join; an actor is a job type. No
-label ever holds a job's id or an exception's text.
+The labels `queue_name` and `actor_name` are Dramatiq's, so that queries can join both kinds of metrics; an actor is a
+job type. No label ever holds a job's id or an exception's text.
 """
 
 import platform
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import jobs_service
 from jobs_service.jobs.lifecycle import TERMINAL, EndReason, OnAmbiguous, Status
-from jobs_service.metrics import multiprocess  # chooses where values live, before there are any
+from jobs_service.metrics import multiprocess  # must be imported before any metric is created
 
 from prometheus_client import Counter, Gauge, Histogram  # isort: skip
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily  # isort: skip
@@ -51,7 +51,7 @@ OPERATIONS = (
     "abandon",
     "release",
 )
-#: The problems' codes that are our own; Falcon has more.
+#: The codes of this service's own problem documents. Falcon adds others.
 REJECTIONS_KNOWN = (
     "malformed_body",
     "invalid_request",
@@ -63,12 +63,12 @@ REJECTIONS_KNOWN = (
 )
 SUBMISSION_ERROR_REASONS = ("broker_unavailable", "database_unavailable")
 
-#: So many values a label gets that the code does not know in advance; the others are one.
+#: The maximum number of values of a label whose values are not known in advance. All further values become `OTHER`.
 MAX_VALUES = 50
 OTHER = "_OTHER"
 
 _LATENCY = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 21600)
-#: Holds every bound of Dramatiq's own histogram, which is made of this one at the scrape.
+#: Includes every bound of Dramatiq's own histogram, which is derived from this one at the scrape.
 _RUN = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 120, 300, 600, 900, 3600)
 _END_TO_END = (0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 1800, 3600, 10800, 43200, 86400)
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -77,7 +77,7 @@ _BYTES = (256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304)
 
 
 class Source(StrEnum):
-    """Who exports a metric; the value is its heading in docs/metrics.md."""
+    """Which process exports a metric. The value is the heading in docs/metrics.md."""
 
     API = "Counted by the API"
     WORKER = "Counted by the workers"
@@ -88,7 +88,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True)
 class Definition:
-    """A row of the catalogue. `name` is as exported, a counter's with its `_total`."""
+    """A metric of the catalogue. `name` is the exported name; that of a counter ends in `_total`."""
 
     kind: str
     name: str
@@ -99,15 +99,15 @@ class Definition:
 
 @dataclass(frozen=True)
 class Counted(Definition):
-    """A metric whose values processes keep, in the files of `multiprocess.py`."""
+    """A metric whose values the processes keep, in the files of `multiprocess.py`."""
 
     buckets: tuple[float, ...] = ()
-    #: What a gauge of several processes comes to, one of prometheus-client's modes.
+    #: How the values of a gauge are combined over processes: one of prometheus-client's modes.
     mode: str = ""
     _children: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
-    def metric(self) -> Any:  # noqa: ANN401 - a counter, a gauge or a histogram: whoever uses the row knows which
+    def metric(self) -> Any:  # noqa: ANN401 - a counter, a gauge or a histogram, depending on `kind`
         match self.kind:
             case "counter":
                 return Counter(self.name, self.help, self.label_names)
@@ -117,8 +117,8 @@ class Counted(Definition):
                 return Histogram(self.name, self.help, self.label_names, buckets=self.buckets)
 
     def labels(self, *values: object) -> Any:  # noqa: ANN401 - as above
-        """Return the series of these labels; without any, that of a metric that has none."""
-        # Several times faster than prometheus-client's own look-up, which takes a lock; a job counts a dozen times.
+        """Return the series with these label values, or the only series of a metric without labels."""
+        # Several times faster than prometheus-client's own lookup, which takes a lock. Each job does a dozen of these.
         child = self._children.get(values)
         if child is None:
             child = self._children[values] = self.metric.labels(*values) if values else self.metric
@@ -127,10 +127,10 @@ class Counted(Definition):
 
 @dataclass(frozen=True)
 class Computed(Definition):
-    """A metric whose values are looked up when Prometheus asks."""
+    """A metric whose values are read from PostgreSQL, Redis or the settings at each scrape."""
 
     def family(self) -> Any:  # noqa: ANN401 - as above
-        """Return an empty family, for one answer."""
+        """Return a new, empty metric family for one scrape."""
         families = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
         return families[self.kind](self.name, self.help, labels=self.label_names)
 
@@ -154,160 +154,194 @@ def _computed(name: str, labels: str, text: str, *, kind: str = "gauge", origin:
 _API, _WORKER, _BOTH = Source.API, Source.WORKER, Source.BOTH
 _JOB = "queue_name actor_name"
 
-# --- The API: what comes in ---
+# --- The API: submissions and requests ---
 
 SUBMITTED = _counter(
     "jobs_submitted_total",
     _API,
     f"{_JOB} source",
-    "Jobs accepted; source: api, or redrive: an ended job is to run again.",
+    "Jobs submitted, by source: api (a new job) or redrive (a finished job that runs again).",
 )
 SUBMISSION_ERRORS = _counter(
     "jobs_submission_errors_total",
     _API,
     "reason",
-    "broker_unavailable: a message was not published, the relay will do it; database_unavailable: no job was written.",
+    "Submissions that hit an error, by reason: broker_unavailable (the job was written but not published; the relay "
+    "publishes it) or database_unavailable (the job was not written).",
 )
-PAYLOAD_BYTES = _histogram("jobs_payload_bytes", _API, "", "Size of accepted payloads, as they were sent.", _BYTES)
+PAYLOAD_BYTES = _histogram(
+    "jobs_payload_bytes", _API, "", "Size in bytes of the payloads of submitted jobs, as they were sent.", _BYTES
+)
 REJECTIONS = _counter(
-    "jobs_request_rejections_total", _API, "reason", "Requests answered with a problem, by the problem's code."
+    "jobs_request_rejections_total",
+    _API,
+    "reason",
+    "Requests answered with a problem document, by the problem's code.",
 )
 HTTP_DURATION = _histogram(
     "http_server_request_duration_seconds",
     _API,
     "http_request_method http_route http_response_status_code",
-    "Time to answer a request, by route template.",
+    "Seconds to answer a request, by method, route template and status code.",
     _SHORT,
 )
-HTTP_ACTIVE = _gauge("http_server_active_requests", _API, "", "Requests being answered now.")
+HTTP_ACTIVE = _gauge("http_server_active_requests", _API, "", "Requests that are being answered.")
 
-# --- The workers: attempts and what became of them ---
+# --- The workers: attempts and their outcomes ---
 
-STARTED = _counter("jobs_started_total", _WORKER, "queue_name", "Attempts begun.")
+STARTED = _counter("jobs_started_total", _WORKER, "queue_name", "Attempts started, by queue.")
 STARTED_LATE = _counter(
     "jobs_started_late_total",
     _WORKER,
     "queue_name",
-    "Attempts begun later than their queue's target (jobs_queue_slo_latency_seconds).",
+    "Attempts started later than their queue's target (jobs_queue_slo_latency_seconds), by queue.",
 )
 ATTEMPTS = _counter(
     "jobs_attempts_total",
     _WORKER,
     f"{_JOB} outcome",
-    "Messages handled, by what became of the attempt: completed, retried, deferred (what it needs is away, uncounted), "
-    "failed, released (given back, uncounted), refused (the lease was gone), interrupted (it was gone, and the code "
-    "was stopped), skipped (nothing to claim).",
+    "Messages handled, by the outcome of the attempt: completed, retried, failed, deferred (a server was unavailable; "
+    "the attempt does not count), released (given back; does not count), refused (it had lost its lease), interrupted "
+    "(it had lost its lease, and its code was stopped), skipped (there was nothing to claim).",
 )
 ATTEMPT_ERRORS = _counter(
     "jobs_attempt_errors_total",
     _WORKER,
     f"{_JOB} error_type",
-    "Attempts that ended in an exception, by its class; past 50 classes _OTHER.",
+    "Attempts that ended in an exception, by its class. After 50 classes all others are _OTHER.",
 )
 FINISHED = _counter(
     "jobs_finished_total",
     _BOTH,
     f"{_JOB} outcome",
-    "Jobs that reached a terminal state: completed, failed, cancelled (by the API).",
+    "Jobs that reached a terminal state, by outcome: completed, failed, cancelled (counted by the API).",
 )
 DEAD_LETTERS = _counter(
     "jobs_dead_letters_total", _WORKER, f"{_JOB} reason", "Jobs that became dead letters, by end_reason."
 )
-RESCUED = _counter("jobs_rescued_total", _WORKER, _JOB, "Jobs taken back from workers that went silent.")
+RESCUED = _counter(
+    "jobs_rescued_total", _WORKER, _JOB, "Jobs taken back from workers that stopped sending heartbeats, by job type."
+)
 QUARANTINED = _counter(
-    "jobs_quarantined_total", _WORKER, "queue_name", "Messages in Redis that could not be decoded and were set aside."
+    "jobs_quarantined_total",
+    _WORKER,
+    "queue_name",
+    "Messages in Redis that could not be decoded and were moved to the list job_undecodable, by queue.",
 )
 QUEUE_LATENCY = _histogram(
     "jobs_queue_latency_seconds",
     _WORKER,
     "queue_name",
-    "From when an attempt could start to when it did; time a job was told to wait does not count.",
+    "Seconds from when an attempt could have started until it started. Delays that were asked for are not included.",
     _LATENCY,
 )
 RUN_DURATION = _histogram(
     "jobs_run_duration_seconds",
     _WORKER,
     _JOB,
-    "From the claim to the verdict of an attempt, whatever its outcome.",
+    "Seconds from the claim of an attempt to its verdict, for every outcome.",
     _RUN,
 )
 END_TO_END = _histogram(
     "jobs_end_to_end_seconds",
     _WORKER,
     "queue_name",
-    "From accepting a job to the end of its last attempt, delays it asked for included.",
+    "Seconds from submitting a job to the end of its last attempt, including delays that were asked for.",
     _END_TO_END,
 )
 ATTEMPTS_PER_JOB = _histogram(
-    "jobs_attempts_per_job", _WORKER, _JOB, "Attempts a job had used when it reached its terminal state.", _ATTEMPTS
+    "jobs_attempts_per_job",
+    _WORKER,
+    _JOB,
+    "Number of attempts that a job had used when it reached its terminal state.",
+    _ATTEMPTS,
 )
 AMBIGUOUS = _counter(
     "jobs_ambiguous_total",
     _WORKER,
     f"{_JOB} policy",
-    "Attempts of which nobody knows whether their effect came about, by what was done: resend or hold.",
+    "Attempts whose effect may or may not have happened, by the job's policy: resend or hold.",
 )
-SNOOZED = _counter("jobs_snoozed_total", _WORKER, _JOB, "Attempts put off without being counted.")
+SNOOZED = _counter(
+    "jobs_snoozed_total", _WORKER, _JOB, "Attempts whose job was postponed by its own code; they do not count."
+)
 STATE_SYNC_DURATION = _histogram(
     "jobs_state_sync_duration_seconds",
     _WORKER,
     "operation",
-    f"Time to write a transition to PostgreSQL, waiting for it included: {', '.join(OPERATIONS)}.",
+    "Seconds to write a transition to PostgreSQL, including the time it was unavailable, by operation: "
+    f"{', '.join(OPERATIONS)}.",
     _SHORT,
 )
 STATE_SYNC_ERRORS = _counter(
     "jobs_state_sync_errors_total",
     _WORKER,
     "operation",
-    "Tries to write a transition that PostgreSQL did not answer; each is repeated until it does.",
+    "Failed tries to write a transition to PostgreSQL, by operation. Each is repeated until it succeeds.",
 )
 
 # --- The worker processes themselves ---
 
 THREADS = _gauge("jobs_worker_threads", _WORKER, "", "Worker threads.")
-THREADS_BUSY = _gauge("jobs_worker_threads_busy", _WORKER, "", "Worker threads that have a message in hand.")
-RUNNING = _gauge("jobs_worker_running", _WORKER, _JOB, "Attempts running now.")
+THREADS_BUSY = _gauge("jobs_worker_threads_busy", _WORKER, "", "Worker threads that are handling a message.")
+RUNNING = _gauge("jobs_worker_running", _WORKER, _JOB, "Attempts that are running, by job type.")
 OLDEST_RUNNING = _gauge(
     "jobs_worker_oldest_running_seconds",
     _WORKER,
     _JOB,
-    "How long the longest of the running attempts has been running; 0 when none is.",
+    "Seconds for which the oldest running attempt has run, by job type; 0 if none is running.",
     mode="livemax",
 )
-PREFETCHED = _gauge("jobs_worker_prefetched_messages", _WORKER, "", "Messages taken from Redis that wait for a thread.")
-CONSUMERS = _gauge("jobs_worker_consumers", _WORKER, "queue_name", "Threads that take messages from this queue.")
+PREFETCHED = _gauge(
+    "jobs_worker_prefetched_messages", _WORKER, "", "Messages popped from Redis that wait for a worker thread."
+)
+CONSUMERS = _gauge("jobs_worker_consumers", _WORKER, "queue_name", "Threads that consume messages, by queue.")
 HEARTBEAT = _gauge(
     "jobs_worker_heartbeat_timestamp_seconds",
     _WORKER,
     "",
-    "When the process last looked at itself. Has a label pid, as have the next three: the process's slot.",
+    "Unix time at which the process last updated its gauges. This metric and the next three have a label pid: the "
+    "process's slot.",
     mode="liveall",
 )
-START_TIME = _gauge("jobs_worker_start_time_seconds", _WORKER, "", "When the process started.", mode="liveall")
-RESIDENT_MEMORY = _gauge("jobs_worker_resident_memory_bytes", _WORKER, "", "Memory the process holds.", mode="liveall")
-OPEN_FDS = _gauge("jobs_worker_open_fds", _WORKER, "", "Files and sockets the process has open.", mode="liveall")
-CPU = _counter("jobs_worker_cpu_seconds_total", _WORKER, "", "User and system time of the worker processes.")
+START_TIME = _gauge(
+    "jobs_worker_start_time_seconds", _WORKER, "", "Unix time at which the process started.", mode="liveall"
+)
+RESIDENT_MEMORY = _gauge(
+    "jobs_worker_resident_memory_bytes", _WORKER, "", "Resident memory of the process in bytes.", mode="liveall"
+)
+OPEN_FDS = _gauge("jobs_worker_open_fds", _WORKER, "", "Open file descriptors of the process.", mode="liveall")
+CPU = _counter(
+    "jobs_worker_cpu_seconds_total", _WORKER, "", "User and system CPU time of the worker processes in seconds."
+)
 
 # --- Maintenance, in the worker process that leads it ---
 
-MAINTENANCE_LEADER = _gauge("jobs_maintenance_leader", _WORKER, "", "Processes that lead maintenance: 1.")
+MAINTENANCE_LEADER = _gauge(
+    "jobs_maintenance_leader", _WORKER, "", "Processes that lead maintenance; 1 in normal operation."
+)
 MAINTENANCE_LAST_RUN = _gauge(
     "jobs_maintenance_last_run_timestamp_seconds",
     _WORKER,
     "service",
-    "When a service last ran without an error; 0 before the first time.",
+    "Unix time at which a maintenance service last ran without an error; 0 before its first run.",
     mode="max",
 )
 MAINTENANCE_DURATION = _histogram(
-    "jobs_maintenance_duration_seconds", _WORKER, "service", "Time a run of a service took.", _SHORT
+    "jobs_maintenance_duration_seconds", _WORKER, "service", "Seconds that a run of a maintenance service took.", _SHORT
 )
 MAINTENANCE_ERRORS = _counter(
-    "jobs_maintenance_errors_total", _WORKER, "service", "Runs of a service that ended in an error."
+    "jobs_maintenance_errors_total", _WORKER, "service", "Runs of a maintenance service that ended in an error."
 )
 CLOCK_STEPS = _counter(
-    "jobs_database_clock_steps_total", _WORKER, "", "Times PostgreSQL's clock was set by more than a second."
+    "jobs_database_clock_steps_total",
+    _WORKER,
+    "",
+    "Times that PostgreSQL's clock was set forward or back by more than a second.",
 )
-PRUNED = _counter("jobs_pruned_total", _WORKER, "status", "Rows of finished jobs deleted by age.")
+PRUNED = _counter(
+    "jobs_pruned_total", _WORKER, "status", "Rows of finished jobs deleted when their retention was over, by status."
+)
 
 # --- Both ---
 
@@ -315,129 +349,170 @@ LOG_RECORDS = _counter(
     "jobs_log_records_total",
     _BOTH,
     "level logger",
-    "Log lines from warning up, by the module that wrote them (libraries: their package); events: a job's events.",
+    "Log lines of level warning or above, by level and logger: the module, a library's package, or events (the events "
+    "of jobs).",
 )
 CLOCK_OFFSET = _gauge(
     "jobs_clock_offset_seconds",
     _BOTH,
     "",
-    "Seconds by which this process's clock is ahead of PostgreSQL's. Has a label pid: the process's slot.",
+    "Seconds by which this process's clock is ahead of PostgreSQL's. It has a label pid: the process's slot.",
     mode="liveall",
 )
 BUILD_INFO = _gauge(
-    "jobs_build_info", _BOTH, "version python dramatiq", "1, with the versions that run.", mode="livemax"
+    "jobs_build_info",
+    _BOTH,
+    "version python dramatiq",
+    "Always 1. The labels are the versions of this service, Python and Dramatiq.",
+    mode="livemax",
 )
 
-# --- Computed at the scrape, by the API's and the workers' endpoint alike ---
+# --- Computed at the scrape, by the endpoints of both the API and the workers ---
 
 CURRENT = _computed(
     "jobs_current",
     "queue_name state",
-    "Jobs that are not finished: scheduled, pending, retrying (waiting for its backoff), deferred (waiting for what is "
-    "away), processing.",
+    "Jobs that are not finished, by state: scheduled, pending, retrying (waiting for the next attempt), deferred "
+    "(waiting for an unavailable server), processing.",
 )
 OLDEST_ELIGIBLE = _computed(
     "jobs_queue_oldest_eligible_age_seconds",
     "queue_name",
-    "How long the first in line has been able to run; 0 when nobody waits.",
+    "Seconds for which the first job of the queue has been due; 0 if no job is due.",
 )
 OVERDUE = _computed(
     "jobs_scheduled_overdue",
     "queue_name",
-    "Due jobs at the head of the line for which nobody rang in time: is maintenance running? At most 500 a priority.",
+    "Due jobs at the head of the queue that were not published in time; more than 0 suggests that maintenance is not "
+    "running. At most 500 jobs are counted per job type and priority.",
 )
 STALE_PROCESSING = _computed(
-    "jobs_stale_processing", "queue_name", "Jobs in state processing whose worker's heartbeat is too old."
+    "jobs_stale_processing",
+    "queue_name",
+    "Jobs in status processing whose worker's last heartbeat is older than LEASE_SECONDS.",
 )
-DEAD = _computed("jobs_dead", "queue_name", "Dead letters: jobs in state failed.")
+DEAD = _computed("jobs_dead", "queue_name", "Dead letters: jobs in status failed.")
 DEAD_OLDEST = _computed(
-    "jobs_dead_oldest_timestamp_seconds", "queue_name", "When the oldest dead letter failed; absent when there is none."
+    "jobs_dead_oldest_timestamp_seconds",
+    "queue_name",
+    "Unix time at which the oldest dead letter failed; absent if there is none.",
 )
 BREAKER_OPEN = _computed(
     "jobs_breaker_open",
     "breaker",
-    "1 while a server, whose name this is, is known to be away. Always there for the mail server.",
+    "1 while the server of this name is known to be unavailable, else 0. The mail server always has a series.",
 )
 BREAKER_WAITING = _computed(
-    "jobs_breaker_waiting", "breaker", "Jobs that wait for a server: to be back, or for their turn when it is."
+    "jobs_breaker_waiting",
+    "breaker",
+    "Jobs deferred for the server of this name: until it is available, or until their turn after that.",
 )
-WORKERS = _computed("jobs_workers", "", "Worker processes whose heartbeat is fresh.")
-BROKER_MESSAGES = _computed("jobs_broker_messages", "queue_name", "Messages waiting in Redis.")
-DLQ_LENGTH = _computed("jobs_dlq_length", "", "Ids on the Redis list job_dlq; soon after a change equal to jobs_dead.")
+WORKERS = _computed("jobs_workers", "", "Worker processes whose last heartbeat is not older than LEASE_SECONDS.")
+BROKER_MESSAGES = _computed("jobs_broker_messages", "queue_name", "Messages that wait in Redis, by queue.")
+DLQ_LENGTH = _computed(
+    "jobs_dlq_length", "", "Ids on the Redis list job_dlq. It follows the sum of jobs_dead within seconds."
+)
 REDIS_NAME_CONFLICTS = _computed(
     "jobs_redis_name_conflicts",
     "",
-    "Names in Redis that are not ours alone: keys that another program wrote, and 1 for another installation.",
+    "Conflicts over key names in Redis: one per key that another program wrote, and one if another installation uses "
+    "the same names.",
 )
 CANARY_LAST_SUCCESS = _computed(
-    "jobs_canary_last_success_timestamp_seconds", "queue_name", "When a canary of this queue last completed."
+    "jobs_canary_last_success_timestamp_seconds",
+    "queue_name",
+    "Unix time at which a canary of this queue last completed.",
 )
 CANARY_LATENCY = _computed(
-    "jobs_canary_latency_seconds", "queue_name", "From accepting to completing, of the last canary that completed."
+    "jobs_canary_latency_seconds",
+    "queue_name",
+    "Seconds from submission to completion of the last completed canary of this queue.",
 )
 SLO_LATENCY = _computed(
-    "jobs_queue_slo_latency_seconds", "queue_name", "Setting: the first in line is late after so long."
+    "jobs_queue_slo_latency_seconds",
+    "queue_name",
+    "Setting: seconds after which the first due job of the queue is late.",
 )
 SLO_ERROR_BUDGET = _computed(
     "jobs_queue_slo_error_budget_ratio",
     "queue_name slo",
-    "Setting: the part that may go wrong; success: of finished jobs, latency: of the time.",
+    "Setting: the ratio that may miss the objective. success: of finished jobs; latency: of the time.",
 )
-SLO_DEAD_LIMIT = _computed("jobs_queue_dead_limit", "queue_name", "Setting: so many dead letters are too many.")
-TIME_LIMIT = _computed("jobs_actor_time_limit_seconds", _JOB, "Setting: how long an attempt may run.")
+SLO_DEAD_LIMIT = _computed(
+    "jobs_queue_dead_limit", "queue_name", "Setting: the number of dead letters above which an alert fires."
+)
+TIME_LIMIT = _computed("jobs_actor_time_limit_seconds", _JOB, "Setting: seconds that an attempt may run, by job type.")
 COLLECTOR_SUCCESS = _computed(
-    "jobs_collector_success", "collector", "Whether the collector's last look was answered. Each fails alone."
+    "jobs_collector_success",
+    "collector",
+    "1 if the collector's last query succeeded, else 0. Collectors fail independently.",
 )
-COLLECTOR_DURATION = _computed("jobs_collector_duration_seconds", "collector", "Time its last look took.")
+COLLECTOR_DURATION = _computed(
+    "jobs_collector_duration_seconds", "collector", "Seconds that the collector's last query took."
+)
 COLLECTOR_LAST_SUCCESS = _computed(
-    "jobs_collector_last_success_timestamp_seconds", "collector", "When a look was last answered; 0 if never yet."
+    "jobs_collector_last_success_timestamp_seconds",
+    "collector",
+    "Unix time at which the collector's query last succeeded; 0 if it never has.",
 )
-PG_UP = _computed("jobs_pg_up", "", "Whether PostgreSQL answered.")
-PG_LIVE_TUPLES = _computed("jobs_pg_live_tuples", "table", "Live rows, PostgreSQL's estimate.")
-PG_DEAD_TUPLES = _computed("jobs_pg_dead_tuples", "table", "Dead rows that vacuum has yet to clear, an estimate.")
-PG_TABLE_BYTES = _computed("jobs_pg_table_bytes", "table", "Size on disk, indexes included.")
+PG_UP = _computed("jobs_pg_up", "", "1 if PostgreSQL answered, else 0.")
+PG_LIVE_TUPLES = _computed("jobs_pg_live_tuples", "table", "Live rows in the table, as PostgreSQL estimates.")
+PG_DEAD_TUPLES = _computed(
+    "jobs_pg_dead_tuples", "table", "Dead rows in the table that vacuum has not yet removed, as PostgreSQL estimates."
+)
+PG_TABLE_BYTES = _computed("jobs_pg_table_bytes", "table", "Size of the table on disk in bytes, including indexes.")
 PG_LAST_AUTOVACUUM = _computed(
-    "jobs_pg_last_autovacuum_timestamp_seconds", "table", "When autovacuum last ran; absent if never."
+    "jobs_pg_last_autovacuum_timestamp_seconds",
+    "table",
+    "Unix time at which autovacuum last ran on the table; absent if it never has.",
 )
 PG_OLDEST_XACT = _computed(
-    "jobs_pg_oldest_xact_age_seconds", "", "Age of the oldest transaction: vacuum clears nothing younger; 0 if none."
+    "jobs_pg_oldest_xact_age_seconds",
+    "",
+    "Age in seconds of the oldest open transaction; 0 if there is none. Vacuum cannot remove rows that died after it "
+    "began.",
 )
 PG_CONNECTIONS = _computed("jobs_pg_connections", "", "Connections to this database.")
-PG_MAX_CONNECTIONS = _computed("jobs_pg_max_connections", "", "Connections the server takes at most.")
-REDIS_UP = _computed("jobs_redis_up", "", "Whether Redis answered.")
+PG_MAX_CONNECTIONS = _computed("jobs_pg_max_connections", "", "The server's connection limit (max_connections).")
+REDIS_UP = _computed("jobs_redis_up", "", "1 if Redis answered, else 0.")
 REDIS_MEMORY = _computed(
-    "jobs_redis_memory_bytes", "kind", "used: memory in use; max: what it may use, 0 when not limited."
+    "jobs_redis_memory_bytes", "kind", "Memory of Redis in bytes: used, or max (the limit; 0 if there is none)."
 )
 REDIS_EVICTED = _computed(
-    "jobs_redis_evicted_keys_total", "", "Keys Redis dropped for want of memory: messages lost.", kind="counter"
+    "jobs_redis_evicted_keys_total",
+    "",
+    "Keys that Redis evicted because its memory was full; each means lost messages.",
+    kind="counter",
 )
-REDIS_CLIENTS = _computed("jobs_redis_clients", "", "Connections to Redis.")
+REDIS_CLIENTS = _computed("jobs_redis_clients", "", "Client connections to Redis.")
 
-# --- Dramatiq's own names, made of the above at the scrape: see dramatiq_names.py ---
+# --- Dramatiq's own names, derived from the above at the scrape: see dramatiq_names.py ---
 
 
 def _dramatiq(name: str, text: str, kind: str = "counter") -> Computed:
     return _computed(f"dramatiq_{name}", _JOB, text, kind=kind, origin=Source.DRAMATIQ)
 
 
-DRAMATIQ_MESSAGES = _dramatiq("messages_total", "Attempts that ended.")
-DRAMATIQ_ERRORS = _dramatiq("message_errors_total", "Attempts that ended in an error: retried and failed.")
-DRAMATIQ_RETRIES = _dramatiq("message_retries_total", "Attempts after which another was planned.")
-DRAMATIQ_REJECTS = _dramatiq("message_rejects_total", "Jobs that became dead letters.")
-DRAMATIQ_IN_PROGRESS = _dramatiq("messages_inprogress", "Attempts running now.", "gauge")
+DRAMATIQ_MESSAGES = _dramatiq("messages_total", "Attempts that ended, by job type.")
+DRAMATIQ_ERRORS = _dramatiq(
+    "message_errors_total", "Attempts that ended in an error (outcome retried or failed), by job type."
+)
+DRAMATIQ_RETRIES = _dramatiq("message_retries_total", "Attempts after which the job was retried, by job type.")
+DRAMATIQ_REJECTS = _dramatiq("message_rejects_total", "Jobs that became dead letters, by job type.")
+DRAMATIQ_IN_PROGRESS = _dramatiq("messages_inprogress", "Attempts that are running, by job type.", "gauge")
 DRAMATIQ_DELAYED = _dramatiq(
-    "delayed_messages_inprogress", "Always 0: delays are kept in PostgreSQL, not in memory.", "gauge"
+    "delayed_messages_inprogress", "Always 0, because delays are kept in PostgreSQL and not in memory.", "gauge"
 )
 DRAMATIQ_DURATION = _dramatiq(
-    "message_duration_milliseconds", "Run time of attempts, in Dramatiq's own buckets.", "histogram"
+    "message_duration_milliseconds", "Run time of attempts in milliseconds, in Dramatiq's buckets.", "histogram"
 )
 
-#: Every row, by name.
+#: Every metric, by name.
 CATALOGUE: dict[str, Definition] = {row.name: row for row in list(vars().values()) if isinstance(row, Definition)}
 
 
 class Capped:
-    """A label's values, but for those past the first `MAX_VALUES` of this slot: job code may make names without end."""
+    """Limits a label to the first `MAX_VALUES` values in this slot, since job code can produce any number of them."""
 
     def __init__(self, row: Counted, label: str) -> None:
         self.row = row
@@ -459,7 +534,7 @@ class Capped:
 
 
 def zero_worker(registry: "Registry") -> None:
-    """Export every series that is known in advance at 0: rate() and increase() miss a series' first step."""
+    """Create every worker series that is known in advance at 0: `rate()` and `increase()` miss the first increment."""
     for queue in registry.queues:
         for row in (STARTED, STARTED_LATE, QUEUE_LATENCY, END_TO_END, QUARANTINED):
             row.labels(queue)
@@ -479,7 +554,7 @@ def zero_worker(registry: "Registry") -> None:
 
 
 def zero_api(registry: "Registry") -> None:
-    """The same for what the API counts."""
+    """Create every API series that is known in advance at 0."""
     for job_type in registry:
         job = (job_type.queue, job_type.name)
         _each(SUBMITTED, job, SOURCES)

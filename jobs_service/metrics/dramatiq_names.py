@@ -1,7 +1,7 @@
-"""Dramatiq's seven metrics, made of ours at the scrape: nothing is counted twice, so the two cannot disagree.
+"""Dramatiq's seven metrics, derived from ours at the scrape. Nothing is counted twice, so the two cannot disagree.
 
 Dramatiq's own middleware (2.2.1) would count each delayed retry twice, leave its gauge of delayed messages above 0, and
-go below 0 in its gauge of running messages when a message is skipped.
+take its gauge of running messages below 0 when a message is skipped.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from jobs_service.metrics import catalogue
 #: Bounds of Dramatiq's histogram, in milliseconds.
 BUCKETS = (5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10000, 30000, 60000, 600000, 900000)
 
-#: What became of an attempt -> the counters in which Dramatiq counts it.
+#: Outcome of an attempt -> the counters in which Dramatiq counts it.
 _COUNTED = {
     "completed": (catalogue.DRAMATIQ_MESSAGES,),
     "retried": (catalogue.DRAMATIQ_MESSAGES, catalogue.DRAMATIQ_ERRORS, catalogue.DRAMATIQ_RETRIES),
@@ -31,7 +31,7 @@ _Values = Mapping[_Job, float]
 
 
 def made_of(families: Iterable[Metric]) -> Iterator[Metric]:
-    """Yield the seven of the workers' own metrics; nothing where there are none."""
+    """Yield the seven metrics derived from the workers' metrics, or nothing if there are no such metrics."""
     samples = {family.name: family.samples for family in families}
     if "jobs_attempts" not in samples:
         return
@@ -63,7 +63,7 @@ def _dead_letters(samples: Iterable[Any]) -> _Values:
 
 
 def _durations(samples: Iterable[Any]) -> Metric:
-    """Return the histogram: ours has all of these buckets, in seconds."""
+    """Return Dramatiq's histogram in milliseconds. Ours has all of its buckets, in seconds."""
     counts: defaultdict[_Job, dict[float, float]] = defaultdict(dict)
     sums: defaultdict[_Job, float] = defaultdict(float)
     for sample in samples:

@@ -1,6 +1,6 @@
-"""The process beside the workers that serves their metrics, and the registry it and the API serve from.
+"""The process that serves the workers' metrics, and the registry from which it and the API serve.
 
-This module makes no metric of its own: the process would export it a second time, at zero.
+This module must not create a metric: this process would export it a second time, with the value 0.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ STATEMENT_SECONDS = 4
 
 
 class Processes(Collector):
-    """The values of all processes, without the gauges of dead ones."""
+    """Exports the values of all processes, without the gauges of processes that have ended."""
 
     def __init__(self, directory: Path, *, with_dramatiq_names: bool) -> None:
         self.directory = directory
@@ -104,7 +104,7 @@ def _database(settings: Settings) -> Database:
 
 
 def serve() -> int:
-    """Serve GET /metrics until this process is ended. Dramatiq forks it beside the workers."""
+    """Serve GET /metrics until this process is terminated. Dramatiq forks it from the same parent as the workers."""
     end_with_parent()
     if is_orphan():
         return 1

@@ -1,4 +1,4 @@
-"""Counts log lines: what libraries and our own code warned of, also where no metric of its own says so."""
+"""Counts the warnings and errors that this service and its libraries log, most of which have no metric of their own."""
 
 from jobs_service.metrics import catalogue as metrics
 
@@ -8,7 +8,7 @@ _capped = metrics.Capped(metrics.LOG_RECORDS, "logger")
 
 
 def count(level: str, module: str) -> None:
-    """Count a line. Given to `logs.observe`."""
+    """Count a log line. Passed to `logs.observe`."""
     metrics.LOG_RECORDS.labels(level, _capped(_logger(module))).inc()
 
 

@@ -1,8 +1,8 @@
-"""prometheus-client across processes: files named after slots, not after process ids.
+"""Makes prometheus-client's value files independent of process ids: they are named after slots.
 
-Import this before any metric is made. A process takes the lowest slot that no living process holds and goes on counting
-in that slot's files. So there are as many files as there have been processes at a time: no growth, no clean-up, and
-counters survive a kill. The kernel gives a slot back however its process ends, and never lets two write to one file.
+Import this module before any metric is created. A process takes the lowest slot that no running process holds, and
+continues to count in that slot's files. So there are only as many files as there were processes at a time, they need no
+clean-up, and counters survive a kill. A slot is a file lock, which the kernel releases however the process ends.
 """
 
 import fcntl
@@ -18,35 +18,36 @@ from prometheus_client.mmap_dict import MmapedDict
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
-#: Set where a process beside the workers serves their metrics already; `__main__.py` does.
+#: Set by `__main__.py` if a separate process already serves the workers' metrics.
 SERVED_VARIABLE = "JOBS_METRICS_SERVED"
 
 _LOCKS = "slot-*.lock"
 
 
 class _Slot:
-    """The slot of this process, once it has one. A forked child is another process and takes its own."""
+    """The slot of this process, once it has one. A forked child takes a slot of its own."""
 
     name = ""
     lock: IO[str] | None = None
-    #: False while prometheus-client asks for the first time, before there is any value: who only serves takes none.
+    #: False while prometheus-client asks for the first time, before any value exists. A process that only serves
+    #: metrics takes no slot.
     wanted = False
 
 
 def slot() -> str:
-    """Return this process's slot, a number as text. Called at every increment."""
+    """Return this process's slot, a number as text. Called for every increment."""
     return _Slot.name or (_take() if _Slot.wanted else "")
 
 
 def clear(directory: Path) -> None:
-    """Make the directory and forget an earlier run. Only before any process of this run writes there."""
+    """Create the directory and delete the files of an earlier run. Call this before any process writes there."""
     directory.mkdir(parents=True, exist_ok=True)
     for path in directory.glob("*.db"):
         path.unlink()
 
 
 def forget_dead(directory: Path) -> None:
-    """Drop the gauges that dead processes left as they were: what they had in hand is not in hand any more."""
+    """Delete the gauges of processes that have ended, whose values no longer apply."""
     for path in directory.glob(_LOCKS):
         name = _name(path)
         if any(directory.glob(f"gauge_live*_{name}.db")) and (lock := _locked(path)):
@@ -55,7 +56,7 @@ def forget_dead(directory: Path) -> None:
 
 
 def labels_kept(metric_name: str, label: str) -> set[str]:
-    """Return the values of a counter's label in this slot's file: those of the slot's earlier processes too."""
+    """Return the values of a counter's label in this slot's file, including those of the slot's earlier processes."""
     path = Path(os.environ.get(VARIABLE, "")) / f"counter_{slot()}.db"
     if VARIABLE not in os.environ or not path.exists():
         return set()
@@ -93,7 +94,7 @@ def _forget_gauges(directory: Path, name: str) -> None:
 
 
 def _leave_to_the_parent() -> None:
-    """Drop what a fork copied. The parent's lock lasts until the parent's own file is closed as well."""
+    """Drop the slot that a fork copied. The parent keeps its lock, because its own file stays open."""
     if _Slot.lock:
         _Slot.lock.close()
     _Slot.name, _Slot.lock = "", None

@@ -1,7 +1,7 @@
-"""What histograms are to observe: noted in memory, and written to their files once a second, summed up.
+"""Collects histogram observations in memory and writes their sums to the value files once a second.
 
-An observation is two writes behind a lock that all threads of a process share, and a job is observed seven times. A
-killed process loses what it had not written yet, at most a second of observations. Counters are written at once.
+An observation is two writes behind a lock that all threads of a process share, and each job has seven observations. A
+killed process loses those it had not written, at most those of one second. Counters are written at once.
 """
 
 import atexit
@@ -14,7 +14,7 @@ from typing import Any
 
 INTERVAL_SECONDS = 1.0
 
-#: A bound for a process whose thread has no time: many seconds of the highest rate.
+#: A limit in case the writing thread gets no CPU time: many seconds of observations at the highest rate.
 MAX_PENDING = 200_000
 
 _pending: deque[tuple[Any, float]] = deque(maxlen=MAX_PENDING)
@@ -23,20 +23,20 @@ _never = Event()
 
 
 class _Writer:
-    """The process that has a thread: a fork copies none."""
+    """The id of the process that has a writing thread, because a fork does not copy threads."""
 
     pid = 0
 
 
 def add(series: Any, value: float) -> None:  # noqa: ANN401 - a histogram of prometheus-client, or a child of one
-    """Note an observation. Starts this process's thread if it has none yet."""
+    """Add an observation. Starts this process's writing thread if it has none yet."""
     _pending.append((series, value))
     if _Writer.pid != os.getpid():
         _start()
 
 
 def write() -> None:
-    """Write what was noted. The thread does; call it before a process ends."""
+    """Write the observations added so far. The thread calls this; call it too before a process ends."""
     with _writing:
         noted: defaultdict[Any, list[float]] = defaultdict(list)
         for _ in range(len(_pending)):
@@ -47,7 +47,7 @@ def write() -> None:
 
 
 def _write(series: Any, observed: list[float]) -> None:  # noqa: ANN401 - as above
-    """Do what `observe` does once for each value, with one write for all that fall into a bucket."""
+    """Do what `observe` does for each value, but with one write for all values in a bucket."""
     series._sum.inc(sum(observed))  # noqa: SLF001 - prometheus-client has no such method
     for bucket, count in Counter(bisect_left(series._upper_bounds, value) for value in observed).items():  # noqa: SLF001
         series._buckets[bucket].inc(count)  # noqa: SLF001
@@ -62,7 +62,7 @@ def _start() -> None:
 
 def _run() -> None:
     while not _never.wait(INTERVAL_SECONDS):
-        # Whatever went wrong with these, the next ones are to be written.
+        # If these observations cannot be written, the next ones must be.
         with suppress(Exception):
             write()
 

@@ -1,4 +1,4 @@
-"""Writes docs/metrics.md from the catalogue: `make docs`."""
+"""Writes docs/metrics.md from the catalogue. `make docs` runs this module."""
 
 import sys
 from pathlib import Path
@@ -10,23 +10,24 @@ PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 _HEAD = """\
 # Metrics
 
-This page is written from `jobs_service/metrics/catalogue.py` by `make docs`; a test keeps the two equal.
+`make docs` writes this page from `jobs_service/metrics/catalogue.py`; a test compares the two.
 
-`GET /metrics` of the API (port 3000) and of the workers (port 9191) both answer for all processes of their service.
-What is computed at the scrape both compute, so that one sees when the other is away: take `max by (…)` of it.
+`GET /metrics` of the API (port 3000) and of the workers (port 9191) each return the values of all processes of their
+service. Both also compute the metrics under "Computed at the scrape", so that these are still available when one of the
+two is down: query them with `max by (…)`.
 
-`queue_name` and `actor_name` are Dramatiq's own labels; an actor is a job type. Series that are known in advance are
-there at 0 from the start, because `rate()` and `increase()` miss a series' first step.
+`queue_name` and `actor_name` are Dramatiq's labels; an actor is a job type. Series whose labels are known in advance
+start at 0, because `rate()` and `increase()` miss the first increment of a series that appears later.
 
-Counters stay exact when processes are replaced, reloaded or killed. Histograms are written once a second: a killed
+Counters stay exact when processes are replaced, reloaded or killed. Histograms are written once a second, so a killed
 process loses its last second of observations. The workers' gauges are at most two seconds old.
 """
 
 _INTRODUCTIONS = {
-    Source.SCRAPE: "From PostgreSQL, Redis and the settings, when Prometheus asks: by a connection of its own, with a "
-    "statement timeout, at most once every two seconds. Each collector fails alone.",
-    Source.DRAMATIQ: "The seven names of Dramatiq's own Prometheus middleware, for dashboards that know them, made of "
-    "the metrics above. `DRAMATIQ_METRICS=off` leaves them out.",
+    Source.SCRAPE: "Read from PostgreSQL, Redis and the settings at a scrape, over a separate connection with a "
+    "statement timeout, at most once every two seconds. Collectors fail independently.",
+    Source.DRAMATIQ: "The seven metrics of Dramatiq's own Prometheus middleware, for dashboards that use them, derived "
+    "from the metrics above. `DRAMATIQ_METRICS=off` disables them.",
 }
 
 

@@ -1,4 +1,4 @@
-"""How PostgreSQL and Redis themselves are, as metrics."""
+"""The metrics of the PostgreSQL and Redis servers themselves."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -18,7 +18,7 @@ SELECT relname, n_live_tup, n_dead_tup, pg_total_relation_size(relid),
        extract(epoch FROM last_autovacuum)::float8
 FROM pg_stat_user_tables WHERE relname IN ('jobs', 'workers') AND schemaname = current_schema()"""
 
-# Of other users' sessions PostgreSQL tells only whether they are there, unless ours may read all statistics.
+# Without the privilege to read all statistics, PostgreSQL only shows that other users' sessions exist.
 _SESSIONS = """
 SELECT count(*), current_setting('max_connections')::integer,
        COALESCE(extract(epoch FROM now() - min(xact_start) FILTER (WHERE pid <> pg_backend_pid())), 0)::float8
@@ -26,7 +26,7 @@ FROM pg_stat_activity WHERE datname = current_database()"""
 
 
 def postgresql(database: Database) -> Iterator[Any]:
-    """Look at the sessions, which no lock of a table holds up. Raises `DatabaseUnavailable`."""
+    """Read the statistics of sessions, which no table lock can block. Raises `DatabaseUnavailable`."""
     count, most, oldest = database.row(_SESSIONS) or (0, 0, 0.0)
     yield _gauge(catalogue.PG_CONNECTIONS, count)
     yield _gauge(catalogue.PG_MAX_CONNECTIONS, most)
@@ -34,7 +34,7 @@ def postgresql(database: Database) -> Iterator[Any]:
 
 
 def tables(database: Database) -> Iterator[Any]:
-    """Look at the tables. Raises `DatabaseUnavailable`, also when a migration has locked one."""
+    """Read the statistics of tables. Raises `DatabaseUnavailable`, also while a migration has locked one."""
     live, dead = catalogue.PG_LIVE_TUPLES.family(), catalogue.PG_DEAD_TUPLES.family()
     size, vacuumed = catalogue.PG_TABLE_BYTES.family(), catalogue.PG_LAST_AUTOVACUUM.family()
     for table, alive, dropped, table_bytes, vacuumed_at in database.rows(_TABLES):
@@ -47,9 +47,9 @@ def tables(database: Database) -> Iterator[Any]:
 
 
 def redis(broker: JobBroker, queues: Iterable[str]) -> Iterator[Any]:
-    """Look at the queues, at `job_dlq` and at the server. Raises `BrokerUnavailable` or what redis-py raises.
+    """Read the queues, `job_dlq` and the server's statistics. Raises `BrokerUnavailable` or what redis-py raises.
 
-    What stands under a name of ours and is not ours is left out, and counted.
+    Keys that hold another program's value are left out, and counted as conflicts.
     """
     queues = list(queues)
     yield _gauge(catalogue.REDIS_NAME_CONFLICTS, len(conflicts(broker.client, broker.keys, queues, in_full=False)))
@@ -64,9 +64,9 @@ def redis(broker: JobBroker, queues: Iterable[str]) -> Iterator[Any]:
 
 
 def _server(broker: JobBroker) -> Iterator[Any]:
-    """Look at what Redis says of itself: nothing, where the user may not ask or there is no such command."""
+    """Read the output of INFO. Yields nothing if the user may not run it, or the server does not have it."""
     try:
-        # The stubs know the reply of a pipeline only.
+        # The stubs only know the return type for a pipeline.
         info: Any = broker.client.info()
     except ResponseError:
         return

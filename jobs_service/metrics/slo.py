@@ -1,4 +1,4 @@
-"""What each queue is to keep to, from the settings: exported as series, so that rules need not know any queue."""
+"""The objectives of each queue, from the settings, exported as metrics so that alert rules need not list queues."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,14 +9,14 @@ from jobs_service.metrics import catalogue
 
 
 class Objectives:
-    """The settings SLO_…, for any queue."""
+    """The SLO_ settings, by queue."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._latency_seconds = seconds_by_name(settings.slo_queue_latency_seconds)
 
     def latency_seconds(self, queue: str) -> float:
-        """Return how long the first in line may wait before the queue is late."""
+        """Return for how many seconds the first due job may wait before the queue is late."""
         return self._latency_seconds.get(queue, self.settings.slo_latency_seconds)
 
     def families(self, registry: Registry) -> Iterator[Any]:

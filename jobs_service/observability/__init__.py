@@ -1,1 +1,1 @@
-"""What a process says of itself: its log lines, its spans."""
+"""What a process reports about itself: log lines and spans."""

@@ -1,4 +1,4 @@
-"""Structured logs: one line an event, readable in a terminal, JSON elsewhere. Words the events of `events.py`."""
+"""Structured logs: one line per event, readable in a terminal, JSON elsewhere. Also logs the events of `events.py`."""
 
 import logging
 import sys
@@ -10,7 +10,8 @@ import structlog
 
 from jobs_service.events import Event
 
-#: Events that were recovered from are warnings; the one a person must act on is an error.
+#: The level of each event that is not "info". What the service recovers from is a warning; what a person must act on is
+#: an error.
 LEVELS = {
     Event.RETRIED: "warning",
     Event.RESCUED: "warning",
@@ -31,7 +32,7 @@ def get_logger(name: str) -> Any:  # noqa: ANN401 - structlog's loggers are lazy
 
 def configure(*, form: str, level: str, service: str, stream: TextIO | None = None) -> None:
     """Set up logging for this process. `form` is console, json, or auto: console in a terminal, else json."""
-    # The real one: Dramatiq puts a pipe to its parent in place of sys.stderr, and a full pipe would stop the workers.
+    # Not sys.stderr: Dramatiq replaces it by a pipe to its parent process, and a full pipe would block the workers.
     stream = stream or sys.__stderr__ or sys.stderr
     console = form == "console" or (form == "auto" and stream.isatty())
     structlog.configure(
@@ -50,32 +51,32 @@ def configure(*, form: str, level: str, service: str, stream: TextIO | None = No
 
 
 def bind_anew(**fields: object) -> None:
-    """Have every further line of this thread carry these fields, and none that were bound before."""
+    """Add these fields to every further line of this thread, and drop those that were bound before."""
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(**fields)
 
 
 def bind(**fields: object) -> None:
-    """Have every further line of this thread carry these fields too."""
+    """Add these fields to every further line of this thread."""
     structlog.contextvars.bind_contextvars(**fields)
 
 
 def bound(**fields: object) -> AbstractContextManager[None]:
-    """Have the lines of a `with` block carry these fields too."""
+    """Add these fields to the lines of a `with` block."""
     return structlog.contextvars.bound_contextvars(**fields)
 
 
 def take_in(module: str) -> None:
-    """Have what a module logs through the standard `logging` obey the level of our own lines, not that of libraries."""
+    """Log what a module writes through the standard `logging` at this service's level, not at that of libraries."""
     logging.getLogger(module).setLevel(_level)
 
 
-#: Called with the level and the module of each line from warning up.
+#: Called with the level and the module of each line of level warning or above.
 _observers: list[Callable[[str, str], None]] = []
 
 
 def observe(observer: Callable[[str, str], None]) -> None:
-    """Have `observer` told of each line from warning up. A job's events have the module "events"."""
+    """Call `observer` for each line of level warning or above. The module of a job's events is "events"."""
     if observer not in _observers:
         _observers.append(observer)
 
@@ -95,7 +96,7 @@ def log_event(event: Event, facts: dict[str, object]) -> None:
 
 _level = logging.INFO
 
-#: Frames without their local values: those are payloads, addresses and passwords.
+#: Tracebacks leave out local variables, which may hold payloads, addresses and passwords.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
@@ -115,7 +116,7 @@ def _rendering(stream: TextIO, *, console: bool, service: str) -> list[Any]:
 
 
 class _Unfailing:
-    """A stream whose writer never learns that it is full or gone: a job must not fail for its log line."""
+    """A stream that ignores write errors: a job must not fail because its log line cannot be written."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -131,7 +132,7 @@ class _Unfailing:
 
 
 class _ToStructlog(logging.Handler):
-    """Passes on what libraries log through the standard module."""
+    """Passes on what libraries log through the standard `logging`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger(module=record.name)
@@ -144,11 +145,11 @@ class _ToStructlog(logging.Handler):
 
 
 def _take_in_standard_logging(level: str) -> None:
-    global _level  # noqa: PLW0603 - the standard module's levels are the process's, and so is this
+    global _level  # noqa: PLW0603 - the levels of the standard `logging` are global too
     _level = logging.getLevelNamesMapping()[level.upper()]
     root = logging.getLogger()
     root.handlers = [_ToStructlog()]
     root.setLevel(max(logging.WARNING, _level))
-    # It logs every failed attempt with the exception's text, which may quote a payload: our own events do not.
+    # They log every failed attempt with the exception's text, which may quote a payload. Our own events do not.
     logging.getLogger("dramatiq.worker.WorkerThread").setLevel(logging.CRITICAL)
     logging.getLogger("dramatiq.middleware.retries.Retries").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""OpenTelemetry's SDK as this service sets it up. Imported by `tracing.start` alone: it needs requirements-otel.txt."""
+"""Sets up OpenTelemetry's SDK. Only `tracing.start` imports this module, because it needs requirements-otel.txt."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,22 +14,22 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, Status
 
-#: For what reads the environment, where it does not say otherwise: the stable names of attributes, and no spans for
-#: those who only look whether we are there.
+#: Defaults for the variables that the instrumentation reads: stable attribute names, and no spans for health checks and
+#: scrapes.
 _DEFAULTS = {
     "OTEL_SEMCONV_STABILITY_OPT_IN": "http,database",
     "OTEL_PYTHON_FALCON_EXCLUDED_URLS": "/livez$,/readyz$,/metrics$",
 }
 
-#: These may quote what a job is about.
+#: These attributes may quote a payload.
 _TEXTS = frozenset({"exception.message", "exception.stacktrace"})
 
 
 class Asked(Sampler):
-    """Leaves out the service's own housekeeping.
+    """Drops the spans of the service's own background work.
 
-    A statement or command outside of any request or attempt is a heartbeat, a sweep or a wait for messages: thousands
-    of traces nobody asked for.
+    A statement or command outside of any request or attempt is a heartbeat, a sweep or a wait for messages. Each would
+    be a trace of its own, thousands of them.
     """
 
     def __init__(self, inner: Sampler) -> None:
@@ -37,7 +37,7 @@ class Asked(Sampler):
 
     def should_sample(
         self,
-        parent_context: Any,  # noqa: ANN401 - this and the rest is handed on as it is
+        parent_context: Any,  # noqa: ANN401 - these arguments are passed on unchanged
         trace_id: int,
         name: str,
         kind: SpanKind | None = None,
@@ -53,7 +53,7 @@ class Asked(Sampler):
 
 
 class Discreet(SpanExporter):
-    """Passes spans on without the texts of exceptions."""
+    """Exports spans without the texts of exceptions."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self.exporter = exporter
@@ -66,12 +66,12 @@ class Discreet(SpanExporter):
 
 
 def provide(service: str) -> TracerProvider:
-    """Instrument this process's libraries and return what spans are made with. OTEL_* variables say the rest."""
+    """Instrument this process's libraries and return the tracer provider. OTEL_* variables configure the rest."""
     for name, value in {**_DEFAULTS, "OTEL_SERVICE_NAME": f"async-job-system-{service}"}.items():
         os.environ.setdefault(name, value)
     provider = new_provider()
     provider.add_span_processor(BatchSpanProcessor(Discreet(OTLPSpanExporter())))
-    # For what job types instrument themselves.
+    # For job types that create spans of their own.
     trace.set_tracer_provider(provider)
     for instrumentor in (FalconInstrumentor, Psycopg2Instrumentor, RedisInstrumentor):
         instrumentor().instrument(tracer_provider=provider)

@@ -1,8 +1,9 @@
-"""The spans of a job, where OpenTelemetry is installed and switched on, and every attribute name they have.
+"""The spans of a job and the names of their attributes, when OpenTelemetry is installed and enabled.
 
-Switched off, nothing of OpenTelemetry is imported, and each function here returns at once. The names follow the
-semantic conventions for messaging: a submission is the `send` span, whose context is kept on the row; every attempt is
-a `process` span of the same trace, linked to it. A statement that calls share is in the trace of the one that sent it.
+When it is disabled, nothing of OpenTelemetry is imported and each function here returns at once. The names follow the
+semantic conventions for messaging. A submission is the `send` span, whose context is stored on the row; every attempt
+is a `process` span of the same trace, linked to it. A statement shared by several calls is in the trace of the call
+that sent it.
 """
 
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ ATTEMPT = "jobs.attempt"
 OUTCOME = "jobs.outcome"
 ERROR_TYPE = "error.type"
 
-#: The events that say how an attempt ended; their names in small letters are the outcomes.
+#: The events that end an attempt. Their names in lower case are the values of OUTCOME.
 _ENDINGS = {
     Event.COMPLETED,
     Event.RETRIED,
@@ -43,14 +44,14 @@ _ENDINGS = {
 
 
 class _Process:
-    """What this process makes spans with; None when it makes none."""
+    """What this process creates spans with; None while tracing is disabled."""
 
     provider: "TracerProvider | None" = None
     tracer: "Tracer | None" = None
 
 
 class _Thread(local):
-    """The span of this thread's attempt, and the token that ends its being the current one."""
+    """The span of this thread's attempt, and the token that detaches it as the current span."""
 
     attempt: Any = None
 
@@ -59,18 +60,20 @@ _thread = _Thread()
 
 
 def start(settings: Settings, *, service: str) -> None:
-    """Trace this process, if the settings say so. Raises `SettingsError` when the packages are missing."""
+    """Enable tracing in this process if OTEL_ENABLED is true. Raises `SettingsError` when the packages are missing."""
     if settings.otel_enabled == "false":
         return
     try:
         from jobs_service.observability import otel
     except ImportError as error:
-        raise SettingsError([f"OTEL_ENABLED needs what requirements-otel.txt lists: {error}"]) from None
+        raise SettingsError(
+            [f"OTEL_ENABLED=true needs OpenTelemetry: pip install -r requirements-otel.txt ({error})"]
+        ) from None
     use(otel.provide(service))
 
 
 def use(provider: "TracerProvider | None") -> None:
-    """Make the spans of this process with `provider`; None: none at all."""
+    """Create the spans of this process with `provider`. None disables tracing."""
     _Process.provider = provider
     _Process.tracer = provider.get_tracer("jobs_service") if provider else None
     if provider:
@@ -78,13 +81,13 @@ def use(provider: "TracerProvider | None") -> None:
 
 
 def stop() -> None:
-    """Send what is left: for processes that end without Python's exit handlers."""
+    """Export the remaining spans. For processes that end without running Python's exit handlers."""
     if _Process.provider:
         _Process.provider.shutdown()
 
 
 def current() -> str | None:
-    """Return this thread's trace context, as a traceparent; None without one."""
+    """Return this thread's trace context as a `traceparent` header, or None without one."""
     if _Process.tracer is None:
         return None
     from opentelemetry.trace import get_current_span
@@ -94,7 +97,7 @@ def current() -> str | None:
 
 
 def sending(job_id: object, job_type: str, queue: str) -> AbstractContextManager[str | None]:
-    """Enclose a submission; the value is the trace context for the row."""
+    """Return a context manager for a submission's span. Its value is the trace context to store on the row."""
     return nullcontext() if _Process.tracer is None else _sending(_Process.tracer, str(job_id), job_type, queue)
 
 
@@ -112,7 +115,7 @@ def _sending(tracer: "Tracer", job_id: str, job_type: str, queue: str) -> Iterat
 
 
 def begin_attempt(job_id: object, job_type: str, queue: str, number: int, traceparent: str | None) -> None:
-    """Begin the span of this thread's attempt. It lasts until `end_attempt`."""
+    """Begin the span of this thread's attempt. `end_attempt` ends it."""
     if _Process.tracer is None:
         return
     from opentelemetry.context import Context, attach

@@ -1,1 +1,1 @@
-"""The files that jobs write."""
+"""Storage for the files that jobs write."""

@@ -1,4 +1,4 @@
-"""Where jobs put the files they make: the contract, and the local directory."""
+"""Storage for the files that jobs write: the protocol, and its implementation in a local directory."""
 
 import contextlib
 import errno
@@ -21,29 +21,29 @@ from jobs_service.failpoints import failpoint
 
 log = structlog.get_logger(__name__)
 
-#: A plain file name, short enough that the temporary name made from it is one too.
+#: A plain file name, short enough that the temporary name derived from it is valid too.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _TEMPORARY_NAME = re.compile(r".+\.[0-9a-f]{16}\.tmp")
 
-#: Names read between two looks at the clock, which takes about a millisecond.
+#: Names read between two checks of the clock. Reading them takes about a millisecond.
 _PIECE = 1_000
 
-#: Whatever has the name already, a symbolic link too, is never written through.
+#: Never write to an existing file or through a symbolic link.
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o644
-#: What is no file of ours, as a link or a pipe, is not read either, and waited for even less.
+#: Never read through a symbolic link, and never block on a pipe.
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-#: What file systems that are not local, as network and desktop shares, answer to what they cannot do at all.
+#: The errors with which network and desktop shares refuse operations that they do not support.
 _CANNOT_SYNC_A_FOLDER = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
 _CANNOT_SET_A_MODE = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS})
 
-#: Far longer than any write takes, so what is older has lost its writer.
+#: Far longer than any write takes: the writer of an older temporary file must have been killed.
 STALE_AFTER_SECONDS = 3_600.0
 
 
 class Search:
-    """Looks through all names for the files of some jobs, a piece at a time: a large folder holds up nobody."""
+    """Searches all file names for those of some jobs, in pieces, so that a large directory blocks no one."""
 
     def __init__(self, names: Iterator[str], job_ids: Iterable[UUID]) -> None:
         self._names = names
@@ -51,7 +51,7 @@ class Search:
         self._found: defaultdict[str, list[str]] = defaultdict(list)
 
     def go_on(self, *, seconds: float) -> bool:
-        """Go on for about so long. Return whether it is at the end."""
+        """Continue for about this long. Return whether the search is complete."""
         ends_at = time.monotonic() + seconds
         while True:
             piece = list(islice(self._names, _PIECE))
@@ -68,7 +68,7 @@ class Search:
 
 
 class OutputStore(Protocol):
-    """Keeps whole files under short names. A name that exists is always complete."""
+    """Stores whole files under short names. A file that exists under its name is always complete."""
 
     def write(self, name: str, content: bytes) -> str:
         """Store `content` under `name`, replacing an earlier file, and return its reference ("output/<name>").
@@ -77,29 +77,29 @@ class OutputStore(Protocol):
         """
 
     def search(self, job_ids: Iterable[UUID]) -> Search:
-        """Begin to look for the files whose names begin with one of these ids and a dot."""
+        """Begin a search for the files whose names begin with one of these ids and a dot."""
 
     def remove(self, names: Iterable[str]) -> int:
         """Remove files; return how many there were."""
 
     def read(self, name: str, *, max_bytes: int) -> bytes:
-        """Return the content of the file. Raises `FileNotFoundError`, or `Rejected` when that is over `max_bytes`."""
+        """Return the content of the file. Raises `FileNotFoundError`, or `Rejected` if it has more than `max_bytes`."""
 
     def reap(self) -> int:
-        """Remove what killed writers left behind; return how many files."""
+        """Remove the temporary files of killed writers; return how many."""
 
 
 class LocalOutputs:
-    """Files in one directory, made when the first is written.
+    """Stores files in one directory, which is created with the first file.
 
-    1. The content goes to a temporary file in a hidden directory below and is synced to the disk.
-    2. The file is renamed to its final name, which is one step for every reader.
-    3. The directory is synced, so the name survives a power cut.
+    1. The content is written to a temporary file in a hidden subdirectory and synced to the disk.
+    2. The file is renamed to its final name, which is atomic for every reader.
+    3. The directory is synced, so that the name survives a power failure.
 
-    A file system that cannot set a mode or sync a directory does without, which the log says once in each process.
+    On a file system that cannot set a mode or sync a directory, that step is skipped and logged once per process.
 
-    An error, a full disk for one, leaves the final name as it was and no temporary file; a kill leaves at most
-    a temporary file, which `reap` removes. Two attempts of one job never share a temporary file.
+    After an error, such as a full disk, the final name is unchanged and no temporary file remains. A kill leaves at
+    most a temporary file, which `reap` removes. Two attempts of one job never share a temporary file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -114,7 +114,7 @@ class LocalOutputs:
         return f"output/{name}"
 
     def search(self, job_ids: Iterable[UUID]) -> Search:
-        """Begin to look for the files of these jobs. On the way, remove what writers of earlier versions left."""
+        """Begin a search for the files of these jobs, which also removes temporary files of earlier versions."""
         return Search(self._visible_names(), job_ids)
 
     def read(self, name: str, *, max_bytes: int) -> bytes:
@@ -123,7 +123,9 @@ class LocalOutputs:
             with _opened(self._directory) as directory:
                 return _read_file(directory, name, max_bytes)
         except FileNotFoundError:
-            raise FileNotFoundError(f"output/{name} is not there: not yet written, or deleted with its job") from None
+            raise FileNotFoundError(
+                f"output/{name} does not exist: it is not yet written, or was deleted with its job"
+            ) from None
 
     def remove(self, names: Iterable[str]) -> int:
         """Remove files; return how many there were."""
@@ -151,18 +153,18 @@ class LocalOutputs:
 
 
 class _Shortcomings:
-    """What a file system cannot do and a file can do without. Each is said once."""
+    """Steps that a file system may not support and that a file can do without. Each is logged once."""
 
     def __init__(self) -> None:
-        self._unsaid = {"set a mode", "sync a folder"}
+        self._unlogged = {"set a mode", "sync a folder"}
 
     def set_mode(self, file: int) -> None:
-        """Undo what the umask took at open: whoever serves the files must read them."""
-        with self._allowing(_CANNOT_SET_A_MODE, "set a mode", "who may read files depends on how it is mounted"):
+        """Set the file's mode whatever the umask is, because another user may serve the files."""
+        with self._allowing(_CANNOT_SET_A_MODE, "set a mode", "who can read the files depends on the mount options"):
             os.fchmod(file, _MODE)
 
     def sync_folder(self, directory: int) -> None:
-        with self._allowing(_CANNOT_SYNC_A_FOLDER, "sync a folder", "a power cut may lose the names of the last files"):
+        with self._allowing(_CANNOT_SYNC_A_FOLDER, "sync a folder", "a power failure may lose the newest files"):
             os.fsync(directory)
 
     @contextlib.contextmanager
@@ -172,15 +174,20 @@ class _Shortcomings:
         except OSError as error:
             if error.errno not in codes:
                 raise
-            with contextlib.suppress(KeyError):  # said already, perhaps just now by another thread
-                self._unsaid.remove(step)
+            with contextlib.suppress(KeyError):  # logged already, perhaps just now by another thread
+                self._unlogged.remove(step)
                 reason = os.strerror(error.errno)
-                log.warning("OUTPUT_DIR is on a limited file system", cannot=step, so=consequence, error=reason)
+                log.warning(
+                    "OUTPUT_DIR's file system does not support an operation",
+                    cannot=step,
+                    consequence=consequence,
+                    error=reason,
+                )
 
 
 @contextlib.contextmanager
 def _opened(path: Path | str, parent: int | None = None) -> Iterator[int]:
-    """Hold the directory itself, so that no step can end up in another one put in its place."""
+    """Open the directory, so that every step uses this one even if another is put in its place."""
     no_link = 0 if parent is None else os.O_NOFOLLOW
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | no_link, dir_fd=parent)
     try:
@@ -191,7 +198,7 @@ def _opened(path: Path | str, parent: int | None = None) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _opened_incomplete(directory: int) -> Iterator[int]:
-    """Hold the directory of temporary files; make it where it is missing. Being below, it is on the same disk."""
+    """Open the directory of temporary files, and create it if needed. As a subdirectory it is on the same disk."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(_incomplete_name(), dir_fd=directory)
     with _opened(_incomplete_name(), directory) as incomplete:
@@ -199,20 +206,20 @@ def _opened_incomplete(directory: int) -> Iterator[int]:
 
 
 def _incomplete_name() -> str:
-    """Return a name for each user: a container's worker and one beside it may share the folder, not what is below."""
+    """Return a name for each user: workers of different users may share OUTPUT_DIR, but not this directory."""
     return f".incomplete-{os.geteuid()}"
 
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"not a plain file name: {name[:64]!r}")
+        raise ValueError(f"{name[:64]!r} is not a plain file name: use letters, digits and . _ - only")
 
 
 def _read_file(directory: int, name: str, max_bytes: int) -> bytes:
     with os.fdopen(os.open(name, _READ_FILE, dir_fd=directory), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
-            raise Rejected(f"output/{name} has {size} bytes, more than {max_bytes}")
+            raise Rejected(f"output/{name} has {size} bytes, more than the limit of {max_bytes}")
         return file.read()
 
 
@@ -223,7 +230,7 @@ def _replace_file(directory: int, incomplete: int, name: str, content: bytes, sh
         failpoint("storage.before_rename")
         os.replace(temporary, name, src_dir_fd=incomplete, dst_dir_fd=directory)
         failpoint("storage.after_rename")
-    except BaseException:  # a time limit's interrupt too must leave nothing behind
+    except BaseException:  # an interrupt by the time limit must not leave a file behind either
         _remove(incomplete, temporary)
         raise
     shortcomings.sync_folder(directory)
@@ -238,14 +245,14 @@ def _write_synced(directory: int, name: str, content: bytes, shortcomings: _Shor
 
 
 def _names(directory: int) -> Iterator[str]:
-    """Read the names little by little; what comes or goes meanwhile is among them or is not."""
+    """Yield the names in a directory as they are read. Files added or removed meanwhile may or may not be included."""
     with os.scandir(directory) as entries:
         for entry in entries:
             yield entry.name
 
 
 def _remove_stale(directory: int, name: str, older_than_seconds: float) -> bool:
-    """Remove a temporary file that has lost its writer; return whether it was one."""
+    """Remove the file if it is a temporary file whose writer was killed; return whether it was removed."""
     is_stale = _TEMPORARY_NAME.fullmatch(name) and _modified_at(directory, name) <= time.time() - older_than_seconds
     return bool(is_stale) and _remove(directory, name)
 
@@ -258,7 +265,7 @@ def _modified_at(directory: int, name: str) -> float:
 
 
 def _remove(directory: int, name: str) -> bool:
-    """Return whether the file was there. Another process may be reaping too."""
+    """Remove the file; return whether it existed. Another process may be removing it too."""
     try:
         os.unlink(name, dir_fd=directory)
     except FileNotFoundError:

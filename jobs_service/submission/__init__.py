@@ -1,1 +1,1 @@
-"""Accepting a job."""
+"""Submitting a job."""

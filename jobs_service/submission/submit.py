@@ -1,4 +1,4 @@
-"""Accepting a job: from a parsed body to a committed row and, if Redis listens, a message."""
+"""Submitting a job: from a parsed body to a committed row and, if Redis answers, a published message."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,10 +27,10 @@ from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 
-#: A job may be put off for this long.
+#: How far in the future a job may be scheduled.
 MAX_DELAY = timedelta(days=366)
 
-#: The limits of dates are not to the second: a client's clock may be off.
+#: Added to the limits of dates, because a client's clock may be wrong.
 SLACK = timedelta(days=1)
 
 DEFAULT_PRIORITY = 5
@@ -40,7 +40,7 @@ class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The body of `POST /jobs`."""
 
     type: Annotated[str, msgspec.Meta(min_length=1, max_length=50)]
-    #: As it was sent.
+    #: The JSON text as the client sent it.
     payload: msgspec.Raw
     run_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY.total_seconds())] | None = None
@@ -51,7 +51,7 @@ class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Submitter:
-    """Accepts jobs. All threads share one: those that commit at the same time share the commit."""
+    """Submits jobs. All threads share one submitter, and calls made at the same time share one commit."""
 
     def __init__(self, database: Database, publisher: Publisher, registry: Registry, settings: Settings) -> None:
         self.database = database
@@ -59,14 +59,14 @@ class Submitter:
         self.registry = registry
         self.settings = settings
         self._write = Batch[NewJob, Submitted](self._write_all)
-        #: Ids carry it, and lists go by them: jobs accepted by several processes are in PostgreSQL's order.
+        #: Ids are made from PostgreSQL's time, and lists are sorted by id: so they are in order across processes.
         self._time = DatabaseTime(self._ask_the_time)
 
     def submit(self, submission: Submission, origin: Origin) -> NewJob:
-        """Commit the job, then ring for it.
+        """Commit the job, then publish it.
 
-        Raises `InvalidRequest`, and `DatabaseUnavailable` when the promise could not be made. A silent Redis is
-        no error: the relay publishes it later.
+        Raises `InvalidRequest`, and `DatabaseUnavailable` when the job could not be committed. If Redis does not
+        answer, the relay publishes the job later.
         """
         job_type = self.registry.get(submission.type)
         publish = not submission.delay_seconds and self.publisher.may_publish(
@@ -74,10 +74,10 @@ class Submitter:
         )
         job = self._new_job(submission, job_type, origin, publish=publish)
         with tracing.sending(job.id, job.type, job.queue) as traceparent:
-            self._accept(replace(job, traceparent=traceparent) if traceparent else job, publish=publish)
+            self._write_and_publish(replace(job, traceparent=traceparent) if traceparent else job, publish=publish)
         return job
 
-    def _accept(self, job: NewJob, *, publish: bool) -> None:
+    def _write_and_publish(self, job: NewJob, *, publish: bool) -> None:
         failpoint("api.before_commit")
         submitted = self._commit(job)
         failpoint("api.after_commit")
@@ -90,7 +90,7 @@ class Submitter:
         asked_at = steady_seconds()
         submitted = lifecycle.submit(self.database, jobs)
         answered_at, said = steady_seconds(), submitted[0].database_seconds
-        # An API has no heartbeat that would tell it PostgreSQL's time; here it costs nothing.
+        # The API has no heartbeat from which to learn PostgreSQL's time. Here it costs no further statement.
         measure_offset(said, asked_at=asked_at, answered_at=answered_at)
         self._time.learn(said, asked_at=asked_at, answered_at=answered_at)
         return submitted
@@ -109,7 +109,7 @@ class Submitter:
             SUBMISSION_ERRORS.labels("database_unavailable").inc()
             raise
         if submitted.is_expired:
-            raise InvalidRequest("expected a date after the job may begin", pointer="/expires_at")
+            raise InvalidRequest("expires_at must be later than run_at and later than now", pointer="/expires_at")
         return submitted
 
     def _new_job(self, submission: Submission, job_type: JobType, origin: Origin, *, publish: bool) -> NewJob:
@@ -139,21 +139,21 @@ class Submitter:
         try:
             lifecycle.publish_soon(self.database, job.id)
         except DatabaseUnavailable as error:
-            # Committed is accepted: the row says when the relay is to look at it anyway.
-            log.warning("Job left for the next republish", job_id=str(job.id), error=str(error))
+            # The job is committed, so it is accepted. The relay publishes it when its `publish_at` comes.
+            log.warning("Job not published yet; the relay will publish it", job_id=str(job.id), error=str(error))
 
 
 def _check_times(submission: Submission, now: datetime) -> None:
     if submission.run_at is not None and submission.delay_seconds is not None:
-        raise InvalidRequest("give run_at or delay_seconds, not both", pointer="/delay_seconds")
+        raise InvalidRequest("send run_at or delay_seconds, not both", pointer="/delay_seconds")
     if submission.run_at is not None and abs(submission.run_at - now) > MAX_DELAY + SLACK:
-        raise InvalidRequest(f"expected a date at most {MAX_DELAY.days} days from now", pointer="/run_at")
+        raise InvalidRequest(f"run_at must be at most {MAX_DELAY.days} days from now", pointer="/run_at")
     if submission.expires_at is not None and submission.expires_at - now > 2 * MAX_DELAY + SLACK:
-        raise InvalidRequest(f"expected a date at most {2 * MAX_DELAY.days} days from now", pointer="/expires_at")
+        raise InvalidRequest(f"expires_at must be at most {2 * MAX_DELAY.days} days from now", pointer="/expires_at")
 
 
 def _check_canary(submission: Submission) -> None:
-    """Refuse what would keep a canary waiting: while one is on its way there is no second."""
-    for wish in ("run_at", "delay_seconds", "expires_at"):
-        if getattr(submission, wish) is not None:
-            raise InvalidRequest("a canary runs at once", pointer=f"/{wish}")
+    """Refuse what would delay a canary: the next one is sent only after it has completed."""
+    for field in ("run_at", "delay_seconds", "expires_at"):
+        if getattr(submission, field) is not None:
+            raise InvalidRequest(f"a canary runs at once: send it without {field}", pointer=f"/{field}")

@@ -158,7 +158,7 @@ def test_a_url_that_cannot_be_read_is_named_and_keeps_its_password(run, changes,
 
     assert 1 == done.returncode
     [first, second] = done.stderr.splitlines()
-    assert "check: settings are wrong:" == first
+    assert "check: these settings must be corrected:" == first
     assert all(word in second for word in words), second
     assert "kittiwake" not in done.stderr
 

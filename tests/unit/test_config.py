@@ -34,7 +34,7 @@ def test_every_problem_is_reported_at_once_by_name():
 
 @pytest.mark.parametrize(("former", "name"), FORMER_NAMES.items())
 def test_a_former_name_is_refused_with_the_one_that_took_its_place(former, name):
-    with pytest.raises(SettingsError, match=f"{former} is called {name} now"):
+    with pytest.raises(SettingsError, match=f"{former} was renamed: set {name} instead"):
         Settings.from_env(REQUIRED | {former: "1"})
 
     assert name in {variable(field) for field in dataclasses.fields(Settings)}

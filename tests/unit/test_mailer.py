@@ -132,7 +132,7 @@ def test_what_is_said_in_the_middle_of_a_mail_is_in_the_error():
 
 
 def test_a_connection_that_is_cut_without_a_word_is_said_to_be_lost():
-    with pytest.raises(MailNotTaken, match="not sent to its end"):
+    with pytest.raises(MailNotTaken, match="connection was lost while the mail was being sent"):
         send({"DATA": f"354 go ahead{AND_HANG_UP}"}, body=("x" * 75 + "\n") * 200_000)
 
 
@@ -264,7 +264,7 @@ def test_no_server_that_stops_reading_holds_a_thread_longer_than_the_deadline(se
 
 
 def test_no_reply_without_end_fills_the_memory():
-    with pytest.raises(Unavailable, match="without end"):
+    with pytest.raises(Unavailable, match="more than 262144 bytes of replies"):
         send({"EHLO": FLOOD})
 
 

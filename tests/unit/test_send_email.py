@@ -364,7 +364,7 @@ def test_the_type_of_an_attachment_is_given_or_that_of_its_name(attempt, changes
 
 
 def test_a_mail_whose_file_is_not_there_is_not_sent(attempt):
-    with pytest.raises(FileNotFoundError, match=r"output/later[.]csv is not there"):
+    with pytest.raises(FileNotFoundError, match=r"output/later[.]csv does not exist"):
         send_email(parse(attachments=[{"output": "output/later.csv"}]), attempt)
 
     assert [] == attempt.mailer.sent

@@ -57,15 +57,15 @@ def test_a_file_is_read_by_its_name(outputs):
 def test_a_file_that_is_too_large_is_not_read(outputs):
     outputs.write("a.csv", b"hello")
 
-    with pytest.raises(Rejected, match=r"output/a.csv has 5 bytes, more than 4"):
+    with pytest.raises(Rejected, match=r"output/a.csv has 5 bytes, more than the limit of 4"):
         outputs.read("a.csv", max_bytes=4)
 
 
 def test_a_file_that_is_not_there_is_named(outputs):
-    with pytest.raises(FileNotFoundError, match=r"output/a.csv is not there"):
+    with pytest.raises(FileNotFoundError, match=r"output/a.csv does not exist"):
         outputs.read("a.csv", max_bytes=5)
     outputs.write("b.csv", b"makes the directory")
-    with pytest.raises(FileNotFoundError, match=r"output/a.csv is not there"):
+    with pytest.raises(FileNotFoundError, match=r"output/a.csv does not exist"):
         outputs.read("a.csv", max_bytes=5)
 
 
@@ -202,7 +202,7 @@ def is_a_folder(fd: int) -> bool:
 
 
 def limits_in(lines):
-    assert {"OUTPUT_DIR is on a limited file system"} == {line["event"] for line in lines}
+    assert {"OUTPUT_DIR's file system does not support an operation"} == {line["event"] for line in lines}
     assert {"warning"} == {line["log_level"] for line in lines}
     return [line["cannot"] for line in lines]
 

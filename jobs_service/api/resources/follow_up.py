@@ -1,4 +1,4 @@
-"""Finds out what came of a call whose reply from PostgreSQL was lost. Its client has been told 503 and has left."""
+"""Finds out the result of a call whose reply from PostgreSQL was lost, after its client was answered with 503."""
 
 import time
 from collections import deque
@@ -13,7 +13,7 @@ from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 
-#: A call is asked again for so long. The client was told 503: carried out later than that, it would be a surprise.
+#: How long a call is repeated. Its client got 503, and would not expect the call to take effect later than this.
 FOLLOW_UP_SECONDS = 60.0
 
 _PAUSE_SECONDS = 0.5
@@ -22,18 +22,21 @@ T = TypeVar("T")
 
 
 class FollowUp:
-    """Asks again in a thread, there only while there is something to ask: the transition is told of, and only once."""
+    """Repeats calls in a thread until they succeed, so that each transition is announced exactly once.
+
+    The thread only runs while there are calls to repeat.
+    """
 
     def __init__(self) -> None:
-        #: What is to be asked, and until when.
+        #: The calls to repeat, each with the monotonic time at which to give up.
         self._calls: deque[tuple[Callable[[], object], float]] = deque()
         self._lock = Lock()
-        self._asks = False
+        self._is_running = False
 
     def call(self, ask: Callable[[], T], unheard: Unheard) -> T:
-        """Return what `ask` returns. Where it leaves something `unheard`, it is asked once more on another connection.
+        """Return what `ask` returns. If its reply was lost (`unheard`), call it once more, on another connection.
 
-        If that is not heard of either, this raises `DatabaseUnavailable`, and goes on to ask.
+        If that fails too, raise `DatabaseUnavailable`, and repeat the call in the background.
         """
         try:
             return ask()
@@ -43,7 +46,7 @@ class FollowUp:
         try:
             return ask()
         except DatabaseUnavailable:
-            # What it will have to say belongs to this request.
+            # Its log lines and events belong to this request.
             context = copy_context()
             self._follow(lambda: context.run(ask))
             raise
@@ -51,7 +54,7 @@ class FollowUp:
     def _follow(self, ask: Callable[[], object]) -> None:
         with self._lock:
             self._calls.append((ask, time.monotonic() + FOLLOW_UP_SECONDS))
-            is_first, self._asks = not self._asks, True
+            is_first, self._is_running = not self._is_running, True
         if is_first:
             Thread(target=self._run, name="follow-up", daemon=True).start()
 
@@ -61,7 +64,7 @@ class FollowUp:
 
     def _next(self) -> tuple[Callable[[], object], float] | None:
         with self._lock:
-            self._asks = bool(self._calls)
+            self._is_running = bool(self._calls)
             return self._calls.popleft() if self._calls else None
 
     def _ask_again(self, ask: Callable[[], object], until: float) -> None:
@@ -72,6 +75,6 @@ class FollowUp:
                 time.sleep(_PAUSE_SECONDS)
                 self._calls.append((ask, until))
             else:
-                log.warning("Outcome of a call unknown; look at the job", error=str(error))
+                log.warning("Result of a call is unknown; look at the job", error=str(error))
         except Exception:
-            log.exception("Call not followed up")
+            log.exception("Call could not be repeated")

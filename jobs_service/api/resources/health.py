@@ -16,15 +16,15 @@ from jobs_service.errors import BrokerUnavailable, MigrationError, PostgresError
 from jobs_service.jobs import lifecycle
 from jobs_service.readiness import advice, preflight
 
-#: Seconds an answer about the database is reused, so that many probes at once cost it one statement.
+#: Seconds for which a result about the database is cached, so that many probes cost it one statement.
 KEPT_SECONDS = 1.0
 
-#: Seconds after which an answer is too old to reuse: a request then waits for the one that another request asks for.
+#: A result older than this many seconds is not used: a request then waits for the one that is checking the database.
 STALE_SECONDS = 10.0
 
 
 class Liveness:
-    """/livez: this process answers. It asks no server, so that a database that is down restarts no healthy API."""
+    """/livez: this process answers. It checks nothing else, so that a database failure does not restart the API."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
         resp.data = b'{"status":"ok"}'
@@ -33,7 +33,7 @@ class Liveness:
 
 
 class Readiness:
-    """/readyz: jobs can be submitted. Without Redis they still can, so the status is only "degraded"."""
+    """/readyz: jobs can be submitted. Without Redis they still can, so the status is then degraded."""
 
     def __init__(self, database: Database, broker: JobBroker, queues: Sequence[str]) -> None:
         self.database = database
@@ -55,7 +55,8 @@ class Readiness:
     on_head = on_get
 
     def _database(self) -> str:
-        # While another request asks, the others give the last answer instead of waiting for a server that may be down.
+        # While another request checks the database, return the last result instead of waiting for a server that may be
+        # down.
         is_stale = time.monotonic() > self._kept_until + STALE_SECONDS
         if self._lock.acquire(blocking=is_stale):
             try:
@@ -86,5 +87,5 @@ class Readiness:
         try:
             found = conflicts(self.broker.client, self.broker.keys, self.queues, in_full=False)
         except BrokerUnavailable:
-            return "refuses what the service needs: run python -m jobs_service check"
+            return "refuses commands that the service needs: run python -m jobs_service check"
         return "; ".join(found) or "ok"

@@ -1,4 +1,4 @@
-"""/jobs, /jobs/{id}, and what can be done with one."""
+"""/jobs, /jobs/{id}, and the actions on a job."""
 
 import base64
 import binascii
@@ -25,7 +25,7 @@ from jobs_service.submission.submit import Submission, Submitter
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
-#: A page with so much in it takes no further job.
+#: No further job is added to a page of this size.
 PAGE_BYTES = 8 * 2**20
 
 _FILTERS = {"status", "type", "limit", "cursor"}
@@ -99,11 +99,11 @@ class JobCancellation:
         self.follow_up = FollowUp()
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
-        """End the job: at once if it waits; if it runs, its attempt has lost its lease and is interrupted soon."""
+        """Cancel the job. A running attempt loses its lease at once, and is interrupted with the next heartbeat."""
         id_, unheard = parse_id(job_id), Unheard()
         moved = self.follow_up.call(lambda: self._cancel(id_, unheard), unheard)
         if moved is None:
-            raise _conflict(self.database, job_id, "is finished already: there is nothing to cancel")
+            raise _conflict(self.database, job_id, "Only a job that is pending or processing can be cancelled.")
         resp.data = _answer(moved, Status.CANCELLED)
 
     def _cancel(self, job_id: UUID, unheard: Unheard) -> TransitionedJob | None:
@@ -123,11 +123,15 @@ class JobRetry:
         self.follow_up = FollowUp()
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
-        """Redrive the job: its attempts start afresh, its history stays. The relay publishes it."""
+        """Redrive the job: its attempts start at 0, its history stays. The relay publishes it."""
         id_, unheard = parse_id(job_id), Unheard()
         moved = self.follow_up.call(lambda: self._redrive(id_, unheard), unheard)
         if moved is None:
-            raise _conflict(self.database, job_id, "is not finished: it runs, or will run, by itself")
+            raise _conflict(
+                self.database,
+                job_id,
+                "Only a finished job can be run again. This one is running, or will run by itself.",
+            )
         resp.data = _answer(moved, Status.PENDING)
 
     def _redrive(self, job_id: UUID, unheard: Unheard) -> TransitionedJob | None:
@@ -138,7 +142,7 @@ class JobRetry:
 
 
 def _fill_page(jobs: Iterable[queries.Job], limit: int) -> tuple[list[msgspec.Raw], str | None]:
-    """Return the jobs that fit on a page, as JSON, and the cursor if that was not all of them."""
+    """Return the jobs that fit on a page, as JSON, and a cursor if there are more."""
     page: list[msgspec.Raw] = []
     size, cursor = 0, None
     for job in jobs:
@@ -152,7 +156,7 @@ def _fill_page(jobs: Iterable[queries.Job], limit: int) -> tuple[list[msgspec.Ra
 
 
 def parse_id(text: str) -> UUID:
-    """Return the id in a path. What is not a UUID is the id of no job: Falcon's 404."""
+    """Return the id in a path. Raises 404 for a text that is not a UUID, because no job has such an id."""
     try:
         return UUID(text)
     except ValueError:
@@ -163,12 +167,12 @@ def _answer(moved: TransitionedJob, status: Status) -> bytes:
     return msgspec.json.encode({"job_id": str(moved.job_id), "status": status})
 
 
-def _conflict(database: Database, job_id: str, why: str) -> falcon.HTTPError:
-    """Return the answer for a job whose state does not allow it: 409, or 404 if there is none."""
+def _conflict(database: Database, job_id: str, rule: str) -> falcon.HTTPError:
+    """Return the error for a job whose status does not allow an action: 409, or 404 if there is no such job."""
     job = queries.find_job(database, parse_id(job_id))
     if job is None:
         return _not_found(job_id)
-    return falcon.HTTPConflict(title="wrong_status", description=f"The job has status {job.status}: it {why}.")
+    return falcon.HTTPConflict(title="wrong_status", description=f"The job has status {job.status}. {rule}")
 
 
 def _not_found(job_id: str) -> falcon.HTTPNotFound:
@@ -177,10 +181,12 @@ def _not_found(job_id: str) -> falcon.HTTPNotFound:
 
 def _check_parameters(req: falcon.Request) -> None:
     for name in req.params.keys() - _FILTERS:
-        raise InvalidRequest(f"unknown parameter; known: {', '.join(sorted(_FILTERS))}", pointer=name[:64])
+        raise InvalidRequest(
+            f"unknown query parameter; expected one of {', '.join(sorted(_FILTERS))}", pointer=name[:64]
+        )
     for name, value in req.params.items():
         if isinstance(value, list):
-            raise InvalidRequest("given more than once", pointer=name)
+            raise InvalidRequest(f"send {name} only once", pointer=name)
 
 
 def _status(req: falcon.Request) -> Status | None:
@@ -197,7 +203,7 @@ def _limit(req: falcon.Request) -> int:
     text = req.get_param("limit")
     if text is None:
         return DEFAULT_LIMIT
-    # int() takes more than digits: underscores, spaces, other scripts.
+    # int() accepts more than ASCII digits: underscores, spaces, digits of other scripts.
     if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_LIMIT:
         raise InvalidRequest(f"expected a whole number from 1 to {MAX_LIMIT}", pointer="limit")
     return int(text)
@@ -210,7 +216,7 @@ def _cursor(req: falcon.Request) -> UUID | None:
     try:
         return UUID(bytes=base64.b64decode(cursor + "==", b"-_", validate=True))
     except (ValueError, binascii.Error):
-        raise InvalidRequest("expected the next_cursor of an earlier answer", pointer="cursor") from None
+        raise InvalidRequest("expected the next_cursor of an earlier response", pointer="cursor") from None
 
 
 def _encode_cursor(job_id: UUID) -> str:
@@ -218,5 +224,5 @@ def _encode_cursor(job_id: UUID) -> str:
 
 
 def _next_page(req: falcon.Request, cursor: str) -> str:
-    # Not the path as it came: "//jobs" would be a link to a host of that name.
+    # Not the path as it was sent: "//jobs" would be a link to a host named jobs.
     return f"{req.root_path}{req.uri_template}{falcon.to_query_str({**req.params, 'cursor': cursor})}"

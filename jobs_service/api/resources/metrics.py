@@ -6,24 +6,27 @@ import falcon
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-#: What proxies add: such a request comes from beyond, whatever address the proxy itself has.
+#: The headers that proxies add. Such a request comes from outside, whatever the proxy's own address is.
 _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 
 class Metrics:
-    """/metrics, in the format the scraper asks for."""
+    """/metrics, in the format that the scraper accepts."""
 
     def __init__(self, registry: CollectorRegistry, *, everyone: bool = False) -> None:
-        """Without `everyone`, only the internal network gets an answer: others must not learn what goes on here."""
+        """Without `everyone`, only requests from this machine and private networks are answered."""
         self.registry = registry
         self.everyone = everyone
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         if not (self.everyone or is_internal(req)):
-            raise falcon.HTTPForbidden(description="Metrics are for the internal network: METRICS_ACCESS.")
+            raise falcon.HTTPForbidden(
+                description="Metrics are only served to private networks, and not through a proxy, "
+                "unless METRICS_ACCESS is everyone."
+            )
         try:
             encode, resp.content_type = choose_encoder(req.accept)
-        except (TypeError, ValueError):  # it takes any version in Accept for a number
+        except (TypeError, ValueError):  # it expects every version in Accept to be a number
             encode, resp.content_type = choose_encoder("text/plain")
         resp.data = encode(self.registry)
 
@@ -31,7 +34,7 @@ class Metrics:
 
 
 def is_internal(req: falcon.Request) -> bool:
-    """Tell whether a request comes straight from this machine or a private network."""
+    """Tell whether a request comes directly from this machine or a private network."""
     if any(req.get_header(name) for name in _PROXIED):
         return False
     try:
@@ -39,5 +42,5 @@ def is_internal(req: falcon.Request) -> bool:
     except ValueError:  # a Unix socket has no address
         return True
     mapped = getattr(address, "ipv4_mapped", None)
-    # Nor has any host of the internet an address that a network shares behind a gateway (RFC 6598).
+    # is_global is also false for the shared addresses behind a provider's NAT (RFC 6598), which no internet host has.
     return not (mapped or address).is_global
