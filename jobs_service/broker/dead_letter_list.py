@@ -12,9 +12,6 @@ from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 
-#: What the epoch says: under which names the queues are. While it was the former, they were under `dramatiq:…`.
-EPOCH, FORMER_EPOCH = b"2", b"1"
-
 #: How far back `push` looks for the id it is about to push, so that its cost does not grow with the list.
 _LOOK_BACK = 1_000
 
@@ -96,24 +93,6 @@ class DeadLetterList:
                 self.client.delete(self.key)
         except redis.RedisError as error:
             raise unavailable(error, self.key) from error
-
-    def has_epoch(self) -> bool:
-        """Tell whether Redis still holds what was put there, under these names. Raises `BrokerUnavailable`."""
-        try:
-            # Whatever else is there is another program's: it stays, and lost messages are sent again in their time.
-            return self.client.get(self.keys.epoch) not in (None, FORMER_EPOCH)
-        except redis.RedisError as error:
-            if isinstance(refused := unavailable(error, self.keys.epoch), NameTaken):
-                return True
-            raise refused from error
-
-    def set_epoch(self) -> None:
-        """Raises `BrokerUnavailable`."""
-        try:
-            # With `get`, Redis refuses to write over another program's value of another type.
-            self.client.set(self.keys.epoch, EPOCH, get=True)
-        except redis.RedisError as error:
-            raise unavailable(error, self.keys.epoch) from error
 
     def _foreign(self) -> str:
         return (

@@ -9,6 +9,7 @@ from rows import add_worker, claim_one, complete_one
 from service import Service
 
 from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.epoch import Epoch
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import open_database
 from jobs_service.ids import new_id
@@ -35,6 +36,11 @@ def broker(settings):
 @pytest.fixture
 def dead_letters(broker):
     return DeadLetterList(broker.client, broker.keys)
+
+
+@pytest.fixture
+def epoch(broker):
+    return Epoch(broker.client, broker.keys)
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from jobs_service.maintenance.strays import Strays
 
 
 @pytest.fixture
-def relay(database, broker, dead_letters):
-    dead_letters.set_epoch()
-    return Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
+def relay(database, broker, epoch):
+    epoch.set()
+    return Relay(database, broker, epoch, interval_seconds=1, republish_seconds=20)
 
 
 @pytest.fixture
