@@ -5,7 +5,7 @@ import time
 from jobs_service import events
 from jobs_service.broker.redis import JobBroker, message_for
 from jobs_service.errors import BrokerUnavailable
-from jobs_service.events import Event
+from jobs_service.events import MessageNotPublished
 from jobs_service.jobs.lifecycle import NewJob, Submitted
 
 #: Seconds a queue is left to the relay after it was found full, or Redis silent.
@@ -57,4 +57,4 @@ class Publisher:
     def _close(self, queue: str, error: str) -> None:
         self._closed_until[queue] = time.monotonic() + CLOSED_SECONDS
         self._counted_at.clear()
-        events.emit(Event.NOT_PUBLISHED, queue=queue, error=error)
+        events.emit(MessageNotPublished(queue=queue, error=error))

@@ -1,4 +1,4 @@
-"""Structured logs: one line an event, readable in a terminal, JSON elsewhere. Words the events of `events.py`."""
+"""Structured logs: one line an event, readable in a terminal, JSON elsewhere."""
 
 import logging
 import sys
@@ -6,21 +6,23 @@ from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager, suppress
 from typing import Any, TextIO, cast
 
+import msgspec
 import structlog
 
+from jobs_service import events
 from jobs_service.events import Event
 
-#: Events that were recovered from are warnings; the one a person must act on is an error.
-LEVELS = {
-    Event.RETRIED: "warning",
-    Event.RESCUED: "warning",
-    Event.REFUSED: "warning",
-    Event.AMBIGUOUS: "warning",
-    Event.BREAKER_OPENED: "warning",
-    Event.NOT_PUBLISHED: "warning",
-    Event.FAILED: "error",
-    Event.QUARANTINED: "error",
-    Event.NOT_CLAIMED: "debug",
+#: The levels that are not info: a warning where the service recovers by itself, an error where a person has to act.
+LEVELS: dict[type[Event], str] = {
+    events.JobRetried: "warning",
+    events.JobRescued: "warning",
+    events.VerdictRefused: "warning",
+    events.AttemptAmbiguous: "warning",
+    events.BreakerOpened: "warning",
+    events.MessageNotPublished: "warning",
+    events.JobFailed: "error",
+    events.MessageQuarantined: "error",
+    events.JobNotClaimed: "debug",
 }
 
 
@@ -88,9 +90,9 @@ def _observed(_: object, __: str, fields: MutableMapping[str, Any]) -> MutableMa
     return fields
 
 
-def log_event(event: Event, facts: dict[str, object]) -> None:
+def log_event(event: Event) -> None:
     """Write an event as a line. Subscribed to `events`."""
-    getattr(structlog.get_logger(), LEVELS.get(event, "info"))(event.value, **facts)
+    getattr(structlog.get_logger(), LEVELS.get(type(event), "info"))(event.text, **msgspec.to_builtins(event))
 
 
 _level = logging.INFO

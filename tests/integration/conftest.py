@@ -8,6 +8,7 @@ import pytest
 from rows import add_worker, claim_one, complete_one
 from service import Service
 
+from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.epoch import Epoch
 from jobs_service.broker.redis import JobBroker
@@ -41,6 +42,15 @@ def dead_letters(broker):
 @pytest.fixture
 def epoch(broker):
     return Epoch(broker.client, broker.keys)
+
+
+@pytest.fixture
+def announced():
+    """The events of this process since the test began."""
+    announced = []
+    events.subscribe(announced.append)
+    yield announced
+    events._subscribers.remove(announced.append)
 
 
 @pytest.fixture

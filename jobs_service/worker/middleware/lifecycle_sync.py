@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 from dramatiq.broker import Broker, MessageProxy
@@ -33,7 +33,21 @@ from jobs_service.errors import (
     Snoozed,
     Unavailable,
 )
-from jobs_service.events import Event
+from jobs_service.events import (
+    AttemptAmbiguous,
+    AttemptInterrupted,
+    JobCompleted,
+    JobDeferred,
+    JobFacts,
+    JobFailed,
+    JobNotClaimed,
+    JobProcessing,
+    JobReceived,
+    JobReleased,
+    JobRetried,
+    JobSnoozed,
+    VerdictRefused,
+)
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
@@ -235,7 +249,7 @@ class LifecycleSync(Middleware):
         self._complete = Batch[tuple[Claim, str], bool](lambda done: lifecycle.complete(database, done))
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
-        events.emit(Event.RECEIVED, job_id=message.message_id, type=message.actor_name)
+        events.emit(JobReceived(job_id=message.message_id, type=message.actor_name))
         try:
             self._begin(self._claim(UUID(message.args[0])), message)
         except Exception as error:  # noqa: BLE001 - whatever it is, the actor must not run without a claim
@@ -279,7 +293,7 @@ class LifecycleSync(Middleware):
             give_up_when_draining=True,
         ):
             self.dead_letters.push(job_id)
-            events.emit(Event.FAILED, **job.facts, error="UnknownType", reason=EndReason.UNKNOWN_TYPE)
+            events.emit(JobFailed(**job.facts, error="UnknownType", reason=EndReason.UNKNOWN_TYPE))
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         """Give back what is still running when the time to stop is over: the process ends now, the job did not.
@@ -329,7 +343,7 @@ class LifecycleSync(Middleware):
     def _tell_given_back(self, running: RunningAttempt) -> None:
         # Not in the attempt's own thread, so nothing of it is bound here.
         with logs.bound(worker_id=str(self.worker_id), **running.claim.origin.fields):
-            events.emit(Event.RELEASED, **_facts(running), seconds=round(running.seconds, 4))
+            events.emit(JobReleased(**_facts(running), seconds=round(running.seconds, 4)))
 
     def _interrupt(self, running: RunningAttempt, until: float) -> None:
         """Settle what has begun its effect: what has perhaps been done cannot be taken for not begun."""
@@ -362,8 +376,8 @@ class LifecycleSync(Middleware):
             log.warning("Claims without an answer not given back; the rescuer will take them", error=str(error).strip())
             return
         for job in jobs:
-            facts = job.facts | job.origin.fields | {"worker_id": str(self.worker_id)}
-            events.emit(Event.RELEASED, **facts, seconds=0.0)
+            with logs.bound(worker_id=str(self.worker_id), **job.origin.fields):
+                events.emit(JobReleased(**job.facts, seconds=0.0))
 
     def _wait_for_verdicts(self, until: float) -> None:
         while any(running.has_returned for running in list(self.running.values())) and time.monotonic() < until:
@@ -397,7 +411,7 @@ class LifecycleSync(Middleware):
         # The row counts attempts and says how many there may be; Retries reads both from the message.
         message.options["retries"] = claim.attempts - 1
         message.options["max_retries"] = claim.max_attempts - 1
-        events.emit(Event.PROCESSING, **_facts(running), waited_seconds=round(claim.waited_seconds, 4))
+        events.emit(JobProcessing(**_facts(running), waited_seconds=round(claim.waited_seconds, 4)))
 
     def _begin_effect(self, running: RunningAttempt) -> None:
         if not self._until_the_database_answers(
@@ -412,7 +426,7 @@ class LifecycleSync(Middleware):
             self.running.pop(running.claim.token, None)
             self._release(running.claim)
         if isinstance(error, NotClaimable):
-            events.emit(Event.NOT_CLAIMED, job_id=message.message_id, type=message.actor_name)
+            events.emit(JobNotClaimed(job_id=message.message_id, type=message.actor_name))
         elif isinstance(error, NotHere):
             log.warning("Not claimed; another process will", job_id=message.message_id, error=str(error))
             with suppress(BrokerUnavailable):
@@ -429,7 +443,7 @@ class LifecycleSync(Middleware):
         interrupted because its lease was gone has no verdict.
         """
         if isinstance(exception, Cancelled):
-            events.emit(Event.INTERRUPTED, **_facts(running), seconds=round(running.seconds, 4))
+            events.emit(AttemptInterrupted(**_facts(running), seconds=round(running.seconds, 4)))
             return
         try:
             self._settle(running, decide(running, exception, retry_seconds=retry_seconds))
@@ -456,23 +470,23 @@ class LifecycleSync(Middleware):
             failpoint("worker.after_verdict")
             self._tell(running, verdict)
         else:
-            events.emit(Event.REFUSED, **_facts(running))
+            events.emit(VerdictRefused(**_facts(running)))
 
     def _deferred(self, running: RunningAttempt, verdict: Defer) -> None:
         """Put the job off: only the row knows for how long it may still wait."""
         deferred = self._until_the_database_answers("defer", lambda: self._write_deferral(running.claim, verdict))
         failpoint("worker.after_verdict")
         if deferred is None:
-            events.emit(Event.REFUSED, **_facts(running))
+            events.emit(VerdictRefused(**_facts(running)))
             return
-        facts = _facts(running) | {"seconds": round(running.seconds, 4), "error": verdict.failure.error}
+        facts, seconds, error = _facts(running), round(running.seconds, 4), verdict.failure.error
         if deferred.is_over:
             self.dead_letters.push(running.claim.job_id)
-            ended = {"reason": EndReason.UNAVAILABLE, "age_seconds": _age_seconds(running)}
-            events.emit(Event.FAILED, **facts, **ended)
+            age_seconds, reason = _age_seconds(running), EndReason.UNAVAILABLE
+            events.emit(JobFailed(**facts, seconds=seconds, error=error, reason=reason, age_seconds=age_seconds))
         else:
-            waits = {"server": verdict.server, "delay_seconds": round(deferred.delay_seconds, 3)}
-            events.emit(Event.DEFERRED, **facts, **waits)
+            server, delay_seconds = verdict.server, round(deferred.delay_seconds, 3)
+            events.emit(JobDeferred(**facts, seconds=seconds, error=error, server=server, delay_seconds=delay_seconds))
 
     def _write_deferral(self, claim: Claim, verdict: Defer) -> Deferred | None:
         return lifecycle.defer(
@@ -487,20 +501,21 @@ class LifecycleSync(Middleware):
 
     def _crashed(self, running: RunningAttempt, verdict: Crash | Abandon) -> None:
         """Count the crash, as the rescuer would: only the row knows whether it was one too many."""
-        operation, seconds = type(verdict).__name__.lower(), round(running.seconds, 4)
+        operation, seconds, error = type(verdict).__name__.lower(), round(running.seconds, 4), WORKER_LOST
         rescued = self._until_the_database_answers(operation, lambda: self._write_crash(running.claim, verdict))
         if rescued is None:
-            events.emit(Event.REFUSED, **_facts(running))
+            events.emit(VerdictRefused(**_facts(running)))
             return
         if rescued.on_ambiguous:
-            events.emit(Event.AMBIGUOUS, **rescued.facts, policy=str(rescued.on_ambiguous))
+            events.emit(AttemptAmbiguous(**rescued.facts, policy=str(rescued.on_ambiguous)))
         if rescued.end_reason:
             self.dead_letters.push(rescued.job_id)
-            ended = {"reason": rescued.end_reason, "age_seconds": _age_seconds(running)}
-            events.emit(Event.FAILED, **rescued.facts, seconds=seconds, error=WORKER_LOST, **ended)
+            age_seconds, reason = _age_seconds(running), rescued.end_reason
+            failed = JobFailed(**rescued.facts, seconds=seconds, error=error, reason=reason, age_seconds=age_seconds)
+            events.emit(failed)
         else:
             delay_seconds = round(verdict.delay_seconds, 3) if isinstance(verdict, Crash) else 0.0
-            events.emit(Event.RETRIED, **rescued.facts, seconds=seconds, error=WORKER_LOST, delay_seconds=delay_seconds)
+            events.emit(JobRetried(**rescued.facts, seconds=seconds, error=error, delay_seconds=delay_seconds))
 
     def _write_crash(self, claim: Claim, verdict: Crash | Abandon) -> Rescued | None:
         match verdict:
@@ -523,21 +538,22 @@ class LifecycleSync(Middleware):
                 return lifecycle.snooze(self.database, claim, message, delay_seconds=delay_seconds)
 
     def _tell(self, running: RunningAttempt, verdict: Complete | Retry | Fail | Snooze) -> None:
-        facts = _facts(running) | {"seconds": round(running.seconds, 4)}
+        facts, seconds = _facts(running), round(running.seconds, 4)
         if isinstance(verdict, Retry | Fail) and verdict.failure.is_ambiguous:
-            events.emit(Event.AMBIGUOUS, **_facts(running), policy=str(running.claim.on_ambiguous))
+            events.emit(AttemptAmbiguous(**facts, policy=str(running.claim.on_ambiguous)))
         match verdict:
             case Complete():
-                events.emit(Event.COMPLETED, **facts, age_seconds=_age_seconds(running))
-            case Retry(failure, delay_seconds):
-                events.emit(Event.RETRIED, **facts, error=failure.error, delay_seconds=round(delay_seconds, 3))
+                events.emit(JobCompleted(**facts, seconds=seconds, age_seconds=_age_seconds(running)))
+            case Retry(failure, wish):
+                delay_seconds = round(wish, 3)
+                events.emit(JobRetried(**facts, seconds=seconds, error=failure.error, delay_seconds=delay_seconds))
             case Fail(failure, reason):
                 failpoint("fail.before_push")
                 self.dead_letters.push(running.claim.job_id)
-                age_seconds = _age_seconds(running)
-                events.emit(Event.FAILED, **facts, error=failure.error, reason=reason, age_seconds=age_seconds)
+                age_seconds, error = _age_seconds(running), failure.error
+                events.emit(JobFailed(**facts, seconds=seconds, error=error, reason=reason, age_seconds=age_seconds))
             case Snooze(delay_seconds=delay_seconds):
-                events.emit(Event.SNOOZED, **facts, delay_seconds=round(delay_seconds, 3))
+                events.emit(JobSnoozed(**facts, seconds=seconds, delay_seconds=round(delay_seconds, 3)))
 
     def _until_the_database_answers(
         self, operation: str, write: Callable[[], T], *, until: float = math.inf, give_up_when_draining: bool = False
@@ -574,7 +590,7 @@ def _age_seconds(running: RunningAttempt) -> float:
     return round(running.claim.age_seconds + running.seconds, 4)
 
 
-def _facts(running: RunningAttempt) -> dict[str, Any]:
+def _facts(running: RunningAttempt) -> JobFacts:
     claim = running.claim
     return {
         "job_id": str(claim.job_id),
