@@ -1,13 +1,16 @@
-"""`job_dlq`, the Redis list of dead letters: a projection of the failed rows, for whoever watches Redis."""
+"""`job_dlq`, the Redis list of dead letters: the ids of the failed rows, for programs that watch Redis."""
 
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 import redis
 
+from jobs_service import events
 from jobs_service.broker.keys import Keys
 from jobs_service.broker.redis import unavailable
 from jobs_service.errors import NameTaken
+from jobs_service.events import JobFailed
+from jobs_service.failpoints import failpoint
 from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
@@ -15,7 +18,7 @@ log = get_logger(__name__)
 #: How far back `push` looks for the id it is about to push, so that its cost does not grow with the list.
 _LOOK_BACK = 1_000
 
-# What ends in something that has not the length of an id was not written by this service.
+# A list whose last item has not the length of an id was not written by this service.
 _PUSH = """
 local last = redis.call('LINDEX', KEYS[1], -1)
 if last and #last ~= #ARGV[1] then return -1 end
@@ -24,7 +27,7 @@ return redis.call('RPUSH', KEYS[1], ARGV[1])"""
 
 
 class DeadLetterList:
-    """The list in Redis. What a failed `push` leaves out, `maintenance/dead_letters.py` mends."""
+    """The list in Redis. `maintenance/dead_letters.py` adds what a failed `push` left out."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self.client = client
@@ -32,8 +35,14 @@ class DeadLetterList:
         self.key = keys.dead_letters
         self._push = client.register_script(_PUSH)
 
+    def add(self, failed: JobFailed) -> None:
+        """List a job that has just become a dead letter, then announce that. Its row is committed."""
+        failpoint("fail.before_push")
+        self.push(UUID(failed.job_id))
+        events.emit(failed)
+
     def push(self, job_id: UUID) -> None:
-        """Append an id that is not there yet. A silent Redis is only logged: the rows are the truth."""
+        """Append an id that is not on the list. A Redis that does not answer is only logged: the rows are the truth."""
         try:
             if self._push(keys=[self.key], args=[str(job_id), _LOOK_BACK]) == -1:
                 log.warning("Dead letter not listed in Redis", job_id=str(job_id), error=self._foreign())
@@ -42,7 +51,7 @@ class DeadLetterList:
             log.warning("Dead letter not listed in Redis yet", job_id=str(job_id), error=reason)
 
     def remove(self, job_id: UUID) -> None:
-        """Take an id off the list. A silent Redis is only logged, as above."""
+        """Take an id off the list. A Redis that does not answer is only logged, as above."""
         try:
             self.client.lrem(self.key, 0, str(job_id))
         except redis.RedisError as error:
@@ -50,20 +59,20 @@ class DeadLetterList:
             log.warning("Dead letter still listed in Redis", job_id=str(job_id), error=reason)
 
     def length(self) -> int:
-        """Return the number of ids. Raises `NameTaken` if what lies there is no list, or `BrokerUnavailable`."""
+        """Return the number of ids. Raises `NameTaken` if the key holds no list, or `BrokerUnavailable`."""
         try:
             return int(self.client.llen(self.key))
         except redis.RedisError as error:
             raise unavailable(error, self.key) from error
 
     def ids(self) -> list[str]:
-        """Return what is on the list. Raises `BrokerUnavailable`."""
+        """Return all ids on the list. Raises `NameTaken` or `BrokerUnavailable`."""
         return [listed for page in self.pages(10_000) for listed in page]
 
     def pages(self, size: int) -> Iterator[list[str]]:
-        """Yield what is on the list, so many at a time.
+        """Yield the ids on the list, `size` at a time.
 
-        Raises `NameTaken` at what is no id and so not this service's, or `BrokerUnavailable`.
+        Raises `NameTaken` if an item is no job id, because then another program wrote it, or `BrokerUnavailable`.
         """
         for start in range(0, self.length(), size):
             try:
@@ -77,7 +86,7 @@ class DeadLetterList:
             yield listed
 
     def replacing(self, job_ids: Sequence[UUID], size: int) -> Iterator[None]:
-        """Put exactly these ids on the list, so many at a step; whoever reads it sees the old one until the last step.
+        """Put exactly these ids on the list, `size` at a step. Readers see the old list until the last step.
 
         Raises `BrokerUnavailable`.
         """

@@ -1,6 +1,5 @@
 """Ends jobs that were not begun before their `expires_at`."""
 
-from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
 from jobs_service.events import JobFailed
@@ -37,6 +36,5 @@ class Expirer(Service):
         return {"expired": expired}
 
     def _announce(self, job: Expired) -> None:
-        self.dead_letters.push(job.job_id)
         error = "Expired" if job.end_reason is EndReason.EXPIRED else "Unavailable"
-        events.emit(JobFailed(**job.facts, error=error, reason=job.end_reason))
+        self.dead_letters.add(JobFailed(**job.facts, error=error, reason=job.end_reason))

@@ -95,5 +95,4 @@ class Rescuer(Service):
         if job.on_ambiguous:
             events.emit(AttemptAmbiguous(**job.facts, policy=str(job.on_ambiguous)))
         if job.end_reason:
-            self.dead_letters.push(job.job_id)
-            events.emit(JobFailed(**job.facts, error=WORKER_LOST, reason=job.end_reason))
+            self.dead_letters.add(JobFailed(**job.facts, error=WORKER_LOST, reason=job.end_reason))

@@ -8,9 +8,11 @@ import pytest
 import redis
 from rows import Sweeps, add_worker, claim_one, pruner
 
+from jobs_service import events
 from jobs_service.broker.keys import Keys
 from jobs_service.broker.redis import message_for
 from jobs_service.errors import BrokerUnavailable, NameTaken
+from jobs_service.events import JobFailed
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import EndReason, Failure
@@ -268,6 +270,16 @@ def test_the_list_is_emptied_with_the_last_failed_row(database, dead_letters, br
     DeadLetters(database, dead_letters, interval_seconds=10).run_once(Turn())
 
     assert 0 == broker.client.exists(Keys().dead_letters)
+
+
+def test_a_dead_letter_is_on_the_list_when_it_is_announced(dead_letters, monkeypatch):
+    listed, job_id = [], str(new_id())
+    monkeypatch.setattr(events, "_subscribers", [lambda event: listed.append((event, dead_letters.ids()))])
+    failed = JobFailed(job_id=job_id, type="t", queue="default", attempt=1, error="Expired", reason=EndReason.EXPIRED)
+
+    dead_letters.add(failed)
+
+    assert [(failed, [job_id])] == listed
 
 
 def test_an_id_is_pushed_once(dead_letters):

@@ -292,8 +292,7 @@ class LifecycleSync(Middleware):
             ),
             give_up_when_draining=True,
         ):
-            self.dead_letters.push(job_id)
-            events.emit(JobFailed(**job.facts, error="UnknownType", reason=EndReason.UNKNOWN_TYPE))
+            self.dead_letters.add(JobFailed(**job.facts, error="UnknownType", reason=EndReason.UNKNOWN_TYPE))
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         """Give back what is still running when the time to stop is over: the process ends now, the job did not.
@@ -481,9 +480,9 @@ class LifecycleSync(Middleware):
             return
         facts, seconds, error = _facts(running), round(running.seconds, 4), verdict.failure.error
         if deferred.is_over:
-            self.dead_letters.push(running.claim.job_id)
             age_seconds, reason = _age_seconds(running), EndReason.UNAVAILABLE
-            events.emit(JobFailed(**facts, seconds=seconds, error=error, reason=reason, age_seconds=age_seconds))
+            failed = JobFailed(**facts, seconds=seconds, error=error, reason=reason, age_seconds=age_seconds)
+            self.dead_letters.add(failed)
         else:
             server, delay_seconds = verdict.server, round(deferred.delay_seconds, 3)
             events.emit(JobDeferred(**facts, seconds=seconds, error=error, server=server, delay_seconds=delay_seconds))
@@ -509,10 +508,9 @@ class LifecycleSync(Middleware):
         if rescued.on_ambiguous:
             events.emit(AttemptAmbiguous(**rescued.facts, policy=str(rescued.on_ambiguous)))
         if rescued.end_reason:
-            self.dead_letters.push(rescued.job_id)
             age_seconds, reason = _age_seconds(running), rescued.end_reason
             failed = JobFailed(**rescued.facts, seconds=seconds, error=error, reason=reason, age_seconds=age_seconds)
-            events.emit(failed)
+            self.dead_letters.add(failed)
         else:
             delay_seconds = round(verdict.delay_seconds, 3) if isinstance(verdict, Crash) else 0.0
             events.emit(JobRetried(**rescued.facts, seconds=seconds, error=error, delay_seconds=delay_seconds))
@@ -548,10 +546,9 @@ class LifecycleSync(Middleware):
                 delay_seconds = round(wish, 3)
                 events.emit(JobRetried(**facts, seconds=seconds, error=failure.error, delay_seconds=delay_seconds))
             case Fail(failure, reason):
-                failpoint("fail.before_push")
-                self.dead_letters.push(running.claim.job_id)
                 age_seconds, error = _age_seconds(running), failure.error
-                events.emit(JobFailed(**facts, seconds=seconds, error=error, reason=reason, age_seconds=age_seconds))
+                failed = JobFailed(**facts, seconds=seconds, error=error, reason=reason, age_seconds=age_seconds)
+                self.dead_letters.add(failed)
             case Snooze(delay_seconds=delay_seconds):
                 events.emit(JobSnoozed(**facts, seconds=seconds, delay_seconds=round(delay_seconds, 3)))
 
