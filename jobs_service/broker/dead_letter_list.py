@@ -5,15 +5,15 @@ from uuid import UUID
 
 import redis
 
+from jobs_service import events
 from jobs_service.broker.keys import Keys
 from jobs_service.broker.redis import unavailable
 from jobs_service.errors import NameTaken
+from jobs_service.events import JobFailed
+from jobs_service.failpoints import failpoint
 from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
-
-#: The value of the epoch key says how the queues are named. With the former value they were named `dramatiq:…`.
-EPOCH, FORMER_EPOCH = b"2", b"1"
 
 #: How many entries `push` searches for the id it is about to append, so that its cost does not grow with the list.
 _LOOK_BACK = 1_000
@@ -34,6 +34,12 @@ class DeadLetterList:
         self.keys = keys
         self.key = keys.dead_letters
         self._push = client.register_script(_PUSH)
+
+    def add(self, failed: JobFailed) -> None:
+        """List a job that has just become a dead letter, then announce that. Its row is committed."""
+        failpoint("fail.before_push")
+        self.push(UUID(failed.job_id))
+        events.emit(failed)
 
     def push(self, job_id: UUID) -> None:
         """Append an id that is not on the list yet. Redis errors are only logged: the rows are authoritative."""
@@ -96,24 +102,6 @@ class DeadLetterList:
                 self.client.delete(self.key)
         except redis.RedisError as error:
             raise unavailable(error, self.key) from error
-
-    def has_epoch(self) -> bool:
-        """Tell whether Redis still has its data, under the present names. Raises `BrokerUnavailable`."""
-        try:
-            # Another program's value stays. Lost messages are then published again when their time comes.
-            return self.client.get(self.keys.epoch) not in (None, FORMER_EPOCH)
-        except redis.RedisError as error:
-            if isinstance(refused := unavailable(error, self.keys.epoch), NameTaken):
-                return True
-            raise refused from error
-
-    def set_epoch(self) -> None:
-        """Mark Redis as having its data. Raises `BrokerUnavailable`."""
-        try:
-            # With `get`, Redis refuses to overwrite another program's value of another type.
-            self.client.set(self.keys.epoch, EPOCH, get=True)
-        except redis.RedisError as error:
-            raise unavailable(error, self.keys.epoch) from error
 
     def _foreign(self) -> str:
         return (

@@ -19,6 +19,7 @@ import msgspec
 
 from jobs_service.database.connection import Database, Row
 from jobs_service.errors import DatabaseUnavailable
+from jobs_service.events import JobFacts
 from jobs_service.jobs import jsonb
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.deferral import Deferral
@@ -208,7 +209,7 @@ class TransitionedJob:
         return Origin(self.request_id, self.traceparent)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JobFacts:
         """The fields that events have about it."""
         return {"job_id": str(self.job_id), "type": self.type, "queue": self.queue, "attempt": self.attempts}
 

@@ -1,12 +1,12 @@
 """Ends jobs that were not begun before their `expires_at`."""
 
-from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
-from jobs_service.events import Event
+from jobs_service.events import JobFailed
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import EndReason, Expired, Unheard
 from jobs_service.maintenance.service import Service, Turn
+from jobs_service.observability import logs
 
 BATCH = 500
 
@@ -28,14 +28,13 @@ class Expirer(Service):
             batch = lifecycle.expire(self.database, limit=BATCH, fence=turn.fence, unheard=self._unheard)
             if not batch:
                 return {"expired": expired}
-            self._tell(batch)
+            for job in batch:
+                with logs.bound(**job.origin.fields):
+                    self._announce(job)
             expired += len(batch)
         turn.again()
         return {"expired": expired}
 
-    def _tell(self, batch: list[Expired]) -> None:
-        for job in batch:
-            self.dead_letters.push(job.job_id)
-            facts = job.facts | job.origin.fields
-            error = "Expired" if job.end_reason is EndReason.EXPIRED else "Unavailable"
-            events.emit(Event.FAILED, **facts, error=error, reason=job.end_reason)
+    def _announce(self, job: Expired) -> None:
+        error = "Expired" if job.end_reason is EndReason.EXPIRED else "Unavailable"
+        self.dead_letters.add(JobFailed(**job.facts, error=error, reason=job.end_reason))

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from jobs_service import events
 from jobs_service.database.connection import Database
-from jobs_service.events import Event
+from jobs_service.events import JobsPruned
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import Status
@@ -89,7 +89,7 @@ class Pruner(Service):
         work, self._round = self._round or self._next_round(turn), None
         pruned = self._go_on(work, turn) if work else Counter[Status]()
         for status, jobs in pruned.items():
-            events.emit(Event.PRUNED, status=status.value, jobs=jobs)
+            events.emit(JobsPruned(status=status.value, jobs=jobs))
         counts = {status.value: pruned[status] for status in self.retention_seconds}
         return {**counts, "temporary_files": self.outputs.reap()}
 

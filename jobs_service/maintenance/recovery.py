@@ -6,7 +6,7 @@ from uuid import UUID
 
 from jobs_service import events
 from jobs_service.database.connection import Database
-from jobs_service.events import Event
+from jobs_service.events import BreakerClosed, BreakerOpened
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import FENCE
 from jobs_service.maintenance.service import Service, Turn
@@ -148,7 +148,7 @@ class Recovery(Service):
 
     def _tell(self, away: set[str]) -> None:
         for name in sorted(away - self._away):
-            events.emit(Event.BREAKER_OPENED, breaker=name)
+            events.emit(BreakerOpened(breaker=name))
         for name in sorted(self._away - away):
-            events.emit(Event.BREAKER_CLOSED, breaker=name)
+            events.emit(BreakerClosed(breaker=name))
         self._away = away

@@ -2,7 +2,7 @@
 
 import math
 
-from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.epoch import Epoch
 from jobs_service.broker.redis import JobBroker, message_for
 from jobs_service.database.connection import Database, Row
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
@@ -68,21 +68,21 @@ class Relay(Service):
         self,
         database: Database,
         broker: JobBroker,
-        dead_letters: DeadLetterList,
+        epoch: Epoch,
         *,
         interval_seconds: float,
         republish_seconds: float,
     ) -> None:
         self.database = database
         self.broker = broker
-        self.dead_letters = dead_letters
+        self.epoch = epoch
         self.interval_seconds = interval_seconds
         self.republish_seconds = republish_seconds
         #: The line that was served last, by queue and type: the others come first.
         self._last = ("", "")
 
     def run_once(self, turn: Turn) -> dict[str, int]:
-        if not self.dead_letters.has_epoch():
+        if not self.epoch.is_set():
             self._start_over(turn)
         published, failure = 0, None
         lines = self._lines()
@@ -113,7 +113,7 @@ class Relay(Service):
 
     def _start_over(self, turn: Turn) -> None:
         """Redis is empty: what was published is not there any more, so publish it again at once."""
-        self.dead_letters.set_epoch()
+        self.epoch.set()
         try:
             (jobs,) = self.database.row(_EVERYTHING_SOON, {"fence": turn.fence}) or (0,)
             # An empty one is also what a new installation begins with.

@@ -5,12 +5,13 @@ from uuid import UUID
 from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
-from jobs_service.events import Event
+from jobs_service.events import AttemptAmbiguous, JobFailed, JobRescued
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import FENCE, Rescued, Status, Unheard
+from jobs_service.jobs.lifecycle import FENCE, WORKER_LOST, Rescued, Unheard
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Service, Turn
+from jobs_service.observability import logs
 
 BATCH = 500
 
@@ -78,7 +79,8 @@ class Rescuer(Service):
                 return rescued
             failpoint("rescuer.after_rescue")
             for job in batch:
-                self._tell(job)
+                with logs.bound(**job.origin.fields):
+                    self._announce(job)
             rescued += len(batch)
         turn.again()
         return rescued
@@ -88,11 +90,9 @@ class Rescuer(Service):
             names = {"workers": list(silent), "beats": list(silent.values()), "fence": turn.fence}
             self.database.rows(_CLEAR, names)
 
-    def _tell(self, job: Rescued) -> None:
-        facts = job.facts | job.origin.fields
-        events.emit(Event.RESCUED, **facts, worker_id=str(job.worker_id))
+    def _announce(self, job: Rescued) -> None:
+        events.emit(JobRescued(**job.facts, worker_id=str(job.worker_id)))
         if job.on_ambiguous:
-            events.emit(Event.AMBIGUOUS, **facts, policy=str(job.on_ambiguous))
-        if job.status is Status.FAILED:
-            self.dead_letters.push(job.job_id)
-            events.emit(Event.FAILED, **facts, error="WorkerLost", reason=job.end_reason)
+            events.emit(AttemptAmbiguous(**job.facts, policy=str(job.on_ambiguous)))
+        if job.end_reason:
+            self.dead_letters.add(JobFailed(**job.facts, error=WORKER_LOST, reason=job.end_reason))

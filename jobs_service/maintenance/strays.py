@@ -3,15 +3,15 @@
 from collections import defaultdict
 from uuid import UUID
 
-from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import Database
-from jobs_service.events import Event
+from jobs_service.events import JobFailed
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, EndReason, TransitionedJob, Unheard
+from jobs_service.jobs.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, EndReason, Unheard
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Service, Turn
+from jobs_service.observability import logs
 from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
@@ -103,9 +103,6 @@ class Strays(Service):
             unheard=self._unheard,
         )
         for job in failed:
-            self._tell(job)
+            with logs.bound(**job.origin.fields):
+                self.dead_letters.add(JobFailed(**job.facts, error="UnknownType", reason=EndReason.UNKNOWN_TYPE))
         return len(failed)
-
-    def _tell(self, job: TransitionedJob) -> None:
-        self.dead_letters.push(job.job_id)
-        events.emit(Event.FAILED, **job.facts, error="UnknownType", reason=EndReason.UNKNOWN_TYPE)

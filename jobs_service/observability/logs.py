@@ -6,22 +6,24 @@ from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager, suppress
 from typing import Any, TextIO, cast
 
+import msgspec
 import structlog
 
+from jobs_service import events
 from jobs_service.events import Event
 
 #: The level of each event that is not "info". What the service recovers from is a warning; what a person must act on is
 #: an error.
-LEVELS = {
-    Event.RETRIED: "warning",
-    Event.RESCUED: "warning",
-    Event.REFUSED: "warning",
-    Event.AMBIGUOUS: "warning",
-    Event.BREAKER_OPENED: "warning",
-    Event.NOT_PUBLISHED: "warning",
-    Event.FAILED: "error",
-    Event.QUARANTINED: "error",
-    Event.NOT_CLAIMED: "debug",
+LEVELS: dict[type[Event], str] = {
+    events.JobRetried: "warning",
+    events.JobRescued: "warning",
+    events.VerdictRefused: "warning",
+    events.AttemptAmbiguous: "warning",
+    events.BreakerOpened: "warning",
+    events.MessageNotPublished: "warning",
+    events.JobFailed: "error",
+    events.MessageQuarantined: "error",
+    events.JobNotClaimed: "debug",
 }
 
 
@@ -89,9 +91,9 @@ def _observed(_: object, __: str, fields: MutableMapping[str, Any]) -> MutableMa
     return fields
 
 
-def log_event(event: Event, facts: dict[str, object]) -> None:
+def log_event(event: Event) -> None:
     """Write an event as a line. Subscribed to `events`."""
-    getattr(structlog.get_logger(), LEVELS.get(event, "info"))(event.value, **facts)
+    getattr(structlog.get_logger(), LEVELS.get(type(event), "info"))(event.text, **msgspec.to_builtins(event))
 
 
 _level = logging.INFO

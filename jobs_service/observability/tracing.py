@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from jobs_service import events
 from jobs_service.config import Settings
 from jobs_service.errors import SettingsError
-from jobs_service.events import Event
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -30,16 +29,16 @@ ATTEMPT = "jobs.attempt"
 OUTCOME = "jobs.outcome"
 ERROR_TYPE = "error.type"
 
-#: The events that end an attempt. Their names in lower case are the values of OUTCOME.
-_ENDINGS = {
-    Event.COMPLETED,
-    Event.RETRIED,
-    Event.FAILED,
-    Event.SNOOZED,
-    Event.DEFERRED,
-    Event.RELEASED,
-    Event.REFUSED,
-    Event.INTERRUPTED,
+#: The events that say how an attempt ended, and the outcome that its span gets.
+_OUTCOMES: dict[type[events.Event], str] = {
+    events.JobCompleted: "completed",
+    events.JobRetried: "retried",
+    events.JobFailed: "failed",
+    events.JobSnoozed: "snoozed",
+    events.JobDeferred: "deferred",
+    events.JobReleased: "released",
+    events.VerdictRefused: "refused",
+    events.AttemptInterrupted: "interrupted",
 }
 
 
@@ -146,15 +145,15 @@ def end_attempt() -> None:
     span.end()
 
 
-def _note_ending(event: Event, facts: dict[str, Any]) -> None:
-    if _thread.attempt is None or event not in _ENDINGS:
+def _note_ending(event: events.Event) -> None:
+    if _thread.attempt is None or type(event) not in _OUTCOMES:
         return
     from opentelemetry.trace import StatusCode
 
     span, _ = _thread.attempt
-    span.set_attribute(OUTCOME, event.name.lower())
-    if "error" in facts:
-        span.set_attribute(ERROR_TYPE, facts["error"])
+    span.set_attribute(OUTCOME, _OUTCOMES[type(event)])
+    if isinstance(event, events.JobRetried | events.JobFailed | events.JobDeferred):
+        span.set_attribute(ERROR_TYPE, event.error)
         span.set_status(StatusCode.ERROR)
 
 

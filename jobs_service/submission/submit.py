@@ -13,7 +13,7 @@ from jobs_service.config import Settings
 from jobs_service.database.connection import Database
 from jobs_service.database.group_commit import Batch
 from jobs_service.errors import DatabaseUnavailable, InvalidRequest
-from jobs_service.events import Event
+from jobs_service.events import JobSubmitted
 from jobs_service.failpoints import failpoint
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
@@ -84,7 +84,7 @@ class Submitter:
         if publish and submitted.is_due and not self.publisher.publish(job, submitted):
             self._leave_to_the_relay(job)
         failpoint("api.after_publish")
-        events.emit(Event.SUBMITTED, job_id=str(job.id), type=job.type, queue=job.queue)
+        events.emit(JobSubmitted(job_id=str(job.id), type=job.type, queue=job.queue))
 
     def _write_all(self, jobs: Sequence[NewJob]) -> list[Submitted]:
         asked_at = steady_seconds()

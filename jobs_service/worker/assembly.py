@@ -12,6 +12,7 @@ from dramatiq.middleware import Middleware, Retries
 
 from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.epoch import Epoch
 from jobs_service.broker.neighbours import Neighbours
 from jobs_service.broker.publisher import Publisher
 from jobs_service.broker.redis import JobBroker
@@ -249,7 +250,7 @@ def _services(
     yield Relay(
         database,
         broker,
-        dead_letters,
+        Epoch(broker.client, broker.keys),
         interval_seconds=settings.relay_interval_seconds,
         republish_seconds=settings.republish_seconds,
     )

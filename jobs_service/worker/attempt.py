@@ -4,11 +4,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from dramatiq.middleware.threading import Interrupt
 
 from jobs_service.errors import KnownUnavailable, server_name
+from jobs_service.events import JobFacts
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.lifecycle import Claim
 from jobs_service.observability import logs, tracing
@@ -61,7 +61,7 @@ class RunningAttempt:
         return round(self.claim.age_seconds + self.seconds, 4)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JobFacts:
         """What events and log lines say about it."""
         claim = self.claim
         return {

@@ -9,7 +9,7 @@ from dramatiq.middleware import Shutdown
 
 from jobs_service import events
 from jobs_service.database.connection import Database
-from jobs_service.events import Event
+from jobs_service.events import JobReleased
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import Unheard
 from jobs_service.observability import logs
@@ -102,7 +102,7 @@ class Release:
     def _announce_released(self, running: RunningAttempt) -> None:
         # Not in the attempt's own thread, so nothing of it is bound here.
         with logs.bound(worker_id=str(self.worker_id), **running.claim.origin.fields):
-            events.emit(Event.RELEASED, **running.facts, seconds=round(running.seconds, 4))
+            events.emit(JobReleased(**running.facts, seconds=round(running.seconds, 4)))
 
     def _settle_interrupted(self, running: RunningAttempt, until: float) -> None:
         """Settle what has begun its effect: what may have been done must not count as not begun."""
@@ -131,8 +131,8 @@ class Release:
             log.warning("Claims without an answer not given back; the rescuer will take them", error=str(error).strip())
             return
         for job in jobs:
-            facts = job.facts | job.origin.fields | {"worker_id": str(self.worker_id)}
-            events.emit(Event.RELEASED, **facts, seconds=0.0)
+            with logs.bound(worker_id=str(self.worker_id), **job.origin.fields):
+                events.emit(JobReleased(**job.facts, seconds=0.0))
 
     def _wait_for_verdicts(self, until: float) -> None:
         while any(running.has_returned for running in self.attempts) and time.monotonic() < until:

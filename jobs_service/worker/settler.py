@@ -4,7 +4,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 from jobs_service import events
@@ -13,7 +13,16 @@ from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import Database
 from jobs_service.database.group_commit import Batch
 from jobs_service.errors import SchemaUnavailable
-from jobs_service.events import Event
+from jobs_service.events import (
+    AttemptAmbiguous,
+    AttemptInterrupted,
+    JobCompleted,
+    JobDeferred,
+    JobFailed,
+    JobRetried,
+    JobSnoozed,
+    VerdictRefused,
+)
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
@@ -63,7 +72,7 @@ class Settler:
         that was interrupted because its lease was gone has no verdict.
         """
         if isinstance(exception, Cancelled):
-            events.emit(Event.INTERRUPTED, **running.facts, seconds=round(running.seconds, 4))
+            events.emit(AttemptInterrupted(**running.facts, seconds=round(running.seconds, 4)))
             return
         try:
             self._settle(running, decide(running, exception, retry_seconds=retry_seconds))
@@ -84,7 +93,7 @@ class Settler:
     def _settle(self, running: RunningAttempt, verdict: Verdict) -> None:
         failpoint("worker.after_effect")
         if not self.write(running, verdict):
-            events.emit(Event.REFUSED, **running.facts)
+            events.emit(VerdictRefused(**running.facts))
 
     def write(self, running: RunningAttempt, verdict: Verdict, *, until: float = math.inf) -> bool:
         """Write a verdict and announce it. False: the lease is gone, so nothing was written.
@@ -122,8 +131,7 @@ class Settler:
             ),
             give_up_when_draining=True,
         ):
-            self.dead_letters.push(job_id)
-            events.emit(Event.FAILED, **job.facts, error="UnknownType", reason=EndReason.UNKNOWN_TYPE)
+            self.dead_letters.add(JobFailed(**job.facts, error="UnknownType", reason=EndReason.UNKNOWN_TYPE))
 
     def _complete(self, running: RunningAttempt, verdict: Complete, until: float) -> bool:
         claim = running.claim
@@ -134,7 +142,8 @@ class Settler:
             return self._complete_row((claim, verdict.result))
 
         if is_written := self._written(verdict, complete, until):
-            events.emit(Event.COMPLETED, **_end_facts(running), age_seconds=running.age_seconds)
+            seconds = round(running.seconds, 4)
+            events.emit(JobCompleted(**running.facts, seconds=seconds, age_seconds=running.age_seconds))
         return is_written
 
     def _retry(self, running: RunningAttempt, verdict: Retry, until: float) -> bool:
@@ -145,9 +154,10 @@ class Settler:
             until,
         )
         if is_written:
-            facts = _end_facts(running)
+            facts, seconds = running.facts, round(running.seconds, 4)
             _announce_ambiguous(running, failure)
-            events.emit(Event.RETRIED, **facts, error=failure.error, delay_seconds=round(delay_seconds, 3))
+            delay_seconds = round(delay_seconds, 3)
+            events.emit(JobRetried(**facts, seconds=seconds, error=failure.error, delay_seconds=delay_seconds))
         return is_written
 
     def _fail(self, running: RunningAttempt, verdict: Fail, until: float) -> bool:
@@ -156,12 +166,8 @@ class Settler:
             verdict, lambda: lifecycle.fail(self.database, running.claim, failure, reason=reason), until
         )
         if is_written:
-            facts = _end_facts(running)
             _announce_ambiguous(running, failure)
-            failpoint("fail.before_push")
-            self.dead_letters.push(running.claim.job_id)
-            age_seconds = running.age_seconds
-            events.emit(Event.FAILED, **facts, error=failure.error, reason=reason, age_seconds=age_seconds)
+            self._add_dead_letter(running, error=failure.error, reason=reason)
         return is_written
 
     def _snooze(self, running: RunningAttempt, verdict: Snooze, until: float) -> bool:
@@ -172,7 +178,8 @@ class Settler:
             until,
         )
         if is_written:
-            events.emit(Event.SNOOZED, **_end_facts(running), delay_seconds=round(delay_seconds, 3))
+            seconds, delay_seconds = round(running.seconds, 4), round(delay_seconds, 3)
+            events.emit(JobSnoozed(**running.facts, seconds=seconds, delay_seconds=delay_seconds))
         return is_written
 
     def _defer(self, running: RunningAttempt, verdict: Defer, until: float) -> bool:
@@ -180,14 +187,13 @@ class Settler:
         deferred = self._written(verdict, lambda: self._write_deferral(running.claim, verdict), until)
         if deferred is None:
             return False
-        facts = _end_facts(running) | {"error": verdict.failure.error}
+        error = verdict.failure.error
         if deferred.is_over:
-            self.dead_letters.push(running.claim.job_id)
-            ended = {"reason": EndReason.UNAVAILABLE, "age_seconds": running.age_seconds}
-            events.emit(Event.FAILED, **facts, **ended)
+            self._add_dead_letter(running, error=error, reason=EndReason.UNAVAILABLE)
         else:
-            waits = {"server": verdict.server, "delay_seconds": round(deferred.delay_seconds, 3)}
-            events.emit(Event.DEFERRED, **facts, **waits)
+            facts, seconds, delay_seconds = running.facts, round(running.seconds, 4), round(deferred.delay_seconds, 3)
+            server = verdict.server
+            events.emit(JobDeferred(**facts, seconds=seconds, error=error, server=server, delay_seconds=delay_seconds))
         return True
 
     def _write_deferral(self, claim: Claim, verdict: Defer) -> Deferred | None:
@@ -220,17 +226,20 @@ class Settler:
         """Announce a crash as the rescuer would. Only the row knows whether the job has had one too many."""
         if rescued is None:
             return False
-        seconds = round(running.seconds, 4)
         if rescued.on_ambiguous:
-            events.emit(Event.AMBIGUOUS, **rescued.facts, policy=str(rescued.on_ambiguous))
+            events.emit(AttemptAmbiguous(**rescued.facts, policy=str(rescued.on_ambiguous)))
         if rescued.end_reason:
-            self.dead_letters.push(rescued.job_id)
-            ended = {"reason": rescued.end_reason, "age_seconds": running.age_seconds}
-            events.emit(Event.FAILED, **rescued.facts, seconds=seconds, error=WORKER_LOST, **ended)
+            self._add_dead_letter(running, error=WORKER_LOST, reason=rescued.end_reason)
         else:
-            delay_seconds = round(delay_seconds, 3)
-            events.emit(Event.RETRIED, **rescued.facts, seconds=seconds, error=WORKER_LOST, delay_seconds=delay_seconds)
+            seconds, delay_seconds = round(running.seconds, 4), round(delay_seconds, 3)
+            events.emit(JobRetried(**rescued.facts, seconds=seconds, error=WORKER_LOST, delay_seconds=delay_seconds))
         return True
+
+    def _add_dead_letter(self, running: RunningAttempt, *, error: str, reason: EndReason) -> None:
+        seconds, age_seconds = round(running.seconds, 4), running.age_seconds
+        self.dead_letters.add(
+            JobFailed(**running.facts, seconds=seconds, error=error, reason=reason, age_seconds=age_seconds)
+        )
 
     def _written(self, verdict: Verdict, transition: Callable[[], T], until: float) -> T:
         """Return PostgreSQL's answer to a transition. Nothing has been announced yet."""
@@ -240,10 +249,6 @@ class Settler:
         return answer
 
 
-def _end_facts(running: RunningAttempt) -> dict[str, Any]:
-    return running.facts | {"seconds": round(running.seconds, 4)}
-
-
 def _announce_ambiguous(running: RunningAttempt, failure: Failure) -> None:
     if failure.is_ambiguous:
-        events.emit(Event.AMBIGUOUS, **running.facts, policy=str(running.claim.on_ambiguous))
+        events.emit(AttemptAmbiguous(**running.facts, policy=str(running.claim.on_ambiguous)))

@@ -10,7 +10,9 @@ from samples import new_job
 from service import Service
 from time_travel import DAY, set_dates
 
+from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.epoch import Epoch
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import open_database
 from jobs_service.jobs import lifecycle
@@ -35,6 +37,20 @@ def broker(settings):
 @pytest.fixture
 def dead_letters(broker):
     return DeadLetterList(broker.client, broker.keys)
+
+
+@pytest.fixture
+def epoch(broker):
+    return Epoch(broker.client, broker.keys)
+
+
+@pytest.fixture
+def announced():
+    """The events of this process since the test began."""
+    announced = []
+    events.subscribe(announced.append)
+    yield announced
+    events._subscribers.remove(announced.append)
 
 
 @pytest.fixture

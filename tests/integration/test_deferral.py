@@ -7,8 +7,7 @@ from rows import claim_one, complete_one, rescue
 from samples import a_failure
 from time_travel import DAY, HOUR, MINUTE, set_dates
 
-from jobs_service import events
-from jobs_service.events import Event
+from jobs_service.events import BreakerClosed, BreakerOpened
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.lifecycle import EndReason
@@ -27,19 +26,6 @@ SLOW = Deferral(first_seconds=600, max_seconds=3_600, limit_seconds=432_000, pro
 @pytest.fixture
 def recovery(database):
     return Recovery(database, interval_seconds=1)
-
-
-@pytest.fixture
-def told():
-    told = []
-
-    def note(event, facts):
-        if event in {Event.BREAKER_OPENED, Event.BREAKER_CLOSED}:
-            told.append((event, facts["breaker"]))
-
-    events.subscribe(note)
-    yield told
-    events._subscribers.remove(note)
 
 
 @pytest.fixture
@@ -256,7 +242,7 @@ def test_a_server_that_answered_its_prober_is_back(database, away, recovery, wor
     assert 1 == len(due(database))
 
 
-def test_a_server_that_goes_away_and_comes_back_is_told_of_once(database, away, recovery, worker_id, told):
+def test_a_server_that_goes_away_and_comes_back_is_announced_once(database, away, recovery, worker_id, announced):
     away()
     for _ in range(2):
         the_probe_is_due(database)
@@ -265,7 +251,7 @@ def test_a_server_that_goes_away_and_comes_back_is_told_of_once(database, away, 
     for _ in range(3):
         recovery.run_once(Turn())
 
-    assert [(Event.BREAKER_OPENED, MAIL), (Event.BREAKER_CLOSED, MAIL)] == told
+    assert [BreakerOpened(breaker=MAIL), BreakerClosed(breaker=MAIL)] == announced
 
 
 def lost(database, claim):

@@ -85,7 +85,7 @@ class Model:
         return self.claims[-1] if self.status is Status.PROCESSING else None
 
 
-def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules, each of which is simple
+def machine_on(real, broker, dead_letters, epoch):  # noqa: C901 - it adds up the rules, each of which is simple
     """Return the machine for a database: Hypothesis makes its instances itself, and gives them nothing."""
     database = Forgetful(real)
 
@@ -98,7 +98,7 @@ def machine_on(real, broker, dead_letters):  # noqa: C901 - it adds up the rules
             database.rows("TRUNCATE jobs, workers, servers")
             broker.client.flushall()
             self.models = {}
-            self.relay_service = Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
+            self.relay_service = Relay(database, broker, epoch, interval_seconds=1, republish_seconds=20)
             self.recovery_service = Recovery(database, interval_seconds=1)
             self.dead_letters_service = DeadLetters(database, dead_letters, interval_seconds=1)
             # Not once a minute but each time: a list of the right length may hold the wrong ids.
@@ -421,9 +421,9 @@ def _reason_after_a_crash(model, counted):
     return EndReason.ATTEMPTS_EXHAUSTED if counted and model.attempts >= model.max_attempts else None
 
 
-def test_any_order_of_verbs_keeps_every_promise(database, broker, dead_letters):
+def test_any_order_of_verbs_keeps_every_promise(database, broker, dead_letters, epoch):
     run_state_machine_as_test(
-        machine_on(database, broker, dead_letters),
+        machine_on(database, broker, dead_letters, epoch),
         settings=settings(
             max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),

@@ -24,7 +24,20 @@ from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.redis import message_for
 from jobs_service.database.connection import open_database
 from jobs_service.errors import DatabaseUnavailable, Snoozed, Unavailable
-from jobs_service.events import Event
+from jobs_service.events import (
+    AttemptAmbiguous,
+    JobCancelled,
+    JobCompleted,
+    JobDeferred,
+    JobFailed,
+    JobProcessing,
+    JobReceived,
+    JobRedriven,
+    JobReleased,
+    JobRescued,
+    JobRetried,
+    JobSnoozed,
+)
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.failures import ProcessBroken, ProcessLost
@@ -71,11 +84,8 @@ class World:
             give_back_seconds=30,
             deferral=Deferral(),
         )
-        #: The events, and the ids of their jobs.
-        self.told = []
-
-    def note(self, event, facts):
-        self.told.append((event, facts.get("job_id")))
+        #: The events of this process.
+        self.announced = []
 
     def message(self, job_id, job_type="known"):
         return MessageProxy(message_for(job_id, job_type, "default", 5))
@@ -113,7 +123,7 @@ class Case:
 
     prepare: Callable
     act: Callable
-    told: list
+    announced: list
     row: tuple
     is_a_request: bool = False
     #: What its transition is recognised by.
@@ -213,58 +223,58 @@ CASES = {
     "claim": Case(
         lambda world: world.submit(type="known"),
         lambda world, job_id: world.begin(job_id) and None,
-        [Event.RECEIVED, Event.PROCESSING],
+        [JobReceived, JobProcessing],
         ("processing", 1, 0, 0),
     ),
-    "complete": Case(running, ended(), [Event.COMPLETED], ("completed", 1, 0, 0)),
-    "complete_canary": Case(singing, ended(), [Event.COMPLETED], None, transition=b"DELETE FROM jobs"),
-    "retry": Case(running, ended(RuntimeError("no")), [Event.RETRIED], ("pending", 1, 0, 1)),
-    "fail": Case(running, ended(RuntimeError("no"), is_last=True), [Event.FAILED], ("failed", 1, 0, 1)),
-    "snooze": Case(running, ended(Snoozed("no", delay_seconds=9)), [Event.SNOOZED], ("pending", 0, 0, 0)),
-    "defer": Case(running, ended(Unavailable("no", server="smtp://mail")), [Event.DEFERRED], ("pending", 0, 0, 1)),
+    "complete": Case(running, ended(), [JobCompleted], ("completed", 1, 0, 0)),
+    "complete_canary": Case(singing, ended(), [JobCompleted], None, transition=b"DELETE FROM jobs"),
+    "retry": Case(running, ended(RuntimeError("no")), [JobRetried], ("pending", 1, 0, 1)),
+    "fail": Case(running, ended(RuntimeError("no"), is_last=True), [JobFailed], ("failed", 1, 0, 1)),
+    "snooze": Case(running, ended(Snoozed("no", delay_seconds=9)), [JobSnoozed], ("pending", 0, 0, 0)),
+    "defer": Case(running, ended(Unavailable("no", server="smtp://mail")), [JobDeferred], ("pending", 0, 0, 1)),
     "defer, the last": Case(
         lambda world: running(world, expires_at=datetime.now(UTC) + timedelta(hours=1)),
         ended(Unavailable("no", server="smtp://mail", retry_after_seconds=7_200)),
-        [Event.FAILED],
+        [JobFailed],
         ("failed", 0, 0, 1),
     ),
-    "crash": Case(running, ended(ProcessLost("SIGKILL")), [Event.RETRIED], ("pending", 1, 1, 1)),
+    "crash": Case(running, ended(ProcessLost("SIGKILL")), [JobRetried], ("pending", 1, 1, 1)),
     "crash, the last": Case(
         lambda world: running(world, max_attempts=1),
         ended(ProcessLost("SIGKILL")),
-        [Event.FAILED],
+        [JobFailed],
         ("failed", 1, 1, 1),
     ),
-    "abandon": Case(running, ended(ProcessBroken("no file")), [Event.RETRIED], ("pending", 0, 1, 1)),
-    "release": Case(running, stop, [Event.RELEASED], ("pending", 0, 0, 0)),
-    "release, of an unheard claim": Case(running_unheard, stop, [Event.RELEASED], ("pending", 0, 0, 0)),
-    "rescue": Case(held_by_a_lost_worker, rescue, [Event.RESCUED, Event.AMBIGUOUS, Event.FAILED], ("failed", 0, 1, 1)),
-    "expire": Case(late, expire, [Event.FAILED], ("failed", 0, 0, 0)),
-    "fail_unknown": Case(stray, fail_strays, [Event.FAILED], ("failed", 0, 0, 0)),
+    "abandon": Case(running, ended(ProcessBroken("no file")), [JobRetried], ("pending", 0, 1, 1)),
+    "release": Case(running, stop, [JobReleased], ("pending", 0, 0, 0)),
+    "release, of an unheard claim": Case(running_unheard, stop, [JobReleased], ("pending", 0, 0, 0)),
+    "rescue": Case(held_by_a_lost_worker, rescue, [JobRescued, AttemptAmbiguous, JobFailed], ("failed", 0, 1, 1)),
+    "expire": Case(late, expire, [JobFailed], ("failed", 0, 0, 0)),
+    "fail_unknown": Case(stray, fail_strays, [JobFailed], ("failed", 0, 0, 0)),
     "fail_unknown, of a message": Case(
         stray,
         lambda world, job_id: world.sync.after_nack(world.broker, world.message(job_id, "gone")),
-        [Event.FAILED],
+        [JobFailed],
         ("failed", 0, 0, 0),
     ),
     "cancel": Case(
         waiting,
         lambda world, job_id: world.post(f"/jobs/{job_id}/cancel"),
-        [Event.CANCELLED],
+        [JobCancelled],
         ("cancelled", 0, 0, 0),
         is_a_request=True,
     ),
     "cancel, after the effect had begun": Case(
         with_its_effect_begun,
         lambda world, job_id: world.post(f"/jobs/{job_id}/cancel"),
-        [Event.AMBIGUOUS, Event.CANCELLED],
+        [AttemptAmbiguous, JobCancelled],
         ("cancelled", 1, 0, 1),
         is_a_request=True,
     ),
     "redrive": Case(
         dead,
         lambda world, job_id: world.post(f"/jobs/{job_id}/retry"),
-        [Event.REDRIVEN],
+        [JobRedriven],
         ("pending", 0, 0, 0),
         is_a_request=True,
     ),
@@ -294,9 +304,9 @@ def world(settings, proxy, database, broker, submit):
     world = World(dataclasses.replace(settings, database_url=url), proxy, database, broker, submit)
     # A first statement on a new connection is not sent twice: this is about the others.
     world.database.rows("SELECT 1")
-    events.subscribe(world.note)
+    events.subscribe(world.announced.append)
     yield world
-    events._subscribers.remove(world.note)
+    events._subscribers.remove(world.announced.append)
     world.database.discard()
 
 
@@ -305,15 +315,15 @@ def world(settings, proxy, database, broker, submit):
 def test_a_transition_whose_reply_is_lost_is_told_of_once(world, case, loss):
     prepared = case.prepare(world)
     [(job_id,)] = world.near.rows("SELECT id FROM jobs")
-    world.told.clear()
+    world.announced.clear()
     for statement, times in loss.items():
         world.proxy.lose_reply(case.transition if statement is TRANSITION else statement, times=times)
 
     answer = case.act(world, prepared)
 
-    eventually(lambda: len(world.told) >= len(case.told), what="the events")
-    assert case.told == [event for event, _ in world.told]
-    assert {str(job_id)} == {of for _, of in world.told}
+    eventually(lambda: len(world.announced) >= len(case.announced), what="the events")
+    assert case.announced == [type(event) for event in world.announced]
+    assert {str(job_id)} == {event.job_id for event in world.announced}
     assert [case.row] * (case.row is not None) == world.near.rows(
         "SELECT status, attempts, worker_losses, jsonb_array_length(history) FROM jobs"
     )
@@ -340,7 +350,7 @@ def test_a_person_who_cancels_twice_is_told_so(world):
     job_id = waiting(world)
 
     assert [200, 409] == [world.post(f"/jobs/{job_id}/cancel") for _ in range(2)]
-    assert 1 == sum(event is Event.CANCELLED for event, _ in world.told)
+    assert 1 == sum(type(event) is JobCancelled for event in world.announced)
 
 
 def test_a_claim_that_cannot_be_heard_of_at_a_stop_is_given_back(world):
@@ -355,7 +365,7 @@ def test_a_claim_that_cannot_be_heard_of_at_a_stop_is_given_back(world):
     stop(world, None)
 
     assert [("pending", 0)] == world.near.rows("SELECT status, attempts FROM jobs")
-    assert [Event.RECEIVED, Event.RELEASED] == [event for event, _ in world.told]
+    assert [JobReceived, JobReleased] == [type(event) for event in world.announced]
 
 
 def test_a_stop_waits_for_the_verdict_on_what_was_done(world):
@@ -364,18 +374,20 @@ def test_a_stop_waits_for_the_verdict_on_what_was_done(world):
     [known] = world.sync.attempts
     known.has_returned = True
     unknown = running_unheard(world)
-    world.told.clear()
+    world.announced.clear()
     ending = Thread(target=stop, args=(world, None))
 
     ending.start()
-    eventually(lambda: world.told, what="a claim that was given back")
-    assert [(Event.RELEASED, str(unknown))] == world.told
+    eventually(lambda: world.announced, what="a claim that was given back")
+    [released] = world.announced
+    assert (JobReleased, str(unknown)) == (type(released), released.job_id)
     assert [("processing",)] == world.near.rows("SELECT status FROM jobs WHERE id = %s", (known.claim.job_id,))
     assert ending.is_alive()
     world.end(done)
     ending.join()
 
-    assert (Event.COMPLETED, str(known.claim.job_id)) == world.told[-1]
+    completed = world.announced[-1]
+    assert (JobCompleted, str(known.claim.job_id)) == (type(completed), completed.job_id)
 
 
 def test_a_stop_does_not_wait_for_a_server_that_has_nothing_of_its_own(world):

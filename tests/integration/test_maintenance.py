@@ -10,9 +10,11 @@ from rows import Sweeps, add_worker, claim_one, pruner, rescue
 from samples import a_failure
 from time_travel import HOUR, set_dates
 
+from jobs_service import events
 from jobs_service.broker.keys import Keys
 from jobs_service.broker.redis import message_for
 from jobs_service.errors import BrokerUnavailable, NameTaken
+from jobs_service.events import JobFailed
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import EndReason
@@ -31,9 +33,9 @@ from jobs_service.maintenance.strays import Strays
 
 
 @pytest.fixture
-def relay(database, broker, dead_letters):
-    dead_letters.set_epoch()
-    return Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
+def relay(database, broker, epoch):
+    epoch.set()
+    return Relay(database, broker, epoch, interval_seconds=1, republish_seconds=20)
 
 
 @pytest.fixture
@@ -270,6 +272,16 @@ def test_the_list_is_emptied_with_the_last_failed_row(database, dead_letters, br
     DeadLetters(database, dead_letters, interval_seconds=10).run_once(Turn())
 
     assert 0 == broker.client.exists(Keys().dead_letters)
+
+
+def test_a_dead_letter_is_on_the_list_when_it_is_announced(dead_letters, monkeypatch):
+    listed, job_id = [], str(new_id())
+    monkeypatch.setattr(events, "_subscribers", [lambda event: listed.append((event, dead_letters.ids()))])
+    failed = JobFailed(job_id=job_id, type="t", queue="default", attempt=1, error="Expired", reason=EndReason.EXPIRED)
+
+    dead_letters.add(failed)
+
+    assert [(failed, [job_id])] == listed
 
 
 def test_an_id_is_pushed_once(dead_letters):

@@ -15,6 +15,7 @@ from time_travel import HOUR, set_dates
 
 from jobs_service.api.app import create_app
 from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.epoch import Epoch
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.job_types import JobType
@@ -259,11 +260,11 @@ def test_the_relay(watch, database, broker):
 
 
 def full_relay(database, broker):
-    dead_letters = DeadLetterList(broker.client, broker.keys)
-    dead_letters.set_epoch()
+    epoch = Epoch(broker.client, broker.keys)
+    epoch.set()
     broker.window = 700
     broker.learn(["csv-generation", "EMAIL_SEND"])
-    return Relay(database, broker, dead_letters, interval_seconds=1, republish_seconds=20)
+    return Relay(database, broker, epoch, interval_seconds=1, republish_seconds=20)
 
 
 def test_the_relay_with_a_full_window(watch, database, broker):
@@ -283,9 +284,8 @@ def test_the_relay_after_redis_lost_its_data(watch, database, broker):
     waiting = database.row("SELECT count(*) FROM jobs WHERE status = 'pending' AND run_at <= now()")[0]
     watch.clear()
 
-    Relay(
-        database, broker, DeadLetterList(broker.client, broker.keys), interval_seconds=1, republish_seconds=20
-    )._start_over(Turn())
+    epoch = Epoch(broker.client, broker.keys)
+    Relay(database, broker, epoch, interval_seconds=1, republish_seconds=20)._start_over(Turn())
 
     assert_small(watch, rows=2 * waiting, pages=3 * waiting, sorted_rows=0)
 

@@ -17,6 +17,7 @@ from service import Service
 from devstack.ports import free_port
 from devstack.servers import Valkey
 from jobs_service.broker.dead_letter_list import DeadLetterList
+from jobs_service.broker.epoch import Epoch
 from jobs_service.broker.keys import Keys
 from jobs_service.broker.neighbours import FORGOTTEN_LOOKS, SEEN, Neighbours, conflicts
 from jobs_service.broker.redis import JobBroker, message_for
@@ -58,7 +59,8 @@ class Installation:
         self.broker = JobBroker.from_settings(settings)
         self.broker.declare_queue("default")
         self.dead_letters = DeadLetterList(self.broker.client, self.broker.keys)
-        self.relay = Relay(self.database, self.broker, self.dead_letters, interval_seconds=1, republish_seconds=20)
+        epoch = Epoch(self.broker.client, self.broker.keys)
+        self.relay = Relay(self.database, self.broker, epoch, interval_seconds=1, republish_seconds=20)
         self.listing = DeadLetters(self.database, self.dead_letters, interval_seconds=1)
         self.consumer = self.broker.consume("default", prefetch=100, timeout=100)
         self.watch = self.leader()

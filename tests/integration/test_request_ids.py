@@ -10,9 +10,14 @@ from eventually import eventually
 from rows import Sweeps, claim_one
 
 from jobs_service import events
-from jobs_service.events import Event
+from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import OnAmbiguous
+from jobs_service.maintenance.expirer import Expirer
+from jobs_service.maintenance.liveness import Liveness
+from jobs_service.maintenance.service import Turn
+from jobs_service.maintenance.strays import Strays
+from jobs_service.observability import logs
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -96,13 +101,43 @@ def _whole_story(service, worker, job_id):
     return lines if lines and lines[-1]["event"] in LAST_WORDS else None
 
 
-def test_the_words_about_a_lost_worker_say_whose_request_it_was(database, dead_letters, submit, monkeypatch):
-    told = []
-    monkeypatch.setattr(events, "_subscribers", [lambda event, facts: told.append((event, facts))])
+@pytest.fixture
+def log_events(log_lines, monkeypatch):
+    """Return a function that returns the log lines of events."""
+    monkeypatch.setattr(events, "_subscribers", [logs.log_event])
+    return log_lines
+
+
+def test_the_words_about_a_lost_worker_say_whose_request_it_was(database, dead_letters, submit, log_events):
     job_id = submit(request_id="my-request", traceparent=TRACEPARENT, on_ambiguous=OnAmbiguous.HOLD)
     lifecycle.begin_effect(database, claim_one(database, job_id, uuid4()))
 
     assert 1 == Sweeps(database, dead_letters).sweep_until_silent()
 
-    assert [Event.RESCUED, Event.AMBIGUOUS, Event.FAILED] == [event for event, _ in told]
-    assert [("my-request", TRACE)] * 3 == [(facts["request_id"], facts["trace_id"]) for _, facts in told]
+    lines = log_events()
+    assert ["Job rescued", "Outcome unknown", "Job failed"] == [line["event"] for line in lines]
+    assert [("my-request", TRACE)] * 3 == [(line["request_id"], line["trace_id"]) for line in lines]
+
+
+def expire(database, broker):
+    database.rows("UPDATE jobs SET expires_at = now() - interval '1 second'")
+    Expirer(database, DeadLetterList(broker.client, broker.keys), interval_seconds=1).run_once(Turn())
+
+
+def fail_strays(database, broker):
+    database.rows("UPDATE jobs SET run_at = now() - interval '1 hour'")
+    liveness = Liveness(lease_seconds=15, heartbeat_interval_seconds=5)
+    dead_letters = DeadLetterList(broker.client, broker.keys)
+    Strays(database, broker, dead_letters, interval_seconds=1, liveness=liveness).run_once(Turn())
+
+
+@pytest.mark.parametrize("fail", [expire, fail_strays])
+def test_the_words_about_a_job_that_maintenance_fails_say_whose_request_it_was(
+    database, broker, submit, log_events, fail
+):
+    submit(queue="abandoned", type="forgotten", request_id="my-request", traceparent=TRACEPARENT)
+
+    fail(database, broker)
+
+    [line] = log_events()
+    assert ("Job failed", "my-request", TRACE) == (line["event"], line["request_id"], line["trace_id"])

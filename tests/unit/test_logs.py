@@ -4,38 +4,40 @@ import io
 import json
 import logging
 
-import pytest
 import structlog
 
-from jobs_service.events import Event
+from jobs_service.events import JobCompleted, JobDeferred, JobFailed, JobNotClaimed, JobReceived
 from jobs_service.observability import logs
 
 
-@pytest.fixture
-def lines():
-    """Log as a container does, and read what was written."""
-    stream = io.StringIO()
-    logs.configure(form="auto", level="info", service="worker", stream=stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    structlog.reset_defaults()
-    logging.getLogger().handlers = []
+def test_an_event_is_one_json_line_with_its_facts(log_lines):
+    facts = {"job_id": "x", "type": "csv-generation", "queue": "default", "attempt": 1}
+    logs.log_event(JobCompleted(**facts, seconds=0.5, age_seconds=0.7))
 
-
-def test_an_event_is_one_json_line_with_its_facts(lines):
-    logs.log_event(Event.COMPLETED, {"job_id": "x", "type": "csv-generation", "attempt": 1, "seconds": 0.5})
-
-    [line] = lines()
+    [line] = log_lines()
     assert ("Job completed", "info", "worker") == (line["event"], line["level"], line["service"])
-    assert ("x", "csv-generation", 1, 0.5) == (line["job_id"], line["type"], line["attempt"], line["seconds"])
+    assert {**facts, "seconds": 0.5, "age_seconds": 0.7} == {
+        name: value for name, value in line.items() if name not in {"event", "level", "service", "timestamp"}
+    }
 
 
-def test_a_level_below_the_setting_is_not_written(lines):
-    logs.log_event(Event.NOT_CLAIMED, {"job_id": "x"})
+def test_a_fact_that_does_not_apply_is_not_in_the_line_and_one_that_is_empty_is(log_lines):
+    facts = {"job_id": "x", "type": "t", "queue": "default", "attempt": 1, "error": "Unavailable"}
+    logs.log_event(JobFailed(**facts, reason="expired"))
+    logs.log_event(JobDeferred(**facts, seconds=0.5, server=None, delay_seconds=4.0))
 
-    assert [] == lines()
+    failed, deferred = log_lines()
+    assert not failed.keys() & {"seconds", "age_seconds"}
+    assert deferred["server"] is None
 
 
-def test_the_text_of_a_librarys_exception_is_not_written(lines):
+def test_a_level_below_the_setting_is_not_written(log_lines):
+    logs.log_event(JobNotClaimed(job_id="x", type="t"))
+
+    assert [] == log_lines()
+
+
+def test_the_text_of_a_librarys_exception_is_not_written(log_lines):
     def fail():
         raise ValueError("alice@example.com")
 
@@ -44,12 +46,12 @@ def test_the_text_of_a_librarys_exception_is_not_written(lines):
     except ValueError:
         logging.getLogger("some.library").exception("it broke")
 
-    [line] = lines()
+    [line] = log_lines()
     assert ("it broke", "ValueError") == (line["event"], line["error"])
     assert "alice" not in json.dumps(line)
 
 
-def test_our_own_exceptions_come_with_a_traceback_but_without_local_values(lines):
+def test_our_own_exceptions_come_with_a_traceback_but_without_local_values(log_lines):
     def fail():
         recipient = "alice@example.com"
         raise RuntimeError(len(recipient))
@@ -59,7 +61,7 @@ def test_our_own_exceptions_come_with_a_traceback_but_without_local_values(lines
     except RuntimeError as error:
         logs.get_logger("m").error("Unexpected error", exc_info=error)
 
-    [line] = lines()
+    [line] = log_lines()
     assert "RuntimeError" in json.dumps(line["exception"])
     assert "alice" not in json.dumps(line)
 
@@ -69,7 +71,7 @@ def test_a_terminal_gets_text(monkeypatch):
     monkeypatch.setattr(stream, "isatty", lambda: True)
     logs.configure(form="auto", level="info", service="worker", stream=stream)
 
-    logs.log_event(Event.RECEIVED, {"job_id": "x"})
+    logs.log_event(JobReceived(job_id="x", type="t"))
 
     structlog.reset_defaults()
     assert "Job received" in stream.getvalue()

@@ -90,14 +90,14 @@ def test_a_thousand_classes_of_exceptions_are_few_series_also_after_a_restart(ru
     code = """
     import sys
     from jobs_service.config import Settings
-    from jobs_service.events import Event
+    from jobs_service.events import JobRetried
     from jobs_service.metrics.slo import Objectives
     from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
     settings = Settings.from_env({{"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://h"}})
     attempts = AttemptMetrics(Objectives(settings))
     for number in range(1000):
-        facts = {{"queue": "default", "type": "t", "attempt": 1, "seconds": 0.1, "error": f"{run}{{number}}"}}
-        attempts.on_event(Event.RETRIED, facts)
+        facts = {{"job_id": "x", "type": "t", "queue": "default", "attempt": 1, "error": f"{run}{{number}}"}}
+        attempts.on_event(JobRetried(**facts, seconds=0.1, delay_seconds=1.0))
     """
     for number in range(2):
         run(code.format(run=f"Run{number}Error"))

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 from jobs_service import events
 from jobs_service.config import Settings
 from jobs_service.errors import SettingsError
-from jobs_service.events import Event
+from jobs_service.events import JobCompleted, JobReceived
 from jobs_service.observability import otel, tracing
 
 ROOT = Path(__file__).parents[2]
@@ -108,9 +108,9 @@ def test_what_an_attempt_had_open_is_not_the_next_ones(exporter):
 
 
 def test_an_outcome_told_elsewhere_is_not_this_threads(exporter):
-    events.emit(Event.COMPLETED, job_id="x")
+    events.emit(JobCompleted(job_id="x", type="t", queue="default", attempt=1, seconds=0.5, age_seconds=0.7))
     tracing.begin_attempt(uuid4(), "t", "default", 1, None)
-    events.emit(Event.RECEIVED, job_id="x")
+    events.emit(JobReceived(job_id="x", type="t"))
     tracing.end_attempt()
 
     [span] = exporter.get_finished_spans()

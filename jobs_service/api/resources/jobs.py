@@ -15,7 +15,7 @@ from jobs_service.api.resources.follow_up import FollowUp
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
 from jobs_service.errors import InvalidRequest
-from jobs_service.events import Event
+from jobs_service.events import AttemptAmbiguous, JobCancelled, JobRedriven
 from jobs_service.jobs import lifecycle, queries
 from jobs_service.jobs.job_types import Registry
 from jobs_service.jobs.lifecycle import Status, TransitionedJob, Unheard
@@ -109,8 +109,8 @@ class JobCancellation:
     def _cancel(self, job_id: UUID, unheard: Unheard) -> TransitionedJob | None:
         if cancelled := lifecycle.cancel(self.database, job_id, unheard=unheard):
             if cancelled.on_ambiguous:
-                events.emit(Event.AMBIGUOUS, **cancelled.facts, policy=str(cancelled.on_ambiguous))
-            events.emit(Event.CANCELLED, **cancelled.facts)
+                events.emit(AttemptAmbiguous(**cancelled.facts, policy=str(cancelled.on_ambiguous)))
+            events.emit(JobCancelled(**cancelled.facts))
         return cancelled
 
 
@@ -137,7 +137,7 @@ class JobRetry:
     def _redrive(self, job_id: UUID, unheard: Unheard) -> TransitionedJob | None:
         if moved := lifecycle.redrive(self.database, job_id, unheard=unheard):
             self.dead_letters.remove(job_id)
-            events.emit(Event.REDRIVEN, **moved.facts)
+            events.emit(JobRedriven(**moved.facts))
         return moved
 
 

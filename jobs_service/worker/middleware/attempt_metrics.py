@@ -8,22 +8,26 @@ from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import Middleware
 
 from jobs_service import events
-from jobs_service.events import Event
+from jobs_service.events import (
+    AttemptAmbiguous,
+    AttemptInterrupted,
+    Event,
+    JobCompleted,
+    JobDeferred,
+    JobEvent,
+    JobFailed,
+    JobProcessing,
+    JobReleased,
+    JobRescued,
+    JobRetried,
+    JobSnoozed,
+    JobsPruned,
+    MessageQuarantined,
+    VerdictRefused,
+)
 from jobs_service.metrics import catalogue as metrics
 from jobs_service.metrics import exposition, multiprocess, observations
 from jobs_service.metrics.slo import Objectives
-
-#: What an event says about the attempt, and about the job if that has ended.
-OUTCOMES = {
-    Event.COMPLETED: "completed",
-    Event.RETRIED: "retried",
-    Event.DEFERRED: "deferred",
-    Event.FAILED: "failed",
-    Event.RELEASED: "released",
-    Event.REFUSED: "refused",
-    Event.INTERRUPTED: "interrupted",
-}
-TERMINAL = {Event.COMPLETED, Event.FAILED}
 
 
 class AttemptMetrics(Middleware):
@@ -58,52 +62,65 @@ class AttemptMetrics(Middleware):
         self.busy.discard(get_ident())
         metrics.ATTEMPTS.labels(message.queue_name, broker.get_actor(message.actor_name).actor_name, "skipped").inc()
 
-    def on_event(self, event: Event, facts: dict[str, Any]) -> None:
-        if event is Event.PROCESSING:
-            self._started(facts["queue"], facts["waited_seconds"])
-        elif event in OUTCOMES:
-            self._ended(event, facts)
-        else:
-            self._happened(event, facts)
-
-    def _happened(self, event: Event, facts: dict[str, Any]) -> None:
+    def on_event(self, event: Event) -> None:
         match event:
-            case Event.SNOOZED:
-                metrics.SNOOZED.labels(facts["queue"], facts["type"]).inc()
-            case Event.RESCUED:
-                metrics.RESCUED.labels(facts["queue"], facts["type"]).inc()
-            case Event.AMBIGUOUS:
-                metrics.AMBIGUOUS.labels(facts["queue"], facts["type"], facts["policy"]).inc()
-            case Event.QUARANTINED:
-                metrics.QUARANTINED.labels(facts["queue"]).inc()
-            case Event.PRUNED:
-                metrics.PRUNED.labels(facts["status"]).inc(facts["jobs"])
+            case JobProcessing():
+                self._started(event)
+            case JobCompleted():
+                self._attempt_ended(event, "completed", seconds=event.seconds)
+                self._job_ended(event, "completed", age_seconds=event.age_seconds)
+            case JobFailed():
+                self._failed(event)
+            case JobRetried():
+                self._attempt_ended(event, "retried", seconds=event.seconds, error=event.error)
+            case JobDeferred():
+                self._attempt_ended(event, "deferred", seconds=event.seconds, error=event.error)
+            case JobReleased():
+                self._attempt_ended(event, "released", seconds=event.seconds)
+            case AttemptInterrupted():
+                self._attempt_ended(event, "interrupted", seconds=event.seconds)
+            case VerdictRefused():
+                self._attempt_ended(event, "refused")
+            case _:
+                self._happened(event)
 
-    def _started(self, queue: str, waited_seconds: float) -> None:
-        metrics.STARTED.labels(queue).inc()
-        observations.add(metrics.QUEUE_LATENCY.labels(queue), max(0.0, waited_seconds))
-        if waited_seconds > self.objectives.latency_seconds(queue):
-            metrics.STARTED_LATE.labels(queue).inc()
+    def _happened(self, event: Event) -> None:
+        match event:
+            case JobSnoozed():
+                metrics.SNOOZED.labels(event.queue, event.type).inc()
+            case JobRescued():
+                metrics.RESCUED.labels(event.queue, event.type).inc()
+            case AttemptAmbiguous():
+                metrics.AMBIGUOUS.labels(event.queue, event.type, event.policy).inc()
+            case MessageQuarantined():
+                metrics.QUARANTINED.labels(event.queue).inc()
+            case JobsPruned():
+                metrics.PRUNED.labels(event.status).inc(event.jobs)
 
-    def _ended(self, event: Event, facts: dict[str, Any]) -> None:
-        job = (facts["queue"], facts["type"])
+    def _started(self, event: JobProcessing) -> None:
+        metrics.STARTED.labels(event.queue).inc()
+        observations.add(metrics.QUEUE_LATENCY.labels(event.queue), max(0.0, event.waited_seconds))
+        if event.waited_seconds > self.objectives.latency_seconds(event.queue):
+            metrics.STARTED_LATE.labels(event.queue).inc()
+
+    def _failed(self, event: JobFailed) -> None:
         # A job may fail without an attempt that ends here: its worker was lost, or no worker knows its type.
-        if event is not Event.FAILED or "seconds" in facts:
-            self._attempt_ended(job, OUTCOMES[event], facts)
-        if event in TERMINAL:
-            self._job_ended(job, OUTCOMES[event], facts)
+        if event.seconds is not None:
+            self._attempt_ended(event, "failed", seconds=event.seconds, error=event.error)
+        self._job_ended(event, "failed", age_seconds=event.age_seconds)
+        metrics.DEAD_LETTERS.labels(event.queue, event.type, event.reason).inc()
 
-    def _attempt_ended(self, job: tuple[str, str], outcome: str, facts: dict[str, Any]) -> None:
-        metrics.ATTEMPTS.labels(*job, outcome).inc()
-        if "seconds" in facts:
-            observations.add(metrics.RUN_DURATION.labels(*job), facts["seconds"])
-        if "error" in facts:
-            metrics.ATTEMPT_ERRORS.labels(*job, self._error_type(facts["error"][:64])).inc()
+    def _attempt_ended(
+        self, event: JobEvent, outcome: str, *, seconds: float | None = None, error: str | None = None
+    ) -> None:
+        metrics.ATTEMPTS.labels(event.queue, event.type, outcome).inc()
+        if seconds is not None:
+            observations.add(metrics.RUN_DURATION.labels(event.queue, event.type), seconds)
+        if error is not None:
+            metrics.ATTEMPT_ERRORS.labels(event.queue, event.type, self._error_type(error[:64])).inc()
 
-    def _job_ended(self, job: tuple[str, str], outcome: str, facts: dict[str, Any]) -> None:
-        metrics.FINISHED.labels(*job, outcome).inc()
-        observations.add(metrics.ATTEMPTS_PER_JOB.labels(*job), facts["attempt"])
-        if "reason" in facts:
-            metrics.DEAD_LETTERS.labels(*job, facts["reason"]).inc()
-        if "age_seconds" in facts:
-            observations.add(metrics.END_TO_END.labels(job[0]), facts["age_seconds"])
+    def _job_ended(self, event: JobEvent, outcome: str, *, age_seconds: float | None) -> None:
+        metrics.FINISHED.labels(event.queue, event.type, outcome).inc()
+        observations.add(metrics.ATTEMPTS_PER_JOB.labels(event.queue, event.type), event.attempt)
+        if age_seconds is not None:
+            observations.add(metrics.END_TO_END.labels(event.queue), age_seconds)

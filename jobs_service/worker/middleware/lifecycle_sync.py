@@ -11,7 +11,7 @@ from dramatiq.worker import Worker
 from jobs_service import events
 from jobs_service.broker.redis import RETRY_DELAY_OPTION, JobBroker, due_ms_of, message_of
 from jobs_service.errors import BrokerUnavailable
-from jobs_service.events import Event
+from jobs_service.events import JobNotClaimed, JobProcessing, JobReceived
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs.lifecycle import Claim
 from jobs_service.observability.logs import get_logger
@@ -43,7 +43,7 @@ class LifecycleSync(Middleware):
         self.release = release
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
-        events.emit(Event.RECEIVED, job_id=message.message_id, type=message.actor_name)
+        events.emit(JobReceived(job_id=message.message_id, type=message.actor_name))
         try:
             self._begin(self.claims.claim(UUID(message.args[0])), message)
         except Exception as error:  # noqa: BLE001 - whatever it is, the actor must not run without a claim
@@ -91,7 +91,7 @@ class LifecycleSync(Middleware):
         # The row counts attempts and says how many there may be; Retries reads both from the message.
         message.options["retries"] = claim.attempts - 1
         message.options["max_retries"] = claim.max_attempts - 1
-        events.emit(Event.PROCESSING, **running.facts, waited_seconds=round(claim.waited_seconds, 4))
+        events.emit(JobProcessing(**running.facts, waited_seconds=round(claim.waited_seconds, 4)))
 
     def _give_up(self, message: MessageProxy, error: Exception) -> None:
         """End what did not begin. A claim that went through is given back."""
@@ -99,7 +99,7 @@ class LifecycleSync(Middleware):
             self.attempts.remove(running)
             self.claims.release(running.claim)
         if isinstance(error, NotClaimable):
-            events.emit(Event.NOT_CLAIMED, job_id=message.message_id, type=message.actor_name)
+            events.emit(JobNotClaimed(job_id=message.message_id, type=message.actor_name))
         elif isinstance(error, NotHere):
             log.warning("Not claimed here; published again", job_id=message.message_id, error=str(error))
             with suppress(BrokerUnavailable):
