@@ -13,9 +13,10 @@ from enum import StrEnum
 from functools import cached_property
 from importlib.metadata import version
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import jobs_service
+from jobs_service.events import SubscriberName
 from jobs_service.jobs.lifecycle import TERMINAL, EndReason, OnAmbiguous, Status
 from jobs_service.metrics import multiprocess  # chooses where values live, before there are any
 
@@ -317,6 +318,12 @@ LOG_RECORDS = _counter(
     "level logger",
     "Log lines from warning up, by the module that wrote them (libraries: their package); events: a job's events.",
 )
+EVENT_SUBSCRIBER_ERRORS = _counter(
+    "jobs_event_subscriber_errors_total",
+    _BOTH,
+    "subscriber",
+    f"Events that a subscriber ({', '.join(get_args(SubscriberName))}) failed to handle: its output lacks them.",
+)
 CLOCK_OFFSET = _gauge(
     "jobs_clock_offset_seconds",
     _BOTH,
@@ -494,6 +501,7 @@ def zero_api(registry: "Registry") -> None:
 def _zero_both() -> None:
     for level in ("warning", "error"):
         LOG_RECORDS.labels(level, "events")
+    _each(EVENT_SUBSCRIBER_ERRORS, (), get_args(SubscriberName))
     BUILD_INFO.labels(jobs_service.__version__, platform.python_version(), version("dramatiq")).set(1)
 
 
