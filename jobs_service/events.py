@@ -6,7 +6,7 @@ text, times are seconds. A fact with a default of None does not always apply; wh
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import ClassVar, TypedDict
+from typing import ClassVar, Literal, TypedDict
 
 import msgspec
 
@@ -159,20 +159,38 @@ class MessageQuarantined(Event, frozen=True, kw_only=True):
     bytes: int
 
 
+class SubscriberFailed(Event, frozen=True, kw_only=True):
+    text: ClassVar[str] = "Event subscriber failed"
+    subscriber: str
+    error: str
+
+
 Subscriber = Callable[[Event], None]
 
-_subscribers: list[Subscriber] = []
+#: What events are turned into, which names those that do it: a label of a metric.
+SubscriberName = Literal["logs", "metrics", "tracing"]
+
+_subscribers: list[tuple[SubscriberName, Subscriber]] = []
 
 
-def subscribe(subscriber: Subscriber) -> None:
+def subscribe(name: SubscriberName, subscriber: Subscriber) -> None:
     """Have `subscriber` called with every event of this process, in the thread in which it happens."""
-    if subscriber not in _subscribers:
-        _subscribers.append(subscriber)
+    if (name, subscriber) not in _subscribers:
+        _subscribers.append((name, subscriber))
 
 
 def emit(event: Event) -> None:
-    """Call every subscriber with the event."""
-    for subscriber in _subscribers:
-        # What has happened has happened: a full disk under the log must not undo it.
-        with suppress(Exception):
+    """Call every subscriber with the event. What a subscriber raises goes to all of them as `SubscriberFailed`."""
+    for name, subscriber in _subscribers:
+        try:
             subscriber(event)
+        except Exception as error:  # noqa: BLE001 - what has happened has happened: no subscriber may undo it
+            _announce_failure(name, error)
+
+
+def _announce_failure(name: SubscriberName, error: Exception) -> None:
+    failed = SubscriberFailed(subscriber=name, error=type(error).__name__)
+    for _, subscriber in _subscribers:
+        # The one that failed gets it too: it may fail at a single kind of event. What it raises now is not announced.
+        with suppress(Exception):
+            subscriber(failed)

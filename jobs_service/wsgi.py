@@ -9,6 +9,6 @@ from jobs_service.observability import logs, tracing
 
 _settings = Settings.from_env(os.environ)
 logs.configure(form=_settings.log_format, level=_settings.log_level, service="app")
-events.subscribe(logs.log_event)
+events.subscribe("logs", logs.log_event)
 tracing.start(_settings, service="app")
 application = create_app(_settings)

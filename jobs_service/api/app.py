@@ -22,6 +22,7 @@ from jobs_service.events import (
     JobRedriven,
     JobSubmitted,
     MessageNotPublished,
+    SubscriberFailed,
 )
 from jobs_service.jobs.job_types import load
 from jobs_service.metrics import catalogue, log_records
@@ -38,7 +39,7 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     broker.learn(job_type.name for job_type in registry)
     submitter = Submitter(database, Publisher(broker), registry, settings)
     catalogue.zero_api(registry)
-    events.subscribe(count)
+    events.subscribe("metrics", count)
     logs.observe(log_records.count)
 
     app: falcon.App[Any, Any] = falcon.App(
@@ -69,3 +70,5 @@ def count(event: Event) -> None:
             catalogue.AMBIGUOUS.labels(event.queue, event.type, event.policy).inc()
         case MessageNotPublished():
             catalogue.SUBMISSION_ERRORS.labels("broker_unavailable").inc()
+        case SubscriberFailed():
+            catalogue.EVENT_SUBSCRIBER_ERRORS.labels(event.subscriber).inc()

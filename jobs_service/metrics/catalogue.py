@@ -13,9 +13,10 @@ from enum import StrEnum
 from functools import cached_property
 from importlib.metadata import version
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import jobs_service
+from jobs_service.events import SubscriberName
 from jobs_service.jobs.lifecycle import TERMINAL, EndReason, OnAmbiguous, Status
 from jobs_service.metrics import multiprocess  # must be imported before any metric is created
 
@@ -352,6 +353,12 @@ LOG_RECORDS = _counter(
     "Log lines of level warning or above, by level and logger: the module, a library's package, or events (the events "
     "of jobs).",
 )
+EVENT_SUBSCRIBER_ERRORS = _counter(
+    "jobs_event_subscriber_errors_total",
+    _BOTH,
+    "subscriber",
+    f"Events that a subscriber ({', '.join(get_args(SubscriberName))}) failed to handle: its output lacks them.",
+)
 CLOCK_OFFSET = _gauge(
     "jobs_clock_offset_seconds",
     _BOTH,
@@ -569,6 +576,7 @@ def zero_api(registry: "Registry") -> None:
 def _zero_both() -> None:
     for level in ("warning", "error"):
         LOG_RECORDS.labels(level, "events")
+    _each(EVENT_SUBSCRIBER_ERRORS, (), get_args(SubscriberName))
     BUILD_INFO.labels(jobs_service.__version__, platform.python_version(), version("dramatiq")).set(1)
 
 

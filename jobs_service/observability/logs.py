@@ -1,7 +1,9 @@
 """Structured logs: one line per event, readable in a terminal, JSON elsewhere. Also logs the events of `events.py`."""
 
 import logging
+import math
 import sys
+import time
 from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager, suppress
 from typing import Any, TextIO, cast
@@ -23,6 +25,7 @@ LEVELS: dict[type[Event], str] = {
     events.MessageNotPublished: "warning",
     events.JobFailed: "error",
     events.MessageQuarantined: "error",
+    events.SubscriberFailed: "error",
     events.JobNotClaimed: "debug",
 }
 
@@ -91,9 +94,26 @@ def _observed(_: object, __: str, fields: MutableMapping[str, Any]) -> MutableMa
     return fields
 
 
+#: Seconds between two lines about the failures of a subscriber, which may fail at each event. The metric counts all.
+SUBSCRIBER_FAILED_SECONDS = 60.0
+
+#: When the last such line was written, by subscriber and the monotonic clock.
+_failures_logged_at: dict[str, float] = {}
+
+
 def log_event(event: Event) -> None:
     """Write an event as a line. Subscribed to `events`."""
+    if isinstance(event, events.SubscriberFailed) and not _is_time_to_log(event):
+        return
     getattr(structlog.get_logger(), LEVELS.get(type(event), "info"))(event.text, **msgspec.to_builtins(event))
+
+
+def _is_time_to_log(failed: events.SubscriberFailed) -> bool:
+    now = time.monotonic()
+    if now < _failures_logged_at.get(failed.subscriber, -math.inf) + SUBSCRIBER_FAILED_SECONDS:
+        return False
+    _failures_logged_at[failed.subscriber] = now
+    return True
 
 
 _level = logging.INFO

@@ -76,7 +76,7 @@ def use(provider: "TracerProvider | None") -> None:
     _Process.provider = provider
     _Process.tracer = provider.get_tracer("jobs_service") if provider else None
     if provider:
-        events.subscribe(_note_ending)
+        events.subscribe("tracing", _note_ending)
 
 
 def stop() -> None:

@@ -86,7 +86,7 @@ def boot() -> None:
         os._exit(1)
     settings = Settings.from_env(os.environ)
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
-    events.subscribe(logs.log_event)
+    events.subscribe("logs", logs.log_event)
     tracing.start(settings, service="worker")
     registry = load(settings.actor_modules)
     catalogue.zero_worker(registry)

@@ -48,9 +48,9 @@ def epoch(broker):
 def announced():
     """The events of this process since the test began."""
     announced = []
-    events.subscribe(announced.append)
+    events.subscribe("test", announced.append)
     yield announced
-    events._subscribers.remove(announced.append)
+    events._subscribers.remove(("test", announced.append))
 
 
 @pytest.fixture

@@ -304,9 +304,9 @@ def world(settings, proxy, database, broker, submit):
     world = World(dataclasses.replace(settings, database_url=url), proxy, database, broker, submit)
     # A first statement on a new connection is not sent twice: this is about the others.
     world.database.rows("SELECT 1")
-    events.subscribe(world.announced.append)
+    events.subscribe("test", world.announced.append)
     yield world
-    events._subscribers.remove(world.announced.append)
+    events._subscribers.remove(("test", world.announced.append))
     world.database.discard()
 
 

@@ -276,7 +276,7 @@ def test_the_list_is_emptied_with_the_last_failed_row(database, dead_letters, br
 
 def test_a_dead_letter_is_on_the_list_when_it_is_announced(dead_letters, monkeypatch):
     listed, job_id = [], str(new_id())
-    monkeypatch.setattr(events, "_subscribers", [lambda event: listed.append((event, dead_letters.ids()))])
+    monkeypatch.setattr(events, "_subscribers", [("test", lambda event: listed.append((event, dead_letters.ids())))])
     failed = JobFailed(job_id=job_id, type="t", queue="default", attempt=1, error="Expired", reason=EndReason.EXPIRED)
 
     dead_letters.add(failed)

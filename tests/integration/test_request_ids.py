@@ -104,7 +104,7 @@ def _whole_story(service, worker, job_id):
 @pytest.fixture
 def log_events(log_lines, monkeypatch):
     """Return a function that returns the log lines of events."""
-    monkeypatch.setattr(events, "_subscribers", [logs.log_event])
+    monkeypatch.setattr(events, "_subscribers", [("logs", logs.log_event)])
     return log_lines
 
 

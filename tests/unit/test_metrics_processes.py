@@ -107,6 +107,37 @@ def test_a_thousand_classes_of_exceptions_are_few_series_also_after_a_restart(ru
     assert 2000 == sum(series.values())
 
 
+API = """
+    from jobs_service.api.app import count as subscriber
+"""
+WORKER = """
+    from jobs_service.config import Settings
+    from jobs_service.metrics.slo import Objectives
+    from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
+    settings = Settings.from_env({"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://h"})
+    subscriber = AttemptMetrics(Objectives(settings)).on_event
+"""
+
+
+@pytest.mark.parametrize("service", [API, WORKER], ids=["api", "worker"])
+def test_each_failure_of_a_subscriber_is_counted(run, tmp_path, service):
+    code = """
+    from jobs_service import events
+    def fail(event):
+        raise OSError
+    events.subscribe("logs", fail)
+    events.subscribe("metrics", subscriber)
+    for _ in range(3):
+        events.emit(events.BreakerClosed(breaker="smtp://mail"))
+    """
+
+    run(textwrap.dedent(service) + textwrap.dedent(code))
+
+    assert {'jobs_event_subscriber_errors_total{subscriber="logs"}': 3} == counted(
+        tmp_path, "jobs_event_subscriber_errors_total"
+    )
+
+
 def test_our_buckets_hold_every_bound_of_dramatiqs():
     assert {bound / 1000 for bound in dramatiq_names.BUCKETS} <= {*_RUN}
 

@@ -62,7 +62,7 @@ def _outcome(settings: Settings, claim: int, sending: IO[bytes]) -> ChildMessage
 
 def _run(settings: Settings, file: int, sending: IO[bytes]) -> str:
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
-    events.subscribe(logs.log_event)
+    events.subscribe("logs", logs.log_event)
     job_type_of = load(settings.actor_modules).get
     with open(file, "rb") as claimed:
         claim = msgspec.json.decode(claimed.read(), type=Claim)

@@ -23,6 +23,7 @@ from jobs_service.events import (
     JobSnoozed,
     JobsPruned,
     MessageQuarantined,
+    SubscriberFailed,
     VerdictRefused,
 )
 from jobs_service.metrics import catalogue as metrics
@@ -38,7 +39,7 @@ class AttemptMetrics(Middleware):
         #: The threads that have a message in hand. The sampler exports their number: a gauge would cost more.
         self.busy: set[int] = set()
         self._error_type = metrics.Capped(metrics.ATTEMPT_ERRORS, "error_type")
-        events.subscribe(self.on_event)
+        events.subscribe("metrics", self.on_event)
 
     @property
     def forks(self) -> list[Any]:
@@ -96,6 +97,8 @@ class AttemptMetrics(Middleware):
                 metrics.QUARANTINED.labels(event.queue).inc()
             case JobsPruned():
                 metrics.PRUNED.labels(event.status).inc(event.jobs)
+            case SubscriberFailed():
+                metrics.EVENT_SUBSCRIBER_ERRORS.labels(event.subscriber).inc()
 
     def _started(self, event: JobProcessing) -> None:
         metrics.STARTED.labels(event.queue).inc()
