@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: API": what its clients ask, what they are answered, and how soon."""
+"""The dashboard "Jobs: API": requests, answers, errors and answer times."""
 
 from pages import Row, dashboard, datasource_variable, label_variable
 from panels import Json, Panel, Query, graph, heatmap, stat
@@ -46,7 +46,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Server errors, last hour",
-            "The part of the answers in the last hour that was 5xx. No data: nobody asked.",
+            "Share of 5xx answers in the last hour. No data: no requests.",
             f"({broken} or vector(0)) / ({every} > 0)",
             unit="percentunit",
             steps={0.001: "orange", 0.01: "red"},
@@ -54,7 +54,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Answer time, p95",
-            "The slowest twentieth of the requests takes longer than this.",
+            "5 % of the requests take longer than this.",
             quantile(0.95, REQUESTS, "", ROUTES),
             unit="s",
             steps={0.5: "orange", 2: "red"},
@@ -62,13 +62,13 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Being answered",
-            "Requests the API is busy with now.",
+            "Requests that the API is processing now.",
             "sum(http_server_active_requests)",
             unit="none",
         ),
         stat(
-            "Jobs not rung for, last hour",
-            "Times Redis did not take the message, or PostgreSQL the row. What was accepted is rung for by the relay.",
+            "Jobs not published, last hour",
+            "Jobs for which Redis refused the message or PostgreSQL the row. The relay publishes the submitted ones.",
             "sum(increase(jobs_submission_errors_total[1h])) or vector(0)",
             unit="none",
             steps={1: "orange"},
@@ -82,7 +82,7 @@ def _requests() -> list[Panel]:
     return [
         graph(
             "Requests by route",
-            "Requests per second. Routes are templates; what matches none of them is one line.",
+            "Requests per second. Routes are templates; requests that match none share one line.",
             [
                 Query(
                     rate(f"{REQUESTS}_count", "http_request_method, http_route", ROUTES),
@@ -94,7 +94,7 @@ def _requests() -> list[Panel]:
         ),
         graph(
             "Answers by status",
-            "4xx are the clients' mistakes, 5xx are ours.",
+            "4xx are errors of clients, 5xx are errors of the service.",
             [Query(rate(f"{REQUESTS}_count", status, ROUTES), f"{{{{{status}}}}}")],
             unit="reqps",
             stacked=True,
@@ -102,7 +102,7 @@ def _requests() -> list[Panel]:
         ),
         graph(
             "Server errors by route",
-            "The part of the answers that was 5xx: ours, or a server of ours that was away.",
+            "Share of 5xx answers: a bug, or a server of the service was down.",
             [Query(f"({rate(f'{REQUESTS}_count', 'http_route', BROKEN)} or 0 * {every}) / ({every} > 0)", BY_ROUTE)],
             unit="percentunit",
             width=8,
@@ -116,7 +116,7 @@ def _requests() -> list[Panel]:
         ),
         graph(
             "Being answered",
-            "Requests the API is busy with. At API_PROCESSES x API_THREADS, further ones wait.",
+            "Requests that the API is processing. Above API_PROCESSES x API_THREADS, requests wait.",
             [Query("sum by (instance) (http_server_active_requests)", "{{instance}}")],
             unit="short",
         ),
@@ -129,7 +129,7 @@ def _answer_time() -> list[Panel]:
         graph("Answer time", "The same as quantiles.", quantiles(REQUESTS, ROUTES), unit="s", width=8),
         graph(
             "Answer time by route, p95",
-            "The slowest twentieth of the requests of each route takes longer than this.",
+            "5 % of the requests of each route take longer than this.",
             [Query(quantile(0.95, REQUESTS, "http_route", ROUTES), BY_ROUTE)],
             unit="s",
             width=8,
@@ -140,22 +140,22 @@ def _answer_time() -> list[Panel]:
 def _jobs() -> list[Panel]:
     return [
         graph(
-            "Accepted by source",
-            "Jobs accepted per second, by where they came from.",
+            "Submitted by source",
+            "Jobs submitted per second, by where they came from.",
             [Query(rate("jobs_submitted_total", "source", ""), "{{source}}")],
             unit="ops",
             width=8,
         ),
         graph(
-            "Not rung for",
-            "Times Redis did not take a message, or PostgreSQL a row, in each interval.",
+            "Not submitted or not published",
+            "Jobs for which Redis refused the message or PostgreSQL the row, in each interval.",
             [Query(increase("jobs_submission_errors_total", "reason", ""), "{{reason}}")],
             unit="short",
             width=8,
         ),
         graph(
             "Payload size",
-            "Bytes of the accepted payloads, as JSON. MAX_BODY_BYTES is the limit.",
+            "Size of the submitted payloads, as JSON. MAX_BODY_BYTES is the limit.",
             quantiles("jobs_payload_bytes", ""),
             unit="bytes",
             width=8,

@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: monitoring itself": whether the other dashboards and the alerts can be believed."""
+"""The dashboard "Jobs: monitoring itself": whether metrics, rules and alerts work."""
 
 from pages import Row, dashboard, datasource_variable, link
 from panels import Column, Json, Panel, Query, graph, stat, table, timeline
@@ -13,14 +13,14 @@ def build() -> Json:
     return dashboard(
         uid="jobs-monitoring",
         title="Jobs: monitoring itself",
-        description="Alerts, targets, collectors, rules and the canary: whether the other pages can be believed.",
+        description="Alerts, targets, collectors, rules and the canary: whether the monitoring itself works.",
         variables=[datasource_variable()],
         rows=[
             Row("Alerts", [*_health(), _alerts()]),
             Row("Targets", _targets()),
             Row("Collectors and canary", [*_collectors(), *_canary()]),
             Row("Prometheus and Alertmanager", _prometheus()),
-            Row("Under Dramatiq's names", _dramatiq()),
+            Row("Dramatiq's own metric names", _dramatiq()),
         ],
     )
 
@@ -29,14 +29,14 @@ def _health() -> list[Panel]:
     return [
         stat(
             "Targets down",
-            "Instances Prometheus knows of and gets no answer from.",
+            "Instances that do not answer Prometheus.",
             "sum(1 - up)",
             unit="none",
             steps={1: "red"},
         ),
         stat(
             "Watchdog",
-            "1 while the alert that always fires does. None: no rule is evaluated, no alert can fire.",
+            "1 while the alert that always fires does. 0: no rule is evaluated, and no alert can fire.",
             'count(ALERTS{alertname="JobsWatchdog",alertstate="firing"}) or vector(0)',
             unit="none",
             base="red",
@@ -44,7 +44,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Slowest collector",
-            "How long ago the collector that has failed for longest was last answered.",
+            "How long ago the collector that has failed longest last got an answer.",
             f"max(time() - {truth('jobs_collector_last_success_timestamp_seconds', 'collector', '')})",
             unit="s",
             steps={60: "orange", 120: "red"},
@@ -59,7 +59,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Alerts not delivered, last hour",
-            "Alerts that Prometheus could not pass on, and notifications the Alertmanager could not send.",
+            "Alerts that Prometheus could not deliver, and notifications that the Alertmanager could not send.",
             "sum(increase(prometheus_notifications_dropped_total[1h]))"
             " + (sum(increase(alertmanager_notifications_failed_total[1h])) or vector(0))",
             unit="none",
@@ -77,7 +77,7 @@ def _health() -> list[Panel]:
 def _alerts() -> Panel:
     return table(
         "Firing alerts",
-        "What fires now, by severity. What each means and what to do about it: the runbooks.",
+        "Firing alerts, by severity. The runbooks say what each means and what to do.",
         {"alertname": "Alert", "severity": "Severity", "queue_name": "Queue"},
         [Column("Series", f"count by (alertname, severity, queue_name) ({FIRING})")],
         height=6,
@@ -95,14 +95,14 @@ def _targets() -> list[Panel]:
         ),
         graph(
             "Time to scrape",
-            "What an instance takes to answer Prometheus. The limit is ten seconds.",
+            "Time an instance takes to answer Prometheus. The limit is ten seconds.",
             [Query("max by (job, instance) (scrape_duration_seconds)", BY_TARGET)],
             unit="s",
             width=8,
         ),
         graph(
             "Samples in a scrape",
-            "Series an instance serves. At 20,000, the line, its whole scrape is refused.",
+            "Series an instance exports. Above the line, 20,000, Prometheus drops its whole scrape.",
             [Query("max by (job, instance) (scrape_samples_scraped)", BY_TARGET)],
             unit="short",
             width=8,
@@ -110,7 +110,7 @@ def _targets() -> list[Panel]:
         ),
         graph(
             "New series in a scrape",
-            "Series that were not there before. High for long: a label has values without end.",
+            "Series that are new in a scrape. High for hours: a label has too many values.",
             [Query("sum by (job) (scrape_series_added)", BY_JOB)],
             unit="short",
             width=8,
@@ -122,8 +122,8 @@ def _collectors() -> list[Panel]:
     age = f"time() - {truth('jobs_collector_last_success_timestamp_seconds', 'collector', '')}"
     return [
         graph(
-            "Collectors that are answered",
-            "Below 1, an app or a worker could not read that group of gauges: panels show gaps.",
+            "Working collectors",
+            "Below 1: an API or a worker could not read that group of gauges, and panels have gaps.",
             [Query("min by (collector) (jobs_collector_success)", "{{collector}}")],
             unit="none",
             width=8,
@@ -131,14 +131,14 @@ def _collectors() -> list[Panel]:
         ),
         graph(
             "Time to collect",
-            "What each collector's look at PostgreSQL or Redis takes.",
+            "Time each collector takes to read PostgreSQL or Redis.",
             [Query(truth("jobs_collector_duration_seconds", "collector", ""), "{{collector}}")],
             unit="s",
             width=8,
         ),
         graph(
             "Since the last answer",
-            "How long ago each collector was last answered.",
+            "How long ago each collector last got an answer.",
             [Query(age, "{{collector}}")],
             unit="s",
             width=8,
@@ -152,14 +152,14 @@ def _canary() -> list[Panel]:
     return [
         graph(
             "Canary, end to end",
-            "How long the last canary took from the API to its last word. It is a job like any other, once a minute.",
+            "How long the last canary took from the API to its end. A canary is a job that runs once a minute.",
             [Query(truth("jobs_canary_latency_seconds", "queue_name", ""), "{{queue_name}}")],
             unit="s",
             leads_to=to_queue,
         ),
         graph(
             "Since the last canary",
-            "How long ago a canary of each queue last completed. Minutes: no job of this queue gets through.",
+            "How long ago a canary of each queue last completed. Minutes: the queue's jobs do not complete.",
             [Query(age, "{{queue_name}}")],
             unit="s",
             lines={180: "red"},
@@ -172,14 +172,14 @@ def _prometheus() -> list[Panel]:
     return [
         graph(
             "Time to evaluate",
-            "What the last evaluation of each group of rules took. Beyond the interval, evaluations are missed.",
+            "Time of the last evaluation of each group of rules. Above the interval, evaluations are skipped.",
             [Query("max by (rule_group) (prometheus_rule_group_last_duration_seconds)", "{{rule_group}}")],
             unit="s",
             width=8,
         ),
         graph(
-            "Alerts passed on",
-            "Alerts Prometheus handed to an Alertmanager, and those it dropped, per second.",
+            "Alerts sent to the Alertmanager",
+            "Alerts that Prometheus sent to an Alertmanager, and alerts it dropped, per second.",
             [
                 Query(rate("prometheus_notifications_sent_total", "", ""), "sent"),
                 Query(rate("prometheus_notifications_dropped_total", "", ""), "dropped"),
@@ -189,7 +189,7 @@ def _prometheus() -> list[Panel]:
         ),
         graph(
             "Notifications",
-            "What the Alertmanager sent in each interval, and what it could not send, by kind of receiver.",
+            "Notifications sent and failed in each interval, by kind of receiver.",
             [
                 Query(increase("alertmanager_notifications_total", "integration", ""), "{{integration}}"),
                 Query(
@@ -206,7 +206,7 @@ def _dramatiq() -> list[Panel]:
     return [
         graph(
             "Messages",
-            "The counters of Dramatiq's own middleware, made of ours, for dashboards that know them.",
+            "Counters under the names of Dramatiq's own middleware, for existing dashboards.",
             [
                 Query(rate("dramatiq_messages_total", "", ""), "messages"),
                 Query(rate("dramatiq_message_errors_total", "", ""), "errors"),
@@ -218,7 +218,7 @@ def _dramatiq() -> list[Panel]:
         ),
         graph(
             "In progress",
-            "Attempts running now; delayed is 0, because delays are kept in PostgreSQL.",
+            "Running attempts. Delayed is always 0, because delays are kept in PostgreSQL.",
             [
                 Query("sum(dramatiq_messages_inprogress)", "running"),
                 Query("sum(dramatiq_delayed_messages_inprogress)", "delayed"),
@@ -228,7 +228,7 @@ def _dramatiq() -> list[Panel]:
         ),
         graph(
             "Run duration, p95",
-            "In milliseconds, as its name says.",
+            "In milliseconds, as in the metric's name.",
             [Query(quantile(0.95, "dramatiq_message_duration_milliseconds", "actor_name", ""), "{{actor_name}}")],
             unit="ms",
             width=8,

@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: job type": what a type of job, or each of several, does, how long it takes and why it fails."""
+"""The dashboard "Jobs: job type": how many jobs of a type run, how long they take and why they fail."""
 
 from pages import Row, dashboard, datasource_variable, label_variable
 from panels import Column, Json, Panel, Query, graph, heatmap, table
@@ -12,7 +12,7 @@ def build() -> Json:
     return dashboard(
         uid="jobs-type",
         title="Jobs: job type",
-        description="One job type or several: how many, how long, how often they fail and with what.",
+        description="One job type or several: how many jobs run, how long, how often they fail and why.",
         variables=[
             datasource_variable(),
             label_variable("queue_name", "Queue", "jobs_current"),
@@ -23,7 +23,7 @@ def build() -> Json:
             Row("Duration", _duration()),
             Row("Running", _running()),
             Row("Errors", _errors()),
-            Row("The end", _ends()),
+            Row("How jobs ended", _ends()),
         ],
     )
 
@@ -33,8 +33,8 @@ def _flow() -> list[Panel]:
     every = rate("jobs_finished_total", "actor_name", CHOSEN)
     return [
         graph(
-            "Accepted",
-            "Jobs accepted by the API per second.",
+            "Submitted",
+            "Jobs submitted per second.",
             [Query(rate("jobs_submitted_total", "actor_name", CHOSEN), BY_TYPE)],
             unit="ops",
             width=8,
@@ -48,7 +48,7 @@ def _flow() -> list[Panel]:
         ),
         graph(
             "Completed",
-            "Of the jobs of each type that ended, the part that completed. The rest failed or was cancelled.",
+            "Share of the ended jobs of each type that completed. The others failed or were cancelled.",
             [Query(f"{completed} / ({every} > 0)", BY_TYPE)],
             unit="percentunit",
             width=8,
@@ -61,7 +61,7 @@ def _duration() -> list[Panel]:
     return [
         heatmap(
             "Run duration, distribution",
-            "From an attempt's claim to its verdict, whatever the outcome.",
+            "Time from an attempt's claim to its result, whatever the outcome.",
             cells("jobs_run_duration_seconds", CHOSEN),
             unit="s",
             width=8,
@@ -75,7 +75,7 @@ def _duration() -> list[Panel]:
         ),
         graph(
             "Run duration by type, p95",
-            "The slowest twentieth of the attempts of each type takes longer than this.",
+            "5 % of the attempts of each type take longer than this.",
             [Query(quantile(0.95, "jobs_run_duration_seconds", "actor_name", CHOSEN), BY_TYPE)],
             unit="s",
             width=8,
@@ -88,21 +88,21 @@ def _running() -> list[Panel]:
     return [
         graph(
             "Running now",
-            "Attempts that are with a worker thread.",
+            "Attempts that run on a worker thread.",
             [Query(f"sum by (actor_name) (jobs_worker_running{{{CHOSEN}}})", BY_TYPE)],
             unit="short",
             width=8,
         ),
         graph(
             "Threads used",
-            "Run time per second of time: how many threads the type keeps busy on average. What capacity is made of.",
+            "Run time per second: how many threads the type keeps busy on average. Use it to plan capacity.",
             [Query(f"sum by (actor_name) (rate(jobs_run_duration_seconds_sum{{{CHOSEN}}}[{WINDOW}]))", BY_TYPE)],
             unit="short",
             width=8,
         ),
         graph(
             "Longest running and time limit",
-            "How long the oldest running attempt has been running, and, dashed, how long it may.",
+            "How long the oldest running attempt has been running, and, dashed, its time limit.",
             [
                 Query(oldest, BY_TYPE),
                 Query(truth("jobs_actor_time_limit_seconds", "actor_name", CHOSEN), f"limit, {BY_TYPE}", target=True),
@@ -120,7 +120,7 @@ def _errors() -> list[Panel]:
     return [
         graph(
             "Retried attempts",
-            "The part of the attempts that failed and will be tried again. Near 100 %: what the type needs is away.",
+            "Share of the attempts that failed and are retried. Near 100 %: a server the type needs is down.",
             [Query(f"{retried} / ({begun} > 0)", BY_TYPE)],
             unit="percentunit",
             width=8,
@@ -161,13 +161,13 @@ def _ends() -> list[Panel]:
             width=8,
         ),
         graph(
-            "Taken back, put off, in doubt",
-            "Jobs rescued from lost workers, attempts put off uncounted, and attempts whose effect nobody knows.",
+            "Taken back, postponed, ambiguous",
+            "Jobs of lost workers, attempts that were postponed, and attempts with an unknown outcome.",
             [
                 Query(increase("jobs_rescued_total", "", CHOSEN), "taken back"),
-                Query(increase("jobs_snoozed_total", "", CHOSEN), "put off"),
-                Query(increase("jobs_attempts_total", "", f'outcome="deferred",{CHOSEN}'), "what it needs is away"),
-                Query(increase("jobs_ambiguous_total", "policy", CHOSEN), "in doubt, {{policy}}"),
+                Query(increase("jobs_snoozed_total", "", CHOSEN), "postponed"),
+                Query(increase("jobs_attempts_total", "", f'outcome="deferred",{CHOSEN}'), "server unavailable"),
+                Query(increase("jobs_ambiguous_total", "policy", CHOSEN), "ambiguous, {{policy}}"),
             ],
             unit="short",
             width=8,

@@ -1,4 +1,4 @@
-"""The dashboard "Jobs overview": is it well, does it flow, how long does it take, what fails, what do clients see."""
+"""The dashboard "Jobs overview": health, flow, latency and errors, and the API's answers."""
 
 from pages import Row, cell_link, dashboard, datasource_variable, label_variable, link
 from panels import Column, Json, Panel, Query, graph, heatmap, stat, table
@@ -20,7 +20,7 @@ def build() -> Json:
     return dashboard(
         uid="jobs-overview",
         title="Jobs overview",
-        description="Health, flow, latency and errors of the job system, and what its API's clients see.",
+        description="Health, flow, latency and errors of the job system, and its API's answers.",
         variables=[datasource_variable(), label_variable("queue_name", "Queue", "jobs_current")],
         rows=[
             Row("Health", [*_verdicts(), *_amounts()]),
@@ -51,7 +51,7 @@ def _verdicts() -> list[Panel]:
         ),
         stat(
             "Success, last hour",
-            "Of the jobs that ended in the last hour, the part that completed. No data: none ended.",
+            "Share of the jobs that ended in the last hour which completed. No data: none ended.",
             f"{_ended('completed')} / ({_ended('completed|failed')} > 0)",
             unit="percentunit",
             base="red",
@@ -62,7 +62,7 @@ def _verdicts() -> list[Panel]:
         ),
         stat(
             "Error budget left",
-            "Of the jobs that may fail in 30 days, the part that has not, in the queue that has least of it left.",
+            "Share of the 30-day error budget that is left, in the queue with the least left.",
             f"min({success_budget_left()})",
             unit="percentunit",
             base="red",
@@ -72,7 +72,7 @@ def _verdicts() -> list[Panel]:
         ),
         stat(
             "Longest wait",
-            "How long the first in line of any queue has been able to start.",
+            "How long the first job in line of any queue has been able to start.",
             truth("jobs_queue_oldest_eligible_age_seconds", ""),
             unit="s",
             steps={60: "orange", 300: "red"},
@@ -82,7 +82,7 @@ def _verdicts() -> list[Panel]:
         ),
         stat(
             "Worker processes",
-            "Worker processes whose heartbeat in PostgreSQL is fresh. None: nothing is processed.",
+            "Worker processes with a fresh heartbeat in PostgreSQL. None: no job runs.",
             truth("jobs_workers", "", ""),
             unit="none",
             base="red",
@@ -97,7 +97,7 @@ def _amounts() -> list[Panel]:
     return [
         stat(
             "Threads in use",
-            "The part of all worker threads that has a message in hand. At 100 %, jobs wait.",
+            "Share of worker threads that handle a message. At 100 %, jobs wait.",
             "sum(jobs_worker_threads_busy) / (sum(jobs_worker_threads) > 0)",
             unit="percentunit",
             steps={0.8: "orange", 0.95: "red"},
@@ -106,7 +106,7 @@ def _amounts() -> list[Panel]:
         ),
         stat(
             "Waiting now",
-            "Jobs that could start at once and wait for a worker.",
+            "Jobs that could start now and wait for a worker.",
             f"sum({truth('jobs_current', 'queue_name', PENDING)})",
             unit="short",
             width=3,
@@ -114,7 +114,7 @@ def _amounts() -> list[Panel]:
         ),
         stat(
             "Dead letters",
-            "Jobs in state failed: no further attempt will be made unless somebody asks for it.",
+            "Failed jobs. They run again only if a person requests it.",
             f"sum({truth('jobs_dead', 'queue_name')})",
             unit="short",
             steps={1: "orange"},
@@ -128,17 +128,17 @@ def _flow() -> list[Panel]:
     return [
         graph(
             "In and out",
-            "Jobs accepted by the API, and jobs that ended, by outcome. Accepted above the rest: the backlog grows.",
+            "Jobs submitted, and jobs that ended, by outcome. Submitted above the rest: the backlog grows.",
             [
-                Query(rate("jobs_submitted_total", ""), "accepted"),
+                Query(rate("jobs_submitted_total", ""), "submitted"),
                 Query(rate("jobs_finished_total", "outcome"), "{{outcome}}"),
             ],
             unit="ops",
         ),
         graph(
             "Unfinished jobs by state",
-            "Pending could start now; scheduled and retrying wait for their time, deferred for what is away; "
-            "processing is with a worker.",
+            "Pending could start now; scheduled and retrying wait for their date, deferred for a server; "
+            "processing run on a worker.",
             [Query(f"sum by (state) ({truth('jobs_current', 'queue_name, state')})", "{{state}}")],
             unit="short",
             stacked=True,
@@ -153,7 +153,7 @@ def _flow() -> list[Panel]:
         ),
         graph(
             "Time to drain",
-            "Seconds until nobody waits, if jobs go on finishing as in the last ten minutes. No line: none finishes.",
+            "Seconds until the backlog is empty at the rate of the last ten minutes. No line: no job finishes.",
             [Query(f"queue_name:jobs_drain_seconds:ratio{{{QUEUES}}}", "{{queue_name}}")],
             unit="s",
             width=8,
@@ -161,7 +161,7 @@ def _flow() -> list[Panel]:
         ),
         graph(
             "Worker threads",
-            "Threads with a message in hand, and all threads. Where the two meet, jobs wait.",
+            "Threads that handle a message, and all threads. If the two are equal, jobs wait.",
             [
                 Query("sum(jobs_worker_threads_busy)", "busy"),
                 Query("sum(jobs_worker_threads)", "threads", target=True),
@@ -177,19 +177,19 @@ def _latency() -> list[Panel]:
     return [
         heatmap(
             "Queue latency, distribution",
-            "From when an attempt could start to when it did. Time a job was told to wait does not count.",
+            "Time from when an attempt could start to when it did. Requested delays do not count.",
             cells("jobs_queue_latency_seconds"),
             unit="s",
         ),
         graph(
             "Queue latency",
-            "The same as quantiles. It sees only attempts that started: a queue at rest shows in the longest wait.",
+            "The same as quantiles, only for attempts that started. See the longest wait for a stalled queue.",
             quantiles("jobs_queue_latency_seconds"),
             unit="s",
         ),
         graph(
             "Longest wait by queue",
-            "How long the first in line has been able to start, as PostgreSQL sees it; 0 when nobody waits.",
+            "How long the first job in line has been able to start, by PostgreSQL's clock; 0 if no job waits.",
             [Query(truth("jobs_queue_oldest_eligible_age_seconds", "queue_name"), "{{queue_name}}")],
             unit="s",
             width=8,
@@ -197,7 +197,7 @@ def _latency() -> list[Panel]:
         ),
         graph(
             "Run duration by job type, p95",
-            "From claim to verdict, whatever the outcome: the slowest twentieth of attempts takes longer.",
+            "Time from claim to result, whatever the outcome. 5 % of the attempts take longer.",
             [Query(quantile(0.95, "jobs_run_duration_seconds", "actor_name"), "{{actor_name}}")],
             unit="s",
             width=8,
@@ -205,7 +205,7 @@ def _latency() -> list[Panel]:
         ),
         graph(
             "End to end",
-            "From accepting a job to its last word, delays and retries included.",
+            "Time from the submission of a job to its end, delays and retries included.",
             quantiles("jobs_end_to_end_seconds"),
             unit="s",
             width=8,
@@ -219,7 +219,7 @@ def _errors() -> list[Panel]:
     return [
         graph(
             "Attempts by outcome",
-            "Every message a worker handled. Skipped: the job was done or taken; released: handed back at a stop.",
+            "Every message a worker handled. Skipped: already done or taken. Released: given back at a stop.",
             [Query(rate("jobs_attempts_total", "outcome"), "{{outcome}}")],
             unit="ops",
             width=8,
@@ -227,7 +227,7 @@ def _errors() -> list[Panel]:
         ),
         graph(
             "Retried attempts by job type",
-            "The part of each type's attempts that failed and will be tried again. Near 100 %: what it needs is away.",
+            "Share of each type's attempts that failed and are retried. Near 100 %: a server it needs is down.",
             [Query(f"{retried} / ({begun} > 0)", "{{actor_name}}")],
             unit="percentunit",
             width=8,
@@ -236,7 +236,7 @@ def _errors() -> list[Panel]:
         ),
         graph(
             "Dead letters by queue",
-            "Jobs in state failed. It falls when they are tried again or deleted.",
+            "Failed jobs. The number falls when they are run again or deleted.",
             [Query(truth("jobs_dead", "queue_name"), "{{queue_name}}")],
             unit="short",
             width=8,
@@ -252,7 +252,7 @@ def _api() -> list[Panel]:
     return [
         graph(
             "Requests by route",
-            "Requests per second. Routes are templates; what matches none of them is one line.",
+            "Requests per second. Routes are templates; requests that match none share one line.",
             [Query(every, "{{http_route}}")],
             unit="reqps",
             width=8,
@@ -260,7 +260,7 @@ def _api() -> list[Panel]:
         ),
         graph(
             "Server errors by route",
-            "The part of the answers that was 5xx: ours, or a server of ours that was away.",
+            "Share of 5xx answers: a bug, or a server of the service was down.",
             [Query(f"({broken} or 0 * {every}) / ({every} > 0)", "{{http_route}}")],
             unit="percentunit",
             width=8,
@@ -269,7 +269,7 @@ def _api() -> list[Panel]:
         ),
         graph(
             "Answer time by route, p95",
-            "The slowest twentieth of the requests of each route takes longer than this.",
+            "5 % of the requests of each route take longer than this.",
             [Query(quantile(0.95, requests, "http_route", ""), "{{http_route}}")],
             unit="s",
             width=8,
@@ -284,7 +284,7 @@ def _queues() -> Panel:
     ended = increase("jobs_finished_total", "queue_name", f'outcome=~"completed|failed",{QUEUES}', "$__range")
     return table(
         "Queues",
-        "Each queue now, and the part of its jobs that failed in the time range shown.",
+        "Each queue now, and the share of its jobs that failed in the time range shown.",
         {"queue_name": "Queue"},
         [
             Column("Waiting", truth("jobs_current", "queue_name", PENDING)),

@@ -12,7 +12,7 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 #: Colour by meaning, the same in every panel.
 COLOURS = {
     "completed": "green",
-    "accepted": "blue",
+    "submitted": "blue",
     "retried": "orange",
     "failed": "red",
     "cancelled": "purple",

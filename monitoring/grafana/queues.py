@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: queue": one queue, or several side by side: on time, in step with Redis, draining, failing."""
+"""The dashboard "Jobs: queue": whether queues are on time, agree with Redis and drain, and how their jobs end."""
 
 from pages import Row, dashboard, datasource_variable, label_variable, link
 from panels import Json, Panel, Query, graph, heatmap, timeline
@@ -12,15 +12,15 @@ def build() -> Json:
     return dashboard(
         uid="jobs-queue",
         title="Jobs: queue",
-        description="One queue or several: whether it is on time, where its jobs are, what became of them.",
+        description="One queue or several: whether it is on time, where its jobs are, and how they ended.",
         variables=[datasource_variable(), label_variable("queue_name", "Queue", "jobs_current")],
         rows=[
             Row("On time", [_late(), *_waits()]),
             Row("Where its jobs are", _places()),
             Row("Flow", _flow()),
             Row("Latency", _latency()),
-            Row("What became of them", _ends()),
-            Row("What went wrong on the way", _mishaps()),
+            Row("How jobs ended", _ends()),
+            Row("Faults", _mishaps()),
         ],
     )
 
@@ -28,7 +28,7 @@ def build() -> Json:
 def _late() -> Panel:
     return timeline(
         "On time",
-        "Late: the first in line has waited longer than the queue's target. The service level counts this time.",
+        "Late: the first job in line has waited longer than the queue's target. The objective counts this time.",
         Query(f"queue_name:jobs_late:bool{{{QUEUES}}}", BY_QUEUE),
         words={0: ("on time", "green"), 1: ("late", "red")},
     )
@@ -39,7 +39,7 @@ def _waits() -> list[Panel]:
     return [
         graph(
             "Longest wait and target",
-            "How long the first in line has been able to start, and, dashed, how long it may.",
+            "How long the first job in line has been able to start, and, dashed, the queue's target.",
             [
                 Query(truth("jobs_queue_oldest_eligible_age_seconds", "queue_name"), BY_QUEUE),
                 Query(truth("jobs_queue_slo_latency_seconds", "queue_name"), f"target, {BY_QUEUE}", target=True),
@@ -47,8 +47,8 @@ def _waits() -> list[Panel]:
             unit="s",
         ),
         graph(
-            "Begun late",
-            "The part of the attempts that began later than the queue's target.",
+            "Started late",
+            "Share of the attempts that started later than the queue's target.",
             [Query(f"{rate('jobs_started_late_total', 'queue_name')} / ({begun} > 0)", BY_QUEUE)],
             unit="percentunit",
             maximum=1,
@@ -60,8 +60,8 @@ def _places() -> list[Panel]:
     return [
         graph(
             "Unfinished jobs by state",
-            "Pending could start now; scheduled and retrying wait for their time, deferred for what is away; "
-            "processing is with a worker.",
+            "Pending could start now; scheduled and retrying wait for their date, deferred for a server; "
+            "processing run on a worker.",
             [Query(f"sum by (state) ({truth('jobs_current', 'queue_name, state')})", "{{state}}")],
             unit="short",
             stacked=True,
@@ -69,8 +69,8 @@ def _places() -> list[Panel]:
         ),
         graph(
             "PostgreSQL and Redis",
-            "Jobs that could start, as rows, and the messages that ring for them. Up to QUEUE_WINDOW rows they are "
-            "about equal; rows without messages for long: the relay does not ring.",
+            "Rows of jobs that could start, and their messages in Redis. Up to QUEUE_WINDOW they are "
+            "about equal. Rows without messages for minutes: the relay does not publish.",
             [
                 Query(truth("jobs_current", "queue_name", PENDING), f"rows, {BY_QUEUE}"),
                 Query(truth("jobs_broker_messages", "queue_name"), f"messages, {BY_QUEUE}"),
@@ -79,8 +79,8 @@ def _places() -> list[Panel]:
             width=8,
         ),
         graph(
-            "Left lying",
-            "What maintenance mends within seconds: due jobs nobody rang for, and jobs whose worker has gone silent.",
+            "Overdue and stale",
+            "Due jobs that are not published, and jobs of lost workers. Maintenance should take seconds for both.",
             [
                 Query(truth("jobs_scheduled_overdue", "queue_name"), f"overdue, {BY_QUEUE}"),
                 Query(truth("jobs_stale_processing", "queue_name"), f"stale, {BY_QUEUE}"),
@@ -96,9 +96,9 @@ def _flow() -> list[Panel]:
     return [
         graph(
             "In and out",
-            "Jobs accepted by the API, and jobs that ended, by outcome.",
+            "Jobs submitted, and jobs that ended, by outcome.",
             [
-                Query(rate("jobs_submitted_total", ""), "accepted"),
+                Query(rate("jobs_submitted_total", ""), "submitted"),
                 Query(rate("jobs_finished_total", "outcome"), "{{outcome}}"),
             ],
             unit="ops",
@@ -106,14 +106,14 @@ def _flow() -> list[Panel]:
         ),
         graph(
             "Time to drain",
-            "Seconds until nobody waits, if jobs go on finishing as in the last ten minutes. No line: none finishes.",
+            "Seconds until the backlog is empty at the rate of the last ten minutes. No line: no job finishes.",
             [Query(f"queue_name:jobs_drain_seconds:ratio{{{QUEUES}}}", BY_QUEUE)],
             unit="s",
             width=8,
         ),
         graph(
             "Consumers",
-            "Threads that take messages from the queue, one for each worker process. None: its jobs wait for ever.",
+            "Threads that take messages from the queue, one for each worker process. None: its jobs do not start.",
             [Query(f"sum by (queue_name) (jobs_worker_consumers{{{QUEUES}}})", BY_QUEUE)],
             unit="short",
             width=8,
@@ -125,13 +125,13 @@ def _latency() -> list[Panel]:
     return [
         heatmap(
             "Queue latency, distribution",
-            "From when an attempt could start to when it did. Time a job was told to wait does not count.",
+            "Time from when an attempt could start to when it did. Requested delays do not count.",
             cells("jobs_queue_latency_seconds"),
             unit="s",
         ),
         graph(
             "Queue latency by queue, p95",
-            "The same; a twentieth of the attempts started later than this. Dashed: the target.",
+            "The same: 5 % of the attempts waited longer than this. Dashed: the target.",
             [
                 Query(quantile(0.95, "jobs_queue_latency_seconds", "queue_name"), BY_QUEUE),
                 Query(truth("jobs_queue_slo_latency_seconds", "queue_name"), f"target, {BY_QUEUE}", target=True),
@@ -140,7 +140,7 @@ def _latency() -> list[Panel]:
         ),
         heatmap(
             "End to end, distribution",
-            "From accepting a job to its last word, delays and retries included.",
+            "Time from the submission of a job to its end, delays and retries included.",
             cells("jobs_end_to_end_seconds"),
             unit="s",
         ),
@@ -167,7 +167,7 @@ def _ends() -> list[Panel]:
         ),
         graph(
             "Dead letters and limit",
-            "Jobs in state failed, and, dashed, how many are too many. It falls when they are tried again or deleted.",
+            "Failed jobs, and, dashed, the limit. The number falls when they are run again or deleted.",
             [
                 Query(truth("jobs_dead", "queue_name"), BY_QUEUE),
                 Query(truth("jobs_queue_dead_limit", "queue_name"), f"limit, {BY_QUEUE}", target=True),
@@ -177,7 +177,7 @@ def _ends() -> list[Panel]:
         ),
         graph(
             "Age of the oldest dead letter",
-            "How long ago the job failed that has been a dead letter longest. No line: there is none.",
+            "Age of the oldest dead letter. No line: there is none.",
             [Query(f"time() - {oldest}", BY_QUEUE)],
             unit="s",
             width=6,
@@ -189,25 +189,25 @@ def _mishaps() -> list[Panel]:
     return [
         graph(
             "Taken back from lost workers",
-            "Jobs rescued in each interval: their worker was killed, or silent for longer than its lease.",
+            "Jobs rescued in each interval: their worker was killed, or silent for longer than the lease.",
             [Query(increase("jobs_rescued_total", "queue_name"), BY_QUEUE)],
             unit="short",
             width=8,
         ),
         graph(
             "Messages set aside",
-            "Messages in Redis that could not be decoded, in each interval. Somebody else writes there.",
+            "Messages in Redis that could not be decoded, in each interval. Another program writes there.",
             [Query(increase("jobs_quarantined_total", "queue_name"), BY_QUEUE)],
             unit="short",
             width=8,
         ),
         graph(
-            "Put off, and in doubt",
-            "Attempts put off uncounted, and attempts whose effect nobody knows, in each interval.",
+            "Postponed and ambiguous",
+            "Attempts that were postponed, and attempts with an unknown outcome, in each interval.",
             [
-                Query(increase("jobs_snoozed_total", ""), "put off"),
-                Query(increase("jobs_attempts_total", "", f'outcome="deferred",{QUEUES}'), "what it needs is away"),
-                Query(increase("jobs_ambiguous_total", "policy"), "in doubt, {{policy}}"),
+                Query(increase("jobs_snoozed_total", ""), "postponed"),
+                Query(increase("jobs_attempts_total", "", f'outcome="deferred",{QUEUES}'), "server unavailable"),
+                Query(increase("jobs_ambiguous_total", "policy"), "ambiguous, {{policy}}"),
             ],
             unit="short",
             width=8,

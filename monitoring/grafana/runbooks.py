@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: runbooks": docs/runbooks/, where who is woken by an alert looks first."""
+"""The dashboard "Jobs: runbooks": the pages of docs/runbooks/."""
 
 import re
 from collections.abc import Iterator

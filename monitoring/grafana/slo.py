@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: service levels": what was promised, what was kept, and how fast the rest is being used up."""
+"""The dashboard "Jobs: service levels": the objectives, how far they are met, and how fast the error budget is used."""
 
 from pages import Row, cell_link, dashboard, datasource_variable, label_variable, link
 from panels import Column, Json, Panel, Query, graph, table, timeline
@@ -14,13 +14,13 @@ def build() -> Json:
     return dashboard(
         uid="jobs-slo",
         title="Jobs: service levels",
-        description="For each queue, how many jobs fail and how much of the time it is late, against how much may be.",
+        description="For each queue, how many jobs fail and how often it is late, against the objectives.",
         variables=[datasource_variable(), label_variable("queue_name", "Queue", "jobs_current")],
         rows=[
             Row("The last 30 days", [_month()]),
-            Row("Success: of the jobs that end, most complete", _success()),
-            Row("Latency: most of the time, the first in line is not late", _latency()),
-            Row("API: of the requests for jobs, most are answered without a server error", _api()),
+            Row("Success: the share of jobs that complete", _success()),
+            Row("Latency: the share of time in which the first job in line is not late", _latency()),
+            Row("API: the share of requests for jobs without a server error", _api()),
         ],
     )
 
@@ -54,7 +54,7 @@ def _month() -> Panel:
     failed, late = _failed_in_a_month(), _late_in_a_month()
     return table(
         "Objectives",
-        "What may go wrong in 30 days, what did, and what is left of it. Nothing left: mend causes before changes.",
+        "The error budget of 30 days, its use, and the rest. If nothing is left, fix causes before you deploy changes.",
         {"queue_name": "Queue"},
         [
             Column("May fail", _budget("success"), "percentunit", 2),
@@ -72,7 +72,7 @@ def _month() -> Panel:
 def _burn(title: str, series: str, slo: str) -> Panel:
     return graph(
         title,
-        "How many times faster than sustainable the budget is used: 1 lasts 30 days, 14.4 two. Lines: what alerts say.",
+        "How fast the budget is used: at 1 it lasts 30 days, at 14.4 two days. Lines: thresholds of alerts.",
         [
             Query(f"{series}{window}{{{QUEUES}}} / on (queue_name) {_budget(slo)}", f"{window}, {BY_QUEUE}")
             for window in ("1h", "6h", "3d")
@@ -88,7 +88,7 @@ def _success() -> list[Panel]:
         _burn("Burn rate, success", series, "success"),
         graph(
             "Failed jobs",
-            "The part of the jobs that ended in the last hour which failed, and, dashed, what may in the long run.",
+            "Share of the jobs that ended in the last hour and failed, and, dashed, the objective.",
             [Query(f"{series}1h{{{QUEUES}}}", BY_QUEUE), Query(_budget("success"), f"budget, {BY_QUEUE}", target=True)],
             unit="percentunit",
         ),
@@ -100,14 +100,14 @@ def _latency() -> list[Panel]:
     return [
         timeline(
             "On time",
-            "Late: the first in line has waited longer than the queue's target.",
+            "Late: the first job in line has waited longer than the queue's target.",
             Query(f"queue_name:jobs_late:bool{{{QUEUES}}}", BY_QUEUE),
             words={0: ("on time", "green"), 1: ("late", "red")},
         ),
         _burn("Burn rate, latency", series, "latency"),
         graph(
             "Time late",
-            "The part of the last hour in which the queue was late, and, dashed, what it may be in the long run.",
+            "Share of the last hour in which the queue was late, and, dashed, the objective.",
             [Query(f"{series}1h{{{QUEUES}}}", BY_QUEUE), Query(_budget("latency"), f"budget, {BY_QUEUE}", target=True)],
             unit="percentunit",
         ),
@@ -119,7 +119,7 @@ def _api() -> list[Panel]:
     return [
         graph(
             "Server errors",
-            "Of the requests for jobs, the part answered by a 5xx, in each window. The line: one in a thousand.",
+            "Share of the requests for jobs with a 5xx answer, in each window. The line is one in a thousand.",
             [Query(f"service:http_server_errors_per_request:ratio_rate{window}", window) for window in windows],
             unit="percentunit",
             width=24,

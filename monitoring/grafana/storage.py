@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: storage and broker": PostgreSQL, which keeps the jobs, and Redis, which rings for them."""
+"""The dashboard "Jobs: storage and broker": PostgreSQL, which stores the jobs, and Redis, which holds messages."""
 
 from pages import Row, dashboard, datasource_variable, link
 from panels import Json, Panel, Query, graph, stat
@@ -11,7 +11,7 @@ def build() -> Json:
     return dashboard(
         uid="jobs-storage",
         title="Jobs: storage and broker",
-        description="PostgreSQL, which keeps the jobs, and Redis, which rings for them: size, age, agreement.",
+        description="PostgreSQL, which stores the jobs, and Redis, which holds their messages: size and health.",
         variables=[datasource_variable()],
         rows=[
             Row("Health", _health()),
@@ -25,7 +25,7 @@ def _health() -> list[Panel]:
     return [
         stat(
             "PostgreSQL",
-            "1 while it answers. It keeps every job: without it nothing is accepted and nothing begins.",
+            "1 while it answers. Without it no job can be submitted and none starts.",
             truth("jobs_pg_up", "", ""),
             unit="none",
             base="red",
@@ -33,7 +33,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Redis",
-            "1 while it answers. Without it jobs are accepted all the same, and begin when it is back.",
+            "1 while it answers. Without it jobs can be submitted, and start when it is back.",
             truth("jobs_redis_up", "", ""),
             unit="none",
             base="red",
@@ -41,14 +41,14 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Connections in use",
-            "The part of PostgreSQL's connections that this database has open.",
+            "Share of PostgreSQL's connections that this database has open.",
             f"{truth('jobs_pg_connections', '', '')} / {truth('jobs_pg_max_connections', '', '')}",
             unit="percentunit",
             steps={0.7: "orange", 0.9: "red"},
         ),
         stat(
             "Oldest transaction",
-            "Vacuum clears nothing that is younger than it. Minutes: somebody left one open.",
+            "Vacuum cannot remove rows that died since it began. Minutes: a transaction was left open.",
             truth("jobs_pg_oldest_xact_age_seconds", "", ""),
             unit="s",
             steps={300: "orange", 900: "red"},
@@ -63,7 +63,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Keys evicted, last hour",
-            "Keys Redis dropped for want of memory: messages lost. The relay rings again for their jobs.",
+            "Keys that Redis evicted, with their messages. The relay publishes their jobs again.",
             "max(increase(jobs_redis_evicted_keys_total[1h]))",
             unit="none",
             steps={1: "red"},
@@ -89,8 +89,8 @@ def _postgres() -> list[Panel]:
             width=8,
         ),
         graph(
-            "Dead rows, as a part",
-            "Of all rows of the table, the part that vacuum has yet to clear. Above a half for long: bloat.",
+            "Share of dead rows",
+            "Share of the table's rows that vacuum has not yet removed. Above a half for hours: bloat.",
             [Query(f"{dead} / ({dead} + {live} > 0)", BY_TABLE)],
             unit="percentunit",
             width=8,
@@ -98,24 +98,24 @@ def _postgres() -> list[Panel]:
         ),
         graph(
             "Since the last autovacuum",
-            "How long ago autovacuum last worked on the table. No line: never yet.",
+            "How long ago autovacuum last processed the table. No line: never.",
             [Query(f"time() - {truth('jobs_pg_last_autovacuum_timestamp_seconds', 'table', '')}", BY_TABLE)],
             unit="s",
             width=8,
         ),
         graph(
             "Oldest transaction",
-            "Vacuum clears nothing that is younger than it.",
+            "Vacuum cannot remove rows that died since it began.",
             [Query(truth("jobs_pg_oldest_xact_age_seconds", "", ""), "age")],
             unit="s",
             width=8,
         ),
         graph(
             "Connections",
-            "Connections to this database, and, dashed, what the server takes at most.",
+            "Connections to this database, and, dashed, the server's maximum.",
             [
                 Query(truth("jobs_pg_connections", "", ""), "open"),
-                Query(truth("jobs_pg_max_connections", "", ""), "at most", target=True),
+                Query(truth("jobs_pg_max_connections", "", ""), "maximum", target=True),
             ],
             unit="short",
             width=8,
@@ -127,17 +127,17 @@ def _redis() -> list[Panel]:
     return [
         graph(
             "Memory",
-            "In use, and, dashed, what Redis may use; 0 is without a limit.",
+            "Memory in use, and, dashed, the limit; 0 means no limit.",
             [
                 Query(truth("jobs_redis_memory_bytes", "", 'kind="used"'), "used"),
-                Query(truth("jobs_redis_memory_bytes", "", 'kind="max"'), "at most", target=True),
+                Query(truth("jobs_redis_memory_bytes", "", 'kind="max"'), "maximum", target=True),
             ],
             unit="bytes",
             width=6,
         ),
         graph(
             "Connections and evictions",
-            "Connections to Redis, and keys it dropped for want of memory in each interval.",
+            "Connections to Redis, and keys that it evicted in each interval.",
             [
                 Query(truth("jobs_redis_clients", "", ""), "connections"),
                 Query(f"max(increase(jobs_redis_evicted_keys_total[{WINDOW}]))", "evicted"),
@@ -154,8 +154,8 @@ def _redis() -> list[Panel]:
             leads_to=[link("This queue", "jobs-queue", label="queue_name")],
         ),
         graph(
-            "Dead letters, in both",
-            "Rows in state failed, and ids on the Redis list job_dlq. They differ no longer than a sweep takes.",
+            "Dead letters in PostgreSQL and Redis",
+            "Failed rows, and ids on the Redis list job_dlq. A difference should last seconds only.",
             [
                 Query(f"sum({truth('jobs_dead', 'queue_name', '')})", "rows"),
                 Query(truth("jobs_dlq_length", "", ""), "ids on the list"),

@@ -13,7 +13,7 @@ def build() -> Json:
     return dashboard(
         uid="jobs-workers",
         title="Jobs: workers",
-        description="Worker threads and processes, the transitions they write, maintenance, and the versions that run.",
+        description="Worker threads and processes, their writes to PostgreSQL, maintenance, and the versions that run.",
         variables=[datasource_variable()],
         rows=[
             Row("Health", _health()),
@@ -30,7 +30,7 @@ def _health() -> list[Panel]:
     return [
         stat(
             "Worker processes",
-            "Worker processes whose heartbeat in PostgreSQL is fresh. None: nothing is processed.",
+            "Worker processes with a fresh heartbeat in PostgreSQL. None: no job runs.",
             truth("jobs_workers", "", ""),
             unit="none",
             base="red",
@@ -38,14 +38,14 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Threads in use",
-            "The part of all worker threads that has a message in hand. At 100 %, jobs wait.",
+            "Share of worker threads that handle a message. At 100 %, jobs wait.",
             "sum(jobs_worker_threads_busy) / (sum(jobs_worker_threads) > 0)",
             unit="percentunit",
             steps={0.8: "orange", 0.95: "red"},
         ),
         stat(
             "Oldest heartbeat",
-            "How long ago the most silent worker process last looked at itself. Past LEASE_SECONDS it loses its jobs.",
+            "Age of the oldest heartbeat of a worker process. After LEASE_SECONDS its jobs are taken back.",
             "max(time() - jobs_worker_heartbeat_timestamp_seconds)",
             unit="s",
             steps={10: "orange", 15: "red"},
@@ -53,14 +53,14 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Starts, last hour",
-            "Times a worker process started in the last hour. Many without a deploy: something ends them.",
+            "Starts of worker processes in the last hour. Many without a deploy: something ends them.",
             "sum(changes(jobs_worker_start_time_seconds[1h]))",
             unit="none",
             steps={1: "blue", 10: "orange"},
         ),
         stat(
             "Maintenance leaders",
-            "Processes that lead maintenance: one. None for long: nothing is rescued, and nothing late is rung for.",
+            "Processes that lead maintenance; should be one. None: no rescues, and late jobs are not published.",
             "sum(jobs_maintenance_leader)",
             unit="none",
             base="red",
@@ -68,7 +68,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Breakers open",
-            "Servers that are away: one job at a time asks them, the others wait.",
+            "Unavailable servers. One job at a time tests each, the others wait.",
             "sum(max by (breaker) (jobs_breaker_open)) or vector(0)",
             unit="none",
             steps={1: "orange"},
@@ -81,20 +81,20 @@ def _threads() -> list[Panel]:
     return [
         graph(
             "Busy threads by container",
-            "Threads with a message in hand, and, dashed, all threads of the container.",
+            "Threads that handle a message, and, dashed, all threads of the container.",
             [Query(busy, BY_INSTANCE), Query(threads, f"threads, {BY_INSTANCE}", target=True)],
             unit="short",
         ),
         graph(
             "Threads in use by container",
-            "The same as a part. At 100 % on all of them, jobs wait: more workers, or faster jobs.",
+            "The same as a share. At 100 % on all containers, jobs wait: add workers, or make jobs faster.",
             [Query(f"{busy} / ({threads} > 0)", BY_INSTANCE)],
             unit="percentunit",
             maximum=1,
         ),
         graph(
             "Running attempts by job type",
-            "What the threads are busy with.",
+            "Running attempts, by job type.",
             [Query("sum by (actor_name) (jobs_worker_running)", "{{actor_name}}")],
             unit="short",
             stacked=True,
@@ -103,7 +103,7 @@ def _threads() -> list[Panel]:
         ),
         graph(
             "Messages waiting in memory",
-            "Messages a process has taken from Redis and has no free thread for. They go back when it is stopped.",
+            "Messages taken from Redis for which no thread is free. They are given back when the process stops.",
             [Query("sum by (instance) (jobs_worker_prefetched_messages)", BY_INSTANCE)],
             unit="short",
             width=8,
@@ -118,7 +118,7 @@ def _threads() -> list[Panel]:
         ),
         graph(
             "Jobs that wait for servers",
-            "By the server that is away, or is just back and gets them a few at a time.",
+            "By server: unavailable, or just back and getting its jobs in growing batches.",
             [Query(truth("jobs_breaker_waiting", "breaker", ""), "{{breaker}}")],
             unit="short",
             width=24,
@@ -130,28 +130,28 @@ def _processes() -> list[Panel]:
     return [
         graph(
             "Memory by process",
-            "Resident memory. A line that only climbs: a job type keeps what it should let go.",
+            "Resident memory. A line that only rises: a job type leaks memory.",
             [Query("jobs_worker_resident_memory_bytes", BY_PROCESS)],
             unit="bytes",
             width=8,
         ),
         graph(
             "CPU by container",
-            "Seconds of processor time per second: 1 is one core. Python runs one thread of a process at a time.",
+            "CPU seconds per second: 1 is one core. Python runs one thread of a process at a time.",
             [Query(rate("jobs_worker_cpu_seconds_total", "instance", ""), BY_INSTANCE)],
             unit="short",
             width=8,
         ),
         graph(
             "Open files by process",
-            "Files and sockets. A line that only climbs ends at the process's limit.",
+            "Files and sockets. A line that only rises: a job type leaks them.",
             [Query("jobs_worker_open_fds", BY_PROCESS)],
             unit="short",
             width=8,
         ),
         graph(
             "Heartbeat age by process",
-            "How long ago each process last looked at itself.",
+            "How long ago each process sent its last heartbeat.",
             [Query("time() - jobs_worker_heartbeat_timestamp_seconds", BY_PROCESS)],
             unit="s",
             width=8,
@@ -177,13 +177,13 @@ def _transitions() -> list[Panel]:
     return [
         graph(
             "Time to write a transition, p95",
-            "From wanting to write a claim or a verdict to PostgreSQL's commit, waiting for it included.",
+            "Time to write a claim or a result until PostgreSQL's commit, waits included.",
             [Query(quantile(0.95, "jobs_state_sync_duration_seconds", "operation", ""), "{{operation}}")],
             unit="s",
         ),
         graph(
-            "Transitions not answered",
-            "Tries that PostgreSQL did not answer, per second. Each is repeated until it does; no verdict is lost.",
+            "Transitions without an answer",
+            "Writes that PostgreSQL did not answer, per second. Each is repeated; no result is lost.",
             [Query(rate("jobs_state_sync_errors_total", "operation", ""), "{{operation}}")],
             unit="cps",
         ),
@@ -201,14 +201,14 @@ def _leader() -> list[Panel]:
         ),
         graph(
             "Last good run",
-            "How long ago each service last ran without an error. It should stay near the service's interval.",
+            "How long ago each service last ran without an error. Should be near the service's interval.",
             [Query(f"time() - {_newest('jobs_maintenance_last_run_timestamp_seconds')}", "{{service}}")],
             unit="s",
             width=8,
         ),
         graph(
             "Run time, p95",
-            "The slowest twentieth of the runs of each service takes longer than this.",
+            "5 % of the runs of each service take longer than this.",
             [Query(quantile(0.95, "jobs_maintenance_duration_seconds", "service", ""), "{{service}}")],
             unit="s",
             width=8,
@@ -221,14 +221,14 @@ def _clocks() -> list[Panel]:
     return [
         graph(
             "Clocks",
-            "How far the clocks of the processes are off PostgreSQL's, which decides what is due. Near 0.",
+            "Difference between each process's clock and PostgreSQL's, which decides what is due. Should be near 0.",
             [Query("max by (instance) (abs(jobs_clock_offset_seconds))", BY_INSTANCE)],
             unit="s",
             width=12,
         ),
         graph(
             "PostgreSQL's clock was set",
-            "Jumps of more than a second in each interval: none.",
+            "Jumps of more than a second in each interval. Should be none.",
             [Query(increase("jobs_database_clock_steps_total", "", ""), "steps")],
             unit="short",
             width=12,
@@ -259,7 +259,7 @@ def _services() -> list[Panel]:
         ),
         graph(
             "Rows deleted by age",
-            "Finished jobs deleted in each interval, by the status they had.",
+            "Finished jobs deleted after their retention in each interval, by status.",
             [Query(increase("jobs_pruned_total", "status", ""), "{{status}}")],
             unit="short",
             width=8,
@@ -270,7 +270,7 @@ def _services() -> list[Panel]:
 def _versions() -> Panel:
     return table(
         "Versions",
-        "What runs: more than one version for longer than a deploy takes is a deploy that stopped half-way.",
+        "Running versions. More than one for longer than a deploy takes: the deploy is incomplete.",
         {"version": "Version", "python": "Python", "dramatiq": "Dramatiq"},
         [Column("Containers", "count by (version, python, dramatiq) (jobs_build_info)")],
         height=5,
