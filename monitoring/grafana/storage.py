@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: storage and broker": PostgreSQL, which stores the jobs, and Redis, which has their messages."""
+"""The dashboard "Jobs: storage and broker": PostgreSQL, which stores the jobs, and Redis, which holds messages."""
 
 from pages import Row, dashboard, datasource_variable, link
 from panels import Json, Panel, Query, graph, stat
