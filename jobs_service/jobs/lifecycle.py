@@ -289,7 +289,7 @@ FROM new"""
 def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
     """Insert jobs as pending. All but those that had expired are committed when this returns."""
     columns = {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__}
-    columns["keep_text"] = [not jsonb.gives_back(job.payload) for job in jobs]
+    columns["keep_text"] = [not jsonb.preserves(job.payload) for job in jobs]
     rows = database.rows(_SUBMIT, columns)
     found = {row[0]: Submitted(*row) for row in rows}
     return [found[job.id] for job in jobs]
@@ -412,8 +412,8 @@ def complete(database: Database, done: Sequence[tuple[Claim, str]]) -> list[bool
     ordered = sorted(done, key=lambda item: item[0].job_id)
     names = _held([(claim.job_id, claim.token) for claim, _ in ordered], "complete")
     names["results"] = [result for _, result in ordered]
-    names["keep_text"] = [not jsonb.gives_back(result) for _, result in ordered]
-    completed = {job_id for (job_id,) in _sent(database, _COMPLETE, "id", names)}
+    names["keep_text"] = [not jsonb.preserves(result) for _, result in ordered]
+    completed = {job_id for (job_id,) in _send(database, _COMPLETE, "id", names)}
     return [claim.job_id in completed for claim, _ in done]
 
 
@@ -505,7 +505,7 @@ def release(database: Database, claims: Sequence[Claim]) -> list[bool]:
     False: the lease is gone, or the effect has begun, and so the attempt has to count.
     """
     names = _held(sorted((claim.job_id, claim.token) for claim in claims), "release")
-    released = {job_id for (job_id,) in _sent(database, _RELEASE + "id", "id", names)}
+    released = {job_id for (job_id,) in _send(database, _RELEASE + "id", "id", names)}
     return [claim.job_id in released for claim in claims]
 
 
@@ -524,9 +524,9 @@ def release_worker(
     """
     unheard = unheard or Unheard()
     sql = _RELEASE + _RELEASED
-    rows = _asked_again(database, unheard, sql, _RELEASED)
+    rows = _resend(database, unheard, sql, _RELEASED)
     if not rows and (held := database.rows(_HELD, (worker_id, list(known)))):
-        rows = _asked(database, unheard, sql, _RELEASED, _held(held, "release"))
+        rows = _send_tracked(database, unheard, sql, _RELEASED, _held(held, "release"))
     return [TransitionedJob(*row) for row in rows]
 
 
@@ -633,7 +633,7 @@ def defer(
         "max_pause": deferral.probe_seconds,
         "max_servers": MAX_SERVERS_AWAY,
     }
-    rows = _sent(database, _DEFER.replace("<deferred>", _DEFERRED), _DEFERRED, names)
+    rows = _send(database, _DEFER.replace("<deferred>", _DEFERRED), _DEFERRED, names)
     return Deferred(*rows[0][1:]) if rows else None
 
 
@@ -708,10 +708,10 @@ def fail_unknown(
     Until then they stay pending, because during a deployment a newer worker may know the type.
     """
     unheard = unheard or Unheard()
-    rows = _asked_again(database, unheard, _FAIL_UNKNOWN, _MOVED)
+    rows = _resend(database, unheard, _FAIL_UNKNOWN, _MOVED)
     if job_ids and not rows:
         names = {"job_ids": list(job_ids), "job_type": job_type, "grace": grace_seconds, "fence": fence}
-        rows = _asked(database, unheard, _FAIL_UNKNOWN, _MOVED, names | {"transition": uuid4()})
+        rows = _send_tracked(database, unheard, _FAIL_UNKNOWN, _MOVED, names | {"transition": uuid4()})
     return [TransitionedJob(*row) for row in rows]
 
 
@@ -794,21 +794,21 @@ def rescue(
     that keeps `unheard` also calls this when no worker is silent; without either, no statement is sent.
     """
     unheard = unheard or Unheard()
-    rows = _asked_again(database, unheard, _RESCUE, _TAKEN_BACK)
+    rows = _resend(database, unheard, _RESCUE, _TAKEN_BACK)
     if silent and not rows:
         workers = {"workers": list(silent), "beats": list(silent.values())}
         lost = database.rows(_LOST_JOBS, workers | {"limit": limit})
         if lost:
             message = "the worker was lost: killed, frozen or cut off"
             names = workers | {"fence": fence} | _lost(lost, message, counted=False, transition=uuid4())
-            rows = _asked(database, unheard, _RESCUE, _TAKEN_BACK, names)
+            rows = _send_tracked(database, unheard, _RESCUE, _TAKEN_BACK, names)
     return [_rescued(row) for row in rows]
 
 
 def crash(database: Database, claim: Claim, message: str, *, delay_seconds: float) -> Rescued | None:
     """Record that the attempt killed the process it had to itself. None: the lease is gone."""
     names = _lost([(claim.job_id, claim.token)], message, counted=True, transition=_transition(claim.token, "crash"))
-    rows = _sent(database, _CRASH, _TAKEN_BACK, names | {"delay": delay_seconds})
+    rows = _send(database, _CRASH, _TAKEN_BACK, names | {"delay": delay_seconds})
     return _rescued(rows[0]) if rows else None
 
 
@@ -818,7 +818,7 @@ def abandon(database: Database, claim: Claim, message: str) -> Rescued | None:
     As after a lost worker, the attempt does not count, and the next one gets a process of its own.
     """
     names = _lost([(claim.job_id, claim.token)], message, counted=False, transition=_transition(claim.token, "abandon"))
-    rows = _sent(database, _ABANDON, _TAKEN_BACK, names)
+    rows = _send(database, _ABANDON, _TAKEN_BACK, names)
     return _rescued(rows[0]) if rows else None
 
 
@@ -866,10 +866,10 @@ def expire(
 ) -> list[Expired]:
     """Fail pending jobs whose `expires_at` has passed. A job that was deferred keeps the error it was deferred with."""
     unheard = unheard or Unheard()
-    rows = _asked_again(database, unheard, _EXPIRE, _EXPIRED)
+    rows = _resend(database, unheard, _EXPIRE, _EXPIRED)
     if not rows and (late := [job_id for (job_id,) in database.rows(_LATE_JOBS, (limit,))]):
         names = {"job_ids": late, "transition": uuid4(), "fence": fence}
-        rows = _asked(database, unheard, _EXPIRE, _EXPIRED, names)
+        rows = _send_tracked(database, unheard, _EXPIRE, _EXPIRED, names)
     return [Expired(*[*job, EndReason(reason)]) for *job, reason in rows]
 
 
@@ -903,7 +903,7 @@ def cancel(database: Database, job_id: UUID, *, unheard: Unheard | None = None) 
     """
     unheard = unheard or Unheard()
     names = unheard.names or {"job_ids": [job_id], "transition": uuid4()}
-    rows = _asked(database, unheard, _CANCEL, _CANCELLED, names)
+    rows = _send_tracked(database, unheard, _CANCEL, _CANCELLED, names)
     return _cancelled(rows[0]) if rows else None
 
 
@@ -935,7 +935,7 @@ def redrive(database: Database, job_id: UUID, *, unheard: Unheard | None = None)
     """Run a finished job again. Attempts start at 0; the history stays. None: not finished, or there is no such job."""
     unheard = unheard or Unheard()
     names = unheard.names or _end_of(database, job_id)
-    rows = _asked(database, unheard, _REDRIVE, _REDRIVEN, names) if names else []
+    rows = _send_tracked(database, unheard, _REDRIVE, _REDRIVEN, names) if names else []
     return TransitionedJob(*rows[0]) if rows else None
 
 
@@ -975,7 +975,7 @@ def prune(
 def _settle(database: Database, claim: Claim, verb: str, sql: str, names: Mapping[str, Any]) -> bool:
     names = {**names, "job_id": claim.job_id, "job_ids": [claim.job_id], "lease": claim.token}
     names["transition"] = _transition(claim.token, verb)
-    return bool(_sent(database, sql, "id", names))
+    return bool(_send(database, sql, "id", names))
 
 
 def _held(held: Sequence[Row], verb: str) -> dict[str, Any]:
@@ -992,22 +992,22 @@ def _transition(lease: UUID, verb: str) -> UUID:
     return uuid5(lease, verb)
 
 
-def _asked_again(database: Database, unheard: Unheard, sql: str, columns: str) -> list[Row]:
+def _resend(database: Database, unheard: Unheard, sql: str, columns: str) -> list[Row]:
     """Send a transition whose reply was lost once more, if there is one."""
-    return [] if unheard.names is None else _asked(database, unheard, sql, columns, unheard.names)
+    return [] if unheard.names is None else _send_tracked(database, unheard, sql, columns, unheard.names)
 
 
-def _asked(database: Database, unheard: Unheard, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
+def _send_tracked(database: Database, unheard: Unheard, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
     """Send a transition, and keep it in `unheard` if no reply comes."""
     unheard.names = None
     try:
-        return _sent(database, sql, columns, names)
+        return _send(database, sql, columns, names)
     except DatabaseUnavailable:
         unheard.names = names
         raise
 
 
-def _sent(database: Database, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
+def _send(database: Database, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
     """Send a transition and return `columns` of each row that it changed, the id first.
 
     `rows` may have sent it twice, and then the first one changed the rows: missing rows are looked up by their token.
