@@ -181,15 +181,15 @@ class Failure:
 
 
 @dataclass(slots=True)
-class Unheard:
+class LostReply:
     """A caller's transition whose reply was lost, if there is one.
 
     The caller keeps this object and repeats the call once PostgreSQL answers. The call then first sends the same
     statement under the same token and returns its result, so that each transition is reported exactly once.
     """
 
-    #: The statement's parameters.
-    names: Mapping[str, Any] | None = None
+    #: The statement's parameters, or None if no reply was lost.
+    parameters: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,17 +516,17 @@ ORDER BY id"""
 
 
 def release_worker(
-    database: Database, worker_id: UUID, *, known: Collection[UUID] = (), unheard: Unheard | None = None
+    database: Database, worker_id: UUID, *, known: Collection[UUID] = (), lost_reply: LostReply | None = None
 ) -> list[TransitionedJob]:
     """Give back the jobs that a stopping worker holds without knowing it, because the replies to its claims were lost.
 
     `known` are the lease tokens that the worker knows: those attempts are running, or about to be settled.
     """
-    unheard = unheard or Unheard()
+    lost_reply = lost_reply or LostReply()
     sql = _RELEASE + _RELEASED
-    rows = _resend(database, unheard, sql, _RELEASED)
+    rows = _resend(database, lost_reply, sql, _RELEASED)
     if not rows and (held := database.rows(_HELD, (worker_id, list(known)))):
-        rows = _send_tracked(database, unheard, sql, _RELEASED, _held(held, "release"))
+        rows = _send_tracked(database, lost_reply, sql, _RELEASED, _held(held, "release"))
     return [TransitionedJob(*row) for row in rows]
 
 
@@ -701,17 +701,17 @@ def fail_unknown(
     job_type: str,
     grace_seconds: float,
     fence: int | None = None,
-    unheard: Unheard | None = None,
+    lost_reply: LostReply | None = None,
 ) -> list[TransitionedJob]:
     """Fail pending jobs of a type that this worker does not know, once they have waited `grace_seconds`.
 
     Until then they stay pending, because during a deployment a newer worker may know the type.
     """
-    unheard = unheard or Unheard()
-    rows = _resend(database, unheard, _FAIL_UNKNOWN, _MOVED)
+    lost_reply = lost_reply or LostReply()
+    rows = _resend(database, lost_reply, _FAIL_UNKNOWN, _MOVED)
     if job_ids and not rows:
         names = {"job_ids": list(job_ids), "job_type": job_type, "grace": grace_seconds, "fence": fence}
-        rows = _send_tracked(database, unheard, _FAIL_UNKNOWN, _MOVED, names | {"transition": uuid4()})
+        rows = _send_tracked(database, lost_reply, _FAIL_UNKNOWN, _MOVED, names | {"transition": uuid4()})
     return [TransitionedJob(*row) for row in rows]
 
 
@@ -786,22 +786,22 @@ def rescue(
     *,
     limit: int = 500,
     fence: int | None = None,
-    unheard: Unheard | None = None,
+    lost_reply: LostReply | None = None,
 ) -> list[Rescued]:
     """Take back the jobs of silent workers, for another attempt or as dead letters. The attempts do not count.
 
     `silent` maps a worker's id to the heartbeat count at which it stopped, or None if the worker has no row. A sweep
-    that keeps `unheard` also calls this when no worker is silent; without either, no statement is sent.
+    that keeps `lost_reply` also calls this when no worker is silent; without either, no statement is sent.
     """
-    unheard = unheard or Unheard()
-    rows = _resend(database, unheard, _RESCUE, _TAKEN_BACK)
+    lost_reply = lost_reply or LostReply()
+    rows = _resend(database, lost_reply, _RESCUE, _TAKEN_BACK)
     if silent and not rows:
         workers = {"workers": list(silent), "beats": list(silent.values())}
         lost = database.rows(_LOST_JOBS, workers | {"limit": limit})
         if lost:
             message = "the worker was lost: killed, frozen or cut off"
             names = workers | {"fence": fence} | _lost(lost, message, counted=False, transition=uuid4())
-            rows = _send_tracked(database, unheard, _RESCUE, _TAKEN_BACK, names)
+            rows = _send_tracked(database, lost_reply, _RESCUE, _TAKEN_BACK, names)
     return [_rescued(row) for row in rows]
 
 
@@ -862,14 +862,14 @@ RETURNING {_EXPIRED}"""
 
 
 def expire(
-    database: Database, *, limit: int = 500, fence: int | None = None, unheard: Unheard | None = None
+    database: Database, *, limit: int = 500, fence: int | None = None, lost_reply: LostReply | None = None
 ) -> list[Expired]:
     """Fail pending jobs whose `expires_at` has passed. A job that was deferred keeps the error it was deferred with."""
-    unheard = unheard or Unheard()
-    rows = _resend(database, unheard, _EXPIRE, _EXPIRED)
+    lost_reply = lost_reply or LostReply()
+    rows = _resend(database, lost_reply, _EXPIRE, _EXPIRED)
     if not rows and (late := [job_id for (job_id,) in database.rows(_LATE_JOBS, (limit,))]):
         names = {"job_ids": late, "transition": uuid4(), "fence": fence}
-        rows = _send_tracked(database, unheard, _EXPIRE, _EXPIRED, names)
+        rows = _send_tracked(database, lost_reply, _EXPIRE, _EXPIRED, names)
     return [Expired(*[*job, EndReason(reason)]) for *job, reason in rows]
 
 
@@ -895,15 +895,15 @@ WHERE id = ANY(%(job_ids)s) AND (status IN ('pending', 'processing')) IS TRUE
 RETURNING {_CANCELLED}"""
 
 
-def cancel(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> Cancelled | None:
+def cancel(database: Database, job_id: UUID, *, lost_reply: LostReply | None = None) -> Cancelled | None:
     """End a job that is not finished. None: it is finished, or there is no such job.
 
     A running attempt loses its lease: it can no longer begin its effect, and its verdict is refused. Its worker learns
     of this with its next heartbeat, and interrupts it.
     """
-    unheard = unheard or Unheard()
-    names = unheard.names or {"job_ids": [job_id], "transition": uuid4()}
-    rows = _send_tracked(database, unheard, _CANCEL, _CANCELLED, names)
+    lost_reply = lost_reply or LostReply()
+    names = lost_reply.parameters or {"job_ids": [job_id], "transition": uuid4()}
+    rows = _send_tracked(database, lost_reply, _CANCEL, _CANCELLED, names)
     return _cancelled(rows[0]) if rows else None
 
 
@@ -931,11 +931,11 @@ RETURNING {_MOVED}"""
 _REDRIVEN = "jobs.id, type, queue, 0, request_id, traceparent"
 
 
-def redrive(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> TransitionedJob | None:
+def redrive(database: Database, job_id: UUID, *, lost_reply: LostReply | None = None) -> TransitionedJob | None:
     """Run a finished job again. Attempts start at 0; the history stays. None: not finished, or there is no such job."""
-    unheard = unheard or Unheard()
-    names = unheard.names or _end_of(database, job_id)
-    rows = _send_tracked(database, unheard, _REDRIVE, _REDRIVEN, names) if names else []
+    lost_reply = lost_reply or LostReply()
+    names = lost_reply.parameters or _end_of(database, job_id)
+    rows = _send_tracked(database, lost_reply, _REDRIVE, _REDRIVEN, names) if names else []
     return TransitionedJob(*rows[0]) if rows else None
 
 
@@ -992,18 +992,24 @@ def _transition(lease: UUID, verb: str) -> UUID:
     return uuid5(lease, verb)
 
 
-def _resend(database: Database, unheard: Unheard, sql: str, columns: str) -> list[Row]:
+def _resend(database: Database, lost_reply: LostReply, sql: str, columns: str) -> list[Row]:
     """Send a transition whose reply was lost once more, if there is one."""
-    return [] if unheard.names is None else _send_tracked(database, unheard, sql, columns, unheard.names)
+    return (
+        []
+        if lost_reply.parameters is None
+        else _send_tracked(database, lost_reply, sql, columns, lost_reply.parameters)
+    )
 
 
-def _send_tracked(database: Database, unheard: Unheard, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
-    """Send a transition, and keep it in `unheard` if no reply comes."""
-    unheard.names = None
+def _send_tracked(
+    database: Database, lost_reply: LostReply, sql: str, columns: str, names: Mapping[str, Any]
+) -> list[Row]:
+    """Send a transition, and keep it in `lost_reply` if no reply comes."""
+    lost_reply.parameters = None
     try:
         return _send(database, sql, columns, names)
     except DatabaseUnavailable:
-        unheard.names = names
+        lost_reply.parameters = names
         raise
 
 

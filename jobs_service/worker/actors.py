@@ -87,7 +87,7 @@ def _perform(job_type: JobType, outputs: OutputStore, mailer: Mailer) -> Callabl
 
 def _blame_the_process(error: Exception, *, has_begun: bool) -> None:
     """Raise what says so where not the job failed but the process that it shares: one job's leak fails them all."""
-    if isinstance(error, JobsError) or not (descriptors.lacked(error) or descriptors.are_exhausted()):
+    if isinstance(error, JobsError) or not (descriptors.is_exhaustion(error) or descriptors.are_exhausted()):
         return
     if has_begun:
         # It may have been this job's doing: from now on it has a process to itself.

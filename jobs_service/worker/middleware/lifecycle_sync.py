@@ -46,9 +46,9 @@ from jobs_service.jobs.lifecycle import (
     Deferred,
     EndReason,
     Failure,
+    LostReply,
     OnAmbiguous,
     Rescued,
-    Unheard,
 )
 from jobs_service.metrics import catalogue as metrics
 from jobs_service.metrics import observations
@@ -266,7 +266,7 @@ class LifecycleSync(Middleware):
             return
         job_id = UUID(message.args[0])
         log.warning("No actor for this job type", job_id=message.message_id, type=message.actor_name)
-        unheard = Unheard()
+        lost_reply = LostReply()
         for job in self._until_the_database_answers(
             "fail_unknown",
             lambda: lifecycle.fail_unknown(
@@ -274,7 +274,7 @@ class LifecycleSync(Middleware):
                 [job_id],
                 job_type=message.actor_name,
                 grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS,
-                unheard=unheard,
+                lost_reply=lost_reply,
             ),
             give_up_when_draining=True,
         ):
@@ -348,12 +348,12 @@ class LifecycleSync(Middleware):
 
     def _give_back_unknown(self, until: float) -> None:
         """Give back claims whose answers were lost: nobody else knows of them."""
-        unheard = Unheard()
+        lost_reply = LostReply()
         try:
             jobs = self._until_the_database_answers(
                 "release",
                 lambda: lifecycle.release_worker(
-                    self.database, self.worker_id, known=list(self.running), unheard=unheard
+                    self.database, self.worker_id, known=list(self.running), lost_reply=lost_reply
                 ),
                 # A stop does not wait for PostgreSQL to hear that there is nothing to give back.
                 until=until if self._unanswered else 0.0,
