@@ -1,4 +1,4 @@
-"""The attachments of a mail: given with the payload, or the file that an earlier job wrote."""
+"""The attachments of a mail: in the payload, or a file that an earlier job wrote."""
 
 import mimetypes
 import unicodedata
@@ -13,27 +13,27 @@ from jobs_service.errors import InvalidRequest
 from jobs_service.outputs.local import OutputStore
 
 MAX_ATTACHMENTS = 20
-#: Of all attachments of a mail together, where files are among them. In base64 a third more, which most servers take.
+#: All attachments of a mail together, if there are files among them. base64 adds a third, which most servers accept.
 MAX_ATTACHED_BYTES = 10_485_760
 MAX_FILENAME_CHARACTERS = 100
 
 _MEDIA_TYPE = r"^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,63}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,63}\Z"
-#: These are made of parts of their own, and would have to be read to be sent.
+#: Types whose content has parts of its own, which would have to be parsed.
 _COMPOSITE = ("multipart/", "message/")
 _REFERENCE = r"^(output/)?[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z"
-#: What Windows refuses, and mail programs read in ways of their own.
+#: Characters that Windows refuses in file names, or that mail programs interpret differently.
 _NOT_IN_NAMES = '\\/:*?"<>|'
 _ANYTHING = "application/octet-stream"
-#: The standard library's own list, and not that of the machine.
+#: The standard library's own list, without the files of this machine.
 _media_types = mimetypes.MimeTypes()
 
 
 class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One attachment: its content, or the output that has it."""
+    """One attachment: its content, or the output file that has it."""
 
-    #: In JSON: base64.
+    #: base64 in JSON.
     content: bytes | None = None
-    #: What a job returned as the reference of its file, "output/<job-id>.csv".
+    #: The reference that a job returned for its file, "output/<job-id>.csv".
     output: Annotated[str, Meta(pattern=_REFERENCE)] | None = None
     filename: Annotated[str, Meta(min_length=1, max_length=MAX_FILENAME_CHARACTERS)] | None = None
     media_type: Annotated[str, Meta(pattern=_MEDIA_TYPE)] | None = None
@@ -58,7 +58,7 @@ Attachments = Annotated[tuple[Attachment, ...], Meta(max_length=MAX_ATTACHMENTS)
 
 
 def check(attachments: Attachments) -> None:
-    """Check what the types cannot say. Raises `InvalidRequest`."""
+    """Check what the types do not express. Raises `InvalidRequest`."""
     for index, attachment in enumerate(attachments):
         if problem := next(_problems(attachment), None):
             field, sentence = problem
@@ -68,7 +68,7 @@ def check(attachments: Attachments) -> None:
 def attach(message: EmailMessage, attachments: Attachments, outputs: OutputStore) -> None:
     """Read the files and add all attachments.
 
-    Raises `Rejected` for a file that is too large, `FileNotFoundError` for one that is not there, or not yet.
+    Raises `Rejected` for a file that is too large, `FileNotFoundError` for one that does not exist, or not yet.
     """
     bytes_left = MAX_ATTACHED_BYTES
     for attachment in attachments:
@@ -81,25 +81,25 @@ def attach(message: EmailMessage, attachments: Attachments, outputs: OutputStore
 
 
 def _problems(attachment: Attachment) -> Iterator[tuple[str, str]]:
-    """Yield fields and what is wrong with them."""
+    """Yield (pointer to the field, what is wrong)."""
     if (attachment.content is None) == (attachment.output is None):
-        yield "", "expected content or output"
+        yield "", "send either content or output"
     if not _is_plain_name(attachment.shown_name):
         yield (
             "/filename",
-            f"expected a file name that every system takes, without {_NOT_IN_NAMES} and control characters",
+            f"expected a file name that is valid on every system, without {_NOT_IN_NAMES} and control characters",
         )
     if (attachment.media_type or "").lower().startswith(_COMPOSITE):
-        yield "/media_type", "expected a type that is not made of further parts"
+        yield "/media_type", "expected a media type other than multipart/… and message/…"
 
 
 def _is_plain_name(name: str) -> bool:
-    """Tell what recipients can store, and what their mail programs show as it was meant."""
+    """Tell whether recipients can store a file of this name, and whether mail programs show the name unchanged."""
     has_odd_ends = name != name.strip() or not name.strip(".") or name.endswith(".")
     return not has_odd_ends and not set(name) & set(_NOT_IN_NAMES) and all(map(_is_visible, name)) and "=?" not in name
 
 
 def _is_visible(character: str) -> bool:
-    """Tell ink and blanks from controls, format characters, line breaks and lone surrogates."""
+    """Return False for control and format characters, line breaks and lone surrogates."""
     category = unicodedata.category(character)
     return category[0] != "C" and category not in {"Zl", "Zp"}

@@ -1,7 +1,7 @@
-r"""csv-generation: a flat object becomes a file of keys and values, a list of objects a table.
+r"""csv-generation: writes a flat object as a file of keys and values, and a list of objects as a table.
 
-An object with `rows` is a table that says how it is to be written. Else the file is UTF-8 without a byte order mark and
-comma separated. Lines end in "\n". Quoting is RFC 4180's.
+An object with `rows` is a table with format options. By default the file is UTF-8 without a byte order mark, separated
+by commas. Lines end in "\n". Quoting follows RFC 4180.
 """
 
 import csv
@@ -23,39 +23,39 @@ from jobs_service.jobs.validation import invalid
 Row = dict[str, Any]
 Payload = Row | list[Row]
 
-#: Rows times columns. Small rows with a different key each would otherwise grow, as a table, with the square of
-#: their number: one request of a megabyte could ask for ten thousand million empty cells.
+#: Rows times columns. Otherwise the table of small rows that each have a different key grows with the square of their
+#: number: one request of a megabyte could produce ten billion empty cells.
 MAX_CELLS = 5_000_000
 
-#: What makes a spreadsheet read a cell as a formula. Compared after NFKC, so the full-width forms are among them.
+#: The characters that make a spreadsheet read a cell as a formula. Compared after NFKC, which covers full-width forms.
 FORMULA_STARTS = frozenset("=+-@")
 
-#: A signed number and nothing else, which runs nothing: an amount that was sent as a text is to be counted with.
+#: A text that is only a signed number is no formula, and must stay a number for the spreadsheet.
 _SIGNED_NUMBER = re.compile(r"[+-](?:[0-9]+(?:[.,][0-9]+)*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?")
 
-#: Excel takes a file whose first two bytes are these for SYLK, and does not open it.
+#: Excel takes a file that begins with these two bytes for a SYLK file, and does not open it.
 _SYLK = "ID"
 
 _BYTE_ORDER_MARK = "\ufeff"
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The payload's object form: rows, and how they are to be written."""
+    """The payload's object form: rows and format options."""
 
     rows: list[Row]
-    #: What the file has, in this order; without it, the union of the rows' keys.
+    #: The columns of the file, in this order. By default, all keys of the rows.
     columns: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     delimiter: Literal[",", ";", "\t", "|"] | None = None
     bom: bool | None = None
 
     def __post_init__(self) -> None:
-        """Check what the types cannot say. Raises `InvalidRequest`."""
+        """Check what the types do not express. Raises `InvalidRequest`."""
         rows, header = len(self.rows), self.header
         if len(set(header)) < len(header):
             name = Counter(header).most_common(1)[0][0]
-            raise InvalidRequest(f"the column {name[:64]!r} is named twice", pointer="/payload/columns")
+            raise InvalidRequest(f"name the column {name[:64]!r} only once", pointer="/payload/columns")
         if rows * len(header) > MAX_CELLS:
-            sentence = f"{rows} rows under {len(header)} different keys are more than {MAX_CELLS} cells"
+            sentence = f"{rows} rows with {len(header)} different keys make more than {MAX_CELLS} cells"
             raise InvalidRequest(sentence, pointer="/payload")
 
     @property
@@ -71,7 +71,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def fits(payload: Payload) -> None:
-    """Refuse a table that cannot be written, or is too sparse to be written out. Raises `InvalidRequest`."""
+    """Raise `InvalidRequest` for a table that is invalid or has too many cells."""
     _table(payload)
 
 
@@ -89,7 +89,7 @@ def to_csv(payload: Payload) -> str:
 
 
 def _table(payload: Payload) -> Table | None:
-    """Return the table that is meant; None for an object of entries. Raises `InvalidRequest`."""
+    """Return the payload's table, or None for a flat object. Raises `InvalidRequest`."""
     if isinstance(payload, list):
         return Table(rows=payload)
     if not _has_rows(payload):
@@ -101,7 +101,7 @@ def _table(payload: Payload) -> Table | None:
 
 
 def _has_rows(payload: Row) -> bool:
-    """Tell the object form from an object of entries, one of which happens to be called "rows"."""
+    """Tell whether the payload is the object form, and not a flat object that happens to have a key "rows"."""
     rows = payload.get("rows")
     return isinstance(rows, list) and (not rows or isinstance(rows[0], dict))
 
@@ -114,12 +114,12 @@ def _written(rows: Iterable[Iterable[object]], delimiter: str) -> str:
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
-#: The line breaks that JSON leaves as they are. Behind one, a formula could begin inside a JSON text.
+#: The line breaks that JSON does not escape. After one, a formula could begin inside a JSON text.
 _LINE_BREAKS = str.maketrans({"\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"\u2029"})
 
 
 def _cell(value: object) -> str:
-    """Return the cell's text. Only strings can be formulas: a number is a number, and a JSON text starts as one."""
+    """Return the cell's text. Only a string can be a formula: numbers and JSON texts do not begin like one."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -128,9 +128,9 @@ def _cell(value: object) -> str:
 
 
 def _json(value: object) -> str:
-    """Return compact JSON in which every number stands with all its digits and without an exponent.
+    """Return compact JSON in which every number has all its digits and no exponent.
 
-    "1e-05" is a text to some of a file's readers, and the standard library's encoder writes no `Decimal`.
+    Some programs read "1e-05" as text, and the standard library's encoder does not support `Decimal`.
     """
     match value:
         case dict():
@@ -146,13 +146,12 @@ def _json(value: object) -> str:
 
 
 def neutralise(text: str) -> str:
-    """Put an apostrophe before what a spreadsheet would run as a formula.
+    """Put an apostrophe before a text that a spreadsheet would run as a formula.
 
-    Looked for at the start and, because some programs split a quoted cell at its line breaks, at the start of each
-    line of the text, after any blank or invisible characters. A TAB or CR in front counts by itself. A text that is
-    wholly a number is one.
+    The beginning of every line is checked, since some programs split a quoted cell at its line breaks, after any spaces
+    or invisible characters. A leading TAB or CR always gets an apostrophe. A text that is only a number gets none.
     """
-    if text[:1].isalnum() and text.isprintable():  # nearly every text: one line that begins with a letter or a digit
+    if text[:1].isalnum() and text.isprintable():  # the usual case: one line that begins with a letter or a digit
         return text
     if _SIGNED_NUMBER.fullmatch(text):
         return text
@@ -166,15 +165,15 @@ def _is_formula(line: str) -> bool:
 
 
 def _is_invisible(character: str) -> bool:
-    """Tell separators, controls and format characters (zero-width space, byte order mark, …) from ink."""
+    """Tell whether a character is a separator, control or format character (zero-width space, byte order mark, …)."""
     return unicodedata.category(character)[0] in "CZ"
 
 
 class _Lines(list[str]):
-    r"""Takes the rows of a `csv.writer` and ends them in "\n".
+    r"""Collects the rows of a `csv.writer`, with "\n" as the line ending.
 
-    Not by its `lineterminator`: with that set to "\n", Python 3.11 and 3.12 leave a lone "\r" inside a cell unquoted,
-    and readers then see a row too many.
+    `lineterminator` cannot be used: if it is "\n", Python 3.11 and 3.12 do not quote a lone "\r" inside a cell, and
+    readers then see an extra row.
     """
 
     def __init__(self, delimiter: str) -> None:
@@ -186,7 +185,7 @@ class _Lines(list[str]):
         self.append((line if self else self._guarded(line)) + "\n")
 
     def _guarded(self, line: str) -> str:
-        """Quote the file's first cell where the file would else begin as SYLK does."""
+        """Quote the file's first cell if the file would otherwise begin like a SYLK file."""
         if not line.startswith(_SYLK):
             return line
         cell, delimiter, rest = line.partition(self._delimiter)

@@ -1,4 +1,4 @@
-"""EMAIL_SEND: one mail over SMTP, with the same Message-ID at every attempt."""
+"""EMAIL_SEND: sends one mail over SMTP, with the same Message-ID at every attempt."""
 
 import re
 import unicodedata
@@ -23,7 +23,7 @@ from jobs_service.mail.addresses import MAX_ADDRESS_BYTES, problem_with
 from jobs_service.mail.headers import Header
 
 MAX_LISTED = 50
-#: To, Cc and Bcc together: what RFC 5321 section 4.5.3.1.8 has every server take.
+#: To, Cc and Bcc together: the number that every server must accept (RFC 5321, section 4.5.3.1.8).
 MAX_RECIPIENTS = 100
 MAX_SUBJECT_CHARACTERS = 998
 MAX_TEXT_CHARACTERS = 1_048_576
@@ -35,16 +35,16 @@ Recipient = Annotated[str, Meta(max_length=MAX_ADDRESS_BYTES)]
 Recipients = Recipient | Annotated[tuple[Recipient, ...], Meta(max_length=MAX_LISTED)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARACTERS)]
 
-#: No eight-bit bodies, which a server may refuse.
+#: Without 8-bit bodies, which a server may refuse.
 _POLICY = policy.SMTP.clone(cte_type="7bit")
-#: Controls, the line and the paragraph separator, lone surrogates.
+#: Control characters, line and paragraph separators, lone surrogates.
 _LINE_BREAKERS = frozenset({"Cc", "Zl", "Zp", "Cs"})
 _ENCODED_WORD = re.compile(r"=\?.*\?=")
 
 _HEADER_NAME = re.compile(r"X-[A-Za-z0-9][A-Za-z0-9-]{0,37}", re.IGNORECASE)
-#: Ours, and those in which mail services take orders, some of them for further recipients.
+#: Our own header, and those with which mail services are controlled, some of which add recipients.
 _TAKEN_HEADERS = re.compile(r"X-(Job-ID|SMTPAPI|MSYS-API|(MC|MJ|PM|SES|Mailgun|Envelope|Original)-.*)", re.IGNORECASE)
-#: RFC 3986's characters. Those of RFC 2369's other schemes have no use here.
+#: The characters of a URI (RFC 3986).
 _URI_CHARACTERS = r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]"
 
 Uri = Annotated[str, Meta(max_length=900, pattern=rf"^(https://[A-Za-z0-9]|mailto:[A-Za-z0-9]){_URI_CHARACTERS}*\Z")]
@@ -54,7 +54,7 @@ WantedHeaders = Annotated[dict[str, HeaderValue], Meta(max_length=MAX_HEADERS)]
 
 
 class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The payload. An instance that exists can be sent: no field of it can add a header or a recipient."""
+    """The payload. A valid instance can be sent safely: no field can add a header or a recipient."""
 
     to: Recipient | Annotated[tuple[Recipient, ...], Meta(min_length=1, max_length=MAX_LISTED)]
     subject: Annotated[str, Meta(max_length=MAX_SUBJECT_CHARACTERS)]
@@ -69,12 +69,12 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attachments: Attachments | None = None
 
     def __post_init__(self) -> None:
-        """Check what the types cannot say. Raises `InvalidRequest`, pointing at the field."""
+        """Check what the types do not express. Raises `InvalidRequest` with a pointer to the field."""
         self._check_recipients()
         if problem := _problem_with_text(self.subject):
             raise InvalidRequest(f"expected a subject {problem}", pointer="/payload/subject")
         if self.list_unsubscribe_post and not any(uri.startswith("https:") for uri in _listed(self.list_unsubscribe)):
-            sentence = "one click needs an https: address in list_unsubscribe (RFC 8058)"
+            sentence = "list_unsubscribe_post needs an https: URI in list_unsubscribe (RFC 8058)"
             raise InvalidRequest(sentence, pointer="/payload/list_unsubscribe_post")
         _check_headers(self.headers or {})
         _attachments.check(self.attachments or ())
@@ -84,11 +84,12 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if problem := problem_with(address):
                 raise InvalidRequest(problem, pointer=pointer)
         if len(self.recipients) > MAX_RECIPIENTS:
-            raise InvalidRequest(f"to, cc and bcc have more than {MAX_RECIPIENTS} addresses", pointer="/payload")
+            sentence = f"to, cc and bcc together must not have more than {MAX_RECIPIENTS} addresses"
+            raise InvalidRequest(sentence, pointer="/payload")
 
     @property
     def recipients(self) -> tuple[str, ...]:
-        """Everybody who is to get the mail, each mailbox once."""
+        """All recipients of the mail, each mailbox once."""
         unique: dict[str, str] = {}
         for address in (*_listed(self.to), *_listed(self.cc), *_listed(self.bcc)):
             unique.setdefault(_mailbox(address), address)
@@ -99,7 +100,7 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return all(address.isascii() for _, address in self._addresses())
 
     def _addresses(self) -> Iterator[tuple[str, str]]:
-        """Give each address with the JSON pointer that names it."""
+        """Yield (JSON pointer, address) for each address."""
         for field in ("to", "cc", "bcc", "reply_to"):
             value = getattr(self, field)
             if isinstance(value, str):
@@ -119,7 +120,7 @@ def send_email(mail: Mail, context: JobContext) -> str:
 
 
 def compose(mail: Mail, job_id: UUID, sender: Address) -> EmailMessage:
-    """Build the message. It names nobody of `bcc`."""
+    """Build the message, without the addresses in `bcc`."""
     message = EmailMessage(policy=_POLICY.clone(utf8=not mail.has_ascii_addresses))
     message["Date"] = datetime.now(UTC)
     for header in _headers(mail, job_id, sender):
@@ -131,7 +132,7 @@ def compose(mail: Mail, job_id: UUID, sender: Address) -> EmailMessage:
 def _headers(mail: Mail, job_id: UUID, sender: Address) -> Iterator[Header]:
     yield headers.tokens("Message-ID", [f"<{job_id}@{sender.domain}>"])
     yield headers.tokens("X-Job-ID", [str(job_id)])
-    yield headers.tokens("Auto-Submitted", ["auto-generated"])  # RFC 3834: no out-of-office program is to answer it
+    yield headers.tokens("Auto-Submitted", ["auto-generated"])  # RFC 3834: automatic replies should not be sent
     yield headers.sender(sender)
     for name, addresses in (("To", mail.to), ("Cc", mail.cc), ("Reply-To", mail.reply_to)):
         if addresses:
@@ -146,16 +147,16 @@ def _headers(mail: Mail, job_id: UUID, sender: Address) -> Iterator[Header]:
 
 
 def refuse_added_headers(message: EmailMessage) -> None:
-    """Read the message as its recipients will, and compare. Raises `Rejected` when a header was added or lost.
+    """Parse the message as its recipients will, and compare. Raises `Rejected` if a header was added or lost.
 
-    Nothing that `Mail` accepts is known to get this far; this is for the next mistake in the standard library.
+    No payload that `Mail` accepts is known to cause this; it guards against a bug in the standard library.
     """
     try:
         received = message_from_bytes(message.as_bytes())
     except MessageError as error:
-        raise Rejected(f"the mail cannot be written: {type(error).__name__}") from None
+        raise Rejected(f"the mail cannot be encoded: {type(error).__name__}") from None
     if [part.keys() for part in received.walk()] != [part.keys() for part in message.walk()]:
-        raise Rejected("the mail's headers, read again, are not those that were set")
+        raise Rejected("the encoded mail has other headers than those that were set")
 
 
 def _set_text(message: EmailMessage, mail: Mail) -> None:
@@ -169,20 +170,20 @@ def _listed(addresses: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _mailbox(address: str) -> str:
-    """Return the form in which two spellings of one mailbox are equal: domains have no case, local parts may."""
+    """Return the normal form of an address, in which the domain ignores case and the local part does not."""
     local, _, domain = address.rpartition("@")
     return f"{local}@{domain.lower()}"
 
 
 def _check_headers(wanted: WantedHeaders) -> None:
     if len({name.lower() for name in wanted}) < len(wanted):
-        raise InvalidRequest("a header is there twice, in different spellings", pointer="/payload/headers")
+        raise InvalidRequest("send each header only once; names ignore case", pointer="/payload/headers")
     for name, value in wanted.items():
         if not _HEADER_NAME.fullmatch(name):
-            sentence = "expected names of headers that begin with X-, of at most 40 letters, digits and hyphens"
+            sentence = "expected header names that begin with X-, of at most 40 letters, digits and hyphens"
             raise InvalidRequest(sentence, pointer="/payload/headers")
         if _TAKEN_HEADERS.fullmatch(name):
-            raise InvalidRequest("this header is not for payloads to set", pointer=f"/payload/headers/{name}")
+            raise InvalidRequest("this header is reserved: a payload cannot set it", pointer=f"/payload/headers/{name}")
         if problem := _problem_with_text(value):
             raise InvalidRequest(f"expected a value {problem}", pointer=f"/payload/headers/{name}")
 
@@ -190,6 +191,6 @@ def _check_headers(wanted: WantedHeaders) -> None:
 def _problem_with_text(value: str) -> str | None:
     if any(unicodedata.category(character) in _LINE_BREAKERS for character in value):
         return "without line breaks or other control characters"
-    if _ENCODED_WORD.search(value):  # some programs decode it more than once, into headers (CVE-2024-6923)
+    if _ENCODED_WORD.search(value):  # some programs decode it more than once, which can add headers (CVE-2024-6923)
         return 'without encoded words ("=?…?=")'
     return None

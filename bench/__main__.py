@@ -1,4 +1,4 @@
-"""The command: reads the options, runs the rounds in turn, prints the table."""
+"""The command `python -m bench`: reads the options, runs the rounds, prints the table."""
 
 import argparse
 import dataclasses
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _measure(compared: list[System], plan: Plan, running: servers.Servers, folder: Path) -> dict[str, report.Rounds]:
-    """Run the rounds in turn, every second one in reverse order: what drifts then harms all alike."""
+    """Run the rounds in turn, every second one in reverse order, so that a drift affects all systems alike."""
     measured: dict[str, report.Rounds] = {system.name: [] for system in compared}
     began_at = time.monotonic()
     for number in range(1, plan.rounds + 1):
@@ -75,7 +75,7 @@ def _sentence(plan: Plan) -> str:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    """Return the plan of the options: those not given come from the full or the quick plan."""
+    """Return the plan from the options. Missing options come from the full or the quick plan."""
     names = [field.name for field in dataclasses.fields(Plan)]
     given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
     return dataclasses.replace(QUICK if options.quick else FULL, **given)

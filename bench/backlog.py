@@ -1,7 +1,8 @@
-"""`python -m bench.backlog`: this service with an empty queue and with a million waiting jobs, side by side in one run.
+"""`python -m bench.backlog`: compares this service with an empty queue and with a million waiting jobs, in one run.
 
-Two stacks of real processes on one PostgreSQL and one Valkey. Each round posts jobs to one and to the other while they
-have no worker, then lets a worker take as many. What waits has the priorities 0 to 8; jobs of priority 9 overtake it.
+Two stacks of real processes share one PostgreSQL and one Valkey. Each round posts jobs to each of them while it has no
+worker, then lets a worker run the same number. The waiting jobs have priorities 0 to 8; jobs of priority 9 overtake
+them.
 """
 
 import argparse
@@ -31,13 +32,13 @@ from jobs_service.jobs import lifecycle
 from jobs_service.maintenance import relay
 from jobs_service.metrics import queue_stats
 
-#: What Redis may hold at most.
+#: The maximum memory that Redis may use.
 REDIS_MIB = 64
 CONNECTIONS = 16
 STALLED_SECONDS = 60
 STOP_SECONDS = 90
 
-# As the API writes them, a millisecond apart. Their priorities are mixed, so that no order of the table helps.
+# Rows as the API writes them, a millisecond apart. Priorities are mixed, so that the order of the table does not help.
 _FILL = """
 INSERT INTO jobs (id, type, payload, priority, run_at)
 SELECT (lpad(to_hex((extract(epoch FROM accepted_at) * 1000)::bigint), 12, '0') || '7000'
@@ -53,7 +54,7 @@ _RAN = "SELECT json_object_agg(priority, jobs)::text FROM ({}) AS of_each".forma
 
 _EIGHTS_WAIT = "SELECT EXISTS (SELECT FROM jobs WHERE status = 'pending' AND queue = 'default' AND priority = 8)"
 
-# PostgreSQL's time for one row of a statement, in microseconds.
+# PostgreSQL's time per row of a statement, in microseconds.
 _STATEMENT = """
 SELECT COALESCE(sum(total_exec_time) * 1000 / NULLIF(sum(rows), 0), 0)::float8
 FROM pg_stat_statements JOIN pg_database ON pg_database.oid = dbid WHERE datname = %s AND query LIKE %s"""
@@ -68,7 +69,7 @@ _ANY_DUE = {
     "limit": relay.BATCH,
 }
 
-#: What is explained, with its parameters, on the full table.
+#: The statements to explain on the full table, with their parameters.
 _HOT = {
     "submit": (lifecycle._SUBMIT, {name: [] for name in (*lifecycle.NewJob.__slots__, "keep_text")}),  # noqa: SLF001
     "claim": (lifecycle._CLAIM, {"job_ids": [uuid4()], "worker_ids": [uuid4()], "tokens": [uuid4()]}),  # noqa: SLF001
@@ -118,7 +119,7 @@ class Side:
         self._note(insert=self._microseconds("%INSERT INTO jobs%"), claim=self._microseconds("%attempts = attempts +%"))
 
     def fill(self, waiting: int) -> None:
-        """Have so many jobs waiting, and the first of them in Redis."""
+        """Insert this many waiting jobs, and publish the first of them to Redis."""
         self.jobs.run(_FILL, waiting, waiting)
         self.jobs.run("ANALYZE jobs")
         self.stack.start_worker()
@@ -139,14 +140,14 @@ class Side:
         self.rounds[-1].values |= {f"answer p{part}": percentile(seconds, part) * 1000 for part in (50, 99)}
 
     def _take(self, jobs: int) -> None:
-        """Time the completions from the first one on."""
+        """Measure the rate of completions from the first one on."""
         before = self.jobs.run(_COMPLETED)
         first, began_at = self._reach(before + 1)
         last, ended_at = self._reach(before + jobs)
         self._note(taken=(last - first) / (ended_at - began_at))
 
     def _reach(self, wanted: int) -> tuple[int, float]:
-        """Return how many jobs are completed, at least `wanted`, and when that was seen."""
+        """Wait until `wanted` jobs are completed. Return how many are, and the time at which that was seen."""
         count, progress_at = 0, time.monotonic()
         while time.monotonic() - progress_at < STALLED_SECONDS:
             now = self.jobs.run(_COMPLETED)
@@ -159,7 +160,7 @@ class Side:
         raise Failed(f"no job was completed in {STALLED_SECONDS} s\n{self.stack.log()}")
 
     def _urgent(self) -> float:
-        """Return the milliseconds from posting a job of priority 9 until it is seen to have been begun."""
+        """Return the milliseconds from posting a job of priority 9 until it is seen to have started."""
         body = '{"type":"csv-generation","payload":{"name":"Alice","score":95},"priority":9}'
         began_at = time.monotonic()
         with contextlib.closing(self.stack.connect()) as connection:
@@ -167,7 +168,7 @@ class Side:
             job_id = json.load(connection.getresponse())["job_id"]
         while self.observer.status(job_id) == "pending":
             if time.monotonic() - began_at > STALLED_SECONDS:
-                raise Failed(f"a job of priority 9 was not begun in {STALLED_SECONDS} s")
+                raise Failed(f"a job of priority 9 did not start within {STALLED_SECONDS} s")
             time.sleep(0.002)
         return (time.monotonic() - began_at) * 1000
 
@@ -180,7 +181,7 @@ class Side:
         if self.rounds:
             self._note(redis=max(used, self.rounds[-1].values["redis"]))
         if used > REDIS_MIB:
-            raise Failed(f"Redis uses {used:.0f} MiB")
+            raise Failed(f"Redis uses {used:.0f} MiB, more than {REDIS_MIB}")
 
     def _note(self, **values: float) -> None:
         self.rounds[-1].values |= values
@@ -188,7 +189,7 @@ class Side:
 
 @contextlib.contextmanager
 def _side(name: str, redis_database: int, running: Servers, folder: Path) -> Iterator[Side]:
-    """Start a stack that has a database and a Redis database of its own, and no worker yet."""
+    """Start a stack with a database and a Redis database of its own, without a worker."""
     database = f"bench_{name}"
     system = systems.ours(name, REDIS_URL=f"{running.valkey.url}/{redis_database}")
     with Observer(running, database) as observer, Stack(system, running, database, folder / name) as stack:
@@ -201,7 +202,7 @@ def _side(name: str, redis_database: int, running: Servers, folder: Path) -> Ite
 def measure(options: argparse.Namespace, running: Servers, folder: Path) -> list[str]:
     """Return the lines of the report."""
     with _side("empty", 0, running, folder) as empty, _side("waiting", 1, running, folder) as waiting:
-        _say(f"{options.rows:,} jobs are put to wait")
+        _say(f"inserting {options.rows:,} waiting jobs")
         waiting.fill(options.rows)
         empty.observer.count_statements(on=True)
         for number in range(1, options.rounds + 1):
@@ -210,7 +211,7 @@ def measure(options: argparse.Namespace, running: Servers, folder: Path) -> list
                 side.run(options.jobs, options.urgent)
         ran = json.loads(waiting.jobs.run(_RAN))
         if waiting.jobs.run(_EIGHTS_WAIT) and ran.keys() - {"9", "8"}:
-            raise Failed(f"others ran before those of priority 8: {ran}")
+            raise Failed(f"jobs of a lower priority ran before those of priority 8: {ran}")
         first = f"jobs that ran, of {options.rows:,} with the priorities 0 to 8 and some with 9: {ran}"
         return [*_table(empty, waiting, options.rows), "", first, "", "plans with the jobs waiting:", *_plans(waiting)]
 

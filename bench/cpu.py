@@ -1,21 +1,21 @@
-"""CPU and memory of process trees."""
+"""Measures CPU time and memory of process trees."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
 
-#: group -> the ids of the processes at the roots of its trees
+#: Group -> the ids of the processes at the roots of its trees.
 Groups = Mapping[str, list[int]]
 
 
 def seconds_by_group(groups: Groups) -> dict[str, float]:
-    """Return the user and system time used so far by each group, children that have ended included."""
+    """Return the user and system time used so far by each group, including children that have ended."""
     return {group: sum(map(_seconds, _trees(roots))) for group, roots in groups.items()}
 
 
 def mebibytes(roots: list[int]) -> float:
-    """Return the memory of the trees; what processes share counts once (proportional set size)."""
+    """Return the memory of the trees. Shared memory is counted once (proportional set size)."""
     return sum(map(_proportional_bytes, _trees(roots))) / 2**20
 
 
@@ -35,9 +35,9 @@ def _seconds(process: psutil.Process) -> float:
 
 
 def _own_seconds(process: psutil.Process, rough: float) -> float:
-    """Return the sum over the threads, which Linux keeps in nanoseconds; else the `rough` figure, in clock ticks.
+    """Return the sum over the threads, which Linux keeps in nanoseconds, or else `rough`, which is in clock ticks.
 
-    Threads that have ended are missed. Those of the measured programs live as long as their process.
+    Threads that have ended are not counted. Those of the measured programs run as long as their process.
     """
     nanoseconds = [_first_number(path) for path in Path(f"/proc/{process.pid}/task").glob("*/schedstat")]
     return sum(nanoseconds) / 1e9 or rough

@@ -1,5 +1,5 @@
-"""What can go wrong in a run."""
+"""The error of a benchmark run."""
 
 
 class Failed(Exception):
-    """A program did not do what the benchmark needs. The text says what, and ends with its log."""
+    """A program did not work as the benchmark needs. The text says how, and ends with the program's log."""

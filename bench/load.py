@@ -1,7 +1,7 @@
 """The load generator: `python -m bench.load PORT JOBS CONCURRENCY` posts the jobs and prints what it saw as JSON.
 
-A process of its own, so that its CPU can be left out. Each connection is kept alive and sends its next request when
-the last one is answered (a closed loop). One thread, no HTTP library: it must not be what is measured.
+It is a separate process, so that its CPU time is not counted. Each connection is kept alive and sends its next request
+when the last one is answered (a closed loop). It has one thread and no HTTP library, so that it is not the bottleneck.
 """
 
 import json
@@ -17,7 +17,7 @@ TIMEOUT_SECONDS = 60
 
 @dataclass
 class Load:
-    """Drives the connections and gathers the answers."""
+    """Drives the connections and collects the answers."""
 
     port: int
     jobs: int
@@ -80,7 +80,7 @@ class Connection:
         self.send()
 
     def _closed(self) -> None:
-        """A server may close a connection that has nothing to do, not one with a request under way."""
+        """Fail if the server closes a connection with an unanswered request. It may close an idle one."""
         if self._waiting:
             raise SystemExit("the API closed a connection")
         self._load.selector.unregister(self._socket)

@@ -1,4 +1,4 @@
-"""Where the figures come from: the machine and the versions, without its name."""
+"""Describes where the figures come from: the machine, without its name, and the versions."""
 
 import contextlib
 import importlib.metadata
@@ -46,7 +46,7 @@ def _valkey(servers: Servers) -> str:
 
 
 def _commit() -> str:
-    """Return the project's commit, or a word where there is none."""
+    """Return the project's commit, or "unknown"."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"

@@ -1,4 +1,4 @@
-"""Looks at the servers from outside: the state of the jobs, and what a job cost them."""
+"""Observes the servers from outside: the status of the jobs, and what a job costs each server."""
 
 import contextlib
 import time
@@ -8,9 +8,9 @@ from typing import Self
 from bench.errors import Failed
 from bench.servers import ROLE, Servers, count_statements
 
-#: How long no job may be finished before the round is given up.
+#: The round is given up after this time without a finished job.
 STALLED_SECONDS = 60
-#: Looking costs PostgreSQL something too: the more jobs are left, the later it is looked again.
+#: Each check costs PostgreSQL something too: the more jobs are left, the longer the pause until the next check.
 LOOK_AGAIN_SECONDS = 0.005
 LOOK_AGAIN_SECONDS_A_JOB = 0.0003
 LOOK_AGAIN_SECONDS_AT_MOST = 0.3
@@ -20,7 +20,7 @@ _STATES = "SELECT json_object_agg(status, jobs)::text FROM (SELECT status, count
 
 @dataclass(frozen=True)
 class Counts:
-    """Running totals of the servers."""
+    """The servers' running totals."""
 
     statements: int
     log_position: str
@@ -29,7 +29,7 @@ class Counts:
 
 
 class Observer:
-    """Watches one database. Made anew for each round, with the database."""
+    """Observes one database. Each round creates a new observer with a new database."""
 
     def __init__(self, servers: Servers, database: str) -> None:
         self._servers, self._database = servers, database
@@ -37,7 +37,7 @@ class Observer:
         self._admin = servers.connect()
 
     def __enter__(self) -> Self:
-        """Make the database and empty Redis."""
+        """Create the database and empty Redis."""
         self._redis.flushall()
         self._redis.config_resetstat()
         self._admin.run(f"CREATE DATABASE {self._database} OWNER {ROLE}")
@@ -54,7 +54,7 @@ class Observer:
         count_statements(self._admin, on=on)
 
     def checkpoint(self) -> None:
-        """Write out what earlier rounds left, so that it is not done at this one's expense."""
+        """Write the pages that earlier rounds changed to disk now, so that this round does not pay for it."""
         self._admin.run("CHECKPOINT")
 
     def counts(self) -> Counts:
@@ -84,11 +84,11 @@ class Observer:
         return self._jobs.run("SELECT count(*) FROM jobs")
 
     def wait_until_started(self, jobs: int) -> float:
-        """Return when so many jobs were seen to be no longer pending."""
+        """Return the time at which this many jobs were first seen to be no longer pending."""
         return self._wait("SELECT count(*) FROM jobs WHERE status <> 'pending'", jobs)
 
     def wait_until_completed(self, jobs: int) -> float:
-        """Return when so many jobs were seen completed. Raises `Failed` when one cannot be."""
+        """Return the time at which this many jobs were first seen completed. Raises `Failed` if that never happens."""
         return self._wait("SELECT count(*) FROM jobs WHERE status = 'completed'", jobs)
 
     def _wait(self, sql: str, wanted: int) -> float:
@@ -102,4 +102,4 @@ class Observer:
             pause = (wanted - now) * LOOK_AGAIN_SECONDS_A_JOB
             time.sleep(min(max(pause, LOOK_AGAIN_SECONDS), LOOK_AGAIN_SECONDS_AT_MOST))
         states = self._jobs.run(_STATES)
-        raise Failed(f"no job got further in {STALLED_SECONDS} s; jobs by state: {states}")
+        raise Failed(f"no job made progress in {STALLED_SECONDS} s; jobs by status: {states}")

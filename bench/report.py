@@ -12,7 +12,7 @@ Rounds = list[Figures]
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times better, in the median round and in the worst and the best."""
+    """How many times better a system is: in the median round, the worst and the best."""
 
     median: float
     low: float
@@ -25,7 +25,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Row:
-    """One line. Its value comes from a round, or from the samples of several rounds."""
+    """One row of the table. Its value comes from one round, or from the samples of several rounds."""
 
     label: str
     value: Callable[[Rounds], float]
@@ -33,7 +33,7 @@ class Row:
     more_is_better: bool = False
 
     def compare(self, system: Rounds, yardstick: Rounds) -> "Ratio | None":
-        """Tell how many times better the system is. None when there is nothing to divide by."""
+        """Return how many times better the system is than the yardstick, or None if a value is 0."""
         pairs = [(self.value([ours]), self.value([theirs])) for ours, theirs in zip(system, yardstick, strict=True)]
         if any(min(pair) <= 0 for pair in pairs):
             return None
@@ -49,7 +49,7 @@ def _pooled(samples: str, percent: float) -> Callable[[Rounds], float]:
     return lambda rounds: percentile([value for figures in rounds for value in getattr(figures, samples)], percent)
 
 
-#: phase -> its lines
+#: Phase -> its rows.
 ROWS: Mapping[str, list[Row]] = {
     "load": [
         Row("end to end, jobs/s", _median("rate"), "{:,.0f}", more_is_better=True),
@@ -84,12 +84,12 @@ ROWS: Mapping[str, list[Row]] = {
 
 
 def rows(phases: frozenset[str]) -> list[Row]:
-    """Return the lines of these phases, in the table's order."""
+    """Return the rows of these phases, in the table's order."""
     return [row for phase, lines in ROWS.items() if phase in phases for row in lines]
 
 
 def table(measured: Mapping[str, Rounds], phases: frozenset[str], yardstick: str) -> str:
-    """Return the lines as text: the yardstick's figures first, then each system's with how much better it is."""
+    """Return the table as text: the yardstick's figures, then those of each system with how much better it is."""
     others = [name for name in measured if name != yardstick]
     head = ["", yardstick, *(cell for name in others for cell in (name, "better by"))]
     lines = [head] + [_cells(row, measured, yardstick, others) for row in rows(phases)]
@@ -111,7 +111,7 @@ def _aligned(cells: list[str], widths: list[int]) -> str:
 
 
 def document(measured: Mapping[str, Rounds], phases: frozenset[str], yardstick: str) -> dict[str, object]:
-    """Return the same figures for a program to read, with those of each round."""
+    """Return the same figures as data for JSON, with those of each round."""
     return {
         "figures": {
             row.label.strip(): {

@@ -1,4 +1,4 @@
-"""One round: a system is started on a fresh database, put through the phases, and stopped."""
+"""One round: starts a system on a new database, runs the phases, and stops the system."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from bench.observer import Observer
 from bench.servers import Servers
 from bench.systems import ROOT, Stack, System
 
-#: Lets acknowledgements and other work that trails the last completed row finish, so that its CPU is counted.
+#: Time for acknowledgements and other work after the last completed row, so that their CPU time is counted.
 SETTLE_SECONDS = 0.3
 LOOK_AGAIN_SECONDS = 0.001
 PHASES = ("load", "latency", "idle", "drain")
@@ -34,7 +34,7 @@ class Plan:
     concurrency: int = 32
     samples: int = 10
     pause_seconds: float = 1.0
-    #: After this long without work a stack counts as idle.
+    #: A stack counts as idle after this time without work.
     quiet_seconds: float = 2.0
     idle_seconds: float = 10.0
     phases: frozenset[str] = frozenset(PHASES)
@@ -46,7 +46,7 @@ class Plan:
 
 @dataclass
 class Figures:
-    """What one round of one system came to: single values by name, and samples in milliseconds."""
+    """The results of one round of one system: values by name, and samples in milliseconds."""
 
     values: dict[str, float] = field(default_factory=dict)
     start_ms: list[float] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Figures:
 
 @dataclass
 class Round:
-    """The phases. Each adds to the figures."""
+    """Runs the phases. Each adds to the figures."""
 
     plan: Plan
     stack: Stack
@@ -75,7 +75,7 @@ class Round:
         return self.figures
 
     def load(self) -> None:
-        """Closed loop, end to end: once with the servers counting, once with the clock running."""
+        """Post jobs in a closed loop, end to end: once to count statements and commands, once to measure time."""
         self.say(f"{self.plan.warm_up_jobs:,} jobs, counted")
         self._count_load()
         self.say(f"{self.plan.jobs:,} jobs, timed")
@@ -111,18 +111,18 @@ class Round:
         }
 
     def _note_cpu(self, name: str, before: Mapping[str, float], *, scale: float) -> None:
-        """Note the CPU used since `before`: of each group, and in all."""
+        """Add the CPU time used since `before`, for each group and in total."""
         after = cpu.seconds_by_group(self.stack.groups)
         used = {group: (after[group] - before[group]) * scale for group in after}
         self.figures.values |= {f"{name} {group}": value for group, value in used.items()}
         self.figures.values[name] = sum(used.values())
 
     def latency(self) -> None:
-        """Single jobs after a pause, from before the connection is opened until the row is seen to have moved."""
+        """Post single jobs after a pause. Measures from before the connection is opened until the row has changed."""
         self.say(f"{self.plan.samples} jobs after {self.plan.pause_seconds:g} s idle each")
         pauses = random.Random(0)
         for _ in range(self.plan.samples):
-            # Not in step with anything that polls at a fixed interval.
+            # Random, so as not to be in phase with anything that polls at a fixed interval.
             time.sleep(self.plan.pause_seconds + pauses.uniform(0, 0.25))
             self._sample()
 
@@ -141,10 +141,10 @@ class Round:
             if self.observer.status(job_id) not in states:
                 return time.monotonic() * 1000
             time.sleep(LOOK_AGAIN_SECONDS)
-        raise Failed(f"job {job_id} does not get further than {states[-1]}")
+        raise Failed(f"job {job_id} stays {states[-1]}")
 
     def idle(self) -> None:
-        """CPU and memory of a stack that has nothing to do."""
+        """Measure CPU and memory of a stack without work."""
         self.say(f"idle for {self.plan.idle_seconds:g} s")
         time.sleep(self.plan.quiet_seconds)
         before = cpu.seconds_by_group(self.stack.groups)
@@ -153,7 +153,7 @@ class Round:
         self.figures.values["memory"] = cpu.mebibytes([*self.stack.groups["API"], *self.stack.groups["worker"]])
 
     def drain(self) -> None:
-        """The worker alone: the jobs are posted while there is none."""
+        """Measure the worker alone, on jobs posted while it was stopped."""
         self.say(f"{self.plan.jobs:,} jobs waiting, drained")
         self.stack.kill_worker()
         self._post(self.plan.jobs)
@@ -175,7 +175,7 @@ class Round:
         return self.observer.wait_until_completed(self._jobs)
 
     def _check_outputs(self) -> None:
-        """Every job has done its work: a file each, all with the same right content."""
+        """Check that every job has written its file, with the expected content."""
         files = [path for path in self.stack.outputs.iterdir() if path.is_file()]
         wrong = [path.name for path in files if path.read_bytes() != EXPECTED_FILE]
         if wrong or not len(files) == self.observer.jobs() == self._jobs:
@@ -183,7 +183,7 @@ class Round:
 
 
 def measure(system: System, plan: Plan, servers: Servers, folder: Path, say: Callable[[str], None]) -> Figures:
-    """Run one round of one system in a fresh database, its files below `folder`."""
+    """Run one round of one system on a new database, with its files in `folder`."""
     database = "bench"
     with Observer(servers, database) as observer, Stack(system, servers, database, folder) as stack:
         try:

@@ -1,4 +1,4 @@
-"""One PostgreSQL and one Valkey for the whole run; each round gets a fresh database and an empty Valkey."""
+"""One PostgreSQL and one Valkey for the whole run. Each round gets a new database and an empty Valkey."""
 
 import contextlib
 import time
@@ -13,7 +13,7 @@ import redis
 
 from devstack.servers import HOST, Postgres, Valkey
 
-#: The role of the measured programs. The benchmark uses another, so its own statements are not counted.
+#: The role of the measured programs. The benchmark uses another, so that its own statements are not counted.
 ROLE = "service"
 
 
@@ -42,13 +42,13 @@ class Connection:
         psycopg2.extras.register_uuid(conn_or_curs=self._connection)
 
     def run(self, sql: str, *parameters: object) -> Any:  # noqa: ANN401
-        """Return the first value of the first row, if there is one."""
+        """Return the first value of the first row, or None if the statement returns no rows."""
         with self._connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             return cursor.fetchone()[0] if cursor.description else None
 
     def explain(self, sql: str, parameters: Mapping[str, object]) -> dict[str, Any]:
-        """Carry a statement out, undo it, and return what PostgreSQL did."""
+        """Run a statement with EXPLAIN ANALYZE, roll it back, and return the plan."""
         with self._connection.cursor() as cursor:
             cursor.execute("BEGIN")
             cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", parameters)
@@ -62,7 +62,7 @@ class Connection:
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Servers]:
-    """Start both, durable as in production but for Redis' file: it is a doorbell. Stop both in the end."""
+    """Start both servers, and stop them at the end. PostgreSQL is durable as in production; Valkey writes no file."""
     options = ("shared_preload_libraries=pg_stat_statements",)
     with Postgres(folder / "postgres", options=options) as postgres, Valkey(folder / "valkey", save=False) as valkey:
         servers = Servers(postgres, valkey)
@@ -75,7 +75,7 @@ def running(folder: Path) -> Iterator[Servers]:
 
 
 def count_statements(admin: Connection, *, on: bool) -> None:
-    """Counting costs PostgreSQL a little for each statement, so it is off while time is taken."""
+    """Switch pg_stat_statements on or off. It costs a little per statement, so it is off while time is measured."""
     admin.run(f"ALTER SYSTEM SET pg_stat_statements.track = {'top' if on else 'none'}")
     admin.run("SELECT pg_reload_conf()")
-    time.sleep(0.1)  # for every session to read it
+    time.sleep(0.1)  # until every session has reloaded it

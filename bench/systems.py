@@ -1,4 +1,4 @@
-"""What is compared: this service, variants of it, and the straightforward version. All get the same resources."""
+"""The systems to compare: this service, variants of it, and the straightforward version, with the same resources."""
 
 import contextlib
 import http.client
@@ -51,7 +51,7 @@ def ours(name: str = OURS, **changes: str) -> System:
         api=["jobs_service", "api"],
         worker=["jobs_service", "worker"],
         migrate=["jobs_service", "migrate"],
-        # A canary is a job that nobody posted: the counts would not come out even.
+        # Without canaries, which would be counted as jobs that were not posted.
         environment=sizes | {"CANARY_INTERVAL_SECONDS": "0"} | changes,
     )
 
@@ -129,7 +129,7 @@ class Stack:
             env={**os.environ, **self._environment, "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
             cwd=ROOT,
         )
-        # Its database goes with it, so there is no reason to be polite.
+        # Its database is dropped as well, so it need not stop gracefully.
         self._running.callback(child.kill)
         return child
 
@@ -137,7 +137,7 @@ class Stack:
         if self.system.migrate:
             migrate = self._start("migrate", self.system.migrate)
             if not wait_until(lambda: not migrate.running, READY_SECONDS) or migrate.exit_code():
-                raise Failed(f"the migration did not end well\n{migrate.tail()}")
+                raise Failed(f"the migration failed\n{migrate.tail()}")
         else:
             with contextlib.closing(Connection(self._environment["DATABASE_URL"])) as connection:
                 connection.run((ROOT / "seeds/001_create_jobs_table.sql").read_text())
@@ -147,7 +147,7 @@ class Stack:
             raise Failed(f"the API does not answer\n{self._api.tail()}")
 
     def _answers(self) -> bool:
-        """Tell whether the API answers anything at all."""
+        """Tell whether the API answers a request, with any status."""
         with contextlib.suppress(OSError), contextlib.closing(self.connect()) as connection:
             connection.request("GET", "/livez")
             connection.getresponse().read()

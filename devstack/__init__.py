@@ -1,1 +1,1 @@
-"""The local stack: real servers from wheels, and `make run`. For development and tests; the image leaves it out."""
+"""The local stack of `make run`: real servers from wheels. For development and tests; the image does not include it."""

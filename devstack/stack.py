@@ -33,11 +33,11 @@ COLOURS = {"app": 36, "worker": 35, "stack": 33}
 
 
 class StackError(Exception):
-    """The stack cannot go on. The text is one line that says why, and what to do."""
+    """The stack cannot start or continue. The text is one line that says why, and what to do."""
 
 
 class Stack:
-    """Everything `make run` starts, in the order of starting; it is stopped in the reverse order."""
+    """Everything that `make run` starts. It is stopped in the reverse order."""
 
     def __init__(self, environ: Mapping[str, str], folder: Path, output: IO[str]) -> None:
         self.environ = dict(environ)
@@ -49,7 +49,7 @@ class Stack:
         self._signals = 0
 
     def run(self) -> int:
-        """Run until Ctrl-C (0) or until something crashes (1)."""
+        """Run until Ctrl-C, and return 0, or until a process ends by itself, and return 1."""
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, self._on_signal)
         try:
@@ -83,7 +83,7 @@ class Stack:
         self._wait_until_ready(settings)
 
     def _own_servers(self) -> list[Server]:
-        """Return the servers that the environment does not name, and name them there."""
+        """Return the servers that the environment has no address for, and add their addresses to it."""
         ports = _Ports(self.folder / "ports.json")
         own: list[Server] = []
         if not self.environ.get("DATABASE_URL"):
@@ -106,7 +106,7 @@ class Stack:
 
     def _settings(self) -> Settings:
         self.environ.setdefault("LOG_FORMAT", "console")
-        # The canaries are to come in where everybody's jobs do.
+        # Canaries are submitted through the API, as the jobs of clients are.
         self.environ.setdefault("CANARY_URL", f"http://127.0.0.1:{self.environ.get('API_PORT') or 3000}")
         return Settings.from_env(self.environ)
 
@@ -120,8 +120,8 @@ class Stack:
         command = [sys.executable, "-m", "jobs_service", "migrate"]
         done = subprocess.run(command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise StackError(f"the database could not be prepared: {done.stderr.strip()}")
-        # The last line: what was applied. Its steps are for databases that are large.
+            raise StackError(f"the migrations could not be applied: {done.stderr.strip()}")
+        # Only the last line, which says what was applied. The steps before it matter for large databases.
         self._say(done.stdout.strip().rpartition("\n")[2])
 
     def _start_child(self, name: str, command: str) -> None:
@@ -137,7 +137,7 @@ class Stack:
         if Prometheus.binary() is None:
             return
         if not is_free(PROMETHEUS_PORT):
-            self._say(f"Prometheus is not started: port {PROMETHEUS_PORT} is taken")
+            self._say(f"Prometheus is not started: port {PROMETHEUS_PORT} is in use")
             return
         targets = {"jobs-api": settings.api_port, "jobs-worker": settings.worker_metrics_port}
         rules = ROOT / "monitoring" / "prometheus" / "rules"
@@ -187,7 +187,7 @@ class Stack:
             if child.running:
                 child.send(signal.SIGTERM)
         for child in self.children.values():
-            # They have been told; told twice, they would drop what they run.
+            # They have had SIGTERM already. After a second one they would abort their running jobs.
             child.stop(with_signal=signal.SIGCONT, seconds=self._stop_seconds, tick=self._while_stopping)
         self._print_logs()
         for server in reversed(self.servers):
@@ -228,7 +228,7 @@ class Stack:
         table = "\n".join(f"  {name:<15} {place}" for name, place in places.items())
         example = '{"type":"csv-generation","payload":{"name":"Alice","score":95}}'
         curl = f"curl -X POST {api}/jobs -H 'Content-Type: application/json' -d '{example}'"
-        note = "Ctrl-C stops everything; the data stays. (.env is for Compose: it is not read here)"
+        note = "Ctrl-C stops everything and keeps the data. (.env is not read here: only Compose reads it)"
         return f"ready\n{table}\n\n  {curl}\n\n  {note}\n"
 
     def _say(self, text: str) -> None:
@@ -243,7 +243,7 @@ class Stack:
 
 
 class _Ports:
-    """The ports of servers nobody asks for by number: any free one, and the same one at the next start if it is."""
+    """The ports of servers without a configured port: any free one, and the same one at the next start if possible."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -261,7 +261,7 @@ def _check_ports(needed: dict[str, int]) -> None:
     for variable, port in needed.items():
         if not is_free(port):
             raise StackError(
-                f"port {port} is taken: end what listens there, or choose another one with {variable}=…, "
+                f"port {port} is in use: stop the program that listens there, or set {variable} to another port, "
                 f"for example: {variable}={free_port()} make run"
             )
 
@@ -280,8 +280,8 @@ class _only_one:  # noqa: N801 - reads as what it says: with _only_one(folder)
         except BlockingIOError:
             self.file.seek(0)
             raise StackError(
-                f"this folder's stack is running already, as process {self.file.read().strip()}: "
-                "stop that one first (Ctrl-C in its terminal), or run another from a copy of the folder"
+                f"the stack of this folder is already running, as process {self.file.read().strip()}: "
+                "stop it first (Ctrl-C in its terminal), or run another one from a copy of the folder"
             ) from None
         self.file.truncate(0)
         self.file.write(f"{os.getpid()}\n")

@@ -38,7 +38,7 @@ def are_exhausted() -> bool:
     return False
 
 
-def lacked(error: BaseException | None) -> bool:
+def is_exhaustion(error: BaseException | None) -> bool:
     """Tell whether this error, or any error in its chain of causes, is a lack of descriptors."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

@@ -1,6 +1,6 @@
 """The worker's side: `dramatiq bench.straightforward.actors`.
 
-The text and the file are made by the very functions that the service uses, so that both sides do the same work.
+The same functions as in the service write the text and the file, so that both sides do the same work.
 """
 
 import os

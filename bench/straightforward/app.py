@@ -11,7 +11,7 @@ ACTORS = {"csv-generation": generate_csv}
 
 
 class DatabaseConnection:
-    """Opens and closes a connection around each request, as peewee's documentation shows for Falcon."""
+    """Opens and closes a connection for each request, as peewee's documentation shows for Falcon."""
 
     def process_request(self, _req: falcon.Request, _resp: falcon.Response) -> None:
         database.connect(reuse_if_open=True)

@@ -1,4 +1,4 @@
-"""The table of `seeds/001_create_jobs_table.sql`, untouched, and a pooled database."""
+"""The unchanged table of `seeds/001_create_jobs_table.sql`, and a pooled database."""
 
 import datetime as dt
 import os

@@ -293,7 +293,7 @@ class QueueConsumer(Consumer):
         while self.popped:
             if not (message := self._decode(*self.popped.popleft())):
                 continue
-            if message.takes_place_of and not self.broker.limits.take(message.takes_place_of):
+            if message.counted_type and not self.broker.limits.take(message.counted_type):
                 surplus.append(message)
                 continue
             with self.done:
@@ -304,7 +304,7 @@ class QueueConsumer(Consumer):
 
     def ack(self, message: MessageProxy) -> None:
         """Count the message as done. Redis is only called if the present wait does not include the message's type."""
-        job_type = message.takes_place_of if isinstance(message, Popped) else None
+        job_type = message.counted_type if isinstance(message, Popped) else None
         with self.done:
             self.outstanding -= 1
             if job_type:
@@ -434,10 +434,10 @@ class QueueConsumer(Consumer):
 class Popped(MessageProxy):
     """A message that was popped from its queue, with the `run_at` in its score."""
 
-    def __init__(self, message: Message[Any], place: float, takes_place_of: str | None) -> None:
+    def __init__(self, message: Message[Any], place: float, counted_type: str | None) -> None:
         super().__init__(message)
         #: The type whose limit it counts towards; None if this process does not know the type.
-        self.takes_place_of = takes_place_of
+        self.counted_type = counted_type
         # A message added by hand may have an infinite score, which has no remainder.
         self.due_ms = place % _PRIORITY_STEP if math.isfinite(place) else 0.0
 

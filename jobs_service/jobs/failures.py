@@ -19,15 +19,15 @@ class IsolatedFailure(JobsError):
         self.failure = failure
 
 
-class IsolatedRejection(IsolatedFailure, Rejected):
+class IsolatedRejected(IsolatedFailure, Rejected):
     """`Rejected` was raised."""
 
 
-class IsolatedRefusal(IsolatedFailure, InvalidRequest):
+class IsolatedInvalidRequest(IsolatedFailure, InvalidRequest):
     """`InvalidRequest` was raised."""
 
 
-class IsolatedDoubt(IsolatedFailure, OutcomeUnknown):
+class IsolatedOutcomeUnknown(IsolatedFailure, OutcomeUnknown):
     """`OutcomeUnknown` was raised."""
 
 

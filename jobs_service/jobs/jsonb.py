@@ -12,7 +12,7 @@ MAX_NUMBER_CHARACTERS = 1_000
 _MAX_EXPONENT = 400
 
 
-def gives_back(text: str) -> bool:
+def preserves(text: str) -> bool:
     """Tell whether `jsonb` would return the text with its names in the same order and its numbers spelled the same.
 
     Spaces between values, and needless escapes in strings, are not compared.

@@ -182,15 +182,15 @@ class Failure:
 
 
 @dataclass(slots=True)
-class Unheard:
+class LostReply:
     """A caller's transition whose reply was lost, if there is one.
 
     The caller keeps this object and repeats the call once PostgreSQL answers. The call then first sends the same
     statement under the same token and returns its result, so that each transition is reported exactly once.
     """
 
-    #: The statement's parameters.
-    names: Mapping[str, Any] | None = None
+    #: The statement's parameters, or None if no reply was lost.
+    parameters: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +290,7 @@ FROM new"""
 def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
     """Insert jobs as pending. All but those that had expired are committed when this returns."""
     columns = {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__}
-    columns["keep_text"] = [not jsonb.gives_back(job.payload) for job in jobs]
+    columns["keep_text"] = [not jsonb.preserves(job.payload) for job in jobs]
     rows = database.rows(_SUBMIT, columns)
     found = {row[0]: Submitted(*row) for row in rows}
     return [found[job.id] for job in jobs]
@@ -413,8 +413,8 @@ def complete(database: Database, done: Sequence[tuple[Claim, str]]) -> list[bool
     ordered = sorted(done, key=lambda item: item[0].job_id)
     names = _held([(claim.job_id, claim.token) for claim, _ in ordered], "complete")
     names["results"] = [result for _, result in ordered]
-    names["keep_text"] = [not jsonb.gives_back(result) for _, result in ordered]
-    completed = {job_id for (job_id,) in _sent(database, _COMPLETE, "id", names)}
+    names["keep_text"] = [not jsonb.preserves(result) for _, result in ordered]
+    completed = {job_id for (job_id,) in _send(database, _COMPLETE, "id", names)}
     return [claim.job_id in completed for claim, _ in done]
 
 
@@ -506,7 +506,7 @@ def release(database: Database, claims: Sequence[Claim]) -> list[bool]:
     False: the lease is gone, or the effect has begun, and so the attempt has to count.
     """
     names = _held(sorted((claim.job_id, claim.token) for claim in claims), "release")
-    released = {job_id for (job_id,) in _sent(database, _RELEASE + "id", "id", names)}
+    released = {job_id for (job_id,) in _send(database, _RELEASE + "id", "id", names)}
     return [claim.job_id in released for claim in claims]
 
 
@@ -517,17 +517,17 @@ ORDER BY id"""
 
 
 def release_worker(
-    database: Database, worker_id: UUID, *, known: Collection[UUID] = (), unheard: Unheard | None = None
+    database: Database, worker_id: UUID, *, known: Collection[UUID] = (), lost_reply: LostReply | None = None
 ) -> list[TransitionedJob]:
     """Give back the jobs that a stopping worker holds without knowing it, because the replies to its claims were lost.
 
     `known` are the lease tokens that the worker knows: those attempts are running, or about to be settled.
     """
-    unheard = unheard or Unheard()
+    lost_reply = lost_reply or LostReply()
     sql = _RELEASE + _RELEASED
-    rows = _asked_again(database, unheard, sql, _RELEASED)
+    rows = _resend(database, lost_reply, sql, _RELEASED)
     if not rows and (held := database.rows(_HELD, (worker_id, list(known)))):
-        rows = _asked(database, unheard, sql, _RELEASED, _held(held, "release"))
+        rows = _send_tracked(database, lost_reply, sql, _RELEASED, _held(held, "release"))
     return [TransitionedJob(*row) for row in rows]
 
 
@@ -634,7 +634,7 @@ def defer(
         "max_pause": deferral.probe_seconds,
         "max_servers": MAX_SERVERS_AWAY,
     }
-    rows = _sent(database, _DEFER.replace("<deferred>", _DEFERRED), _DEFERRED, names)
+    rows = _send(database, _DEFER.replace("<deferred>", _DEFERRED), _DEFERRED, names)
     return Deferred(*rows[0][1:]) if rows else None
 
 
@@ -702,17 +702,17 @@ def fail_unknown(
     job_type: str,
     grace_seconds: float,
     fence: int | None = None,
-    unheard: Unheard | None = None,
+    lost_reply: LostReply | None = None,
 ) -> list[TransitionedJob]:
     """Fail pending jobs of a type that this worker does not know, once they have waited `grace_seconds`.
 
     Until then they stay pending, because during a deployment a newer worker may know the type.
     """
-    unheard = unheard or Unheard()
-    rows = _asked_again(database, unheard, _FAIL_UNKNOWN, _MOVED)
+    lost_reply = lost_reply or LostReply()
+    rows = _resend(database, lost_reply, _FAIL_UNKNOWN, _MOVED)
     if job_ids and not rows:
         names = {"job_ids": list(job_ids), "job_type": job_type, "grace": grace_seconds, "fence": fence}
-        rows = _asked(database, unheard, _FAIL_UNKNOWN, _MOVED, names | {"transition": uuid4()})
+        rows = _send_tracked(database, lost_reply, _FAIL_UNKNOWN, _MOVED, names | {"transition": uuid4()})
     return [TransitionedJob(*row) for row in rows]
 
 
@@ -787,29 +787,29 @@ def rescue(
     *,
     limit: int = 500,
     fence: int | None = None,
-    unheard: Unheard | None = None,
+    lost_reply: LostReply | None = None,
 ) -> list[Rescued]:
     """Take back the jobs of silent workers, for another attempt or as dead letters. The attempts do not count.
 
     `silent` maps a worker's id to the heartbeat count at which it stopped, or None if the worker has no row. A sweep
-    that keeps `unheard` also calls this when no worker is silent; without either, no statement is sent.
+    that keeps `lost_reply` also calls this when no worker is silent; without either, no statement is sent.
     """
-    unheard = unheard or Unheard()
-    rows = _asked_again(database, unheard, _RESCUE, _TAKEN_BACK)
+    lost_reply = lost_reply or LostReply()
+    rows = _resend(database, lost_reply, _RESCUE, _TAKEN_BACK)
     if silent and not rows:
         workers = {"workers": list(silent), "beats": list(silent.values())}
         lost = database.rows(_LOST_JOBS, workers | {"limit": limit})
         if lost:
             message = "the worker was lost: killed, frozen or cut off"
             names = workers | {"fence": fence} | _lost(lost, message, counted=False, transition=uuid4())
-            rows = _asked(database, unheard, _RESCUE, _TAKEN_BACK, names)
+            rows = _send_tracked(database, lost_reply, _RESCUE, _TAKEN_BACK, names)
     return [_rescued(row) for row in rows]
 
 
 def crash(database: Database, claim: Claim, message: str, *, delay_seconds: float) -> Rescued | None:
     """Record that the attempt killed the process it had to itself. None: the lease is gone."""
     names = _lost([(claim.job_id, claim.token)], message, counted=True, transition=_transition(claim.token, "crash"))
-    rows = _sent(database, _CRASH, _TAKEN_BACK, names | {"delay": delay_seconds})
+    rows = _send(database, _CRASH, _TAKEN_BACK, names | {"delay": delay_seconds})
     return _rescued(rows[0]) if rows else None
 
 
@@ -819,7 +819,7 @@ def abandon(database: Database, claim: Claim, message: str) -> Rescued | None:
     As after a lost worker, the attempt does not count, and the next one gets a process of its own.
     """
     names = _lost([(claim.job_id, claim.token)], message, counted=False, transition=_transition(claim.token, "abandon"))
-    rows = _sent(database, _ABANDON, _TAKEN_BACK, names)
+    rows = _send(database, _ABANDON, _TAKEN_BACK, names)
     return _rescued(rows[0]) if rows else None
 
 
@@ -863,14 +863,14 @@ RETURNING {_EXPIRED}"""
 
 
 def expire(
-    database: Database, *, limit: int = 500, fence: int | None = None, unheard: Unheard | None = None
+    database: Database, *, limit: int = 500, fence: int | None = None, lost_reply: LostReply | None = None
 ) -> list[Expired]:
     """Fail pending jobs whose `expires_at` has passed. A job that was deferred keeps the error it was deferred with."""
-    unheard = unheard or Unheard()
-    rows = _asked_again(database, unheard, _EXPIRE, _EXPIRED)
+    lost_reply = lost_reply or LostReply()
+    rows = _resend(database, lost_reply, _EXPIRE, _EXPIRED)
     if not rows and (late := [job_id for (job_id,) in database.rows(_LATE_JOBS, (limit,))]):
         names = {"job_ids": late, "transition": uuid4(), "fence": fence}
-        rows = _asked(database, unheard, _EXPIRE, _EXPIRED, names)
+        rows = _send_tracked(database, lost_reply, _EXPIRE, _EXPIRED, names)
     return [Expired(*[*job, EndReason(reason)]) for *job, reason in rows]
 
 
@@ -896,15 +896,15 @@ WHERE id = ANY(%(job_ids)s) AND (status IN ('pending', 'processing')) IS TRUE
 RETURNING {_CANCELLED}"""
 
 
-def cancel(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> Cancelled | None:
+def cancel(database: Database, job_id: UUID, *, lost_reply: LostReply | None = None) -> Cancelled | None:
     """End a job that is not finished. None: it is finished, or there is no such job.
 
     A running attempt loses its lease: it can no longer begin its effect, and its verdict is refused. Its worker learns
     of this with its next heartbeat, and interrupts it.
     """
-    unheard = unheard or Unheard()
-    names = unheard.names or {"job_ids": [job_id], "transition": uuid4()}
-    rows = _asked(database, unheard, _CANCEL, _CANCELLED, names)
+    lost_reply = lost_reply or LostReply()
+    names = lost_reply.parameters or {"job_ids": [job_id], "transition": uuid4()}
+    rows = _send_tracked(database, lost_reply, _CANCEL, _CANCELLED, names)
     return _cancelled(rows[0]) if rows else None
 
 
@@ -932,11 +932,11 @@ RETURNING {_MOVED}"""
 _REDRIVEN = "jobs.id, type, queue, 0, request_id, traceparent"
 
 
-def redrive(database: Database, job_id: UUID, *, unheard: Unheard | None = None) -> TransitionedJob | None:
+def redrive(database: Database, job_id: UUID, *, lost_reply: LostReply | None = None) -> TransitionedJob | None:
     """Run a finished job again. Attempts start at 0; the history stays. None: not finished, or there is no such job."""
-    unheard = unheard or Unheard()
-    names = unheard.names or _end_of(database, job_id)
-    rows = _asked(database, unheard, _REDRIVE, _REDRIVEN, names) if names else []
+    lost_reply = lost_reply or LostReply()
+    names = lost_reply.parameters or _end_of(database, job_id)
+    rows = _send_tracked(database, lost_reply, _REDRIVE, _REDRIVEN, names) if names else []
     return TransitionedJob(*rows[0]) if rows else None
 
 
@@ -976,7 +976,7 @@ def prune(
 def _settle(database: Database, claim: Claim, verb: str, sql: str, names: Mapping[str, Any]) -> bool:
     names = {**names, "job_id": claim.job_id, "job_ids": [claim.job_id], "lease": claim.token}
     names["transition"] = _transition(claim.token, verb)
-    return bool(_sent(database, sql, "id", names))
+    return bool(_send(database, sql, "id", names))
 
 
 def _held(held: Sequence[Row], verb: str) -> dict[str, Any]:
@@ -993,22 +993,28 @@ def _transition(lease: UUID, verb: str) -> UUID:
     return uuid5(lease, verb)
 
 
-def _asked_again(database: Database, unheard: Unheard, sql: str, columns: str) -> list[Row]:
+def _resend(database: Database, lost_reply: LostReply, sql: str, columns: str) -> list[Row]:
     """Send a transition whose reply was lost once more, if there is one."""
-    return [] if unheard.names is None else _asked(database, unheard, sql, columns, unheard.names)
+    return (
+        []
+        if lost_reply.parameters is None
+        else _send_tracked(database, lost_reply, sql, columns, lost_reply.parameters)
+    )
 
 
-def _asked(database: Database, unheard: Unheard, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
-    """Send a transition, and keep it in `unheard` if no reply comes."""
-    unheard.names = None
+def _send_tracked(
+    database: Database, lost_reply: LostReply, sql: str, columns: str, names: Mapping[str, Any]
+) -> list[Row]:
+    """Send a transition, and keep it in `lost_reply` if no reply comes."""
+    lost_reply.parameters = None
     try:
-        return _sent(database, sql, columns, names)
+        return _send(database, sql, columns, names)
     except DatabaseUnavailable:
-        unheard.names = names
+        lost_reply.parameters = names
         raise
 
 
-def _sent(database: Database, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
+def _send(database: Database, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
     """Send a transition and return `columns` of each row that it changed, the id first.
 
     `rows` may have sent it twice, and then the first one changed the rows: missing rows are looked up by their token.

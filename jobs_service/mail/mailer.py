@@ -13,7 +13,7 @@ from typing import Protocol, Self
 import structlog
 
 from jobs_service.config import Settings
-from jobs_service.descriptors import lacked
+from jobs_service.descriptors import is_exhaustion
 from jobs_service.errors import JobsError, OutcomeUnknown, Rejected, SettingsError, Unavailable
 from jobs_service.mail.addresses import problem_with
 from jobs_service.mail.smtp import (
@@ -161,7 +161,7 @@ class SmtpMailer:
                     content, self._sender.addr_spec, recipients, utf8=utf8, before_data=before_data
                 )
         except (OSError, UnicodeError) as error:  # smtplib's errors are OSErrors; UnicodeErrors come from host names
-            if lacked(error):
+            if is_exhaustion(error):
                 raise  # this process can open no further file, which says nothing about the server
             raise _verdict(error, recipients, self._server) from None  # the cause would put addresses into tracebacks
         if refused:

@@ -4,7 +4,7 @@ from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
 from jobs_service.events import JobFailed
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import EndReason, Expired, Unheard
+from jobs_service.jobs.lifecycle import EndReason, Expired, LostReply
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.observability import logs
 
@@ -20,12 +20,12 @@ class Expirer(Service):
         self.database = database
         self.dead_letters = dead_letters
         self.interval_seconds = interval_seconds
-        self._unheard = Unheard()
+        self._lost_reply = LostReply()
 
     def run_once(self, turn: Turn) -> dict[str, int]:
         expired = 0
         while not turn.is_over:
-            batch = lifecycle.expire(self.database, limit=BATCH, fence=turn.fence, unheard=self._unheard)
+            batch = lifecycle.expire(self.database, limit=BATCH, fence=turn.fence, lost_reply=self._lost_reply)
             if not batch:
                 return {"expired": expired}
             for job in batch:

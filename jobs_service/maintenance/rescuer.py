@@ -8,7 +8,7 @@ from jobs_service.database.connection import Database
 from jobs_service.events import AttemptAmbiguous, JobFailed, JobRescued
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import FENCE, WORKER_LOST, Rescued, Unheard
+from jobs_service.jobs.lifecycle import FENCE, WORKER_LOST, LostReply, Rescued
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.observability import logs
@@ -51,7 +51,7 @@ class Rescuer(Service):
         self.interval_seconds = interval_seconds
         self.liveness = liveness
         self.rowless = rowless
-        self._unheard = Unheard()
+        self._lost_reply = LostReply()
 
     @property
     def slack_seconds(self) -> float:
@@ -74,7 +74,7 @@ class Rescuer(Service):
     def _rescue(self, silent: dict[UUID | None, int | None], turn: Turn) -> int:
         rescued = 0
         while not turn.is_over:
-            batch = lifecycle.rescue(self.database, silent, limit=BATCH, fence=turn.fence, unheard=self._unheard)
+            batch = lifecycle.rescue(self.database, silent, limit=BATCH, fence=turn.fence, lost_reply=self._lost_reply)
             if not batch:
                 return rescued
             failpoint("rescuer.after_rescue")

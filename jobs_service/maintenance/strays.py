@@ -8,7 +8,7 @@ from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import Database
 from jobs_service.events import JobFailed
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, EndReason, Unheard
+from jobs_service.jobs.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, EndReason, LostReply
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.observability import logs
@@ -60,7 +60,7 @@ class Strays(Service):
         self.dead_letters = dead_letters
         self.interval_seconds = interval_seconds
         self.liveness = liveness
-        self._unheard = Unheard()
+        self._lost_reply = LostReply()
 
     def run_once(self, turn: Turn) -> dict[str, int]:
         counts = {"moved": 0, "failed": self._fail([], "", turn)}
@@ -100,7 +100,7 @@ class Strays(Service):
             job_type=job_type,
             grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS,
             fence=turn.fence,
-            unheard=self._unheard,
+            lost_reply=self._lost_reply,
         )
         for job in failed:
             with logs.bound(**job.origin.fields):

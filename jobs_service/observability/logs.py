@@ -49,7 +49,7 @@ def configure(*, form: str, level: str, service: str, stream: TextIO | None = No
             *_rendering(stream, console=console, service=service),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Unfailing(stream))),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _IgnoringErrors(stream))),
         cache_logger_on_first_use=True,
     )
     _take_in_standard_logging(level)
@@ -137,7 +137,7 @@ def _rendering(stream: TextIO, *, console: bool, service: str) -> list[Any]:
     return [name_service, _TRACEBACKS, structlog.processors.JSONRenderer()]
 
 
-class _Unfailing:
+class _IgnoringErrors:
     """A stream that ignores write errors: a job must not fail because its log line cannot be written."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -25,7 +25,7 @@ _DEFAULTS = {
 _TEXTS = frozenset({"exception.message", "exception.stacktrace"})
 
 
-class Asked(Sampler):
+class RequestedOnly(Sampler):
     """Drops the spans of the service's own background work.
 
     A statement or command outside of any request or attempt is a heartbeat, a sweep or a wait for messages. Each would
@@ -49,10 +49,10 @@ class Asked(Sampler):
         return self.inner.should_sample(parent_context, trace_id, name, kind, *rest, **named)
 
     def get_description(self) -> str:
-        return f"Asked({self.inner.get_description()})"
+        return f"RequestedOnly({self.inner.get_description()})"
 
 
-class Discreet(SpanExporter):
+class WithoutExceptionTexts(SpanExporter):
     """Exports spans without the texts of exceptions."""
 
     def __init__(self, exporter: SpanExporter) -> None:
@@ -70,7 +70,7 @@ def provide(service: str) -> TracerProvider:
     for name, value in {**_DEFAULTS, "OTEL_SERVICE_NAME": f"async-job-system-{service}"}.items():
         os.environ.setdefault(name, value)
     provider = new_provider()
-    provider.add_span_processor(BatchSpanProcessor(Discreet(OTLPSpanExporter())))
+    provider.add_span_processor(BatchSpanProcessor(WithoutExceptionTexts(OTLPSpanExporter())))
     # For job types that create spans of their own.
     trace.set_tracer_provider(provider)
     for instrumentor in (FalconInstrumentor, Psycopg2Instrumentor, RedisInstrumentor):
@@ -80,7 +80,7 @@ def provide(service: str) -> TracerProvider:
 
 def new_provider() -> TracerProvider:
     provider = TracerProvider()
-    provider.sampler = Asked(provider.sampler)
+    provider.sampler = RequestedOnly(provider.sampler)
     return provider
 
 

@@ -97,7 +97,7 @@ def _perform(
 
 def _raise_if_process_is_broken(error: Exception, *, has_begun: bool) -> None:
     """Raise another error if its process, which can open no file, made the job fail: one job's leak fails them all."""
-    if isinstance(error, JobsError) or not (descriptors.lacked(error) or descriptors.are_exhausted()):
+    if isinstance(error, JobsError) or not (descriptors.is_exhaustion(error) or descriptors.are_exhausted()):
         return
     if has_begun:
         # This job may be the cause: from now on it runs in a process of its own.

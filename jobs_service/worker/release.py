@@ -11,7 +11,7 @@ from jobs_service import events
 from jobs_service.database.connection import Database
 from jobs_service.events import JobReleased
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import Unheard
+from jobs_service.jobs.lifecycle import LostReply
 from jobs_service.observability import logs
 from jobs_service.observability.logs import get_logger
 from jobs_service.worker.attempt import RunningAttempt
@@ -117,12 +117,12 @@ class Release:
 
     def _release_unknown(self, until: float) -> None:
         """Release claims whose answers were lost: no attempt of this process holds them."""
-        unheard = Unheard()
+        lost_reply = LostReply()
         try:
             jobs = self.wait.until_answered(
                 "release",
                 lambda: lifecycle.release_worker(
-                    self.database, self.worker_id, known=self.attempts.tokens(), unheard=unheard
+                    self.database, self.worker_id, known=self.attempts.tokens(), lost_reply=lost_reply
                 ),
                 # Where every claim was answered there is nothing to find: a stop does not wait for PostgreSQL then.
                 until=until if self.claims.unanswered else -math.inf,

@@ -33,8 +33,8 @@ from jobs_service.jobs.lifecycle import (
     Deferred,
     EndReason,
     Failure,
+    LostReply,
     Rescued,
-    Unheard,
 )
 from jobs_service.observability.logs import get_logger
 from jobs_service.worker.attempt import Cancelled, RunningAttempt
@@ -119,7 +119,7 @@ class Settler:
 
     def fail_unknown(self, job_id: UUID, job_type: str) -> None:
         """Make a job of a type that no actor here handles a dead letter, once newer workers have had time to come."""
-        unheard = Unheard()
+        lost_reply = LostReply()
         for job in self.wait.until_answered(
             "fail_unknown",
             lambda: lifecycle.fail_unknown(
@@ -127,7 +127,7 @@ class Settler:
                 [job_id],
                 job_type=job_type,
                 grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS,
-                unheard=unheard,
+                lost_reply=lost_reply,
             ),
             give_up_when_draining=True,
         ):

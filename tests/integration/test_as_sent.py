@@ -16,7 +16,7 @@ from jobs_service.api import request_body
 from jobs_service.api.app import create_app
 from jobs_service.errors import InvalidRequest
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.jsonb import gives_back
+from jobs_service.jobs.jsonb import preserves
 from jobs_service.jobs.lifecycle import ClaimRequest
 
 #: What careful people post, and the file that is right.
@@ -217,7 +217,7 @@ def test_what_is_said_of_jsonb_is_what_postgresql_does(database, text):
     """The text is kept where jsonb would change it, and only there."""
     if is_a_json_value(text):
         [(kept,)] = database.rows("SELECT %s::jsonb::text", (text,))
-        assert (spelled(text) == spelled(kept)) == gives_back(text)
+        assert (spelled(text) == spelled(kept)) == preserves(text)
 
 
 @many

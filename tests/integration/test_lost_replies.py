@@ -152,7 +152,7 @@ def ended(exception=None, *, is_last=False):
     return lambda world, message: world.end(message, exception, is_last=is_last)
 
 
-def running_unheard(world):
+def running_with_lost_reply(world):
     """Claim a job and miss every answer, when there is no time to ask again."""
     job_id = world.submit(type="known")
     [claim] = lifecycle.claim(world.near, [lifecycle.ClaimRequest(job_id, world.worker_id)])
@@ -247,7 +247,9 @@ CASES = {
     ),
     "abandon": Case(running, ended(ProcessBroken("no file")), [JobRetried], ("pending", 0, 1, 1)),
     "release": Case(running, stop, [JobReleased], ("pending", 0, 0, 0)),
-    "release, of an unheard claim": Case(running_unheard, stop, [JobReleased], ("pending", 0, 0, 0)),
+    "release, of a claim whose reply was lost": Case(
+        running_with_lost_reply, stop, [JobReleased], ("pending", 0, 0, 0)
+    ),
     "rescue": Case(held_by_a_lost_worker, rescue, [JobRescued, AttemptAmbiguous, JobFailed], ("failed", 0, 1, 1)),
     "expire": Case(late, expire, [JobFailed], ("failed", 0, 0, 0)),
     "fail_unknown": Case(stray, fail_strays, [JobFailed], ("failed", 0, 0, 0)),
@@ -335,13 +337,13 @@ def test_a_transition_whose_reply_is_lost_is_told_of_once(world, case, loss):
 def test_a_redrive_that_is_sent_again_late_runs_nothing_again(world, worker_id):
     """The job was run again, and to its end, before the statement is repeated."""
     job_id = dead(world)
-    unheard = lifecycle.Unheard()
+    lost_reply = lifecycle.LostReply()
     world.proxy.lose_reply(TRANSITION, times=2)
     with pytest.raises(DatabaseUnavailable):
-        lifecycle.redrive(world.database, job_id, unheard=unheard)
+        lifecycle.redrive(world.database, job_id, lost_reply=lost_reply)
     lifecycle.complete(world.near, [(claim_one(world.near, job_id, worker_id), "1")])
 
-    assert lifecycle.redrive(world.database, job_id, unheard=unheard) is None
+    assert lifecycle.redrive(world.database, job_id, lost_reply=lost_reply) is None
 
     assert [("completed",)] == world.near.rows("SELECT status FROM jobs")
 
@@ -373,7 +375,7 @@ def test_a_stop_waits_for_the_verdict_on_what_was_done(world):
     done = running(world)
     [known] = world.sync.attempts
     known.has_returned = True
-    unknown = running_unheard(world)
+    unknown = running_with_lost_reply(world)
     world.announced.clear()
     ending = Thread(target=stop, args=(world, None))
 

@@ -117,13 +117,13 @@ def test_the_log_tells_the_story(stack):
 def test_a_second_run_in_the_same_folder_says_so(stack):
     said = _run_to_the_end(stack.environ)
 
-    assert f"running already, as process {stack.child.pid}" in said
+    assert f"already running, as process {stack.child.pid}" in said
 
 
 def test_a_taken_port_is_named_with_its_variable(stack, tmp_path):
     said = _run_to_the_end(stack.environ | {"LOCAL_DIR": str(tmp_path)})
 
-    assert f"port {stack.environ['API_PORT']} is taken" in said
+    assert f"port {stack.environ['API_PORT']} is in use" in said
     assert "API_PORT=" in said
 
 

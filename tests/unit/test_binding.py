@@ -5,7 +5,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from jobs_service.jobs.jsonb import gives_back
+from jobs_service.jobs.jsonb import preserves
 from jobs_service.worker.actors import MAX_RESULT_BYTES, ResultNotStorable, _encode
 
 
@@ -72,4 +72,4 @@ def test_what_is_nested_too_deep_to_be_read_again_fails_the_attempt(depth):
     else:
         assert "[" * depth + "]" * depth == text
         # Where its verdict is written, no error is to come of it.
-        gives_back(text)
+        preserves(text)

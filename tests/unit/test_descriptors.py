@@ -51,11 +51,11 @@ def test_the_lack_is_found_wherever_it_stands_in_the_chain(code, wrap):
     error.__cause__ = lack if wrap == "as a cause" else None
     error.__context__ = lack
 
-    assert descriptors.lacked(lack if wrap == "bare" else error)
+    assert descriptors.is_exhaustion(lack if wrap == "bare" else error)
 
 
 def test_other_failures_are_none():
     error = OSError(errno.ENOENT, "not there")
     error.__context__ = error
 
-    assert not descriptors.lacked(error)
+    assert not descriptors.is_exhaustion(error)

@@ -8,7 +8,7 @@ from eventually import eventually
 from jobs_service.api.resources import follow_up
 from jobs_service.api.resources.follow_up import FollowUp
 from jobs_service.errors import DatabaseUnavailable
-from jobs_service.jobs.lifecycle import Unheard
+from jobs_service.jobs.lifecycle import LostReply
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +32,14 @@ def failing(times, *, error=DatabaseUnavailable):
 def test_what_is_answered_the_second_time_is_the_answer():
     ask, _ = failing(1)
 
-    assert "answered" == FollowUp().call(ask, Unheard({"job_ids": []}))
+    assert "answered" == FollowUp().call(ask, LostReply({"job_ids": []}))
 
 
 def test_what_was_never_sent_is_not_asked_again():
     ask, outcomes = failing(1)
 
     with pytest.raises(DatabaseUnavailable):
-        FollowUp().call(ask, Unheard())
+        FollowUp().call(ask, LostReply())
 
     assert ["failed"] == outcomes
 
@@ -50,7 +50,7 @@ def test_calls_are_asked_again_until_they_are_answered_and_the_thread_ends():
 
     for ask, _ in (first, second):
         with pytest.raises(DatabaseUnavailable):
-            calls.call(ask, Unheard({"job_ids": []}))
+            calls.call(ask, LostReply({"job_ids": []}))
 
     eventually(lambda: {outcomes[-1] for _, outcomes in (first, second)} == {"answered"}, what="answers")
     eventually(lambda: "follow-up" not in [thread.name for thread in threading.enumerate()], what="no thread left")
@@ -62,7 +62,7 @@ def test_a_call_is_not_asked_for_ever(monkeypatch):
     ask, outcomes = failing(99)
 
     with pytest.raises(DatabaseUnavailable):
-        FollowUp().call(ask, Unheard({"job_ids": []}))
+        FollowUp().call(ask, LostReply({"job_ids": []}))
     eventually(lambda: "follow-up" not in [thread.name for thread in threading.enumerate()], what="no thread left")
 
     assert ["failed"] * 3 == outcomes
@@ -70,7 +70,7 @@ def test_a_call_is_not_asked_for_ever(monkeypatch):
 
 def test_a_call_that_breaks_ends_only_itself():
     calls = FollowUp()
-    unheard = Unheard({"job_ids": []})
+    lost_reply = LostReply({"job_ids": []})
     told = []
 
     def breaks():
@@ -78,10 +78,10 @@ def test_a_call_that_breaks_ends_only_itself():
         raise DatabaseUnavailable("away") if len(told) < 3 else ValueError("a defect")
 
     with pytest.raises(DatabaseUnavailable):
-        calls.call(breaks, unheard)
+        calls.call(breaks, lost_reply)
     ask, outcomes = failing(2)
     with pytest.raises(DatabaseUnavailable):
-        calls.call(ask, unheard)
+        calls.call(ask, lost_reply)
 
     eventually(lambda: outcomes[-1] == "answered", what="the answer to the other")
     assert ["asked"] * 3 == told

@@ -27,7 +27,7 @@ def exporter(monkeypatch):
     """Make spans in memory."""
     monkeypatch.setattr(events, "_subscribers", [])
     exporter, provider = InMemorySpanExporter(), otel.new_provider()
-    provider.add_span_processor(SimpleSpanProcessor(otel.Discreet(exporter)))
+    provider.add_span_processor(SimpleSpanProcessor(otel.WithoutExceptionTexts(exporter)))
     tracing.use(provider)
     yield exporter
     tracing.end_attempt()

@@ -8,7 +8,7 @@ from threading import Lock, Thread
 from typing import TypeVar
 
 from jobs_service.errors import DatabaseUnavailable
-from jobs_service.jobs.lifecycle import Unheard
+from jobs_service.jobs.lifecycle import LostReply
 from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
@@ -33,15 +33,15 @@ class FollowUp:
         self._lock = Lock()
         self._is_running = False
 
-    def call(self, ask: Callable[[], T], unheard: Unheard) -> T:
-        """Return what `ask` returns. If its reply was lost (`unheard`), call it once more, on another connection.
+    def call(self, ask: Callable[[], T], lost_reply: LostReply) -> T:
+        """Return what `ask` returns. If its reply was lost (`lost_reply`), call it once more, on another connection.
 
         If that fails too, raise `DatabaseUnavailable`, and repeat the call in the background.
         """
         try:
             return ask()
         except DatabaseUnavailable:
-            if unheard.names is None:
+            if lost_reply.parameters is None:
                 raise
         try:
             return ask()

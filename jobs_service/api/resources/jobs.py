@@ -18,7 +18,7 @@ from jobs_service.errors import InvalidRequest
 from jobs_service.events import AttemptAmbiguous, JobCancelled, JobRedriven
 from jobs_service.jobs import lifecycle, queries
 from jobs_service.jobs.job_types import Registry
-from jobs_service.jobs.lifecycle import Status, TransitionedJob, Unheard
+from jobs_service.jobs.lifecycle import LostReply, Status, TransitionedJob
 from jobs_service.metrics import observations
 from jobs_service.metrics.catalogue import PAYLOAD_BYTES
 from jobs_service.submission.submit import Submission, Submitter
@@ -100,14 +100,14 @@ class JobCancellation:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
         """Cancel the job. A running attempt loses its lease at once, and is interrupted with the next heartbeat."""
-        id_, unheard = parse_id(job_id), Unheard()
-        moved = self.follow_up.call(lambda: self._cancel(id_, unheard), unheard)
+        id_, lost_reply = parse_id(job_id), LostReply()
+        moved = self.follow_up.call(lambda: self._cancel(id_, lost_reply), lost_reply)
         if moved is None:
             raise _conflict(self.database, job_id, "Only a job that is pending or processing can be cancelled.")
         resp.data = _answer(moved, Status.CANCELLED)
 
-    def _cancel(self, job_id: UUID, unheard: Unheard) -> TransitionedJob | None:
-        if cancelled := lifecycle.cancel(self.database, job_id, unheard=unheard):
+    def _cancel(self, job_id: UUID, lost_reply: LostReply) -> TransitionedJob | None:
+        if cancelled := lifecycle.cancel(self.database, job_id, lost_reply=lost_reply):
             if cancelled.on_ambiguous:
                 events.emit(AttemptAmbiguous(**cancelled.facts, policy=str(cancelled.on_ambiguous)))
             events.emit(JobCancelled(**cancelled.facts))
@@ -124,8 +124,8 @@ class JobRetry:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
         """Redrive the job: its attempts start at 0, its history stays. The relay publishes it."""
-        id_, unheard = parse_id(job_id), Unheard()
-        moved = self.follow_up.call(lambda: self._redrive(id_, unheard), unheard)
+        id_, lost_reply = parse_id(job_id), LostReply()
+        moved = self.follow_up.call(lambda: self._redrive(id_, lost_reply), lost_reply)
         if moved is None:
             raise _conflict(
                 self.database,
@@ -134,8 +134,8 @@ class JobRetry:
             )
         resp.data = _answer(moved, Status.PENDING)
 
-    def _redrive(self, job_id: UUID, unheard: Unheard) -> TransitionedJob | None:
-        if moved := lifecycle.redrive(self.database, job_id, unheard=unheard):
+    def _redrive(self, job_id: UUID, lost_reply: LostReply) -> TransitionedJob | None:
+        if moved := lifecycle.redrive(self.database, job_id, lost_reply=lost_reply):
             self.dead_letters.remove(job_id)
             events.emit(JobRedriven(**moved.facts))
         return moved

@@ -22,7 +22,13 @@ import msgspec
 from dramatiq.middleware import TimeLimitExceeded
 
 from jobs_service.errors import KnownUnavailable, LeaseLost, Snoozed, Unavailable
-from jobs_service.jobs.failures import IsolatedDoubt, IsolatedFailure, IsolatedRefusal, IsolatedRejection, ProcessLost
+from jobs_service.jobs.failures import (
+    IsolatedFailure,
+    IsolatedInvalidRequest,
+    IsolatedOutcomeUnknown,
+    IsolatedRejected,
+    ProcessLost,
+)
 from jobs_service.jobs.lifecycle import Failure
 from jobs_service.metrics import multiprocess
 from jobs_service.worker.attempt import Cancelled, RunningAttempt
@@ -42,9 +48,9 @@ GO = b"go\n"
 
 #: Kinds of message for what was raised in the process, and what is raised for it here.
 STANDS_FOR: dict[str, type[IsolatedFailure]] = {
-    "rejected": IsolatedRejection,
-    "refused": IsolatedRefusal,
-    "ambiguous": IsolatedDoubt,
+    "rejected": IsolatedRejected,
+    "refused": IsolatedInvalidRequest,
+    "ambiguous": IsolatedOutcomeUnknown,
     "failed": IsolatedFailure,
 }
 
