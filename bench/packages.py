@@ -16,8 +16,8 @@ INSTALL_SECONDS = 300
 OLDEST_NODE = 20
 
 #: Registries that do not answer are given up soon: what cannot be had is left out.
-_NPM = ("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=30000")
-_PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries=1", "--timeout=30")
+_NPM = ("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=10000")
+_PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries=1", "--timeout=10")
 
 
 class Missing(Exception):

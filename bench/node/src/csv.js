@@ -8,6 +8,7 @@ const NEEDS_QUOTES = /[",\r\n]/
 function generateCsv(payload) {
   if (!Array.isArray(payload)) return text([['key', 'value'], ...Object.entries(payload)])
   const header = [...new Set(payload.flatMap(Object.keys))]
+  if (header.length === 0) return ''
   return text([header, ...payload.map((row) => header.map((column) => row[column]))])
 }
 
