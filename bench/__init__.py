@@ -1,1 +1,1 @@
-"""`python -m bench`: this service and the straightforward version of it, measured side by side in one run."""
+"""`python -m bench`: this service and other ways to do the same, measured side by side in one run."""

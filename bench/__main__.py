@@ -8,28 +8,32 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bench import machine, report, rounds, servers, systems
 from bench.errors import Failed
-from bench.rounds import PHASES, Plan
+from bench.packages import Missing
+from bench.rounds import ALL_PHASES, CLIENT_COUNTS, CLIENTS, Plan
 from bench.systems import System
 from devstack.servers import ServerError
 
+#: What is compared with many clients unless something else is asked for.
+OF_CLIENTS = (systems.NODE, systems.OURS)
+_READING = f'"against": how many times better {systems.OURS} is; in brackets the worst and the best round'
 FULL = Plan()
-QUICK = Plan(jobs=60, rounds=1, samples=1, quiet_seconds=0.2, idle_seconds=1.0)
+QUICK = Plan(jobs=60, rounds=1, samples=1, singles=5, quiet_seconds=0.2, idle_seconds=1.0)
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     plan = _plan(options)
-    yardstick = systems.bare() if options.metrics else systems.straightforward()
-    compared = [yardstick, systems.ours(), *options.variant]
+    compared, left_out = _systems(options, plan)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, servers.running(Path(folder)) as running:
-            facts = {"command": shlex.join(["python", "-m", "bench", *arguments]), **machine.describe(running)}
+            command = shlex.join(["python", "-m", "bench", *arguments])
+            facts = {"command": command, **machine.describe(running), **_facts(compared, left_out)}
             measured = _measure(compared, plan, running, Path(folder))
     except (Failed, ServerError) as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -39,6 +43,26 @@ def main(arguments: Sequence[str]) -> int:
         return 130
     _publish(measured, plan, facts, options.json)
     return 0
+
+
+def _systems(options: argparse.Namespace, plan: Plan) -> tuple[list[System], dict[str, str]]:
+    """Return what is compared, and of what cannot be had the reason why not."""
+    if options.metrics:
+        return [systems.bare(), systems.ours(), *options.variant], {}
+    default = OF_CLIENTS if plan.phases == {CLIENTS} else tuple(systems.SYSTEMS)
+    compared, left_out = [], {}
+    for name in options.systems or default:
+        try:
+            compared.append(systems.SYSTEMS[name]())
+        except Missing as missing:
+            left_out[name] = str(missing)
+            print(f"bench: {name} is left out: {missing}", file=sys.stderr)
+    return [*compared, *options.variant], left_out
+
+
+def _facts(compared: Sequence[System], left_out: Mapping[str, str]) -> dict[str, str]:
+    versions = {f"versions of {system.name}": system.versions for system in compared if system.versions}
+    return versions | {f"left out, {name}": reason for name, reason in left_out.items()}
 
 
 def _measure(compared: list[System], plan: Plan, running: servers.Servers, folder: Path) -> dict[str, report.Rounds]:
@@ -57,21 +81,26 @@ def _measure(compared: list[System], plan: Plan, running: servers.Servers, folde
 
 
 def _publish(measured: Mapping[str, report.Rounds], plan: Plan, facts: Mapping[str, str], path: Path | None) -> None:
-    yardstick = next(iter(measured))
-    table = report.table(measured, plan.phases, yardstick)
+    table = report.table(measured, plan.phases, systems.OURS)
     print("\n".join(["", table, "", *(f"{name}: {fact}" for name, fact in facts.items()), f"plan: {_sentence(plan)}"]))
     if path:
-        figures = report.document(measured, plan.phases, yardstick)
+        figures = report.document(measured, plan.phases, systems.OURS)
         plan_facts = {**dataclasses.asdict(plan), "phases": sorted(plan.phases)}
         path.write_text(json.dumps({**facts, "plan": plan_facts, **figures}, indent=1, ensure_ascii=False) + "\n")
 
 
 def _sentence(plan: Plan) -> str:
-    return (
-        f"median of {plan.rounds} interleaved rounds of {plan.jobs:,} jobs at concurrency {plan.concurrency}, "
-        f"{plan.samples} jobs after {plan.pause_seconds:g} s idle each, {plan.idle_seconds:g} s idle; "
-        "in brackets the worst and the best round"
-    )
+    of_phases = {
+        "single": f"{plan.singles} jobs one at a time",
+        "latency": f"{plan.samples} jobs after {plan.pause_seconds:g} s idle each",
+        "idle": f"{plan.idle_seconds:g} s idle",
+        CLIENTS: f"also with {', '.join(map(str, CLIENT_COUNTS))} clients",
+    }
+    parts = [
+        f"median of {plan.rounds} interleaved rounds of {plan.jobs:,} jobs at concurrency {plan.concurrency}",
+        *(text for phase, text in of_phases.items() if phase in plan.phases),
+    ]
+    return f"{', '.join(parts)}; {_READING}"
 
 
 def _plan(options: argparse.Namespace) -> Plan:
@@ -86,11 +115,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=_positive, help=f"jobs in a timed load (default {FULL.jobs:,})")
     parser.add_argument("--rounds", type=_positive, help=f"rounds of each system (default {FULL.rounds})")
     parser.add_argument("--concurrency", type=_positive, help=f"connections that post (default {FULL.concurrency})")
+    parser.add_argument("--singles", type=_positive, help=f"jobs one at a time, each round (default {FULL.singles})")
     parser.add_argument("--samples", type=_positive, help=f"jobs after a pause, each round (default {FULL.samples})")
     parser.add_argument("--idle-seconds", type=float, help=f"idle time that is measured (default {FULL.idle_seconds})")
-    parser.add_argument("--phases", type=_phases, help=f"some of {','.join(PHASES)} (default: all)")
+    parser.add_argument("--phases", type=_phases, help=f"some of {','.join(ALL_PHASES)} (default: all but the last)")
     parser.add_argument("--quick", action="store_true", help="a smoke run of half a minute; its figures mean nothing")
-    parser.add_argument("--metrics", action="store_true", help="compare with this service without its metrics")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--systems",
+        type=_names,
+        help=f"some of {','.join(systems.SYSTEMS)} (default: all; {' and '.join(OF_CLIENTS)} for --phases {CLIENTS})",
+    )
+    chosen.add_argument("--metrics", action="store_true", help="compare with this service without its metrics")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
     parser.add_argument(
         "--variant",
@@ -110,9 +146,20 @@ def _positive(text: str) -> int:
 
 
 def _phases(text: str) -> frozenset[str]:
-    if unknown := set(text.split(",")) - set(PHASES):
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}; expected some of {', '.join(PHASES)}")
-    return frozenset(text.split(","))
+    return frozenset(_some_of(ALL_PHASES, text))
+
+
+def _names(text: str) -> list[str]:
+    """Return the names of systems in the table's order, each once."""
+    given = _some_of(systems.SYSTEMS, text)
+    return [name for name in systems.SYSTEMS if name in given]
+
+
+def _some_of(known: Iterable[str], text: str) -> set[str]:
+    given = set(text.split(","))
+    if unknown := given.difference(known):
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}; expected some of {', '.join(known)}")
+    return given
 
 
 def _variant(text: str) -> System:

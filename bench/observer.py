@@ -1,12 +1,14 @@
 """Observes the servers from outside: the status of the jobs, and what a job costs each server."""
 
 import contextlib
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Self
 
 from bench.errors import Failed
-from bench.servers import ROLE, Servers, count_statements
+from bench.servers import ROLE, Connection, Servers, count_statements
 
 #: The round is given up after this time without a finished job.
 STALLED_SECONDS = 60
@@ -14,6 +16,8 @@ STALLED_SECONDS = 60
 LOOK_AGAIN_SECONDS = 0.005
 LOOK_AGAIN_SECONDS_A_JOB = 0.0003
 LOOK_AGAIN_SECONDS_AT_MOST = 0.3
+#: Pools keep their connections, so this need not be often.
+COUNT_CONNECTIONS_AGAIN_SECONDS = 0.05
 
 _STATES = "SELECT json_object_agg(status, jobs)::text FROM (SELECT status, count(*) AS jobs FROM jobs GROUP BY 1) AS s"
 
@@ -26,6 +30,31 @@ class Counts:
     log_position: str
     redis_commands: int
     redis_reads: int
+
+
+@dataclass
+class ConnectionWatch:
+    """The most connections that the measured programs were seen to hold at a time."""
+
+    connection: Connection
+    database: str
+    most: int = 0
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        while True:
+            self.look()
+            if self._ended.wait(COUNT_CONNECTIONS_AGAIN_SECONDS):
+                return
+
+    def look(self) -> None:
+        now = self.connection.run(
+            f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{ROLE}' AND datname = %s", self.database
+        )
+        self.most = max(self.most, now)
+
+    def end(self) -> None:
+        self._ended.set()
 
 
 class Observer:
@@ -69,6 +98,19 @@ class Observer:
             redis_commands=calls,
             redis_reads=self._redis.info("stats")["total_reads_processed"],
         )
+
+    @contextlib.contextmanager
+    def watching_connections(self) -> Iterator[ConnectionWatch]:
+        """Count, again and again, the connections that the measured programs hold."""
+        with contextlib.closing(self._servers.connect()) as connection:
+            watch = ConnectionWatch(connection, self._database)
+            thread = threading.Thread(target=watch.run)
+            thread.start()
+            try:
+                yield watch
+            finally:
+                watch.end()
+                thread.join()
 
     def commits_between(self, start: Counts, end: Counts) -> int:
         """Count the commit records in the write-ahead log: transactions that changed something."""

@@ -1,10 +1,10 @@
 """The table: medians over the rounds, and ratios taken inside each round."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-from bench.rounds import Figures, percentile
+from bench.rounds import CLIENT_COUNTS, CLIENTS, Figures, percentile
 
 #: Figures of each round of a system, in the order of the rounds.
 Rounds = list[Figures]
@@ -49,7 +49,17 @@ def _pooled(samples: str, percent: float) -> Callable[[Rounds], float]:
     return lambda rounds: percentile([value for figures in rounds for value in getattr(figures, samples)], percent)
 
 
-#: Phase -> its rows.
+def _clients_rows() -> Iterator[Row]:
+    """Yield the lines of each number of clients, then how well the rate holds."""
+    for clients in CLIENT_COUNTS:
+        yield Row(f"{clients} clients, jobs/s", _median(f"rate of {clients}"), "{:,.0f}", more_is_better=True)
+        yield Row(f"{clients} clients, POST answered, p50 ms", _median(f"answer p50 of {clients}"), "{:.1f}")
+        yield Row(f"{clients} clients, POST answered, p99 ms", _median(f"answer p99 of {clients}"), "{:.1f}")
+        yield Row(f"{clients} clients, POST answered, p99/p50", _median(f"p99/p50 of {clients}"), "{:.2f}")
+    yield Row("lowest rate over best", _median("lowest/best rate"), "{:.2f}", more_is_better=True)
+
+
+#: phase -> its lines
 ROWS: Mapping[str, list[Row]] = {
     "load": [
         Row("end to end, jobs/s", _median("rate"), "{:,.0f}", more_is_better=True),
@@ -64,6 +74,13 @@ ROWS: Mapping[str, list[Row]] = {
         Row("PostgreSQL commits per job", _median("commits"), "{:.2f}"),
         Row("Redis commands per job", _median("redis commands"), "{:.2f}"),
         Row("Redis round trips per job", _median("redis reads"), "{:.2f}"),
+        Row("connections to PostgreSQL", _median("connections"), "{:.0f}"),
+    ],
+    "single": [
+        Row("single job answered, p50 ms", _pooled("single_answer_ms", 50), "{:.1f}"),
+        Row("single job answered, p99 ms", _pooled("single_answer_ms", 99), "{:.1f}"),
+        Row("single job completed, p50 ms", _pooled("single_finish_ms", 50), "{:.1f}"),
+        Row("single job completed, p99 ms", _pooled("single_finish_ms", 99), "{:.1f}"),
     ],
     "drain": [Row("drain, jobs/s", _median("drain"), "{:,.0f}", more_is_better=True)],
     "latency": [
@@ -80,6 +97,7 @@ ROWS: Mapping[str, list[Row]] = {
         Row("  idle Redis", _median("idle Redis"), "{:.2f}"),
         Row("memory of API and worker, MiB", _median("memory"), "{:.0f}"),
     ],
+    CLIENTS: list(_clients_rows()),
 }
 
 
@@ -88,21 +106,26 @@ def rows(phases: frozenset[str]) -> list[Row]:
     return [row for phase, lines in ROWS.items() if phase in phases for row in lines]
 
 
-def table(measured: Mapping[str, Rounds], phases: frozenset[str], yardstick: str) -> str:
-    """Return the table as text: the yardstick's figures, then those of each system with how much better it is."""
-    others = [name for name in measured if name != yardstick]
-    head = ["", yardstick, *(cell for name in others for cell in (name, "better by"))]
-    lines = [head] + [_cells(row, measured, yardstick, others) for row in rows(phases)]
+def table(measured: Mapping[str, Rounds], phases: frozenset[str], subject: str) -> str:
+    """Return the lines as text: each system's figures, then how much better the subject is than each of the others.
+
+    Without the subject among the systems there are only figures.
+    """
+    others = _others(measured, subject)
+    head = ["", *measured, *(f"against {name}" for name in others)]
+    lines = [head] + [_cells(row, measured, subject, others) for row in rows(phases)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(_aligned(line, widths) for line in lines)
 
 
-def _cells(row: Row, measured: Mapping[str, Rounds], yardstick: str, others: list[str]) -> list[str]:
-    cells = [row.label, row.format.format(row.value(measured[yardstick]))]
-    for name in others:
-        ratio = row.compare(measured[name], measured[yardstick])
-        cells += [row.format.format(row.value(measured[name])), str(ratio or "")]
-    return cells
+def _others(measured: Mapping[str, Rounds], subject: str) -> list[str]:
+    return [name for name in measured if name != subject] if subject in measured else []
+
+
+def _cells(row: Row, measured: Mapping[str, Rounds], subject: str, others: list[str]) -> list[str]:
+    figures = [row.format.format(row.value(rounds)) for rounds in measured.values()]
+    ratios = [row.compare(measured[subject], measured[name]) for name in others]
+    return [row.label, *figures, *(str(ratio or "") for ratio in ratios)]
 
 
 def _aligned(cells: list[str], widths: list[int]) -> str:
@@ -110,12 +133,17 @@ def _aligned(cells: list[str], widths: list[int]) -> str:
     return "  ".join([label.ljust(widths[0]), *map(str.rjust, figures, widths[1:])]).rstrip()
 
 
-def document(measured: Mapping[str, Rounds], phases: frozenset[str], yardstick: str) -> dict[str, object]:
-    """Return the same figures as data for JSON, with those of each round."""
+def document(measured: Mapping[str, Rounds], phases: frozenset[str], subject: str) -> dict[str, object]:
+    """Return the same figures for a program to read, with those of each round.
+
+    Each of the others has `subject_better_by`: how many times better the subject is.
+    """
+    others = _others(measured, subject)
     return {
+        "subject": subject,
         "figures": {
             row.label.strip(): {
-                name: _entry(row, rounds, None if name == yardstick else measured[yardstick])
+                name: _entry(row, rounds, measured[subject] if name in others else None)
                 for name, rounds in measured.items()
             }
             for row in rows(phases)
@@ -124,6 +152,6 @@ def document(measured: Mapping[str, Rounds], phases: frozenset[str], yardstick: 
     }
 
 
-def _entry(row: Row, rounds: Rounds, yardstick: Rounds | None) -> dict[str, object]:
-    ratio = row.compare(rounds, yardstick) if yardstick else None
-    return {"value": row.value(rounds), "better_by": asdict(ratio) if ratio else None}
+def _entry(row: Row, rounds: Rounds, subject: Rounds | None) -> dict[str, object]:
+    ratio = row.compare(subject, rounds) if subject else None
+    return {"value": row.value(rounds), "subject_better_by": asdict(ratio) if ratio else None}

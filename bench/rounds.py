@@ -1,6 +1,7 @@
 """One round: starts a system on a new database, runs the phases, and stops the system."""
 
 import contextlib
+import http.client
 import json
 import math
 import random
@@ -21,7 +22,11 @@ from bench.systems import ROOT, Stack, System
 #: Time for acknowledgements and other work after the last completed row, so that their CPU time is counted.
 SETTLE_SECONDS = 0.3
 LOOK_AGAIN_SECONDS = 0.001
-PHASES = ("load", "latency", "idle", "drain")
+#: What is measured unless something else is asked for.
+PHASES = ("load", "single", "latency", "idle", "drain")
+CLIENTS = "clients"
+ALL_PHASES = (*PHASES, CLIENTS)
+CLIENT_COUNTS = (4, 16, 64, 256, 400)
 EXPECTED_FILE = b"key,value\nname,Alice\nscore,95\n"
 
 
@@ -33,6 +38,7 @@ class Plan:
     rounds: int = 3
     concurrency: int = 32
     samples: int = 10
+    singles: int = 200
     pause_seconds: float = 1.0
     #: A stack counts as idle after this time without work.
     quiet_seconds: float = 2.0
@@ -49,6 +55,8 @@ class Figures:
     """The results of one round of one system: values by name, and samples in milliseconds."""
 
     values: dict[str, float] = field(default_factory=dict)
+    single_answer_ms: list[float] = field(default_factory=list)
+    single_finish_ms: list[float] = field(default_factory=list)
     start_ms: list[float] = field(default_factory=list)
     finish_ms: list[float] = field(default_factory=list)
 
@@ -68,7 +76,7 @@ class Round:
         self.say("warming up")
         self._post(self.plan.warm_up_jobs)
         self._all_completed()
-        for phase in PHASES:
+        for phase in ALL_PHASES:
             if phase in self.plan.phases:
                 getattr(self, phase)()
         self._check_outputs()
@@ -85,8 +93,9 @@ class Round:
         jobs = self.plan.warm_up_jobs
         self.observer.count_statements(on=True)
         start = self.observer.counts()
-        self._post(jobs)
-        self._all_completed()
+        with self.observer.watching_connections() as watch:
+            self._post(jobs)
+            self._all_completed()
         time.sleep(SETTLE_SECONDS)
         end = self.observer.counts()
         self.observer.count_statements(on=False)
@@ -95,6 +104,7 @@ class Round:
             "commits": self.observer.commits_between(start, end) / jobs,
             "redis commands": (end.redis_commands - start.redis_commands) / jobs,
             "redis reads": (end.redis_reads - start.redis_reads) / jobs,
+            "connections": watch.most,
         }
 
     def _time_load(self) -> None:
@@ -117,6 +127,34 @@ class Round:
         self.figures.values |= {f"{name} {group}": value for group, value in used.items()}
         self.figures.values[name] = sum(used.values())
 
+    def single(self) -> None:
+        """One client with one job at a time over one connection: the next is posted when the last is completed."""
+        self.say(f"{self.plan.singles} jobs, one at a time")
+        with contextlib.closing(self.stack.connect()) as connection:
+            for _ in range(self.plan.singles):
+                began_at = time.monotonic()
+                job_id = self._submit(connection)
+                self.figures.single_answer_ms.append((time.monotonic() - began_at) * 1000)
+                self.figures.single_finish_ms.append(self._moved_at(job_id, "pending", "processing") - began_at * 1000)
+
+    def clients(self) -> None:
+        """Closed loops of few and of many clients: does the rate hold, and are all served alike?"""
+        for clients in CLIENT_COUNTS:
+            jobs = max(self.plan.jobs, clients)
+            self.say(f"{jobs:,} jobs of {clients} clients")
+            self.observer.checkpoint()
+            answers = self._post(jobs, clients)
+            seconds = self._all_completed() - answers["began_at"]
+            p50, p99 = (percentile(answers["answer_seconds"], percent) for percent in (50, 99))
+            self.figures.values |= {
+                f"rate of {clients}": jobs / seconds,
+                f"answer p50 of {clients}": p50 * 1000,
+                f"answer p99 of {clients}": p99 * 1000,
+                f"p99/p50 of {clients}": p99 / p50,
+            }
+        rates = [self.figures.values[f"rate of {clients}"] for clients in CLIENT_COUNTS]
+        self.figures.values["lowest/best rate"] = min(rates) / max(rates)
+
     def latency(self) -> None:
         """Post single jobs after a pause. Measures from before the connection is opened until the row has changed."""
         self.say(f"{self.plan.samples} jobs after {self.plan.pause_seconds:g} s idle each")
@@ -129,11 +167,18 @@ class Round:
     def _sample(self) -> None:
         began_at = time.monotonic()
         with contextlib.closing(self.stack.connect()) as connection:
-            connection.request("POST", "/jobs", load.BODY, {"Content-Type": "application/json"})
-            job_id = json.load(connection.getresponse())["job_id"]
-            self._jobs += 1
+            job_id = self._submit(connection)
             self.figures.start_ms.append(self._moved_at(job_id, "pending") - began_at * 1000)
             self.figures.finish_ms.append(self._moved_at(job_id, "pending", "processing") - began_at * 1000)
+
+    def _submit(self, connection: http.client.HTTPConnection) -> str:
+        connection.request("POST", "/jobs", load.BODY, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != 201:
+            raise Failed(f"the API answered: {response.status} {answer[:500]!r}")
+        self._jobs += 1
+        return json.loads(answer)["job_id"]
 
     def _moved_at(self, job_id: str, *states: str) -> float:
         deadline = time.monotonic() + 30
@@ -161,8 +206,8 @@ class Round:
         started_at = self.observer.wait_until_started(self._jobs - self.plan.jobs + 1)
         self.figures.values["drain"] = self.plan.jobs / (self._all_completed() - started_at)
 
-    def _post(self, jobs: int) -> dict[str, Any]:
-        arguments = [str(number) for number in (self.stack.port, jobs, self.plan.concurrency)]
+    def _post(self, jobs: int, clients: int | None = None) -> dict[str, Any]:
+        arguments = [str(number) for number in (self.stack.port, jobs, clients or self.plan.concurrency)]
         ran = subprocess.run(
             [sys.executable, "-m", "bench.load", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
         )

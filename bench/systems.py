@@ -1,14 +1,15 @@
-"""The systems to compare: this service, variants of it, and the straightforward version, with the same resources."""
+"""What is compared: this service, variants of it, and other ways to do the same. All get the same resources."""
 
 import contextlib
 import http.client
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from bench import packages
 from bench.errors import Failed
 from bench.servers import Connection, Servers
 from devstack.ports import free_port
@@ -21,26 +22,71 @@ READY_SECONDS = 30
 STRAIGHTFORWARD = "straightforward"
 OURS = "ours"
 BARE = "bare"
+CELERY = "celery"
+NODE = "node"
+
+_PYTHON_MODULE = (sys.executable, "-m")
 
 
 @dataclass(frozen=True)
 class System:
-    """A way to start an API and a worker. `{port}` in the API's arguments is its port."""
+    """A way to start an API and a worker.
+
+    In their arguments `{port}` is the API's port and `{number}` counts the workers from 1.
+    """
 
     name: str
     api: list[str]
     worker: list[str]
     migrate: list[str] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: What the arguments follow.
+    program: tuple[str, ...] = _PYTHON_MODULE
+    #: How many workers are started; more than one where a worker is a single process.
+    workers: int = 1
+    #: What it is made of, where that is not what this service is made of.
+    versions: str = ""
 
 
 def straightforward() -> System:
-    gunicorn = ["gunicorn", "--worker-class", "gthread", "--workers", PROCESSES, "--threads", THREADS]
     return System(
         STRAIGHTFORWARD,
-        api=[*gunicorn, "--bind", "127.0.0.1:{port}", "bench.straightforward.app:application"],
+        api=_gunicorn("bench.straightforward.app:application"),
         worker=["dramatiq", "--processes", PROCESSES, "--threads", THREADS, "bench.straightforward.actors"],
     )
+
+
+def celery() -> System:
+    """Return the Celery version. Raises `packages.Missing`."""
+    pool = ["--pool", "threads", "--concurrency", THREADS, "--hostname", "worker{number}@%h"]
+    return System(
+        CELERY,
+        api=_gunicorn("bench.celery_app.app:application"),
+        worker=["celery", "--app", "bench.celery_app.tasks", "worker", *pool],
+        program=(str(packages.celery()), "-m"),
+        workers=int(PROCESSES),
+        versions=packages.celery_versions(),
+    )
+
+
+def node() -> System:
+    """Return the brief's design in Node.js. Raises `packages.Missing`."""
+    sizes = {"API_PROCESSES": PROCESSES, "WORKER_THREADS": THREADS}
+    return System(
+        NODE,
+        api=["bench/node/src/app.js"],
+        worker=["bench/node/src/worker.js"],
+        # Express answers errors with their stack, and is slower, unless it is told that this is production.
+        environment=sizes | {"NODE_PATH": str(packages.node()), "NODE_ENV": "production"},
+        program=("node",),
+        workers=int(PROCESSES),
+        versions=packages.node_versions(),
+    )
+
+
+def _gunicorn(application: str) -> list[str]:
+    threads = ["--worker-class", "gthread", "--workers", PROCESSES, "--threads", THREADS]
+    return ["gunicorn", *threads, "--bind", "127.0.0.1:{port}", application]
 
 
 def ours(name: str = OURS, **changes: str) -> System:
@@ -61,6 +107,15 @@ def bare() -> System:
     return ours(BARE, PYTHONPATH=f"{ROOT / 'bench' / 'bare'}:{ROOT}")
 
 
+#: name -> how it is made, in the order of the table. All but ours are what it is compared with.
+SYSTEMS: Mapping[str, Callable[[], System]] = {
+    STRAIGHTFORWARD: straightforward,
+    CELERY: celery,
+    NODE: node,
+    OURS: ours,
+}
+
+
 class Stack:
     """A system's API and worker on a fresh database, with their environment and their logs in `folder`."""
 
@@ -71,7 +126,7 @@ class Stack:
         self._servers, self._folder = servers, folder
         self._running = contextlib.ExitStack()
         self._api: Child
-        self._worker: Child
+        self._workers: list[Child] = []
         self.outputs.mkdir(parents=True)
         self._environment = {
             "DATABASE_URL": servers.url(database),
@@ -101,30 +156,35 @@ class Stack:
         """The process groups that are measured, as the ids of their first processes."""
         return {
             "API": [self._api.pid],
-            "worker": [self._worker.pid],
+            "worker": [worker.pid for worker in self._workers],
             "PostgreSQL": [self._servers.postgres.pid],
             "Redis": [self._servers.valkey.pid],
         }
 
     def start_worker(self) -> None:
-        self._worker = self._start("worker", self.system.worker)
+        numbers = range(1, self.system.workers + 1)
+        self._workers = [self._start(f"worker{number}", self.system.worker, number) for number in numbers]
 
     def kill_worker(self) -> None:
         """End a worker that has nothing to do; a polite end takes Dramatiq seconds."""
-        self._worker.kill()
+        for worker in self._workers:
+            worker.kill()
 
     def stop_worker(self, seconds: float) -> None:
         """Have the worker end what it began, and give back the rest."""
-        self._worker.stop(seconds=seconds)
+        for worker in self._workers:
+            worker.stop(seconds=seconds)
 
     def log(self) -> str:
-        return f"API:\n{self._api.tail()}\nworker:\n{self._worker.tail()}"
+        workers = "\n".join(worker.tail() for worker in self._workers)
+        return f"API:\n{self._api.tail()}\nworker:\n{workers}"
 
-    def _start(self, name: str, arguments: list[str]) -> Child:
+    def _start(self, name: str, arguments: list[str], number: int = 1) -> Child:
         metrics = self._folder / f"{name}-metrics"
         metrics.mkdir(exist_ok=True)
+        filled = [argument.replace("{port}", str(self.port)).replace("{number}", str(number)) for argument in arguments]
         child = Child(
-            [sys.executable, "-m", *(argument.replace("{port}", str(self.port)) for argument in arguments)],
+            [*self.system.program, *filled],
             log=self._folder / f"{name}.log",
             env={**os.environ, **self._environment, "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
             cwd=ROOT,

@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import backlog
+import pytest
+
+from bench import backlog, packages
 from bench.report import ROWS
+from bench.rounds import PHASES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,26 +18,53 @@ MAY_BE_ZERO = ("idle", "CPU API", "CPU worker", "CPU PostgreSQL", "CPU Redis")
 
 
 def test_a_quick_run_measures_both_sides(tmp_path):
-    figures_file = tmp_path / "figures.json"
+    run, figures = measure(tmp_path, "--systems", "straightforward,ours")
 
-    run = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--json", figures_file],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-    assert 0 == run.returncode, run.stderr
-    figures = json.loads(figures_file.read_text())["figures"]
-    labels = [row.label for rows in ROWS.values() for row in rows]
-    assert [label.strip() for label in labels] == list(figures)
+    labels = [row.label for phase in PHASES for row in ROWS[phase]]
+    assert {label.strip() for label in labels} == set(figures)
     for label in labels:
         assert f"\n{label}  " in run.stdout
     for label, sides in figures.items():
         assert {"straightforward", "ours"} == set(sides)
         assert label.startswith(MAY_BE_ZERO) or all(side["value"] > 0 for side in sides.values()), label
+
+
+@pytest.mark.parametrize(("name", "install"), [("celery", packages.celery), ("node", packages.node)])
+def test_a_comparator_does_the_same_jobs(name, install, tmp_path):
+    try:
+        install()
+    except packages.Missing as missing:
+        pytest.skip(f"{name}: {missing}")
+
+    run, figures = measure(tmp_path, "--systems", name, "--phases", "load,single,drain")
+
+    assert f"versions of {name}: " in run.stdout
+    assert all(sides[name]["value"] > 0 for label, sides in figures.items() if not label.startswith(MAY_BE_ZERO))
+    # INSERT, and an UPDATE for each of the two states that follow: no transaction more, none less.
+    assert 3 == figures["PostgreSQL commits per job"][name]["value"]
+
+
+def test_many_clients_are_served(tmp_path):
+    _, figures = measure(tmp_path, "--systems", "ours", "--phases", "clients")
+
+    assert {row.label for row in ROWS["clients"]} == set(figures)
+    assert all(sides["ours"]["value"] > 0 for sides in figures.values())
+    assert 1 >= figures["lowest rate over best"]["ours"]["value"]
+
+
+def measure(tmp_path, *arguments):
+    """Make a quick run; return it and its figures."""
+    figures_file = tmp_path / "figures.json"
+    run = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--json", figures_file, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert 0 == run.returncode, run.stderr
+    return run, json.loads(figures_file.read_text())["figures"]
 
 
 def test_a_small_backlog_is_measured_beside_an_empty_queue():

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.report import ROWS, document, table
-from bench.rounds import Figures, percentile
+from bench.rounds import ALL_PHASES, CLIENT_COUNTS, CLIENTS, PHASES, Figures, percentile
 
 
 def rounds(key, *values):
@@ -18,6 +18,7 @@ def row(key, *, more_is_better=False):
 
 RATE = row("end to end, jobs/s", more_is_better=True)
 CPU = row("CPU seconds per 1,000 jobs")
+LATENCY = frozenset({"latency"})
 START = row("started after idle, p50 ms")
 
 
@@ -55,15 +56,43 @@ def test_a_percentile_is_one_of_the_values(percent, value):
 
 
 def test_the_table_and_the_document_have_the_same_figures():
-    measured = {"straightforward": [samples(4)], "ours": [samples(2)]}
+    measured = {"node": [samples(6)], "straightforward": [samples(4)], "ours": [samples(2)]}
 
-    text = table(measured, frozenset({"latency"}), "straightforward")
-    figures = document(measured, frozenset({"latency"}), "straightforward")["figures"]
+    text = table(measured, LATENCY, "ours")
+    figures = document(measured, LATENCY, "ours")["figures"]
 
-    assert ["started after idle, p50 ms", "4.0", "2.0", "2.00x"] == cells(text.splitlines()[1])
-    assert 2 == figures["started after idle, p50 ms"]["ours"]["value"]
-    assert 2 == figures["started after idle, p50 ms"]["ours"]["better_by"]["median"]
+    assert ["node", "straightforward", "ours", "against node", "against straightforward"] == cells(text.splitlines()[0])
+    assert ["started after idle, p50 ms", "6.0", "4.0", "2.0", "3.00x", "2.00x"] == cells(text.splitlines()[1])
+    entries = figures["started after idle, p50 ms"]
+    assert {"node": 6, "straightforward": 4, "ours": 2} == {name: entry["value"] for name, entry in entries.items()}
+    assert 3 == entries["node"]["subject_better_by"]["median"]
+    assert 2 == entries["straightforward"]["subject_better_by"]["median"]
+    assert entries["ours"]["subject_better_by"] is None
     assert len(ROWS["latency"]) == len(figures) == len(text.splitlines()) - 1
+
+
+def test_without_the_subject_there_are_only_figures():
+    measured = {"node": [samples(6)], "straightforward": [samples(4)]}
+
+    text = table(measured, LATENCY, "ours")
+    figures = document(measured, LATENCY, "ours")["figures"]
+
+    assert ["node", "straightforward"] == cells(text.splitlines()[0])
+    assert ["started after idle, p50 ms", "6.0", "4.0"] == cells(text.splitlines()[1])
+    assert figures["started after idle, p50 ms"]["node"]["subject_better_by"] is None
+
+
+def test_every_number_of_clients_has_its_lines():
+    labels = [row.label for row in ROWS["clients"]]
+
+    for clients in CLIENT_COUNTS:
+        assert 4 == sum(label.startswith(f"{clients} clients, ") for label in labels)
+    assert "lowest rate over best" == labels[-1]
+
+
+def test_every_phase_has_its_lines():
+    assert set(ALL_PHASES) == set(ROWS)
+    assert {CLIENTS} == set(ALL_PHASES) - set(PHASES)
 
 
 def samples(value):
