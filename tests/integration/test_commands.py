@@ -126,7 +126,7 @@ def test_readyz_names_what_is_too_old_or_wrongly_encoded(settings, postgres):
         (lambda url, port: url.replace(f":{_port(url)}/", f":{port}/"), ["see that it runs", "refused"]),
         (lambda url, _: url.replace(":password@", ":wrong@"), ["refuses the user or the password"]),
         (lambda url, _: url.replace("user:", "nobody:"), ["refuses the user or the password"]),
-        (lambda url, _: url + "_missing", ["the database of DATABASE_URL is not there", "CREATE DATABASE"]),
+        (lambda url, _: url + "_missing", ["the database of DATABASE_URL does not exist", "CREATE DATABASE"]),
         (lambda url, _: url.replace(HOST, "no-such-host.invalid"), ["no-such-host.invalid", "has no address"]),
         (lambda url, _: f"{url}?sslmode=require", ["TLS", "sslmode"]),
         (lambda url, _: f"{url}?sslmode=maybe", ["sslmode"]),
