@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: API": what its clients ask, what they are answered, and how soon."""
+"""The dashboard "Jobs: API": the requests of clients, the responses, and how long they take."""
 
 from pages import Row, dashboard, datasource_variable, label_variable
 from panels import Json, Panel, Query, graph, heatmap, stat
@@ -46,7 +46,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Server errors, last hour",
-            "The part of the answers in the last hour that was 5xx. No data: nobody asked.",
+            "The part of the responses in the last hour that was 5xx. No data: there were no requests.",
             f"({broken} or vector(0)) / ({every} > 0)",
             unit="percentunit",
             steps={0.001: "orange", 0.01: "red"},
@@ -67,8 +67,8 @@ def _health() -> list[Panel]:
             unit="none",
         ),
         stat(
-            "Jobs not rung for, last hour",
-            "Times Redis did not take the message, or PostgreSQL the row. What was accepted is rung for by the relay.",
+            "Submission errors, last hour",
+            "Redis did not take a message, which the relay will publish, or PostgreSQL did not take a row.",
             "sum(increase(jobs_submission_errors_total[1h])) or vector(0)",
             unit="none",
             steps={1: "orange"},
@@ -102,7 +102,7 @@ def _requests() -> list[Panel]:
         ),
         graph(
             "Server errors by route",
-            "The part of the answers that was 5xx: ours, or a server of ours that was away.",
+            "The part of the responses that was 5xx: an error of the API, or PostgreSQL was unavailable.",
             [Query(f"({rate(f'{REQUESTS}_count', 'http_route', BROKEN)} or 0 * {every}) / ({every} > 0)", BY_ROUTE)],
             unit="percentunit",
             width=8,
@@ -147,7 +147,7 @@ def _jobs() -> list[Panel]:
             width=8,
         ),
         graph(
-            "Not rung for",
+            "Submission errors",
             "Times Redis did not take a message, or PostgreSQL a row, in each interval.",
             [Query(increase("jobs_submission_errors_total", "reason", ""), "{{reason}}")],
             unit="short",

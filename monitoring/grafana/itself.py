@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: monitoring itself": whether the other dashboards and the alerts can be believed."""
+"""The dashboard "Jobs: monitoring itself": whether the other dashboards and the alerts can be trusted."""
 
 from pages import Row, dashboard, datasource_variable, link
 from panels import Column, Json, Panel, Query, graph, stat, table, timeline

@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: job type": what a type of job, or each of several, does, how long it takes and why it fails."""
+"""The dashboard "Jobs: job type": throughput, duration and failures of one or several job types."""
 
 from pages import Row, dashboard, datasource_variable, label_variable
 from panels import Column, Json, Panel, Query, graph, heatmap, table
@@ -120,7 +120,7 @@ def _errors() -> list[Panel]:
     return [
         graph(
             "Retried attempts",
-            "The part of the attempts that failed and will be tried again. Near 100 %: what the type needs is away.",
+            "The part of the attempts that failed and are retried. Near 100 %: a server it needs is unavailable.",
             [Query(f"{retried} / ({begun} > 0)", BY_TYPE)],
             unit="percentunit",
             width=8,
@@ -162,11 +162,11 @@ def _ends() -> list[Panel]:
         ),
         graph(
             "Taken back, put off, in doubt",
-            "Jobs rescued from lost workers, attempts put off uncounted, and attempts whose effect nobody knows.",
+            "Jobs rescued from lost workers, postponed attempts, which do not count, and unknown outcomes.",
             [
                 Query(increase("jobs_rescued_total", "", CHOSEN), "taken back"),
                 Query(increase("jobs_snoozed_total", "", CHOSEN), "put off"),
-                Query(increase("jobs_attempts_total", "", f'outcome="deferred",{CHOSEN}'), "what it needs is away"),
+                Query(increase("jobs_attempts_total", "", f'outcome="deferred",{CHOSEN}'), "server unavailable"),
                 Query(increase("jobs_ambiguous_total", "policy", CHOSEN), "in doubt, {{policy}}"),
             ],
             unit="short",

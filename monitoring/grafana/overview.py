@@ -1,4 +1,4 @@
-"""The dashboard "Jobs overview": is it well, does it flow, how long does it take, what fails, what do clients see."""
+"""The dashboard "Jobs overview": health, throughput, latency, failures, and what clients see."""
 
 from pages import Row, cell_link, dashboard, datasource_variable, label_variable, link
 from panels import Column, Json, Panel, Query, graph, heatmap, stat, table
@@ -97,7 +97,7 @@ def _amounts() -> list[Panel]:
     return [
         stat(
             "Threads in use",
-            "The part of all worker threads that has a message in hand. At 100 %, jobs wait.",
+            "The part of all worker threads that is handling a message. At 100 %, jobs wait.",
             "sum(jobs_worker_threads_busy) / (sum(jobs_worker_threads) > 0)",
             unit="percentunit",
             steps={0.8: "orange", 0.95: "red"},
@@ -137,7 +137,7 @@ def _flow() -> list[Panel]:
         ),
         graph(
             "Unfinished jobs by state",
-            "Pending could start now; scheduled and retrying wait for their time, deferred for what is away; "
+            "Pending could start now; scheduled and retrying wait for their time, deferred for an unavailable server; "
             "processing is with a worker.",
             [Query(f"sum by (state) ({truth('jobs_current', 'queue_name, state')})", "{{state}}")],
             unit="short",
@@ -153,7 +153,7 @@ def _flow() -> list[Panel]:
         ),
         graph(
             "Time to drain",
-            "Seconds until nobody waits, if jobs go on finishing as in the last ten minutes. No line: none finishes.",
+            "Seconds until the queue is empty, at the rate of the last ten minutes. No line: no job finishes.",
             [Query(f"queue_name:jobs_drain_seconds:ratio{{{QUEUES}}}", "{{queue_name}}")],
             unit="s",
             width=8,
@@ -161,7 +161,7 @@ def _flow() -> list[Panel]:
         ),
         graph(
             "Worker threads",
-            "Threads with a message in hand, and all threads. Where the two meet, jobs wait.",
+            "Threads that are handling a message, and all threads. Where the two meet, jobs wait.",
             [
                 Query("sum(jobs_worker_threads_busy)", "busy"),
                 Query("sum(jobs_worker_threads)", "threads", target=True),
@@ -189,7 +189,7 @@ def _latency() -> list[Panel]:
         ),
         graph(
             "Longest wait by queue",
-            "How long the first in line has been able to start, as PostgreSQL sees it; 0 when nobody waits.",
+            "How long the first job of the queue has been due, as PostgreSQL sees it; 0 if no job is due.",
             [Query(truth("jobs_queue_oldest_eligible_age_seconds", "queue_name"), "{{queue_name}}")],
             unit="s",
             width=8,
@@ -227,7 +227,7 @@ def _errors() -> list[Panel]:
         ),
         graph(
             "Retried attempts by job type",
-            "The part of each type's attempts that failed and will be tried again. Near 100 %: what it needs is away.",
+            "The part of each type's attempts that failed and are retried. Near 100 %: a server is unavailable.",
             [Query(f"{retried} / ({begun} > 0)", "{{actor_name}}")],
             unit="percentunit",
             width=8,
@@ -260,7 +260,7 @@ def _api() -> list[Panel]:
         ),
         graph(
             "Server errors by route",
-            "The part of the answers that was 5xx: ours, or a server of ours that was away.",
+            "The part of the responses that was 5xx: an error of the API, or PostgreSQL was unavailable.",
             [Query(f"({broken} or 0 * {every}) / ({every} > 0)", "{{http_route}}")],
             unit="percentunit",
             width=8,

@@ -60,7 +60,7 @@ def _places() -> list[Panel]:
     return [
         graph(
             "Unfinished jobs by state",
-            "Pending could start now; scheduled and retrying wait for their time, deferred for what is away; "
+            "Pending could start now; scheduled and retrying wait for their time, deferred for an unavailable server; "
             "processing is with a worker.",
             [Query(f"sum by (state) ({truth('jobs_current', 'queue_name, state')})", "{{state}}")],
             unit="short",
@@ -80,7 +80,7 @@ def _places() -> list[Panel]:
         ),
         graph(
             "Left lying",
-            "What maintenance mends within seconds: due jobs nobody rang for, and jobs whose worker has gone silent.",
+            "What maintenance corrects within seconds: unpublished due jobs, and jobs of workers without a heartbeat.",
             [
                 Query(truth("jobs_scheduled_overdue", "queue_name"), f"overdue, {BY_QUEUE}"),
                 Query(truth("jobs_stale_processing", "queue_name"), f"stale, {BY_QUEUE}"),
@@ -106,7 +106,7 @@ def _flow() -> list[Panel]:
         ),
         graph(
             "Time to drain",
-            "Seconds until nobody waits, if jobs go on finishing as in the last ten minutes. No line: none finishes.",
+            "Seconds until the queue is empty, at the rate of the last ten minutes. No line: no job finishes.",
             [Query(f"queue_name:jobs_drain_seconds:ratio{{{QUEUES}}}", BY_QUEUE)],
             unit="s",
             width=8,
@@ -203,10 +203,10 @@ def _mishaps() -> list[Panel]:
         ),
         graph(
             "Put off, and in doubt",
-            "Attempts put off uncounted, and attempts whose effect nobody knows, in each interval.",
+            "Attempts that were postponed and do not count, and attempts with an unknown outcome, in each interval.",
             [
                 Query(increase("jobs_snoozed_total", ""), "put off"),
-                Query(increase("jobs_attempts_total", "", f'outcome="deferred",{QUEUES}'), "what it needs is away"),
+                Query(increase("jobs_attempts_total", "", f'outcome="deferred",{QUEUES}'), "server unavailable"),
                 Query(increase("jobs_ambiguous_total", "policy"), "in doubt, {{policy}}"),
             ],
             unit="short",

@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: runbooks": docs/runbooks/, where who is woken by an alert looks first."""
+"""The dashboard "Jobs: runbooks": the pages of docs/runbooks/, for the person who gets an alert."""
 
 import re
 from collections.abc import Iterator
@@ -33,5 +33,5 @@ def _section(section: str) -> Panel:
 
 
 def _without_links(markdown: str) -> str:
-    """Return the text with links to other sections as their names: there are no files beside a dashboard."""
+    """Return the text with links to other pages replaced by their names, since a dashboard has no such files."""
     return re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]*\)", r"**\1**", markdown)

@@ -1,4 +1,4 @@
-"""The dashboard "Jobs: storage and broker": PostgreSQL, which keeps the jobs, and Redis, which rings for them."""
+"""The dashboard "Jobs: storage and broker": PostgreSQL, which stores the jobs, and Redis, which delivers messages."""
 
 from pages import Row, dashboard, datasource_variable, link
 from panels import Json, Panel, Query, graph, stat
@@ -11,7 +11,7 @@ def build() -> Json:
     return dashboard(
         uid="jobs-storage",
         title="Jobs: storage and broker",
-        description="PostgreSQL, which keeps the jobs, and Redis, which rings for them: size, age, agreement.",
+        description="PostgreSQL, which stores the jobs, and Redis, which delivers messages: size, age, agreement.",
         variables=[datasource_variable()],
         rows=[
             Row("Health", _health()),
@@ -63,7 +63,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Keys evicted, last hour",
-            "Keys Redis dropped for want of memory: messages lost. The relay rings again for their jobs.",
+            "Keys that Redis evicted because its memory was full: lost messages. The relay publishes their jobs again.",
             "max(increase(jobs_redis_evicted_keys_total[1h]))",
             unit="none",
             steps={1: "red"},

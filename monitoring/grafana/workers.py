@@ -38,7 +38,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Threads in use",
-            "The part of all worker threads that has a message in hand. At 100 %, jobs wait.",
+            "The part of all worker threads that is handling a message. At 100 %, jobs wait.",
             "sum(jobs_worker_threads_busy) / (sum(jobs_worker_threads) > 0)",
             unit="percentunit",
             steps={0.8: "orange", 0.95: "red"},
@@ -60,7 +60,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Maintenance leaders",
-            "Processes that lead maintenance: one. None for long: nothing is rescued, and nothing late is rung for.",
+            "Processes that lead maintenance: one. None for long: no job is rescued, and no overdue job is published.",
             "sum(jobs_maintenance_leader)",
             unit="none",
             base="red",
@@ -68,7 +68,7 @@ def _health() -> list[Panel]:
         ),
         stat(
             "Breakers open",
-            "Servers that are away: one job at a time asks them, the others wait.",
+            "Servers that are unavailable: one job at a time tries each, the others wait.",
             "sum(max by (breaker) (jobs_breaker_open)) or vector(0)",
             unit="none",
             steps={1: "orange"},
@@ -81,7 +81,7 @@ def _threads() -> list[Panel]:
     return [
         graph(
             "Busy threads by container",
-            "Threads with a message in hand, and, dashed, all threads of the container.",
+            "Threads that are handling a message, and, dashed, all threads of the container.",
             [Query(busy, BY_INSTANCE), Query(threads, f"threads, {BY_INSTANCE}", target=True)],
             unit="short",
         ),
@@ -118,7 +118,7 @@ def _threads() -> list[Panel]:
         ),
         graph(
             "Jobs that wait for servers",
-            "By the server that is away, or is just back and gets them a few at a time.",
+            "By the server that is unavailable, or is back and gets its jobs a few at a time.",
             [Query(truth("jobs_breaker_waiting", "breaker", ""), "{{breaker}}")],
             unit="short",
             width=24,
