@@ -1,4 +1,4 @@
-"""A dashboard around its panels: variables, annotations, links, and the grid the panels are laid out on."""
+"""Builds a dashboard around its panels: variables, annotations, links, and the grid that holds the panels."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from panels import DATASOURCE, Json, Panel
 
-#: What Grafana 12.1 to 13 call current. Newer servers migrate it up as they load it.
+#: The current schema version of Grafana 12.1 to 13. Newer servers migrate dashboards when they load them.
 SCHEMA_VERSION = 42
 #: Columns of Grafana's grid.
 COLUMNS = 24
-#: The tag by which the dashboards find each other.
+#: The tag by which the dashboards link to each other.
 TAG = "jobs"
 
 
-#: What is drawn across every graph: PromQL, the mark's colour and its words.
+#: The annotations of every graph: name, colour, PromQL, title and text.
 _MARKS = (
     ("Deploys", "blue", "changes(max(jobs_worker_start_time_seconds)[2m:]) > 0", "Workers started", ""),
     (
@@ -29,7 +29,7 @@ _MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A titled row and the panels below it, which flow from left to right."""
+    """A row title and the panels below it, which are placed from left to right."""
 
     title: str
     panels: Sequence[Panel]
@@ -37,7 +37,7 @@ class Row:
 
 
 def dashboard(*, uid: str, title: str, description: str, variables: Sequence[Json], rows: Sequence[Row]) -> Json:
-    """Return the whole dashboard; every panel gets an id and a place."""
+    """Return the whole dashboard. Every panel gets an id and a position."""
     return {
         "annotations": {"list": [_annotation(*mark) for mark in _MARKS]},
         "description": description,
@@ -78,7 +78,7 @@ def datasource_variable() -> Json:
 
 
 def label_variable(name: str, label: str, metric: str) -> Json:
-    """Return a choice of the values that the label `name` has on `metric`; at first all of them."""
+    """Return a variable with the values of the label `name` on `metric`. By default all of them are selected."""
     query = f"label_values({metric}, {name})"
     return {
         "type": "query",
@@ -93,7 +93,7 @@ def label_variable(name: str, label: str, metric: str) -> Json:
         "includeAll": True,
         "multi": True,
         "options": [],
-        # On every change of the time range: a queue that was added since the page was opened is there.
+        # Refresh with every change of the time range, so that queues added since the page was opened are included.
         "refresh": 2,
         "regex": "",
         "sort": 1,
@@ -101,13 +101,13 @@ def label_variable(name: str, label: str, metric: str) -> Json:
 
 
 def link(title: str, uid: str, *, label: str = "") -> Json:
-    """Return a panel's link to a dashboard, for the same time and choices, or for the `label` of what was clicked."""
+    """Return a panel's link to a dashboard, for the same time and variables, or the clicked series' `label`."""
     chosen = f"${{datasource:queryparam}}&var-{label}=${{__field.labels.{label}}}" if label else "${__all_variables}"
     return {"title": title, "url": f"/d/{uid}?${{__url_time_range}}&{chosen}"}
 
 
 def cell_link(title: str, uid: str, label: str) -> Json:
-    """Return the link of a table's cell to a dashboard, for the label's value that stands in it."""
+    """Return the link of a table cell to a dashboard, for the label's value in that cell."""
     chosen = f"${{datasource:queryparam}}&var-{label}=${{__value.text}}"
     return {"title": title, "url": f"/d/{uid}?${{__url_time_range}}&{chosen}"}
 

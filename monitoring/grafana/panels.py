@@ -1,4 +1,4 @@
-"""The kinds of panel the dashboards are made of, as Grafana's classic JSON."""
+"""The kinds of panel that the dashboards use, as Grafana's classic JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,10 +6,10 @@ from string import ascii_uppercase
 from types import MappingProxyType
 from typing import Any
 
-#: A dashboard works on any server: which Prometheus it asks is its first variable.
+#: The Prometheus to query is the first variable of each dashboard, so that a dashboard works on any server.
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
-#: Colour by meaning, the same in every panel.
+#: The colour of each series name, the same in every panel.
 COLOURS = {
     "completed": "green",
     "submitted": "blue",
@@ -28,7 +28,7 @@ COLOURS = {
     "p99": "red",
 }
 
-#: Labels whose values COLOURS knows.
+#: The labels whose values are in COLOURS.
 _COLOURED_LABELS = ("{{outcome}}", "{{state}}")
 
 Json = dict[str, Any]
@@ -38,7 +38,7 @@ NO_STEPS: Mapping[float, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One PromQL expression of a panel, and the name of its series. A target is drawn dashed, and not filled."""
+    """One PromQL expression of a panel, and the name of its series. A target is drawn as a dashed line, unfilled."""
 
     expr: str
     legend: str = ""

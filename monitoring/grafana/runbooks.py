@@ -33,5 +33,5 @@ def _section(section: str) -> Panel:
 
 
 def _without_links(markdown: str) -> str:
-    """Return the text with links to other sections as their names: there are no files beside a dashboard."""
+    """Return the text with links to other pages replaced by their names, since a dashboard has no such files."""
     return re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]*\)", r"**\1**", markdown)

@@ -6,7 +6,7 @@ from promql import QUEUES, increase, truth
 
 BY_QUEUE = "{{queue_name}}"
 MONTH = "30d"
-#: How many times faster than sustainable: where the alerts page, page later, and write a ticket.
+#: The burn rates at which the alerts page at once, page later, and open a ticket.
 BURNS = {14.4: "red", 6: "orange", 1: "yellow"}
 
 
@@ -26,7 +26,7 @@ def build() -> Json:
 
 
 def success_budget_left() -> str:
-    """Return, for each queue, the part of the success objective's budget that the last 30 days have left."""
+    """Return, for each queue, the part of the success objective's error budget left after the last 30 days."""
     return _left(_failed_in_a_month(), "success")
 
 
@@ -35,7 +35,7 @@ def _budget(slo: str) -> str:
 
 
 def _left(bad: str, slo: str) -> str:
-    """Return the part of the budget that is left, when this part of everything was bad."""
+    """Return the part of the budget that is left if the ratio `bad` missed the objective."""
     return f"1 - {bad} / on (queue_name) {_budget(slo)}"
 
 
