@@ -1,4 +1,4 @@
-"""Rings for jobs that were just accepted. What it leaves out, the relay catches up with: the row says so."""
+"""Publishes the messages of jobs that were just submitted. The relay publishes what this leaves out."""
 
 import time
 
@@ -8,10 +8,10 @@ from jobs_service.errors import BrokerUnavailable
 from jobs_service.events import MessageNotPublished
 from jobs_service.jobs.lifecycle import NewJob, Submitted
 
-#: Seconds a queue is left to the relay after it was found full, or Redis silent.
+#: Seconds that a queue is left to the relay after it was found full, or Redis did not answer.
 CLOSED_SECONDS = 1.0
 
-#: Seconds between two looks at a queue's length. In that time a queue may grow past its window, but not for long.
+#: Seconds between two looks at a queue's length. In between, a queue may grow past its window.
 COUNT_SECONDS = 0.25
 
 
@@ -20,12 +20,12 @@ class Publisher:
 
     def __init__(self, broker: JobBroker) -> None:
         self.broker = broker
-        #: By queue when Redis is silent, by queue, type and priority when the window is full.
+        #: By queue if Redis did not answer; by queue, type and priority if the window was full.
         self._closed_until: dict[object, float] = {}
         self._counted_at: dict[tuple[str, str, int], float] = {}
 
     def is_open(self, queue: str, job_type: str, priority: int) -> bool:
-        """Tell whether a message may be sent now. False costs nothing, so a dead Redis does not slow submissions."""
+        """Return whether a message may be sent now. That is cheap, so a Redis that is away slows no submission."""
         now, line = time.monotonic(), (queue, job_type, priority)
         if now < self._closed_until.get(queue, 0) or now < self._closed_until.get(line, 0):
             return False
@@ -35,7 +35,7 @@ class Publisher:
         return self._has_room(queue, job_type, priority)
 
     def publish(self, job: NewJob, submitted: Submitted) -> bool:
-        """Send the job's message. False: the relay has to."""
+        """Send the job's message and return True, or False if the relay has to send it."""
         message = message_for(job.id, job.type, job.queue, job.priority)
         try:
             self.broker.publish(job.queue, [(message, submitted.due_ms)])
