@@ -1,4 +1,4 @@
-"""Sends a tiny job through every queue now and then: what becomes of it shows that the queue works, used or not."""
+"""Sends a small job through every queue regularly: it shows whether the queue works, also when it is not used."""
 
 import http.client
 import urllib.request
@@ -16,7 +16,7 @@ from jobs_service.submission.submit import Submission, Submitter
 
 log = get_logger(__name__)
 
-#: Seconds to wait for the API. Meanwhile the leader's other services wait, too.
+#: Seconds to wait for the API. The leader's other services wait meanwhile.
 API_SECONDS = 2.0
 
 # An index range for each type and status, whatever the statistics say: by an order that no other index has.
@@ -30,9 +30,9 @@ CROSS JOIN LATERAL (
 
 
 class Canary(Service):
-    """One canary a queue at a time: while one is on its way, however long, there is no second.
+    """One canary for each queue at a time: while one is on its way, no second is sent.
 
-    One that came through leaves the table; one that failed stays, a dead letter like any other.
+    A canary that completes is deleted from the table; one that fails stays, a dead letter like any other.
     """
 
     name = "canary"
@@ -53,7 +53,7 @@ class Canary(Service):
         self.interval_seconds = interval_seconds
         self.api_url = api_url.rstrip("/")
 
-    def run_once(self, turn: Turn) -> dict[str, int]:  # noqa: ARG002 - one canary a queue is one step
+    def run_once(self, turn: Turn) -> dict[str, int]:  # noqa: ARG002 - one canary for each queue is one step
         on_their_way = self._on_their_way()
         return {"submitted": self._submit([each for each in self.job_types if each.name not in on_their_way])}
 
@@ -67,7 +67,7 @@ class Canary(Service):
     def _submit(self, job_types: Sequence[JobType]) -> int:
         for submitted, job_type in enumerate(job_types):
             if not self._is_accepted(job_type):
-                # The API does not answer: no further wait for the same answer.
+                # The API does not answer: the other canaries would wait for the same answer.
                 return submitted
         return len(job_types)
 
@@ -78,7 +78,7 @@ class Canary(Service):
         try:
             self._post(job_type)
         except (OSError, http.client.HTTPException) as error:
-            # The metrics tell: the last success grows old.
+            # The metrics show it: the last success grows old.
             log.warning("The API did not accept a canary", type=job_type.name, error=type(error).__name__)
             return False
         return True

@@ -8,13 +8,13 @@ from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database, Row
 from jobs_service.maintenance.service import Service, Turn
 
-#: Seconds between two comparisons id by id. In between the lengths are compared, which costs nothing.
+#: Seconds between two comparisons id by id. In between only the lengths are compared, which is cheap.
 COMPARE_SECONDS = 60.0
 
-#: Ids of one step.
+#: Ids in one step.
 BATCH = 10_000
 
-# By jobs_by_status, in its order.
+# Read from the index jobs_by_status, in its order.
 _FAILED = """
 SELECT id, finished_at FROM jobs
 WHERE (status, id) > ('failed', %(after)s) AND status = 'failed'
@@ -22,7 +22,7 @@ ORDER BY status, id LIMIT %(limit)s"""
 
 
 class DeadLetters(Service):
-    """Writes the list anew when it differs: after lost data, a push that did not arrive, or a stranger's hand."""
+    """Rewrites the list when it differs: after Redis lost data, a push failed, or another program changed the list."""
 
     name = "dead_letters"
 
@@ -32,21 +32,21 @@ class DeadLetters(Service):
         self.interval_seconds = interval_seconds
         self._compared_at = 0.0
         #: A comparison that did not fit into one turn.
-        self._mending: Iterator[int] | None = None
+        self._comparison: Iterator[int] | None = None
 
     def run_once(self, turn: Turn) -> dict[str, int]:
-        mending, self._mending = self._mending or self._mend(), None
-        for rebuilt in mending:
+        comparison, self._comparison = self._comparison or self._compare(), None
+        for rebuilt in comparison:
             if rebuilt:
                 return {"rebuilt": rebuilt}
             if turn.is_over:
-                self._mending = mending
+                self._comparison = comparison
                 turn.again()
                 break
         return {"rebuilt": 0}
 
-    def _mend(self) -> Iterator[int]:
-        """Yield 0 after each step, and the number of ids once the list is written anew."""
+    def _compare(self) -> Iterator[int]:
+        """Yield 0 after each step, and the number of ids once the list is rewritten."""
         (count,) = self.database.row("SELECT count(*) FROM jobs WHERE status = 'failed'") or (0,)
         if self.dead_letters.length() == count and not self._is_time_to_compare():
             return

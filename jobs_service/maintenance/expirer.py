@@ -1,4 +1,4 @@
-"""Ends jobs that were not begun before their `expires_at`."""
+"""Fails jobs that were not begun before their `expires_at`."""
 
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
@@ -12,7 +12,7 @@ BATCH = 500
 
 
 class Expirer(Service):
-    """A claim refuses an expired job by itself; this gives it its last state."""
+    """Makes expired jobs dead letters. No worker claims an expired job, so it would stay pending."""
 
     name = "expirer"
 

@@ -16,15 +16,15 @@ log = get_logger(__name__)
 #: Seconds between two attempts to become the leader.
 ELECTION_SECONDS = 1.0
 
-#: How long a stop waits for the thread: one that stands still is not to hold it up.
+#: How long a stop waits for the thread, so that a thread that hangs does not hold up the stop.
 STOP_SECONDS = 20.0
 
-#: Seconds after which a service is to leave the rest to its next run.
+#: Seconds after which a service leaves the rest to its next run.
 RUN_SECONDS = 0.5
 
 
 class Maintenance:
-    """One thread a process; the one that holds the lease works, the others ask for it now and then."""
+    """One thread in each process. The one that holds the lease runs the services; the others try to acquire it."""
 
     def __init__(self, services: Sequence[Service], leadership: Leadership) -> None:
         self.services = services
@@ -63,9 +63,9 @@ class Maintenance:
         try:
             return self._work() if self._leads() else _jitter(ELECTION_SECONDS)
         except Exception:
-            # A thread that ends with the lease in its hands would keep the fleet without maintenance for its time.
+            # If the thread ended while it holds the lease, no process would maintain until the lease runs out.
             self.leadership.resign()
-            log.exception("Maintenance starts over")
+            log.exception("Maintenance failed; this process gives up the lease and starts over")
             return ELECTION_SECONDS
 
     def _leads(self) -> bool:
@@ -82,7 +82,7 @@ class Maintenance:
     def _work(self) -> float:
         """Run the one service that can wait the least, if any is due; return the seconds until the next turn.
 
-        One at a time, so that the lease is renewed in between and whatever has become due is seen.
+        One at a time, so that the lease is renewed in between, and services that have become due are seen.
         """
         now = time.monotonic()
         if due := [service for service in self.services if self._due[service.name] <= now]:
@@ -110,14 +110,14 @@ class Maintenance:
 
     @property
     def _run_seconds(self) -> float:
-        # A run is to fit several times between two renewals.
+        # Several runs have to fit between two renewals.
         return min(RUN_SECONDS, self.leadership.lease_seconds / 10)
 
     def _is_cut_short(self) -> bool:
         return self._stopping.is_set() or not self.leadership.is_held
 
     def _failed(self, service: Service, error: Exception) -> None:
-        """One service's error must not end the others; a bug is loud, and it is tried again."""
+        """Log the error; the service runs again later. A server that is away is logged once, until a run succeeds."""
         if not isinstance(error, DatabaseUnavailable | BrokerUnavailable):
             log.error("Maintenance failed", maintenance=service.name, exc_info=error)
         elif service.name not in self._failing:

@@ -1,8 +1,8 @@
-"""Which process leads maintenance: the one that holds a lease, a row in `leases` that it renews.
+"""Which process leads maintenance: the one that holds the lease, a row in `leases` that it renews.
 
-Nothing of it lives in a session: each step is one statement in its own transaction, so it works through a pooler, and
-a connection may be lost and replaced. PostgreSQL's clock decides when a lease has run out. The token counts up with
-each holder, and whatever is written under an older one changes nothing.
+No step depends on a session: each is one statement in its own transaction, so it works through a pooler, and a
+connection may be lost and replaced. PostgreSQL's clock decides when a lease has run out. Each new holder gets a token
+that is one higher, and a write that names an older token changes nothing.
 """
 
 import time
@@ -15,12 +15,12 @@ from jobs_service.observability.logs import get_logger
 
 log = get_logger(__name__)
 
-#: Renewals in the time of a lease: two may fail.
+#: Renewals during one lease: two of them may fail.
 RENEWALS = 3
 
-# Who finds it held by another only reads. clock_timestamp(), because now() of a statement that waited for the row is
-# from before the renewal that it waited for. A lease that ends later than any could is from before the clock was set
-# back: it has run out.
+# A process that finds the lease held by another only reads. clock_timestamp(), because now() of a statement that waited
+# for the row is from before the renewal that it waited for. A lease that ends later than a new one would was granted
+# before the clock was set back: it counts as run out.
 _ACQUIRE = """
 INSERT INTO leases AS lease (name, holder, token, expires_at)
 SELECT 'maintenance', %(holder)s, 1, clock_timestamp() + %(seconds)s * interval '1 second'
@@ -42,30 +42,30 @@ WHERE name = 'maintenance' AND holder = %(holder)s AND token = %(token)s"""
 
 
 class Leadership:
-    """A process's part in the lease. Used by one thread; `is_held` may be asked by any."""
+    """The lease, as one process sees it. Used by one thread; any thread may read `is_held`."""
 
     def __init__(self, database: Database, holder: UUID, *, lease_seconds: float) -> None:
         self.database = database
         self.holder = holder
         self.lease_seconds = lease_seconds
-        #: Counts up with each holder: what the services' writes are fenced by.
+        #: One higher with each new holder; the services' writes name it. None while this process does not lead.
         self.token: int | None = None
         self._renewed_at = 0.0
         self._is_refused = False
 
     @property
     def is_held(self) -> bool:
-        """Whether this process may lead: by its own clock the lease ends no later than by PostgreSQL's."""
+        """Whether this process leads. By its own clock the lease ends no later than by PostgreSQL's."""
         return self.token is not None and time.monotonic() < self._renewed_at + self.lease_seconds
 
     @property
     def seconds_to_renewal(self) -> float:
-        """Return the seconds until the lease is to be renewed: 0 if it is not held."""
+        """The seconds until the lease has to be renewed; 0 if it is not held."""
         due_at = self._renewed_at + self.lease_seconds / RENEWALS
         return max(0.0, due_at - time.monotonic()) if self.is_held else 0.0
 
     def ensure(self) -> bool:
-        """Acquire the lease, or renew it when it is time. Returns whether this process leads."""
+        """Acquire the lease, or renew it when that is due. Returns whether this process leads."""
         if self.seconds_to_renewal:
             return True
         try:
@@ -77,7 +77,7 @@ class Leadership:
         return self.is_held
 
     def resign(self) -> None:
-        """Give the lease up, so that another process need not wait for its end. A silent PostgreSQL is only logged."""
+        """Give up the lease, so that another process need not wait for its end. A silent PostgreSQL is only logged."""
         token = self.token
         self._lose()
         if token is None:
@@ -88,7 +88,7 @@ class Leadership:
             log.warning("Maintenance not given up; its lease ends by itself", error=str(error))
 
     def _acquire(self) -> None:
-        # From before the question: the lease that PostgreSQL grants ends later.
+        # Taken before the statement is sent: the lease that PostgreSQL grants ends later.
         asked_at = time.monotonic()
         row = self.database.row(_ACQUIRE, {"holder": self.holder, "seconds": self.lease_seconds}, reserved=True)
         self._is_refused = False
@@ -103,7 +103,7 @@ class Leadership:
         metrics.MAINTENANCE_LEADER.labels().set(0)
 
     def _refused(self, error: DatabaseUnavailable) -> None:
-        """Say once why nobody can be elected, such as a PostgreSQL that is read-only."""
+        """Log once why no process can acquire the lease, such as a PostgreSQL that is read-only."""
         if not self._is_refused:
             log.warning("Maintenance waits: PostgreSQL grants no lease", error=str(error))
         self._is_refused = True

@@ -1,4 +1,4 @@
-"""Looks whether another installation uses the same names in Redis, and says so."""
+"""Looks whether another installation uses the same names in Redis, and logs it."""
 
 from jobs_service.broker.neighbours import ADVICE, Neighbours
 from jobs_service.maintenance.service import Service, Turn
@@ -8,16 +8,17 @@ log = get_logger(__name__)
 
 
 class NeighbourWatch(Service):
-    """Counts up among the leaders in Redis, and tells of those that count beside it. Changes nothing for them."""
+    """Registers this leader in Redis, and logs every other leader that it finds there. Does not disturb the others."""
 
     name = "neighbours"
 
     def __init__(self, neighbours: Neighbours, *, interval_seconds: float) -> None:
         self.neighbours = neighbours
         self.interval_seconds = interval_seconds
-        #: The lease under which it looked last.
+        #: The token of the lease under which it looked last.
         self._fence: int | None = None
-        self._told: set[str] = set()
+        #: The other installations that are logged already.
+        self._logged: set[str] = set()
 
     def run_once(self, turn: Turn) -> dict[str, int]:
         if turn.fence != self._fence:
@@ -25,8 +26,8 @@ class NeighbourWatch(Service):
             self.neighbours.begin()
         found = self.neighbours.look()
         for other in found:
-            if other not in self._told:
+            if other not in self._logged:
                 this = self.neighbours.me
                 log.warning("Another installation uses the same names in Redis", this=this, other=other, advice=ADVICE)
-        self._told = set(found)
+        self._logged = set(found)
         return {"found": len(found)}

@@ -1,4 +1,4 @@
-"""Deletes jobs that have been finished for longer than their retention, and the files they made."""
+"""Deletes jobs that have been finished for longer than their retention, and the files that they wrote."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,8 +15,8 @@ from jobs_service.jobs.lifecycle import Status
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.outputs.local import OutputStore, Search
 
-#: Rows of one statement; and how many statements of a run may look for expired jobs of a status, and delete jobs: what
-#: a run may hold up the leader's other services by.
+#: Rows of one statement; and how many statements of one run may look for expired jobs of a status, and delete jobs.
+#: This bounds how long a run holds up the leader's other services.
 BATCH = 1_000
 LOOKS = 50
 BATCHES = 20
@@ -24,9 +24,9 @@ BATCHES = 20
 #: The part of its time that the pruner may spend on reading the names in the folder.
 SEARCH_SHARE = 0.01
 
-# Ids are in the order of acceptance, by PostgreSQL's clock, so the oldest jobs are found by jobs_by_status: no index
-# has to be kept for this alone. The range ends with the least id that a job accepted at that moment can have. What was
-# looked at is not looked at again before the walk has reached its end.
+# Ids are in the order of submission, by PostgreSQL's clock, so the oldest jobs are found by the index jobs_by_status,
+# and no index is needed for this alone. The range ends at the least id that a job submitted at that moment can have.
+# The walk begins again only when it has reached the end.
 _EXPIRED = """
 SELECT id, finished_at < now() - %(retention)s * interval '1 second'
 FROM jobs
@@ -59,10 +59,10 @@ class Round:
 
 
 class Pruner(Service):
-    """Works in rounds: looks for expired jobs, reads the folder for their files, deletes both. A piece a run.
+    """Works in rounds, a piece in each run: looks for expired jobs, reads the folder for their files, deletes both.
 
-    A folder cannot be asked for the files of a job, and may hold a million others. So all names are read, once for many
-    jobs; only when there are any to delete, or nothing has been read yet; and for 1 % of the time at most.
+    A folder cannot be searched for the files of one job, and may hold a million others. So all names are read, once for
+    many jobs; only when jobs are to be deleted, or nothing has been read yet; and for 1 % of the time at most.
     """
 
     name = "pruner"
@@ -85,7 +85,7 @@ class Pruner(Service):
         self._has_searched = False
 
     def run_once(self, turn: Turn) -> dict[str, int]:
-        # Taken away first: when something fails, a search that broke off for one, the next run begins a new round.
+        # Cleared first: if a step fails, such as the search, the next run begins a new round.
         work, self._round = self._round or self._next_round(turn), None
         pruned = self._go_on(work, turn) if work else Counter[Status]()
         for status, jobs in pruned.items():
@@ -94,7 +94,7 @@ class Pruner(Service):
         return {**counts, "temporary_files": self.outputs.reap()}
 
     def _next_round(self, turn: Turn) -> Round | None:
-        """Return what to do next; the first time, if only to have what earlier versions left in the folder removed."""
+        """Return the next round. The first one also removes the files that earlier versions left in the folder."""
         expired = {status: self._expired(status, turn) for status in self.retention_seconds}
         if self._has_searched and not any(expired.values()):
             return None
@@ -114,7 +114,7 @@ class Pruner(Service):
         return expired
 
     def _go_on(self, work: Round, turn: Turn) -> Counter[Status]:
-        """Do the next piece of it, and return how many jobs of each status that deleted."""
+        """Do the next piece of the round, and return how many jobs of each status it deleted."""
         pruned = Counter[Status]()
         is_searched = work.search.go_on(seconds=self.interval_seconds * SEARCH_SHARE)
         for status, job_ids in islice(work.batches(), BATCHES if is_searched else 0):
@@ -140,10 +140,10 @@ class Pruner(Service):
 
     def _delete(self, work: Round, status: Status, job_ids: list[UUID], turn: Turn) -> int:
         retention = self.retention_seconds[status]
-        # Reading the folder takes its time. A job that was redriven meanwhile keeps its file, which may be new.
+        # Reading the folder takes time. A job that was redriven meanwhile keeps its file, which may be new.
         names = {"job_ids": job_ids, "status": status, "retention": retention}
         expired = [job_id for (job_id,) in self.database.rows(_STILL_EXPIRED, names)]
-        # Files first: what is left after a crash is a row whose file is gone, and a later round takes it.
+        # Files first: a crash leaves a row without its file, which a later round deletes.
         self.outputs.remove(work.search.files_of(expired))
         failpoint("pruner.after_files")
         return lifecycle.prune(self.database, expired, status=status, retention_seconds=retention, fence=turn.fence)

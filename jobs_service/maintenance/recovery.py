@@ -1,4 +1,4 @@
-"""Finds out whether servers that are away are back, by one job each, and brings forward the jobs that wait for them."""
+"""Finds out whether servers that are away are back, by one job for each, and brings forward the jobs that wait."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,22 +11,22 @@ from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import FENCE
 from jobs_service.maintenance.service import Service, Turn
 
-#: So many jobs are brought forward at first, and twice as many each time those are on their way, up to the second
-#: number: a server that has just come back meets no crowd, and the jobs of others wait behind no more than that.
+#: How many jobs are brought forward at first, and at most. The number doubles each time half of those have been taken:
+#: a server that has just come back is not flooded, and jobs for other servers wait behind no more than these.
 FIRST, MOST = 2, 200
 
 #: Seconds between two looks while jobs are brought forward.
 RAMP_SECONDS = 0.2
 
-#: Seconds after which another job is the prober, where the first one stands in a line that does not move.
+#: Seconds after which another job becomes the prober, if the first one waits in a queue that does not move.
 PROBER_SECONDS = 60
 
-#: Servers that are looked at in one run. Only job code that names servers without end has more.
+#: Servers that one run handles. Only job code that makes up server names without end has more.
 AT_A_TIME = 200
 
 
 class Next(StrEnum):
-    """What is to be done about a server."""
+    """What to do about a server."""
 
     WAIT = "wait"
     PROBE = "probe"
@@ -34,8 +34,8 @@ class Next(StrEnum):
     BRING_FORWARD = "bring_forward"
 
 
-# Servers that are away, and those that jobs wait for, found one after the other in the index jobs_deferred. That a
-# server answers is seen in its prober: it ended, or failed, in whatever other way than by finding the server away.
+# Servers that are away, and those that jobs wait for, found one by one in the index jobs_deferred. A server answers if
+# its prober's attempt ended in any other way than by finding the server away.
 _LOOK = """
 WITH RECURSIVE names (name) AS (
   (SELECT waits_for FROM jobs WHERE status = 'pending' AND waits_for IS NOT NULL ORDER BY waits_for LIMIT 1)
@@ -75,12 +75,12 @@ class _Server:
     is_away: bool
     prober: UUID | None
     next: Next
-    #: Of those that were brought forward.
+    #: How many of the jobs that were brought forward still wait to be claimed.
     on_their_way: int
 
 
 class Recovery(Service):
-    """What it knows of servers is in the table `servers`, which may be lost: the next attempt finds out again."""
+    """Its knowledge of servers is the table `servers`, which may be lost: the next attempt writes it again."""
 
     name = "recovery"
 
@@ -89,13 +89,13 @@ class Recovery(Service):
         self.interval_seconds = interval_seconds
         #: How many jobs may be on their way, by server.
         self._windows: dict[str, int] = {}
-        #: The servers that were told of as being away.
+        #: The servers that were announced as away.
         self._away: set[str] = set()
 
     def run_once(self, turn: Turn) -> dict[str, int]:
         counts = {"probed": 0, "brought_forward": 0}
         servers = self._look()
-        self._tell({server.name for server in servers if server.is_away})
+        self._announce({server.name for server in servers if server.is_away})
         waited = {server.name for server in servers if server.next is Next.BRING_FORWARD}
         self._windows = {name: window for name, window in self._windows.items() if name in waited}
         for server in servers:
@@ -122,7 +122,7 @@ class Recovery(Service):
                 counts["brought_forward"] += self._bring_forward(server, turn)
 
     def _probe(self, server: _Server, turn: Turn) -> bool:
-        """Choose who asks the server. Where nobody waits for it, whoever needs it next finds out."""
+        """Choose the job that asks the server. If no job waits for it, the next job that needs it finds out."""
         others = (server.prober, None) if server.prober else (None,)
         for other in others:
             if lifecycle.probe(self.database, server.name, instead_of=other, fence=turn.fence):
@@ -146,7 +146,7 @@ class Recovery(Service):
             return 0
         return lifecycle.bring_forward(self.database, server.name, limit=room, fence=turn.fence)
 
-    def _tell(self, away: set[str]) -> None:
+    def _announce(self, away: set[str]) -> None:
         for name in sorted(away - self._away):
             events.emit(BreakerOpened(breaker=name))
         for name in sorted(self._away - away):

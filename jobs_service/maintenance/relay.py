@@ -1,4 +1,4 @@
-"""Publishes what is due and was not published: scheduled jobs, retries, and whatever Redis lost or never got."""
+"""Publishes due jobs that have no message: scheduled jobs, retries, and those whose messages Redis lost or missed."""
 
 import math
 
@@ -16,10 +16,10 @@ log = get_logger(__name__)
 
 BATCH = 500
 
-#: A queue and a type. In Redis each has a line of its own.
+#: A queue and a type: in Redis each pair has its own sorted set of messages.
 Line = tuple[str, str]
 
-# The lines in which something waits, one after the other in the index jobs_lines, not by reading every waiting row.
+# The lines in which jobs wait, found one by one in the index jobs_lines, so that not every waiting row is read.
 _LINES = """
 WITH RECURSIVE lines (queue, type) AS (
   (SELECT queue, type FROM jobs WHERE status = 'pending' ORDER BY queue, type LIMIT 1)
@@ -33,9 +33,9 @@ WITH RECURSIVE lines (queue, type) AS (
 )
 SELECT queue, type FROM lines WHERE queue = ANY(%s)"""
 
-# One index range for each priority, so that a scheduled job of high priority is not stepped over again and again: what
-# is due, or older than what Redis has, ends the range. Rows already published are filtered; there are at most as many
-# as the window holds. None is published for so long ahead as `far`, unless the clock was set back since.
+# One index range for each priority, so that scheduled jobs of a high priority are not read again and again: the range
+# ends at now(), or at the date of the newest message in Redis. Published rows are filtered out; there are at most as
+# many as the window holds. A `publish_at` further ahead than `far` seconds was written before the clock was set back.
 _DUE = """
 SELECT id, type, waiting.priority, extract(epoch FROM waiting.run_at)::float8 * 1000
 FROM unnest(%(priorities)s::int[], %(untils)s::float8[]) AS level (priority, until)
@@ -60,7 +60,7 @@ SELECT count(*) FROM soon""".replace("<fence>", FENCE)
 
 
 class Relay(Service):
-    """Rings first and notes it afterwards: dying in between means ringing twice, which a queue does not notice."""
+    """Publishes first and records it afterwards: after a crash in between it publishes again, which changes nothing."""
 
     name = "relay"
 
@@ -78,7 +78,7 @@ class Relay(Service):
         self.epoch = epoch
         self.interval_seconds = interval_seconds
         self.republish_seconds = republish_seconds
-        #: The line that was served last, by queue and type: the others come first.
+        #: The line that was filled last: the next run begins with the one behind it.
         self._last = ("", "")
 
     def run_once(self, turn: Turn) -> dict[str, int]:
@@ -87,12 +87,12 @@ class Relay(Service):
         published, failure = 0, None
         lines = self._lines()
         while lines and not turn.is_over:
-            # One batch of each in turn, so that a line which is filled as fast as it is drained holds up no other.
+            # One batch of each line in turn, so that a line that drains as fast as it is filled holds up no other.
             line = self._last = lines.pop(0)
             try:
                 filled = self._fill(line, turn)
             except BrokerUnavailable as error:
-                failure = error  # perhaps of this line alone, as with a foreign value at its key
+                failure = error  # perhaps of this line only, if another program wrote its key
                 continue
             if filled:
                 published += filled
@@ -104,7 +104,7 @@ class Relay(Service):
         return {"published": published}
 
     def _lines(self) -> list[Line]:
-        """Return the lines in which something waits, those first that come behind the one that was served last."""
+        """Return the lines in which jobs wait, beginning behind the one that was filled last."""
         found: list[Line] = [
             (queue, job_type)
             for queue, job_type in self.database.rows(_LINES, (list(self.broker.get_declared_queues()),))
@@ -112,29 +112,29 @@ class Relay(Service):
         return sorted(found, key=lambda line: (line <= self._last, line))
 
     def _start_over(self, turn: Turn) -> None:
-        """Redis is empty: what was published is not there any more, so publish it again at once."""
+        """Redis has lost its data, and the messages with it: publish all of them again at once."""
         self.epoch.set()
         try:
             (jobs,) = self.database.row(_EVERYTHING_SOON, {"fence": turn.fence}) or (0,)
-            # An empty one is also what a new installation begins with.
-            (log.warning if jobs else log.info)("Redis was empty: what waits is published again", jobs=jobs)
+            # A new installation begins with an empty Redis, too.
+            (log.warning if jobs else log.info)("Redis was empty; all due jobs are published again", jobs=jobs)
         except DatabaseUnavailable as error:
-            # Only a short cut, which a huge backlog may make too long: each row is published again in its time.
+            # Only a short cut, which may time out on a huge backlog: each row is published again at its date anyway.
             log.warning("Jobs left for their next republish", error=str(error))
 
     def _fill(self, line: Line, turn: Turn) -> int:
-        """Publish a batch of what the line's window has room for and return the number of messages sent.
+        """Publish a batch, as far as the line's window has room, and return the number of messages sent.
 
-        0 also when none of them could be noted: the lease is lost, and to go on would be to send them again and again.
+        Returns 0 also if none could be recorded: the lease is lost, and the next batch would be the same again.
         """
         due = self._due(line)
         return len(due) if due and self._publish(line[0], due, turn) else 0
 
     def _due(self, line: Line) -> list[Row]:
-        """Return what is due and has room, the most urgent first. Less urgent messages take no room from it.
+        """Return the due jobs that have room, the most urgent first. Less urgent messages take no room from them.
 
-        What is older than the last message in line has room in any case: a job that came back from a lost worker, say.
-        Not so in the common line, where several types that nobody here knows would each find room by the others.
+        A job that is older than the last message in line always has room: one that came back from a lost worker, say.
+        Not so in the common line of unknown types, where each type would find room because of the others.
         """
         rooms = [self.broker.window - waiting for waiting in self.broker.waiting_from(*line)]
         is_own = self.broker.name_of(line[1]) == line[1]

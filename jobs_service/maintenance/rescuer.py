@@ -1,4 +1,4 @@
-"""Takes jobs back from workers that went silent, and clears away those workers' rows."""
+"""Takes jobs back from workers that went silent, and deletes those workers' rows."""
 
 from uuid import UUID
 
@@ -15,24 +15,24 @@ from jobs_service.observability import logs
 
 BATCH = 500
 
-#: The row of a silent worker is cleared away after so many times the lease.
+#: The row of a silent worker is deleted after so many leases.
 CLEARED_LEASES = 10
 
-# Workers, and who is named by a running job and has no row: such a one has no counter.
+# All workers, and those that a running job names although they have no row, and so no counter.
 _LOOK = """
 SELECT id, beats FROM workers
 UNION ALL
 SELECT DISTINCT worker_id, NULL::bigint FROM jobs
 WHERE status = 'processing' AND NOT EXISTS (SELECT FROM workers WHERE workers.id = jobs.worker_id)"""
 
-# A worker that has beaten since keeps its row.
+# A worker that has beaten since the look keeps its row.
 _CLEAR = """
 DELETE FROM workers USING unnest(%(workers)s::uuid[], %(beats)s::bigint[]) AS silent (id, beats)
 WHERE workers.id = silent.id AND workers.beats = silent.beats AND <fence>""".replace("<fence>", FENCE)
 
 
 class Rescuer(Service):
-    """Sweeps over processing rows. Their number is that of running jobs, not of all jobs."""
+    """Sweeps over the processing rows: as many as jobs run now, not as there are jobs."""
 
     name = "rescuer"
 
@@ -45,7 +45,7 @@ class Rescuer(Service):
         liveness: Liveness,
         rowless: Liveness,
     ) -> None:
-        """`liveness` is looked at by the heartbeat, too; `rowless` is for jobs whose worker has no row."""
+        """`liveness` is fed by the heartbeat, too; `rowless` is for jobs whose worker has no row."""
         self.database = database
         self.dead_letters = dead_letters
         self.interval_seconds = interval_seconds
@@ -55,14 +55,14 @@ class Rescuer(Service):
 
     @property
     def slack_seconds(self) -> float:
-        # A sweep that finds nobody silent is short: it goes before whatever else is due.
+        # A sweep that finds no silent worker is short: it runs before the other services that are due.
         return 0.0
 
     def run_once(self, turn: Turn) -> dict[str, int]:
         self._look()
         rescued = self._rescue(self.liveness.silent() | self.rowless.silent(), turn)
         self._clear(self.liveness.silent(CLEARED_LEASES * self.liveness.lease_seconds), turn)
-        # The moment a silence is complete is known: the jobs need not wait for the next sweep after it.
+        # When the next worker becomes silent is known: its jobs need not wait for the next regular sweep.
         turn.again(min(self.liveness.seconds_to_next(), self.rowless.seconds_to_next()))
         return {"rescued": rescued}
 

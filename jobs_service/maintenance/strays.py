@@ -1,4 +1,4 @@
-"""Looks after waiting jobs on queues that no worker serves: their type has moved to another queue, or is gone."""
+"""Handles waiting jobs on queues that no worker serves: their type has moved to another queue, or does not exist."""
 
 from collections import defaultdict
 from uuid import UUID
@@ -21,7 +21,7 @@ BATCH = 500
 #: A queue may be without workers for this long, as in a deployment, before its jobs are moved.
 GRACE_SECONDS = 60
 
-# The queues are found one after the other in the index jobs_lines, not by reading every waiting row.
+# The queues are found one by one in the index jobs_lines, so that not every waiting row is read.
 _UNSERVED = """
 WITH RECURSIVE waiting (queue) AS (
   (SELECT queue FROM jobs WHERE status = 'pending' ORDER BY queue LIMIT 1)
@@ -34,7 +34,7 @@ WHERE queue IS NOT NULL AND NOT EXISTS (
   SELECT FROM workers WHERE waiting.queue = ANY(queues) AND id <> ALL(%s::uuid[])
 )"""
 
-# In the order of jobs_lines, so that it is read and not the table.
+# In the order of the index jobs_lines, so that PostgreSQL reads the index and not the table.
 _STRAYS = """
 SELECT id, type FROM jobs
 WHERE status = 'pending' AND queue = %(queue)s AND run_at < now() - %(grace)s * interval '1 second'
@@ -42,7 +42,7 @@ ORDER BY type, priority DESC, run_at, id NULLS FIRST LIMIT %(limit)s"""
 
 
 class Strays(Service):
-    """A stray of a known type goes to its type's queue; one of an unknown type becomes a dead letter in time."""
+    """Moves a stray of a known type to its type's queue, and fails one of an unknown type after a grace period."""
 
     name = "strays"
 
@@ -93,7 +93,7 @@ class Strays(Service):
         return len(job_ids)
 
     def _fail(self, job_ids: list[UUID], job_type: str, turn: Turn) -> int:
-        """Fail what has waited for long enough; without ids, only tell what the last call was not answered."""
+        """Fail the jobs that have waited for long enough. Without ids, only announce a batch whose reply was lost."""
         failed = lifecycle.fail_unknown(
             self.database,
             job_ids,
