@@ -1,4 +1,4 @@
--- One name for each thing: the reason is given for cancelled jobs too, and what is counted is workers lost with a job.
+-- One name for each thing: cancelled jobs have an end_reason too, and worker_losses counts the workers lost with a job.
 
 -- step: renaming columns of jobs
 ALTER TABLE jobs RENAME COLUMN dead_reason TO end_reason;
@@ -6,7 +6,7 @@ ALTER TABLE jobs RENAME COLUMN crashes TO worker_losses;
 ALTER TABLE jobs RENAME COLUMN effect_at TO effect_started_at;
 ALTER TABLE jobs RENAME CONSTRAINT jobs_reason_when_dead TO jobs_reason_when_ended;
 
--- step without transaction: naming the reason of payloads that their code refuses
+-- step without transaction: renaming the end reason undecodable to invalid_payload
 DO $$
 BEGIN
   LOOP
