@@ -5,12 +5,12 @@ from typing import Any
 
 import falcon
 import msgspec
+from structlog.stdlib import get_logger
 
 from jobs_service.errors import DatabaseUnavailable, InvalidRequest, MalformedBody, SchemaUnavailable, ValueRefused
 from jobs_service.metrics.catalogue import REJECTIONS
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 MEDIA_TYPE = "application/problem+json"
 

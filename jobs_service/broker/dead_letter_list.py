@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 import redis
+from structlog.stdlib import get_logger
 
 from jobs_service import events
 from jobs_service.broker.keys import Keys
@@ -11,9 +12,8 @@ from jobs_service.broker.redis import unavailable
 from jobs_service.errors import NameTaken
 from jobs_service.events import JobFailed
 from jobs_service.failpoints import failpoint
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: How many entries `push` searches for the id it is about to append, so that its cost does not grow with the list.
 _LOOK_BACK = 1_000

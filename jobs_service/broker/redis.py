@@ -30,6 +30,7 @@ from dramatiq.message import Message
 from dramatiq.middleware import Middleware
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from structlog.stdlib import get_logger
 
 from jobs_service import events
 from jobs_service.broker.keys import Keys
@@ -40,9 +41,8 @@ from jobs_service.events import MessageQuarantined
 from jobs_service.failpoints import failpoint
 from jobs_service.ids import milliseconds_of
 from jobs_service.jobs.job_types import spelling
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: The number of undecodable messages that are kept for inspection.
 UNDECODABLE_KEPT = 1_000

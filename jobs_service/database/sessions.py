@@ -9,14 +9,14 @@ from typing import Any
 
 import psycopg2
 import psycopg2.extensions
+from structlog.stdlib import get_logger
 
 from jobs_service import dsn
 from jobs_service.database.deadlines import DuplicateSocket, deadlines
 from jobs_service.database.driver_errors import Silent
 from jobs_service.errors import DatabaseUnsuitable
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: The oldest major version of PostgreSQL that this service works with.
 NEEDED_VERSION = 15

@@ -5,16 +5,16 @@ import urllib.request
 from collections.abc import Sequence
 
 import msgspec
+from structlog.stdlib import get_logger
 
 from jobs_service.database.connection import Database
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.job_types import JobType
 from jobs_service.jobs.lifecycle import Status
 from jobs_service.maintenance.service import Service, Turn
-from jobs_service.observability.logs import get_logger
 from jobs_service.submission.submit import Submission, Submitter
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: Seconds to wait for the API. The leader's other services wait meanwhile.
 API_SECONDS = 2.0

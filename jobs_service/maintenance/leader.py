@@ -5,13 +5,14 @@ import time
 from collections.abc import Sequence
 from threading import Event, Thread
 
+from structlog.stdlib import get_logger
+
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
 from jobs_service.maintenance.leadership import Leadership
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.metrics import catalogue as metrics
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: Seconds between two attempts to become the leader.
 ELECTION_SECONDS = 1.0

@@ -8,12 +8,13 @@ that is one higher, and a write that names an older token changes nothing.
 import time
 from uuid import UUID
 
+from structlog.stdlib import get_logger
+
 from jobs_service.database.connection import Database
 from jobs_service.errors import DatabaseUnavailable
 from jobs_service.metrics import catalogue as metrics
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: Renewals during one lease: two of them may fail.
 RENEWALS = 3

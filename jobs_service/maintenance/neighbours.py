@@ -1,10 +1,11 @@
 """Looks whether another installation uses the same names in Redis, and logs it."""
 
+from structlog.stdlib import get_logger
+
 from jobs_service.broker.neighbours import ADVICE, Neighbours
 from jobs_service.maintenance.service import Service, Turn
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 
 class NeighbourWatch(Service):

@@ -2,6 +2,8 @@
 
 import math
 
+from structlog.stdlib import get_logger
+
 from jobs_service.broker.epoch import Epoch
 from jobs_service.broker.redis import JobBroker, message_for
 from jobs_service.database.connection import Database, Row
@@ -10,9 +12,8 @@ from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import FENCE
 from jobs_service.maintenance.service import Service, Turn
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 BATCH = 500
 

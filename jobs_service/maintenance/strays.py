@@ -3,6 +3,8 @@
 from collections import defaultdict
 from uuid import UUID
 
+from structlog.stdlib import get_logger
+
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import Database
@@ -12,9 +14,8 @@ from jobs_service.jobs.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, EndReason, L
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.observability import logs
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 BATCH = 500
 

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable
 
-from jobs_service.metrics import catalogue as metrics
-from jobs_service.observability.logs import get_logger
+from structlog.stdlib import get_logger
 
-log = get_logger(__name__)
+from jobs_service.metrics import catalogue as metrics
+
+log = get_logger(module=__name__)
 
 #: A change of more than this many seconds is reported as a step. Clock adjustment (NTP slewing) changes less.
 STEP_SECONDS = 1.0

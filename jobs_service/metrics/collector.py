@@ -6,11 +6,11 @@ from threading import Lock
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from structlog.stdlib import get_logger
 
 from jobs_service.metrics import catalogue
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: Seconds an answer is reused, so that many scrapes at once query the servers once.
 CACHE_SECONDS = 2.0

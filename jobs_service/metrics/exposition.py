@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from structlog.stdlib import get_logger
 
 from jobs_service.broker.redis import JobBroker
 from jobs_service.config import Settings
@@ -26,10 +27,9 @@ from jobs_service.metrics.collector import ScrapeCollector
 from jobs_service.metrics.queue_stats import JobRows
 from jobs_service.metrics.slo import Objectives
 from jobs_service.observability import logs
-from jobs_service.observability.logs import get_logger
 from jobs_service.orphans import end_with_parent, is_orphan
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: Seconds to wait for PostgreSQL at a scrape: for a connection, and for one statement.
 CONNECT_SECONDS = 1

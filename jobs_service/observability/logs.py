@@ -30,11 +30,6 @@ LEVELS: dict[type[Event], str] = {
 }
 
 
-def get_logger(name: str) -> Any:  # noqa: ANN401 - structlog's loggers are lazy proxies
-    """Return the logger of a module. Facts go in as keywords, never into the message."""
-    return structlog.get_logger(module=name)
-
-
 def configure(*, form: str, level: str, service: str, stream: TextIO | None = None) -> None:
     """Set up logging for this process. `form` is console, json, or auto: console in a terminal, else json."""
     # Not sys.stderr: Dramatiq replaces it by a pipe to its parent process, and a full pipe would block the workers.

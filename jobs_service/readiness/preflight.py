@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import redis
+from structlog.stdlib import get_logger
 
 from jobs_service.broker.redis import redis_client
 from jobs_service.config import Settings
@@ -21,10 +22,9 @@ from jobs_service.errors import (
     SettingsError,
 )
 from jobs_service.jobs import lifecycle
-from jobs_service.observability.logs import get_logger
 from jobs_service.readiness import advice
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: The oldest Redis that has BZMPOP. Every Valkey has it, and gives 7.2.4 as its version of Redis.
 REDIS_NEEDED = (7, 0)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import msgspec
+from structlog.stdlib import get_logger
 
 from jobs_service import events
 from jobs_service.broker.publisher import Publisher
@@ -23,9 +24,8 @@ from jobs_service.jobs.lifecycle import NewJob, OnAmbiguous, Submitted
 from jobs_service.metrics.catalogue import SUBMISSION_ERRORS
 from jobs_service.metrics.clock import DatabaseTime, measure_offset, steady_seconds
 from jobs_service.observability import tracing
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: How far in the future a job may be scheduled.
 MAX_DELAY = timedelta(days=366)

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import dramatiq
 from dramatiq.middleware import Middleware, Retries
+from structlog.stdlib import get_logger
 
 from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
@@ -41,7 +42,6 @@ from jobs_service.metrics import catalogue, log_records
 from jobs_service.metrics.clock import DatabaseClock
 from jobs_service.metrics.slo import Objectives
 from jobs_service.observability import logs, tracing
-from jobs_service.observability.logs import get_logger
 from jobs_service.orphans import end_with_parent, is_orphan
 from jobs_service.outputs.local import LocalOutputs, OutputStore
 from jobs_service.submission.submit import Submitter
@@ -60,7 +60,7 @@ from jobs_service.worker.sampler import Sampler
 from jobs_service.worker.settler import Settler
 from jobs_service.worker.watchdog import Watchdog
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: The lease of the maintenance leader, if `LEASE_SECONDS` is not shorter: how long a killed leader is waited for.
 LEADERSHIP_SECONDS = 10.0

@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from structlog.stdlib import get_logger
+
 from jobs_service.broker.redis import JobBroker
 from jobs_service.errors import DatabaseUnavailable, SchemaUnavailable
 from jobs_service.metrics import catalogue as metrics
 from jobs_service.metrics import observations
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: A restore or a migration passes. When it lasts longer, the code of this process does not fit the schema.
 SCHEMA_PATIENCE_SECONDS = 600.0

@@ -6,13 +6,14 @@ import time
 from threading import Event, Thread
 from uuid import UUID
 
+from structlog.stdlib import get_logger
+
 from jobs_service.database.connection import Database
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.metrics.clock import DatabaseClock, steady_seconds
-from jobs_service.observability.logs import get_logger
 from jobs_service.worker.running import RunningAttempts
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: Seconds that a stop waits for the thread, which may stand still.
 STOP_SECONDS = 20.0

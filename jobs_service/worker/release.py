@@ -6,6 +6,7 @@ from collections.abc import Collection
 from uuid import UUID
 
 from dramatiq.middleware import Shutdown
+from structlog.stdlib import get_logger
 
 from jobs_service import events
 from jobs_service.database.connection import Database
@@ -13,7 +14,6 @@ from jobs_service.events import JobReleased
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import LostReply
 from jobs_service.observability import logs
-from jobs_service.observability.logs import get_logger
 from jobs_service.worker.attempt import RunningAttempt
 from jobs_service.worker.claims import Claims
 from jobs_service.worker.database_wait import DatabaseWait
@@ -21,7 +21,7 @@ from jobs_service.worker.running import RunningAttempts
 from jobs_service.worker.settler import Settler
 from jobs_service.worker.verdict import decide
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: A process that has to end at once ends after this, whether PostgreSQL has answered or not.
 RELEASE_SECONDS = 5.0

@@ -8,14 +8,14 @@ from pathlib import Path
 from threading import Event, Thread
 
 from dramatiq.worker import Worker
+from structlog.stdlib import get_logger
 
 from jobs_service.metrics import catalogue as metrics
 from jobs_service.metrics import observations
-from jobs_service.observability.logs import get_logger
 from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
 from jobs_service.worker.running import RunningAttempts
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 INTERVAL_SECONDS = 2.0
 

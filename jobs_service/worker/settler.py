@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import TypeVar
 from uuid import UUID
 
+from structlog.stdlib import get_logger
+
 from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.redis import JobBroker
@@ -36,12 +38,11 @@ from jobs_service.jobs.lifecycle import (
     LostReply,
     Rescued,
 )
-from jobs_service.observability.logs import get_logger
 from jobs_service.worker.attempt import Cancelled, RunningAttempt
 from jobs_service.worker.database_wait import DatabaseWait
 from jobs_service.worker.verdict import Abandon, Complete, Crash, Defer, Fail, Retry, Snooze, Verdict, decide
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 T = TypeVar("T")
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 
-from jobs_service.observability.logs import get_logger
+from structlog.stdlib import get_logger
+
 from jobs_service.orphans import end_with_parent
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: A program that ran for less than this is restarted after longer and longer pauses.
 STABLE_SECONDS = 10.0

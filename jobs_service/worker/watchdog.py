@@ -11,17 +11,17 @@ from typing import NoReturn, Protocol
 from uuid import UUID
 
 from dramatiq.worker import Worker
+from structlog.stdlib import get_logger
 
 from jobs_service import descriptors
 from jobs_service.broker.redis import JobBroker
 from jobs_service.descriptors import Reserve
-from jobs_service.observability.logs import get_logger
 from jobs_service.orphans import is_orphan
 from jobs_service.worker.heartbeat import Heartbeat
 from jobs_service.worker.release import Release
 from jobs_service.worker.running import RunningAttempts
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: At most so many seconds between two looks.
 INTERVAL_SECONDS = 2.0

@@ -59,7 +59,7 @@ def test_our_own_exceptions_come_with_a_traceback_but_without_local_values(log_l
     try:
         fail()
     except RuntimeError as error:
-        logs.get_logger("m").error("Unexpected error", exc_info=error)
+        structlog.get_logger(module="m").error("Unexpected error", exc_info=error)
 
     [line] = log_lines()
     assert "RuntimeError" in json.dumps(line["exception"])

@@ -7,11 +7,12 @@ from contextvars import copy_context
 from threading import Lock, Thread
 from typing import TypeVar
 
+from structlog.stdlib import get_logger
+
 from jobs_service.errors import DatabaseUnavailable
 from jobs_service.jobs.lifecycle import LostReply
-from jobs_service.observability.logs import get_logger
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 #: How long a call is repeated. Its client got 503, and would not expect the call to take effect later than this.
 FOLLOW_UP_SECONDS = 60.0

@@ -7,6 +7,7 @@ from uuid import UUID
 from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
 from dramatiq.worker import Worker
+from structlog.stdlib import get_logger
 
 from jobs_service import events
 from jobs_service.broker.redis import RETRY_DELAY_OPTION, JobBroker, due_ms_of, message_of
@@ -14,7 +15,6 @@ from jobs_service.errors import BrokerUnavailable
 from jobs_service.events import JobNotClaimed, JobProcessing, JobReceived
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs.lifecycle import Claim
-from jobs_service.observability.logs import get_logger
 from jobs_service.worker import attempt
 from jobs_service.worker.attempt import ATTEMPT_ARGUMENT, RunningAttempt
 from jobs_service.worker.claims import Claims, NotClaimable, NotHere
@@ -23,7 +23,7 @@ from jobs_service.worker.release import Release
 from jobs_service.worker.running import RunningAttempts
 from jobs_service.worker.settler import Settler
 
-log = get_logger(__name__)
+log = get_logger(module=__name__)
 
 
 class LifecycleSync(Middleware):
