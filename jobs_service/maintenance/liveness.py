@@ -4,7 +4,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
+from typing import Self
 from uuid import UUID
+
+from jobs_service.config import Settings
 
 #: How much a single look may add to a silence, as a part of the lease less one heartbeat interval. The rest is the time
 #: that live workers have for a heartbeat after an outage or a freeze in which none could beat.
@@ -34,6 +37,10 @@ class Liveness:
         self._clock = clock
         self._seen: dict[UUID | None, _Seen] = {}
         self._lock = Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        return cls(lease_seconds=settings.lease_seconds, heartbeat_interval_seconds=settings.heartbeat_interval_seconds)
 
     def look(self, beats: Mapping[UUID | None, int | None]) -> None:
         """Record the current counters of all workers. Workers that are not among them are forgotten."""

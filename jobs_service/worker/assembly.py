@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -13,38 +12,24 @@ from structlog.stdlib import get_logger
 
 from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
-from jobs_service.broker.epoch import Epoch
-from jobs_service.broker.neighbours import Neighbours
-from jobs_service.broker.publisher import Publisher
 from jobs_service.broker.redis import JobBroker
 from jobs_service.config import Settings, numbers_by_name
 from jobs_service.database.connection import Database, open_database
-from jobs_service.dsn import parameters_of
 from jobs_service.ids import new_id
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.job_types import Registry, load
-from jobs_service.jobs.lifecycle import Status
 from jobs_service.mail.mailer import SmtpMailer
-from jobs_service.maintenance.canary import Canary
-from jobs_service.maintenance.dead_letters import DeadLetters
-from jobs_service.maintenance.expirer import Expirer
+from jobs_service.maintenance.assembly import build_services
 from jobs_service.maintenance.leader import Maintenance
 from jobs_service.maintenance.leadership import Leadership
 from jobs_service.maintenance.liveness import Liveness
-from jobs_service.maintenance.neighbours import NeighbourWatch
-from jobs_service.maintenance.pruner import Pruner
-from jobs_service.maintenance.recovery import Recovery
-from jobs_service.maintenance.relay import Relay
-from jobs_service.maintenance.rescuer import Rescuer
 from jobs_service.maintenance.service import Service
-from jobs_service.maintenance.strays import Strays
 from jobs_service.metrics import catalogue, log_records
 from jobs_service.metrics.clock import DatabaseClock
 from jobs_service.metrics.slo import Objectives
 from jobs_service.observability import logs, tracing
 from jobs_service.orphans import end_with_parent, is_orphan
 from jobs_service.outputs.local import LocalOutputs, OutputStore
-from jobs_service.submission.submit import Submitter
 from jobs_service.worker.actors import declare
 from jobs_service.worker.claims import Claims
 from jobs_service.worker.database_wait import DatabaseWait
@@ -64,15 +49,6 @@ log = get_logger(module=__name__)
 
 #: The lease of the maintenance leader, if `LEASE_SECONDS` is not shorter: how long a killed leader is waited for.
 LEADERSHIP_SECONDS = 10.0
-
-#: Seconds between two looks for jobs on queues that no worker serves.
-STRAYS_SECONDS = 30.0
-
-#: Seconds between two comparisons of `job_dlq` with the failed rows.
-DEAD_LETTERS_SECONDS = 10.0
-
-#: Seconds between two looks for another installation with the same keys in Redis. The same in every installation.
-NEIGHBOURS_SECONDS = 5.0
 
 
 def boot() -> None:
@@ -126,12 +102,10 @@ def build_broker(
     database = open_database(settings, service="worker", has_reserve=True)
     broker = JobBroker.from_settings(settings)
     dead_letters = DeadLetterList(broker.client, broker.keys)
-    liveness = _liveness(settings)
-    services = [
-        *_services(settings, database, broker, dead_letters, outputs, liveness=liveness),
-        *_canaries(settings, registry, database, broker),
-        _neighbour_watch(settings, broker, worker_id),
-    ]
+    liveness = Liveness.from_settings(settings)
+    services = build_services(
+        settings, registry, database, broker, dead_letters, outputs=outputs, worker_id=worker_id, liveness=liveness
+    )
     for middleware in _middleware(
         settings,
         database,
@@ -144,21 +118,6 @@ def build_broker(
     ):
         broker.add_middleware(middleware)
     return broker
-
-
-def _neighbour_watch(settings: Settings, broker: JobBroker, worker_id: UUID) -> Service:
-    # Only the database's name: the URL has a password, and this text goes to Redis.
-    database = parameters_of(settings.database_url).get("dbname", "")
-    me = f"{worker_id} on {socket.gethostname()}, database {database}"
-    # Tests sweep more often.
-    seconds = min(NEIGHBOURS_SECONDS, settings.sweep_interval_seconds)
-    return NeighbourWatch(Neighbours(broker.client, broker.keys, me), interval_seconds=seconds)
-
-
-def _liveness(settings: Settings) -> Liveness:
-    return Liveness(
-        lease_seconds=settings.lease_seconds, heartbeat_interval_seconds=settings.heartbeat_interval_seconds
-    )
 
 
 def _middleware(
@@ -236,55 +195,3 @@ def build_lifecycle_sync(
         database, wait, attempts, claims, settler, worker_id=worker_id, give_back_seconds=give_back_seconds
     )
     return LifecycleSync(broker, attempts, claims, settler, release)
-
-
-def _services(
-    settings: Settings,
-    database: Database,
-    broker: JobBroker,
-    dead_letters: DeadLetterList,
-    outputs: OutputStore,
-    *,
-    liveness: Liveness,
-) -> Iterator[Service]:
-    yield Relay(
-        database,
-        broker,
-        Epoch(broker.client, broker.keys),
-        interval_seconds=settings.relay_interval_seconds,
-        republish_seconds=settings.republish_seconds,
-    )
-    yield Rescuer(
-        database,
-        dead_letters,
-        interval_seconds=settings.sweep_interval_seconds,
-        liveness=liveness,
-        rowless=_liveness(settings),
-    )
-    yield DeadLetters(
-        database, dead_letters, interval_seconds=min(DEAD_LETTERS_SECONDS, settings.sweep_interval_seconds * 2)
-    )
-    yield Expirer(database, dead_letters, interval_seconds=settings.sweep_interval_seconds)
-    yield Recovery(database, interval_seconds=settings.relay_interval_seconds)
-    yield Strays(database, broker, dead_letters, interval_seconds=STRAYS_SECONDS, liveness=liveness)
-    yield Pruner(
-        database,
-        outputs,
-        interval_seconds=settings.prune_interval_seconds,
-        retention_seconds={
-            Status.COMPLETED: settings.retention_completed_seconds,
-            Status.FAILED: settings.retention_failed_seconds,
-            Status.CANCELLED: settings.retention_cancelled_seconds,
-        },
-    )
-
-
-def _canaries(settings: Settings, registry: Registry, database: Database, broker: JobBroker) -> Iterator[Service]:
-    if settings.canary_interval_seconds:
-        yield Canary(
-            database,
-            Submitter(database, Publisher(broker), registry, settings),
-            registry.canaries,
-            interval_seconds=settings.canary_interval_seconds,
-            api_url=settings.canary_url,
-        )
