@@ -15,15 +15,6 @@ from jobs_service.broker.publisher import Publisher
 from jobs_service.broker.redis import JobBroker
 from jobs_service.config import Settings
 from jobs_service.database.connection import open_database
-from jobs_service.events import (
-    AttemptAmbiguous,
-    Event,
-    JobCancelled,
-    JobRedriven,
-    JobSubmitted,
-    MessageNotPublished,
-    SubscriberFailed,
-)
 from jobs_service.jobs.job_types import load
 from jobs_service.metrics import catalogue, log_records
 from jobs_service.metrics.exposition import build_registry
@@ -57,18 +48,18 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     return app
 
 
-def count(event: Event) -> None:
+def count(event: events.Event) -> None:
     """Count the API's events."""
     match event:
-        case JobSubmitted():
+        case events.JobSubmitted():
             catalogue.SUBMITTED.labels(event.queue, event.type, "api").inc()
-        case JobRedriven():
+        case events.JobRedriven():
             catalogue.SUBMITTED.labels(event.queue, event.type, "redrive").inc()
-        case JobCancelled():
+        case events.JobCancelled():
             catalogue.FINISHED.labels(event.queue, event.type, "cancelled").inc()
-        case AttemptAmbiguous():
+        case events.AttemptAmbiguous():
             catalogue.AMBIGUOUS.labels(event.queue, event.type, event.policy).inc()
-        case MessageNotPublished():
+        case events.MessageNotPublished():
             catalogue.SUBMISSION_ERRORS.labels("broker_unavailable").inc()
-        case SubscriberFailed():
+        case events.SubscriberFailed():
             catalogue.EVENT_SUBSCRIBER_ERRORS.labels(event.subscriber).inc()

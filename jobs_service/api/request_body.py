@@ -11,7 +11,6 @@ from gunicorn.http.errors import ParseException
 
 from jobs_service.errors import InvalidRequest, MalformedBody
 from jobs_service.jobs import jsonb
-from jobs_service.jobs.jsonb import MAX_NUMBER_CHARACTERS
 from jobs_service.jobs.validation import decoded, invalid
 
 #: How deeply arrays and objects may be nested.
@@ -85,7 +84,7 @@ def _too_large(max_bytes: int) -> falcon.HTTPContentTooLarge:
 
 def _number(digits: str) -> Decimal:
     """Return the number with all its digits: NaN if it has too many, infinity if its exponent has."""
-    if len(digits) > MAX_NUMBER_CHARACTERS:
+    if len(digits) > jsonb.MAX_NUMBER_CHARACTERS:
         return Decimal("NaN")
     try:
         return Decimal(digits)
@@ -114,9 +113,9 @@ def _check(value: object, pointer: str, depth: int) -> None:
 
 def _check_number(number: Decimal, pointer: str) -> None:
     if number.is_nan():
-        raise InvalidRequest(f"a number must have at most {MAX_NUMBER_CHARACTERS} characters", pointer=pointer)
+        raise InvalidRequest(f"a number must have at most {jsonb.MAX_NUMBER_CHARACTERS} characters", pointer=pointer)
     # Zero may have an exponent too.
-    is_zero = number.is_zero() and abs(number.adjusted()) <= MAX_NUMBER_CHARACTERS
+    is_zero = number.is_zero() and abs(number.adjusted()) <= jsonb.MAX_NUMBER_CHARACTERS
     # Not abs(), because it rounds.
     if not (is_zero or SMALLEST < number.copy_abs() < LARGEST):
         raise InvalidRequest("a number must be 0, or have an absolute value between 1e-64 and 1e64", pointer=pointer)

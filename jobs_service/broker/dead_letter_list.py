@@ -10,7 +10,6 @@ from jobs_service import events
 from jobs_service.broker.keys import Keys
 from jobs_service.broker.redis import unavailable
 from jobs_service.errors import NameTaken
-from jobs_service.events import JobFailed
 from jobs_service.failpoints import failpoint
 
 log = get_logger(module=__name__)
@@ -35,7 +34,7 @@ class DeadLetterList:
         self.key = keys.dead_letters
         self._push = client.register_script(_PUSH)
 
-    def add(self, failed: JobFailed) -> None:
+    def add(self, failed: events.JobFailed) -> None:
         """List a job that has just become a dead letter, then announce that. Its row is committed."""
         failpoint("fail.before_push")
         self.push(UUID(failed.job_id))

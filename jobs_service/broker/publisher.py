@@ -6,7 +6,6 @@ from jobs_service import events
 from jobs_service.broker.redis import JobBroker, message_for
 from jobs_service.circuit_breaker import CircuitBreaker
 from jobs_service.errors import BrokerUnavailable
-from jobs_service.events import MessageNotPublished
 from jobs_service.jobs.lifecycle import NewJob, Submitted
 
 #: Seconds during which a queue is left to the relay after it was found full, or Redis did not answer.
@@ -59,7 +58,7 @@ class Publisher:
     def _redis_failed(self, queue: str, error: str) -> None:
         self._breaker(queue).open(error)
         self._counted_at.clear()
-        events.emit(MessageNotPublished(queue=queue, error=error))
+        events.emit(events.MessageNotPublished(queue=queue, error=error))
 
     def _breaker(self, key: object) -> CircuitBreaker:
         return self._breakers.get(key) or self._breakers.setdefault(key, CircuitBreaker(open_seconds=LEAVE_SECONDS))

@@ -37,7 +37,6 @@ from jobs_service.broker.keys import Keys
 from jobs_service.broker.limits import Limits
 from jobs_service.config import Settings
 from jobs_service.errors import BrokerUnavailable, NameTaken
-from jobs_service.events import MessageQuarantined
 from jobs_service.failpoints import failpoint
 from jobs_service.ids import milliseconds_of
 from jobs_service.jobs.job_types import spelling
@@ -423,7 +422,7 @@ class QueueConsumer(Consumer):
 
     def _quarantine(self, data: bytes) -> None:
         key = self.broker.keys.undecodable
-        events.emit(MessageQuarantined(queue=self.queue_name, key=key, bytes=len(data)))
+        events.emit(events.MessageQuarantined(queue=self.queue_name, key=key, bytes=len(data)))
         try:
             self.client.lpush(key, data[:65_536])
             self.client.ltrim(key, 0, UNDECODABLE_KEPT - 1)

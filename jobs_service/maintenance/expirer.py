@@ -4,7 +4,6 @@ from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
 from jobs_service.events import JobFailed
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import EndReason, Expired, LostReply
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.observability import logs
 
@@ -20,7 +19,7 @@ class Expirer(Service):
         self.database = database
         self.dead_letters = dead_letters
         self.interval_seconds = interval_seconds
-        self._lost_reply = LostReply()
+        self._lost_reply = lifecycle.LostReply()
 
     def run_once(self, turn: Turn) -> dict[str, int]:
         expired = 0
@@ -35,6 +34,6 @@ class Expirer(Service):
         turn.again()
         return {"expired": expired}
 
-    def _announce(self, job: Expired) -> None:
-        error = "Expired" if job.end_reason is EndReason.EXPIRED else "Unavailable"
+    def _announce(self, job: lifecycle.Expired) -> None:
+        error = "Expired" if job.end_reason is lifecycle.EndReason.EXPIRED else "Unavailable"
         self.dead_letters.add(JobFailed(**job.facts, error=error, reason=job.end_reason))

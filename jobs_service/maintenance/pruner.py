@@ -8,10 +8,8 @@ from uuid import UUID
 
 from jobs_service import events
 from jobs_service.database.connection import Database
-from jobs_service.events import JobsPruned
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import Status
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.outputs.local import OutputStore, Search
 
@@ -47,10 +45,10 @@ _FIRST = UUID(int=0)
 class Round:
     """Expired jobs of each status that are yet to be deleted, and the search for their files."""
 
-    expired: Mapping[Status, list[UUID]]
+    expired: Mapping[lifecycle.Status, list[UUID]]
     search: Search
 
-    def batches(self) -> Iterator[tuple[Status, list[UUID]]]:
+    def batches(self) -> Iterator[tuple[lifecycle.Status, list[UUID]]]:
         """Take jobs out of it, a batch at a time."""
         for status, job_ids in self.expired.items():
             while job_ids:
@@ -73,7 +71,7 @@ class Pruner(Service):
         outputs: OutputStore,
         *,
         interval_seconds: float,
-        retention_seconds: Mapping[Status, float],
+        retention_seconds: Mapping[lifecycle.Status, float],
     ) -> None:
         """A retention of 0 keeps the jobs of that status for ever."""
         self.database = database
@@ -87,9 +85,9 @@ class Pruner(Service):
     def run_once(self, turn: Turn) -> dict[str, int]:
         # Cleared first: if a step fails, such as the search, the next run begins a new round.
         work, self._round = self._round or self._next_round(turn), None
-        pruned = self._go_on(work, turn) if work else Counter[Status]()
+        pruned = self._go_on(work, turn) if work else Counter[lifecycle.Status]()
         for status, jobs in pruned.items():
-            events.emit(JobsPruned(status=status.value, jobs=jobs))
+            events.emit(events.JobsPruned(status=status.value, jobs=jobs))
         counts = {status.value: pruned[status] for status in self.retention_seconds}
         return {**counts, "temporary_files": self.outputs.reap()}
 
@@ -101,7 +99,7 @@ class Pruner(Service):
         self._has_searched = True
         return Round(expired, self.outputs.search(chain(*expired.values())))
 
-    def _expired(self, status: Status, turn: Turn) -> list[UUID]:
+    def _expired(self, status: lifecycle.Status, turn: Turn) -> list[UUID]:
         expired: list[UUID] = []
         for _ in range(LOOKS):
             found = self._walk(status)
@@ -113,9 +111,9 @@ class Pruner(Service):
                 break
         return expired
 
-    def _go_on(self, work: Round, turn: Turn) -> Counter[Status]:
+    def _go_on(self, work: Round, turn: Turn) -> Counter[lifecycle.Status]:
         """Do the next piece of the round, and return how many jobs of each status it deleted."""
-        pruned = Counter[Status]()
+        pruned = Counter[lifecycle.Status]()
         is_searched = work.search.go_on(seconds=self.interval_seconds * SEARCH_SHARE)
         for status, job_ids in islice(work.batches(), BATCHES if is_searched else 0):
             pruned[status] += self._delete(work, status, job_ids, turn)
@@ -126,7 +124,7 @@ class Pruner(Service):
             self._round = work
         return +pruned
 
-    def _walk(self, status: Status) -> list[tuple[UUID, bool]]:
+    def _walk(self, status: lifecycle.Status) -> list[tuple[UUID, bool]]:
         retention = self.retention_seconds[status]
         names = {
             "status": status,
@@ -138,7 +136,7 @@ class Pruner(Service):
         self._after[status] = found[-1][0] if len(found) == BATCH else _FIRST
         return found
 
-    def _delete(self, work: Round, status: Status, job_ids: list[UUID], turn: Turn) -> int:
+    def _delete(self, work: Round, status: lifecycle.Status, job_ids: list[UUID], turn: Turn) -> int:
         retention = self.retention_seconds[status]
         # Reading the folder takes time. A job that was redriven meanwhile keeps its file, which may be new.
         names = {"job_ids": job_ids, "status": status, "retention": retention}

@@ -6,9 +6,7 @@ from uuid import UUID
 
 from jobs_service import events
 from jobs_service.database.connection import Database
-from jobs_service.events import BreakerClosed, BreakerOpened
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import FENCE
 from jobs_service.maintenance.service import Service, Turn
 
 #: How many jobs are brought forward at first, and at most. The number doubles each time half of those have been taken:
@@ -66,7 +64,7 @@ LEFT JOIN jobs ON jobs.id = prober"""
 
 _CLOSE = """
 DELETE FROM servers
-WHERE name = %(server)s AND prober IS NOT DISTINCT FROM %(prober)s AND <fence>""".replace("<fence>", FENCE)
+WHERE name = %(server)s AND prober IS NOT DISTINCT FROM %(prober)s AND <fence>""".replace("<fence>", lifecycle.FENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +146,7 @@ class Recovery(Service):
 
     def _announce(self, away: set[str]) -> None:
         for name in sorted(away - self._away):
-            events.emit(BreakerOpened(breaker=name))
+            events.emit(events.BreakerOpened(breaker=name))
         for name in sorted(self._away - away):
-            events.emit(BreakerClosed(breaker=name))
+            events.emit(events.BreakerClosed(breaker=name))
         self._away = away

@@ -10,7 +10,6 @@ from jobs_service.database.connection import Database, Row
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import FENCE
 from jobs_service.maintenance.service import Service, Turn
 
 log = get_logger(module=__name__)
@@ -57,7 +56,7 @@ WITH soon AS (
   WHERE status = 'pending' AND run_at <= now() AND publish_at > now() AND <fence>
   RETURNING 1
 )
-SELECT count(*) FROM soon""".replace("<fence>", FENCE)
+SELECT count(*) FROM soon""".replace("<fence>", lifecycle.FENCE)
 
 
 class Relay(Service):

@@ -5,10 +5,8 @@ from uuid import UUID
 from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
-from jobs_service.events import AttemptAmbiguous, JobFailed, JobRescued
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import FENCE, WORKER_LOST, LostReply, Rescued
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.observability import logs
@@ -28,7 +26,7 @@ WHERE status = 'processing' AND NOT EXISTS (SELECT FROM workers WHERE workers.id
 # A worker that has beaten since the look keeps its row.
 _CLEAR = """
 DELETE FROM workers USING unnest(%(workers)s::uuid[], %(beats)s::bigint[]) AS silent (id, beats)
-WHERE workers.id = silent.id AND workers.beats = silent.beats AND <fence>""".replace("<fence>", FENCE)
+WHERE workers.id = silent.id AND workers.beats = silent.beats AND <fence>""".replace("<fence>", lifecycle.FENCE)
 
 
 class Rescuer(Service):
@@ -51,7 +49,7 @@ class Rescuer(Service):
         self.interval_seconds = interval_seconds
         self.liveness = liveness
         self.rowless = rowless
-        self._lost_reply = LostReply()
+        self._lost_reply = lifecycle.LostReply()
 
     @property
     def slack_seconds(self) -> float:
@@ -90,9 +88,9 @@ class Rescuer(Service):
             names = {"workers": list(silent), "beats": list(silent.values()), "fence": turn.fence}
             self.database.rows(_CLEAR, names)
 
-    def _announce(self, job: Rescued) -> None:
-        events.emit(JobRescued(**job.facts, worker_id=str(job.worker_id)))
+    def _announce(self, job: lifecycle.Rescued) -> None:
+        events.emit(events.JobRescued(**job.facts, worker_id=str(job.worker_id)))
         if job.on_ambiguous:
-            events.emit(AttemptAmbiguous(**job.facts, policy=str(job.on_ambiguous)))
+            events.emit(events.AttemptAmbiguous(**job.facts, policy=str(job.on_ambiguous)))
         if job.end_reason:
-            self.dead_letters.add(JobFailed(**job.facts, error=WORKER_LOST, reason=job.end_reason))
+            self.dead_letters.add(events.JobFailed(**job.facts, error=lifecycle.WORKER_LOST, reason=job.end_reason))

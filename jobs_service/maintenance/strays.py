@@ -10,7 +10,6 @@ from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import Database
 from jobs_service.events import JobFailed
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import UNKNOWN_TYPE_GRACE_SECONDS, EndReason, LostReply
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.observability import logs
@@ -61,7 +60,7 @@ class Strays(Service):
         self.dead_letters = dead_letters
         self.interval_seconds = interval_seconds
         self.liveness = liveness
-        self._lost_reply = LostReply()
+        self._lost_reply = lifecycle.LostReply()
 
     def run_once(self, turn: Turn) -> dict[str, int]:
         counts = {"moved": 0, "failed": self._fail([], "", turn)}
@@ -99,11 +98,13 @@ class Strays(Service):
             self.database,
             job_ids,
             job_type=job_type,
-            grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS,
+            grace_seconds=lifecycle.UNKNOWN_TYPE_GRACE_SECONDS,
             fence=turn.fence,
             lost_reply=self._lost_reply,
         )
         for job in failed:
             with logs.bound(**job.origin.fields):
-                self.dead_letters.add(JobFailed(**job.facts, error="UnknownType", reason=EndReason.UNKNOWN_TYPE))
+                self.dead_letters.add(
+                    JobFailed(**job.facts, error="UnknownType", reason=lifecycle.EndReason.UNKNOWN_TYPE)
+                )
         return len(failed)

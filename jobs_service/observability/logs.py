@@ -12,11 +12,10 @@ import msgspec
 import structlog
 
 from jobs_service import events
-from jobs_service.events import Event
 
 #: The level of each event that is not "info". What the service recovers from is a warning; what a person must act on is
 #: an error.
-LEVELS: dict[type[Event], str] = {
+LEVELS: dict[type[events.Event], str] = {
     events.JobRetried: "warning",
     events.JobRescued: "warning",
     events.VerdictRefused: "warning",
@@ -96,7 +95,7 @@ SUBSCRIBER_FAILED_SECONDS = 60.0
 _failures_logged_at: dict[str, float] = {}
 
 
-def log_event(event: Event) -> None:
+def log_event(event: events.Event) -> None:
     """Write an event as a line. Subscribed to `events`."""
     if isinstance(event, events.SubscriberFailed) and not _is_time_to_log(event):
         return

@@ -14,13 +14,11 @@ from jobs_service.config import Settings
 from jobs_service.database.connection import Database
 from jobs_service.database.group_commit import Batch
 from jobs_service.errors import DatabaseUnavailable, InvalidRequest
-from jobs_service.events import JobSubmitted
 from jobs_service.failpoints import failpoint
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.job_types import JobType, Registry
-from jobs_service.jobs.lifecycle import NewJob, OnAmbiguous, Submitted
 from jobs_service.metrics.catalogue import SUBMISSION_ERRORS
 from jobs_service.metrics.clock import DatabaseTime, measure_offset, steady_seconds
 from jobs_service.observability import tracing
@@ -47,7 +45,7 @@ class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = DEFAULT_PRIORITY
     expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
-    on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
+    on_ambiguous: lifecycle.OnAmbiguous = lifecycle.OnAmbiguous.RESEND
 
 
 class Submitter:
@@ -58,11 +56,11 @@ class Submitter:
         self.publisher = publisher
         self.registry = registry
         self.settings = settings
-        self._write = Batch[NewJob, Submitted](self._write_all)
+        self._write = Batch[lifecycle.NewJob, lifecycle.Submitted](self._write_all)
         #: Ids are made from PostgreSQL's time, and lists are sorted by id: so they are in order across processes.
         self._time = DatabaseTime(self._ask_the_time)
 
-    def submit(self, submission: Submission, origin: Origin) -> NewJob:
+    def submit(self, submission: Submission, origin: Origin) -> lifecycle.NewJob:
         """Commit the job, then publish it.
 
         Raises `InvalidRequest`, and `DatabaseUnavailable` when the job could not be committed. If Redis does not
@@ -77,16 +75,16 @@ class Submitter:
             self._write_and_publish(replace(job, traceparent=traceparent) if traceparent else job, publish=publish)
         return job
 
-    def _write_and_publish(self, job: NewJob, *, publish: bool) -> None:
+    def _write_and_publish(self, job: lifecycle.NewJob, *, publish: bool) -> None:
         failpoint("api.before_commit")
         submitted = self._commit(job)
         failpoint("api.after_commit")
         if publish and submitted.is_due and not self.publisher.publish(job, submitted):
             self._leave_to_the_relay(job)
         failpoint("api.after_publish")
-        events.emit(JobSubmitted(job_id=str(job.id), type=job.type, queue=job.queue))
+        events.emit(events.JobSubmitted(job_id=str(job.id), type=job.type, queue=job.queue))
 
-    def _write_all(self, jobs: Sequence[NewJob]) -> list[Submitted]:
+    def _write_all(self, jobs: Sequence[lifecycle.NewJob]) -> list[lifecycle.Submitted]:
         asked_at = steady_seconds()
         submitted = lifecycle.submit(self.database, jobs)
         answered_at, said = steady_seconds(), submitted[0].database_seconds
@@ -102,7 +100,7 @@ class Submitter:
             SUBMISSION_ERRORS.labels("database_unavailable").inc()
             raise
 
-    def _commit(self, job: NewJob) -> Submitted:
+    def _commit(self, job: lifecycle.NewJob) -> lifecycle.Submitted:
         try:
             submitted = self._write(job)
         except DatabaseUnavailable:
@@ -112,14 +110,14 @@ class Submitter:
             raise InvalidRequest("expires_at must be later than run_at and later than now", pointer="/expires_at")
         return submitted
 
-    def _new_job(self, submission: Submission, job_type: JobType, origin: Origin, *, publish: bool) -> NewJob:
+    def _new_job(self, submission: Submission, job_type: JobType, origin: Origin, *, publish: bool) -> lifecycle.NewJob:
         payload = bytes(submission.payload)
         job_type.decode(payload)
         now = self._time.now()
         _check_times(submission, datetime.fromtimestamp(now, UTC))
         if job_type.is_canary:
             _check_canary(submission)
-        return NewJob(
+        return lifecycle.NewJob(
             id=new_id(now),
             type=job_type.name,
             payload=payload.decode(),
@@ -135,7 +133,7 @@ class Submitter:
             traceparent=origin.traceparent,
         )
 
-    def _leave_to_the_relay(self, job: NewJob) -> None:
+    def _leave_to_the_relay(self, job: lifecycle.NewJob) -> None:
         try:
             lifecycle.publish_soon(self.database, job.id)
         except DatabaseUnavailable as error:

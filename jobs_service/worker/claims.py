@@ -7,7 +7,6 @@ from jobs_service.database.connection import Database
 from jobs_service.database.group_commit import Batch
 from jobs_service.errors import JobsError, LeaseLost
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import Claim, ClaimRequest
 from jobs_service.worker.attempt import RunningAttempt
 from jobs_service.worker.database_wait import DatabaseWait
 
@@ -29,15 +28,17 @@ class Claims:
         self.worker_id = worker_id
         #: The tokens of claims that have no answer yet, or were given up without one.
         self.unanswered: set[UUID] = set()
-        self._claim_row = Batch[ClaimRequest, Claim | None](lambda asks: lifecycle.claim(database, asks))
+        self._claim_row = Batch[lifecycle.ClaimRequest, lifecycle.Claim | None](
+            lambda asks: lifecycle.claim(database, asks)
+        )
 
-    def claim(self, job_id: UUID) -> Claim:
+    def claim(self, job_id: UUID) -> lifecycle.Claim:
         """Begin the job's next attempt. Raises `NotClaimable`, `NotHere`, and `DatabaseUnavailable` at a stop."""
         if descriptors.are_exhausted():
             # The watchdog sees it too, and has the process stop.
             self.wait.broker.draining = True
             raise NotHere("this process can open no further file")
-        ask = ClaimRequest(job_id, self.worker_id)
+        ask = lifecycle.ClaimRequest(job_id, self.worker_id)
         self.unanswered.add(ask.token)
         claim = self.wait.until_answered("claim", lambda: self._claim_row(ask), give_up_when_draining=True)
         self.unanswered.discard(ask.token)
@@ -51,6 +52,6 @@ class Claims:
             raise LeaseLost("the job is not this attempt's any more")
         running.effect_begun = True
 
-    def release(self, claim: Claim) -> None:
+    def release(self, claim: lifecycle.Claim) -> None:
         """Give back a claim whose attempt did not begin."""
         self.wait.until_answered("release", lambda: lifecycle.release(self.database, [claim]))

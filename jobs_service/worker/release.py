@@ -10,9 +10,7 @@ from structlog.stdlib import get_logger
 
 from jobs_service import events
 from jobs_service.database.connection import Database
-from jobs_service.events import JobReleased
 from jobs_service.jobs import lifecycle
-from jobs_service.jobs.lifecycle import LostReply
 from jobs_service.observability import logs
 from jobs_service.worker.attempt import RunningAttempt
 from jobs_service.worker.claims import Claims
@@ -102,7 +100,7 @@ class Release:
     def _announce_released(self, running: RunningAttempt) -> None:
         # Not in the attempt's own thread, so nothing of it is bound here.
         with logs.bound(worker_id=str(self.worker_id), **running.claim.origin.fields):
-            events.emit(JobReleased(**running.facts, seconds=round(running.seconds, 4)))
+            events.emit(events.JobReleased(**running.facts, seconds=round(running.seconds, 4)))
 
     def _settle_interrupted(self, running: RunningAttempt, until: float) -> None:
         """Settle what has begun its effect: what may have been done must not count as not begun."""
@@ -117,7 +115,7 @@ class Release:
 
     def _release_unknown(self, until: float) -> None:
         """Release claims whose answers were lost: no attempt of this process holds them."""
-        lost_reply = LostReply()
+        lost_reply = lifecycle.LostReply()
         try:
             jobs = self.wait.until_answered(
                 "release",
@@ -132,7 +130,7 @@ class Release:
             return
         for job in jobs:
             with logs.bound(worker_id=str(self.worker_id), **job.origin.fields):
-                events.emit(JobReleased(**job.facts, seconds=0.0))
+                events.emit(events.JobReleased(**job.facts, seconds=0.0))
 
     def _wait_for_verdicts(self, until: float) -> None:
         while any(running.has_returned for running in self.attempts) and time.monotonic() < until:

@@ -15,29 +15,9 @@ from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import Database
 from jobs_service.database.group_commit import Batch
 from jobs_service.errors import SchemaUnavailable
-from jobs_service.events import (
-    AttemptAmbiguous,
-    AttemptInterrupted,
-    JobCompleted,
-    JobDeferred,
-    JobFailed,
-    JobRetried,
-    JobSnoozed,
-    VerdictRefused,
-)
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
-from jobs_service.jobs.lifecycle import (
-    UNKNOWN_TYPE_GRACE_SECONDS,
-    WORKER_LOST,
-    Claim,
-    Deferred,
-    EndReason,
-    Failure,
-    LostReply,
-    Rescued,
-)
 from jobs_service.worker.attempt import Cancelled, RunningAttempt
 from jobs_service.worker.database_wait import DatabaseWait
 from jobs_service.worker.verdict import Abandon, Complete, Crash, Defer, Fail, Retry, Snooze, Verdict, decide
@@ -64,7 +44,7 @@ class Settler:
         self.dead_letters = dead_letters
         self.wait = wait
         self.deferral = deferral
-        self._complete_row = Batch[tuple[Claim, str], bool](lambda done: lifecycle.complete(database, done))
+        self._complete_row = Batch[tuple[lifecycle.Claim, str], bool](lambda done: lifecycle.complete(database, done))
 
     def settle(self, running: RunningAttempt, exception: BaseException | None, retry_seconds: float | None) -> None:
         """Write the verdict; if it cannot be written, a failure that says so; if that cannot either, stop the process.
@@ -73,7 +53,7 @@ class Settler:
         that was interrupted because its lease was gone has no verdict.
         """
         if isinstance(exception, Cancelled):
-            events.emit(AttemptInterrupted(**running.facts, seconds=round(running.seconds, 4)))
+            events.emit(events.AttemptInterrupted(**running.facts, seconds=round(running.seconds, 4)))
             return
         try:
             self._settle(running, decide(running, exception, retry_seconds=retry_seconds))
@@ -94,7 +74,7 @@ class Settler:
     def _settle(self, running: RunningAttempt, verdict: Verdict) -> None:
         failpoint("worker.after_effect")
         if not self.write(running, verdict):
-            events.emit(VerdictRefused(**running.facts))
+            events.emit(events.VerdictRefused(**running.facts))
 
     def write(self, running: RunningAttempt, verdict: Verdict, *, until: float = math.inf) -> bool:
         """Write a verdict and announce it. False: the lease is gone, so nothing was written.
@@ -120,19 +100,21 @@ class Settler:
 
     def fail_unknown(self, job_id: UUID, job_type: str) -> None:
         """Make a job of a type that no actor here handles a dead letter, once newer workers have had time to come."""
-        lost_reply = LostReply()
+        lost_reply = lifecycle.LostReply()
         for job in self.wait.until_answered(
             "fail_unknown",
             lambda: lifecycle.fail_unknown(
                 self.database,
                 [job_id],
                 job_type=job_type,
-                grace_seconds=UNKNOWN_TYPE_GRACE_SECONDS,
+                grace_seconds=lifecycle.UNKNOWN_TYPE_GRACE_SECONDS,
                 lost_reply=lost_reply,
             ),
             give_up_when_draining=True,
         ):
-            self.dead_letters.add(JobFailed(**job.facts, error="UnknownType", reason=EndReason.UNKNOWN_TYPE))
+            self.dead_letters.add(
+                events.JobFailed(**job.facts, error="UnknownType", reason=lifecycle.EndReason.UNKNOWN_TYPE)
+            )
 
     def _complete(self, running: RunningAttempt, verdict: Complete, until: float) -> bool:
         claim = running.claim
@@ -144,7 +126,7 @@ class Settler:
 
         if is_written := self._written(verdict, complete, until):
             seconds = round(running.seconds, 4)
-            events.emit(JobCompleted(**running.facts, seconds=seconds, age_seconds=running.age_seconds))
+            events.emit(events.JobCompleted(**running.facts, seconds=seconds, age_seconds=running.age_seconds))
         return is_written
 
     def _retry(self, running: RunningAttempt, verdict: Retry, until: float) -> bool:
@@ -158,7 +140,7 @@ class Settler:
             facts, seconds = running.facts, round(running.seconds, 4)
             _announce_ambiguous(running, failure)
             delay_seconds = round(delay_seconds, 3)
-            events.emit(JobRetried(**facts, seconds=seconds, error=failure.error, delay_seconds=delay_seconds))
+            events.emit(events.JobRetried(**facts, seconds=seconds, error=failure.error, delay_seconds=delay_seconds))
         return is_written
 
     def _fail(self, running: RunningAttempt, verdict: Fail, until: float) -> bool:
@@ -180,7 +162,7 @@ class Settler:
         )
         if is_written:
             seconds, delay_seconds = round(running.seconds, 4), round(delay_seconds, 3)
-            events.emit(JobSnoozed(**running.facts, seconds=seconds, delay_seconds=delay_seconds))
+            events.emit(events.JobSnoozed(**running.facts, seconds=seconds, delay_seconds=delay_seconds))
         return is_written
 
     def _defer(self, running: RunningAttempt, verdict: Defer, until: float) -> bool:
@@ -190,14 +172,16 @@ class Settler:
             return False
         error = verdict.failure.error
         if deferred.is_over:
-            self._add_dead_letter(running, error=error, reason=EndReason.UNAVAILABLE)
+            self._add_dead_letter(running, error=error, reason=lifecycle.EndReason.UNAVAILABLE)
         else:
             facts, seconds, delay_seconds = running.facts, round(running.seconds, 4), round(deferred.delay_seconds, 3)
             server = verdict.server
-            events.emit(JobDeferred(**facts, seconds=seconds, error=error, server=server, delay_seconds=delay_seconds))
+            events.emit(
+                events.JobDeferred(**facts, seconds=seconds, error=error, server=server, delay_seconds=delay_seconds)
+            )
         return True
 
-    def _write_deferral(self, claim: Claim, verdict: Defer) -> Deferred | None:
+    def _write_deferral(self, claim: lifecycle.Claim, verdict: Defer) -> lifecycle.Deferred | None:
         return lifecycle.defer(
             self.database,
             claim,
@@ -223,23 +207,29 @@ class Settler:
         )
         return self._announce_rescued(running, rescued, 0.0)
 
-    def _announce_rescued(self, running: RunningAttempt, rescued: Rescued | None, delay_seconds: float) -> bool:
+    def _announce_rescued(
+        self, running: RunningAttempt, rescued: lifecycle.Rescued | None, delay_seconds: float
+    ) -> bool:
         """Announce a crash as the rescuer would. Only the row knows whether the job has had one too many."""
         if rescued is None:
             return False
         if rescued.on_ambiguous:
-            events.emit(AttemptAmbiguous(**rescued.facts, policy=str(rescued.on_ambiguous)))
+            events.emit(events.AttemptAmbiguous(**rescued.facts, policy=str(rescued.on_ambiguous)))
         if rescued.end_reason:
-            self._add_dead_letter(running, error=WORKER_LOST, reason=rescued.end_reason)
+            self._add_dead_letter(running, error=lifecycle.WORKER_LOST, reason=rescued.end_reason)
         else:
             seconds, delay_seconds = round(running.seconds, 4), round(delay_seconds, 3)
-            events.emit(JobRetried(**rescued.facts, seconds=seconds, error=WORKER_LOST, delay_seconds=delay_seconds))
+            events.emit(
+                events.JobRetried(
+                    **rescued.facts, seconds=seconds, error=lifecycle.WORKER_LOST, delay_seconds=delay_seconds
+                )
+            )
         return True
 
-    def _add_dead_letter(self, running: RunningAttempt, *, error: str, reason: EndReason) -> None:
+    def _add_dead_letter(self, running: RunningAttempt, *, error: str, reason: lifecycle.EndReason) -> None:
         seconds, age_seconds = round(running.seconds, 4), running.age_seconds
         self.dead_letters.add(
-            JobFailed(**running.facts, seconds=seconds, error=error, reason=reason, age_seconds=age_seconds)
+            events.JobFailed(**running.facts, seconds=seconds, error=error, reason=reason, age_seconds=age_seconds)
         )
 
     def _written(self, verdict: Verdict, transition: Callable[[], T], until: float) -> T:
@@ -250,6 +240,6 @@ class Settler:
         return answer
 
 
-def _announce_ambiguous(running: RunningAttempt, failure: Failure) -> None:
+def _announce_ambiguous(running: RunningAttempt, failure: lifecycle.Failure) -> None:
     if failure.is_ambiguous:
-        events.emit(AttemptAmbiguous(**running.facts, policy=str(running.claim.on_ambiguous)))
+        events.emit(events.AttemptAmbiguous(**running.facts, policy=str(running.claim.on_ambiguous)))

@@ -15,7 +15,6 @@ from structlog.stdlib import get_logger
 
 from jobs_service import descriptors
 from jobs_service.broker.redis import JobBroker
-from jobs_service.descriptors import Reserve
 from jobs_service.orphans import is_orphan
 from jobs_service.worker.heartbeat import Heartbeat
 from jobs_service.worker.release import Release
@@ -70,10 +69,10 @@ class Watchdog:
         self._awake_since = self._looked_at = time.monotonic()
         self._stopping = Event()
         self._ended = Event()
-        self._reserve: Reserve | None = None
+        self._reserve: descriptors.Reserve | None = None
 
     def start(self, worker: Worker) -> None:
-        self._reserve = Reserve()
+        self._reserve = descriptors.Reserve()
         Thread(target=self._run, args=(worker,), name="watchdog", daemon=True).start()
 
     def stop(self) -> None:

@@ -15,10 +15,8 @@ from jobs_service.api.resources.follow_up import FollowUp
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
 from jobs_service.errors import InvalidRequest
-from jobs_service.events import AttemptAmbiguous, JobCancelled, JobRedriven
 from jobs_service.jobs import lifecycle, queries
 from jobs_service.jobs.job_types import Registry
-from jobs_service.jobs.lifecycle import LostReply, Status, TransitionedJob
 from jobs_service.metrics import observations
 from jobs_service.metrics.catalogue import PAYLOAD_BYTES
 from jobs_service.submission.submit import Submission, Submitter
@@ -100,17 +98,17 @@ class JobCancellation:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
         """Cancel the job. A running attempt loses its lease at once, and is interrupted with the next heartbeat."""
-        id_, lost_reply = parse_id(job_id), LostReply()
+        id_, lost_reply = parse_id(job_id), lifecycle.LostReply()
         moved = self.follow_up.call(lambda: self._cancel(id_, lost_reply), lost_reply)
         if moved is None:
             raise _conflict(self.database, job_id, "Only a job that is pending or processing can be cancelled.")
-        resp.data = _answer(moved, Status.CANCELLED)
+        resp.data = _answer(moved, lifecycle.Status.CANCELLED)
 
-    def _cancel(self, job_id: UUID, lost_reply: LostReply) -> TransitionedJob | None:
+    def _cancel(self, job_id: UUID, lost_reply: lifecycle.LostReply) -> lifecycle.TransitionedJob | None:
         if cancelled := lifecycle.cancel(self.database, job_id, lost_reply=lost_reply):
             if cancelled.on_ambiguous:
-                events.emit(AttemptAmbiguous(**cancelled.facts, policy=str(cancelled.on_ambiguous)))
-            events.emit(JobCancelled(**cancelled.facts))
+                events.emit(events.AttemptAmbiguous(**cancelled.facts, policy=str(cancelled.on_ambiguous)))
+            events.emit(events.JobCancelled(**cancelled.facts))
         return cancelled
 
 
@@ -124,7 +122,7 @@ class JobRetry:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
         """Redrive the job: its attempts start at 0, its history stays. The relay publishes it."""
-        id_, lost_reply = parse_id(job_id), LostReply()
+        id_, lost_reply = parse_id(job_id), lifecycle.LostReply()
         moved = self.follow_up.call(lambda: self._redrive(id_, lost_reply), lost_reply)
         if moved is None:
             raise _conflict(
@@ -132,12 +130,12 @@ class JobRetry:
                 job_id,
                 "Only a finished job can be run again. This one is running, or will run by itself.",
             )
-        resp.data = _answer(moved, Status.PENDING)
+        resp.data = _answer(moved, lifecycle.Status.PENDING)
 
-    def _redrive(self, job_id: UUID, lost_reply: LostReply) -> TransitionedJob | None:
+    def _redrive(self, job_id: UUID, lost_reply: lifecycle.LostReply) -> lifecycle.TransitionedJob | None:
         if moved := lifecycle.redrive(self.database, job_id, lost_reply=lost_reply):
             self.dead_letters.remove(job_id)
-            events.emit(JobRedriven(**moved.facts))
+            events.emit(events.JobRedriven(**moved.facts))
         return moved
 
 
@@ -163,7 +161,7 @@ def parse_id(text: str) -> UUID:
         raise _not_found(text) from None
 
 
-def _answer(moved: TransitionedJob, status: Status) -> bytes:
+def _answer(moved: lifecycle.TransitionedJob, status: lifecycle.Status) -> bytes:
     return msgspec.json.encode({"job_id": str(moved.job_id), "status": status})
 
 
@@ -189,14 +187,14 @@ def _check_parameters(req: falcon.Request) -> None:
             raise InvalidRequest(f"send {name} only once", pointer=name)
 
 
-def _status(req: falcon.Request) -> Status | None:
+def _status(req: falcon.Request) -> lifecycle.Status | None:
     name = req.get_param("status")
     if name is None:
         return None
     try:
-        return Status(name)
+        return lifecycle.Status(name)
     except ValueError:
-        raise InvalidRequest(f"expected one of {', '.join(Status)}", pointer="status") from None
+        raise InvalidRequest(f"expected one of {', '.join(lifecycle.Status)}", pointer="status") from None
 
 
 def _limit(req: falcon.Request) -> int:

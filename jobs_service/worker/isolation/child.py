@@ -27,7 +27,6 @@ from jobs_service.orphans import end_with_parent
 from jobs_service.outputs.local import LocalOutputs
 from jobs_service.worker import attempt
 from jobs_service.worker.actors import call
-from jobs_service.worker.attempt import RunningAttempt
 from jobs_service.worker.isolation.parent import GO, ChildMessage
 
 
@@ -75,7 +74,7 @@ def _run(settings: Settings, file: int, sending: IO[bytes]) -> str:
     return call(job_type_of(claim.type), running, outputs, mailer)
 
 
-def _begin_effect(running: RunningAttempt, sending: IO[bytes]) -> None:
+def _begin_effect(running: attempt.RunningAttempt, sending: IO[bytes]) -> None:
     """Ask the worker, which has the lease, whether the effect may begin. Raises `LeaseLost` unless it says so."""
     _send(sending, ChildMessage("effect"))
     if sys.stdin.buffer.readline() != GO:

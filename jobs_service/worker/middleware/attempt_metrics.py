@@ -8,24 +8,6 @@ from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import Middleware
 
 from jobs_service import events
-from jobs_service.events import (
-    AttemptAmbiguous,
-    AttemptInterrupted,
-    Event,
-    JobCompleted,
-    JobDeferred,
-    JobEvent,
-    JobFailed,
-    JobProcessing,
-    JobReleased,
-    JobRescued,
-    JobRetried,
-    JobSnoozed,
-    JobsPruned,
-    MessageQuarantined,
-    SubscriberFailed,
-    VerdictRefused,
-)
 from jobs_service.metrics import catalogue as metrics
 from jobs_service.metrics import exposition, multiprocess, observations
 from jobs_service.metrics.slo import Objectives
@@ -63,50 +45,50 @@ class AttemptMetrics(Middleware):
         self.busy.discard(get_ident())
         metrics.ATTEMPTS.labels(message.queue_name, broker.get_actor(message.actor_name).actor_name, "skipped").inc()
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: events.Event) -> None:
         match event:
-            case JobProcessing():
+            case events.JobProcessing():
                 self._started(event)
-            case JobCompleted():
+            case events.JobCompleted():
                 self._attempt_ended(event, "completed", seconds=event.seconds)
                 self._job_ended(event, "completed", age_seconds=event.age_seconds)
-            case JobFailed():
+            case events.JobFailed():
                 self._failed(event)
-            case JobRetried():
+            case events.JobRetried():
                 self._attempt_ended(event, "retried", seconds=event.seconds, error=event.error)
-            case JobDeferred():
+            case events.JobDeferred():
                 self._attempt_ended(event, "deferred", seconds=event.seconds, error=event.error)
-            case JobReleased():
+            case events.JobReleased():
                 self._attempt_ended(event, "released", seconds=event.seconds)
-            case AttemptInterrupted():
+            case events.AttemptInterrupted():
                 self._attempt_ended(event, "interrupted", seconds=event.seconds)
-            case VerdictRefused():
+            case events.VerdictRefused():
                 self._attempt_ended(event, "refused")
             case _:
                 self._happened(event)
 
-    def _happened(self, event: Event) -> None:
+    def _happened(self, event: events.Event) -> None:
         match event:
-            case JobSnoozed():
+            case events.JobSnoozed():
                 metrics.SNOOZED.labels(event.queue, event.type).inc()
-            case JobRescued():
+            case events.JobRescued():
                 metrics.RESCUED.labels(event.queue, event.type).inc()
-            case AttemptAmbiguous():
+            case events.AttemptAmbiguous():
                 metrics.AMBIGUOUS.labels(event.queue, event.type, event.policy).inc()
-            case MessageQuarantined():
+            case events.MessageQuarantined():
                 metrics.QUARANTINED.labels(event.queue).inc()
-            case JobsPruned():
+            case events.JobsPruned():
                 metrics.PRUNED.labels(event.status).inc(event.jobs)
-            case SubscriberFailed():
+            case events.SubscriberFailed():
                 metrics.EVENT_SUBSCRIBER_ERRORS.labels(event.subscriber).inc()
 
-    def _started(self, event: JobProcessing) -> None:
+    def _started(self, event: events.JobProcessing) -> None:
         metrics.STARTED.labels(event.queue).inc()
         observations.add(metrics.QUEUE_LATENCY.labels(event.queue), max(0.0, event.waited_seconds))
         if event.waited_seconds > self.objectives.latency_seconds(event.queue):
             metrics.STARTED_LATE.labels(event.queue).inc()
 
-    def _failed(self, event: JobFailed) -> None:
+    def _failed(self, event: events.JobFailed) -> None:
         # A job may fail without an attempt that ends here: its worker was lost, or no worker knows its type.
         if event.seconds is not None:
             self._attempt_ended(event, "failed", seconds=event.seconds, error=event.error)
@@ -114,7 +96,7 @@ class AttemptMetrics(Middleware):
         metrics.DEAD_LETTERS.labels(event.queue, event.type, event.reason).inc()
 
     def _attempt_ended(
-        self, event: JobEvent, outcome: str, *, seconds: float | None = None, error: str | None = None
+        self, event: events.JobEvent, outcome: str, *, seconds: float | None = None, error: str | None = None
     ) -> None:
         metrics.ATTEMPTS.labels(event.queue, event.type, outcome).inc()
         if seconds is not None:
@@ -122,7 +104,7 @@ class AttemptMetrics(Middleware):
         if error is not None:
             metrics.ATTEMPT_ERRORS.labels(event.queue, event.type, self._error_type(error[:64])).inc()
 
-    def _job_ended(self, event: JobEvent, outcome: str, *, age_seconds: float | None) -> None:
+    def _job_ended(self, event: events.JobEvent, outcome: str, *, age_seconds: float | None) -> None:
         metrics.FINISHED.labels(event.queue, event.type, outcome).inc()
         observations.add(metrics.ATTEMPTS_PER_JOB.labels(event.queue, event.type), event.attempt)
         if age_seconds is not None:

@@ -12,11 +12,9 @@ from structlog.stdlib import get_logger
 from jobs_service import events
 from jobs_service.broker.redis import RETRY_DELAY_OPTION, JobBroker, due_ms_of, message_of
 from jobs_service.errors import BrokerUnavailable
-from jobs_service.events import JobNotClaimed, JobProcessing, JobReceived
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs.lifecycle import Claim
 from jobs_service.worker import attempt
-from jobs_service.worker.attempt import ATTEMPT_ARGUMENT, RunningAttempt
 from jobs_service.worker.claims import Claims, NotClaimable, NotHere
 from jobs_service.worker.middleware.time_limit import ISOLATED_OPTION
 from jobs_service.worker.release import Release
@@ -43,7 +41,7 @@ class LifecycleSync(Middleware):
         self.release = release
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
-        events.emit(JobReceived(job_id=message.message_id, type=message.actor_name))
+        events.emit(events.JobReceived(job_id=message.message_id, type=message.actor_name))
         try:
             self._begin(self.claims.claim(UUID(message.args[0])), message)
         except Exception as error:  # noqa: BLE001 - whatever it is, the actor must not run without a claim
@@ -80,7 +78,7 @@ class LifecycleSync(Middleware):
 
     def _begin(self, claim: Claim, message: MessageProxy) -> None:
         failpoint("worker.after_claim")
-        running = message.kwargs[ATTEMPT_ARGUMENT] = attempt.begin(claim)
+        running = message.kwargs[attempt.ATTEMPT_ARGUMENT] = attempt.begin(claim)
         self.attempts.add(running)
         actor = self.broker.get_actor(claim.type)
         if actor is not self.broker.get_actor(message.actor_name):
@@ -91,7 +89,7 @@ class LifecycleSync(Middleware):
         # The row counts attempts and says how many there may be; Retries reads both from the message.
         message.options["retries"] = claim.attempts - 1
         message.options["max_retries"] = claim.max_attempts - 1
-        events.emit(JobProcessing(**running.facts, waited_seconds=round(claim.waited_seconds, 4)))
+        events.emit(events.JobProcessing(**running.facts, waited_seconds=round(claim.waited_seconds, 4)))
 
     def _give_up(self, message: MessageProxy, error: Exception) -> None:
         """End what did not begin. A claim that went through is given back."""
@@ -99,7 +97,7 @@ class LifecycleSync(Middleware):
             self.attempts.remove(running)
             self.claims.release(running.claim)
         if isinstance(error, NotClaimable):
-            events.emit(JobNotClaimed(job_id=message.message_id, type=message.actor_name))
+            events.emit(events.JobNotClaimed(job_id=message.message_id, type=message.actor_name))
         elif isinstance(error, NotHere):
             log.warning("Not claimed here; published again", job_id=message.message_id, error=str(error))
             with suppress(BrokerUnavailable):
@@ -108,7 +106,7 @@ class LifecycleSync(Middleware):
             log.error("Claim failed; the relay will publish it again", job_id=message.message_id, exc_info=error)
 
 
-def _taken_from(message: MessageProxy) -> RunningAttempt | None:
+def _taken_from(message: MessageProxy) -> attempt.RunningAttempt | None:
     """Take the attempt off its message and return it; None where none began."""
-    running: RunningAttempt | None = message.kwargs.pop(ATTEMPT_ARGUMENT, None)
+    running: attempt.RunningAttempt | None = message.kwargs.pop(attempt.ATTEMPT_ARGUMENT, None)
     return running
