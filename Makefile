@@ -44,7 +44,7 @@ SECONDS ?= 60
 soak: $(STAMP) ## random faults under load for SECONDS=60; SEED= repeats a schedule, ONLY= selects faults
 	@PYTHONPATH=.:tests $(BIN)/python tests/chaos/soak.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
-bench: $(STAMP) ## measure jobs per second, CPU and latency beside a straightforward implementation
+bench: $(STAMP) ## measure jobs per second, CPU and latency beside Node, Celery and a straightforward implementation
 	@$(BIN)/python -m bench $(BENCH)
 
 bench-metrics: $(STAMP) ## measure the cost of metrics: this service beside itself without them

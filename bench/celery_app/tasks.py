@@ -17,7 +17,6 @@ app.conf.update(
     # The message goes when the task has returned, not before it begins: a task that is done twice leaves the same row
     # and file, one that is lost leaves a job that never ends.
     task_acks_late=True,
-    task_reject_on_worker_lost=True,
     # The row holds the result, so Celery needs no store of results.
     task_ignore_result=True,
     broker_connection_retry_on_startup=True,

@@ -36,12 +36,12 @@ def test_a_comparator_does_the_same_jobs(name, install, tmp_path):
     except packages.Missing as missing:
         pytest.skip(f"{name}: {missing}")
 
-    run, figures = measure(tmp_path, "--systems", name, "--phases", "load,single,drain")
+    run, figures = measure(tmp_path, "--systems", name, "--phases", "load,drain")
 
     assert f"versions of {name}: " in run.stdout
     assert all(sides[name]["value"] > 0 for label, sides in figures.items() if not label.startswith(MAY_BE_ZERO))
-    # INSERT, and an UPDATE for each of the two states that follow: no transaction more, none less.
-    assert 3 == figures["PostgreSQL commits per job"][name]["value"]
+    # INSERT, and an UPDATE for each of the two states that follow. PostgreSQL may vacuum meanwhile, which commits too.
+    assert 3 == round(figures["PostgreSQL commits per job"][name]["value"])
 
 
 def test_many_clients_are_served(tmp_path):
