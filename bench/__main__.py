@@ -28,9 +28,9 @@ QUICK = Plan(jobs=60, rounds=1, samples=1, singles=5, quiet_seconds=0.2, idle_se
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     plan = _plan(options)
-    compared, left_out = _systems(options, plan)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        compared, left_out = _systems(options, plan)
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, servers.running(Path(folder)) as running:
             command = shlex.join(["python", "-m", "bench", *arguments])
             facts = {"command": command, **machine.describe(running), **_facts(compared, left_out)}
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _systems(options: argparse.Namespace, plan: Plan) -> tuple[list[System], dict[str, str]]:
-    """Return what is compared, and of what cannot be had the reason why not."""
+    """Return what is compared, and of what cannot be had the reason why not. Raises `Failed` when nothing is left."""
     if options.metrics:
         return [systems.bare(), systems.ours(), *options.variant], {}
     default = OF_CLIENTS if plan.phases == {CLIENTS} else tuple(systems.SYSTEMS)
@@ -57,6 +57,8 @@ def _systems(options: argparse.Namespace, plan: Plan) -> tuple[list[System], dic
         except Missing as missing:
             left_out[name] = str(missing)
             print(f"bench: {name} is left out: {missing}", file=sys.stderr)
+    if not compared:
+        raise Failed("nothing is left to measure")
     return [*compared, *options.variant], left_out
 
 

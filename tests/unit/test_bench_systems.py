@@ -11,6 +11,7 @@ import pytest
 
 from bench import __main__ as command
 from bench import packages, systems
+from bench.errors import Failed
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = ROOT / "bench" / "node"
@@ -69,6 +70,13 @@ def test_what_cannot_be_had_is_left_out_with_its_reason(monkeypatch, capsys):
     assert {"node": "no Node.js with npm here"} == left_out
     assert "bench: node is left out: no Node.js with npm here\n" == capsys.readouterr().err
     assert {"left out, node": "no Node.js with npm here"} == command._facts([], left_out)
+
+
+def test_a_run_with_nothing_to_measure_fails(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(Failed, match="nothing is left to measure"):
+        chosen("--systems", "node")
 
 
 def test_without_node_there_is_a_plain_reason(monkeypatch, tmp_path):
