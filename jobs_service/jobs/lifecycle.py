@@ -238,7 +238,6 @@ class Rescued(TransitionedJob):
     `attempts` is the number of the lost attempt.
     """
 
-    status: Status
     end_reason: EndReason | None
     worker_id: UUID | None
     #: The job's policy for an effect that may have happened; None if the effect had not begun.
@@ -718,7 +717,7 @@ def fail_unknown(
 
 # The last entry of the history describes the attempt that was taken back, even if the next one has begun.
 _TAKEN_BACK = """jobs.id, type, queue, (history->-1->>'attempt')::integer, request_id, traceparent,
-  CASE WHEN end_reason IS NULL THEN 'pending' ELSE 'failed' END, end_reason,
+  end_reason,
   (history->-1->>'worker_id')::uuid, CASE WHEN (history->-1->>'ambiguous')::boolean THEN jobs.on_ambiguous END"""
 
 # Shared by jobs whose worker stopped its heartbeat and jobs whose own process died or broke. The attempt counts only if
@@ -837,8 +836,8 @@ def _lost(held: Sequence[Row], message: str, *, counted: bool, transition: UUID)
 
 
 def _rescued(row: Row) -> Rescued:
-    *job, status, reason, worker_id, policy = row
-    return Rescued(*[*job, Status(status), reason and EndReason(reason), worker_id, policy and OnAmbiguous(policy)])
+    *job, reason, worker_id, policy = row
+    return Rescued(*[*job, reason and EndReason(reason), worker_id, policy and OnAmbiguous(policy)])
 
 
 _EXPIRED = f"{_MOVED}, end_reason"
