@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -43,7 +43,7 @@ from jobs_service.worker.release import Release
 from jobs_service.worker.running import RunningAttempts
 from jobs_service.worker.sampler import Sampler
 from jobs_service.worker.settler import Settler
-from jobs_service.worker.watchdog import Watchdog
+from jobs_service.worker.watchdog import Loop, Watchdog
 
 log = get_logger(module=__name__)
 
@@ -142,6 +142,7 @@ def _middleware(
         deferral=Deferral.from_settings(settings),
     )
     attempt_metrics = AttemptMetrics(Objectives(settings))
+    time_limit = StrictTimeLimit(time_limit=settings.time_limit_seconds * 1000)
     leadership = Leadership(database, worker_id, lease_seconds=min(LEADERSHIP_SECONDS, settings.lease_seconds))
     heartbeat = Heartbeat(
         database,
@@ -154,16 +155,8 @@ def _middleware(
     )
     maintenance = Maintenance(services, leadership)
     sampler = Sampler(attempts, attempt_metrics)
-    time_limit = StrictTimeLimit(time_limit=settings.time_limit_seconds * 1000)
-    watchdog = Watchdog(
-        broker,
-        attempts,
-        lifecycle_sync.release,
-        heartbeat,
-        {"maintenance": maintenance, "sampler": sampler, "time limits": time_limit},
-        hang_grace_seconds=settings.hang_grace_seconds,
-        standstill_seconds=2 * settings.lease_seconds + 10,
-    )
+    loops: dict[str, Loop] = {"maintenance": maintenance, "sampler": sampler, "time limits": time_limit}
+    watchdog = _watchdog(settings, broker, attempts, lifecycle_sync.release, heartbeat=heartbeat, loops=loops)
     # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
     yield WorkerServices(broker, heartbeat, maintenance, watchdog, sampler)
     # Around the rest, so that every log line of an attempt has its context.
@@ -175,6 +168,26 @@ def _middleware(
     yield Retries()
     # Last: its clock starts just before the actor and stops before any other hook runs, so it interrupts no hook.
     yield time_limit
+
+
+def _watchdog(
+    settings: Settings,
+    broker: JobBroker,
+    attempts: RunningAttempts,
+    release: Release,
+    *,
+    heartbeat: Heartbeat,
+    loops: Mapping[str, Loop],
+) -> Watchdog:
+    return Watchdog(
+        broker,
+        attempts,
+        release,
+        heartbeat,
+        loops,
+        hang_grace_seconds=settings.hang_grace_seconds,
+        standstill_seconds=2 * settings.lease_seconds + 10,
+    )
 
 
 def build_lifecycle_sync(
