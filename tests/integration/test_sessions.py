@@ -140,7 +140,7 @@ def test_migrate_refuses_a_pooler_that_does_not_pass_on_the_schema(postgres, thr
         postgres.execute("DROP DATABASE shared WITH (FORCE)")
 
     assert 1 == done.returncode
-    assert "let DATABASE_URL lead to PostgreSQL itself" in done.stderr.splitlines()[-1]
+    assert "run migrate with a DATABASE_URL that leads to PostgreSQL itself" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
