@@ -285,7 +285,7 @@ class Settings:
         rules = [
             (
                 self.heartbeat_interval_seconds * 2 <= self.lease_seconds,
-                "HEARTBEAT_INTERVAL_SECONDS must be at most half of LEASE_SECONDS: a lease outlasts one late heartbeat",
+                "HEARTBEAT_INTERVAL_SECONDS must be at most half of LEASE_SECONDS, so that one may be late",
             ),
             (
                 self.retry_backoff_seconds <= self.retry_backoff_max_seconds,

@@ -27,9 +27,8 @@ from jobs_service.jobs.job_types import JobContext, JobType, Registry, spelling
 from jobs_service.jobs.validation import encoded
 from jobs_service.mail.mailer import SmtpMailer
 from jobs_service.outputs.local import OutputStore
-from jobs_service.worker.attempt import Cancelled, RunningAttempt
+from jobs_service.worker.attempt import Cancelled, RunningAttempt, RunningAttempts
 from jobs_service.worker.isolation import parent
-from jobs_service.worker.running import RunningAttempts
 
 #: A result is a reference or a small fact, not the output itself.
 MAX_RESULT_BYTES = 65_536

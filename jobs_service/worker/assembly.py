@@ -31,6 +31,7 @@ from jobs_service.observability import logs, tracing
 from jobs_service.orphans import end_with_parent, is_orphan
 from jobs_service.outputs.local import LocalOutputs, OutputStore
 from jobs_service.worker.actors import declare
+from jobs_service.worker.attempt import RunningAttempts
 from jobs_service.worker.claims import Claims
 from jobs_service.worker.database_wait import DatabaseWait
 from jobs_service.worker.heartbeat import Heartbeat
@@ -40,7 +41,6 @@ from jobs_service.worker.middleware.log_context import LogContext
 from jobs_service.worker.middleware.time_limit import StrictTimeLimit
 from jobs_service.worker.middleware.worker_services import WorkerServices
 from jobs_service.worker.release import Release
-from jobs_service.worker.running import RunningAttempts
 from jobs_service.worker.sampler import Sampler
 from jobs_service.worker.settler import Settler
 from jobs_service.worker.watchdog import Loop, Watchdog

@@ -11,7 +11,7 @@ from structlog.stdlib import get_logger
 from jobs_service.database.connection import Database
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.metrics.clock import DatabaseClock, steady_seconds
-from jobs_service.worker.running import RunningAttempts
+from jobs_service.worker.attempt import RunningAttempts
 
 log = get_logger(module=__name__)
 

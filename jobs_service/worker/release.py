@@ -12,10 +12,9 @@ from jobs_service import events
 from jobs_service.database.connection import Database
 from jobs_service.jobs import lifecycle
 from jobs_service.observability import logs
-from jobs_service.worker.attempt import RunningAttempt
+from jobs_service.worker.attempt import RunningAttempt, RunningAttempts
 from jobs_service.worker.claims import Claims
 from jobs_service.worker.database_wait import DatabaseWait
-from jobs_service.worker.running import RunningAttempts
 from jobs_service.worker.settler import Settler
 from jobs_service.worker.verdict import decide
 

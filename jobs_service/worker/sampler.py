@@ -12,8 +12,8 @@ from structlog.stdlib import get_logger
 
 from jobs_service.metrics import catalogue as metrics
 from jobs_service.metrics import observations
+from jobs_service.worker.attempt import RunningAttempts
 from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
-from jobs_service.worker.running import RunningAttempts
 
 log = get_logger(module=__name__)
 

@@ -16,9 +16,9 @@ from structlog.stdlib import get_logger
 from jobs_service import descriptors
 from jobs_service.broker.redis import JobBroker
 from jobs_service.orphans import is_orphan
+from jobs_service.worker.attempt import RunningAttempts
 from jobs_service.worker.heartbeat import Heartbeat
 from jobs_service.worker.release import Release
-from jobs_service.worker.running import RunningAttempts
 
 log = get_logger(module=__name__)
 

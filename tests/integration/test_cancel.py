@@ -9,8 +9,7 @@ from smtp_server import SILENCE, SmtpServer
 
 from devstack.processes import is_alive
 from jobs_service.worker import attempt
-from jobs_service.worker.attempt import Cancelled
-from jobs_service.worker.running import RunningAttempts
+from jobs_service.worker.attempt import Cancelled, RunningAttempts
 
 #: Longer than any test waits: what ends before was interrupted.
 LONG = {

@@ -47,7 +47,7 @@ from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays
 from jobs_service.worker.assembly import build_lifecycle_sync
-from jobs_service.worker.running import RunningAttempts
+from jobs_service.worker.attempt import RunningAttempts
 
 TRANSITION = b"UPDATE jobs"
 #: How a verb looks for what it did itself.

@@ -13,8 +13,7 @@ from jobs_service.broker.redis import message_for
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.worker import attempt, database_wait
 from jobs_service.worker.assembly import build_lifecycle_sync
-from jobs_service.worker.attempt import ATTEMPT_ARGUMENT
-from jobs_service.worker.running import RunningAttempts
+from jobs_service.worker.attempt import ATTEMPT_ARGUMENT, RunningAttempts
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import pytest
 from samples import a_claim
 
 from jobs_service import descriptors
-from jobs_service.worker.attempt import RunningAttempt
-from jobs_service.worker.running import RunningAttempts
+from jobs_service.worker.attempt import RunningAttempt, RunningAttempts
 from jobs_service.worker.watchdog import Watchdog, dead_threads
 
 

@@ -18,7 +18,6 @@ from jobs_service.worker import attempt
 from jobs_service.worker.claims import Claims, NotClaimable, NotHere
 from jobs_service.worker.middleware.time_limit import ISOLATED_OPTION
 from jobs_service.worker.release import Release
-from jobs_service.worker.running import RunningAttempts
 from jobs_service.worker.settler import Settler
 
 log = get_logger(module=__name__)
@@ -32,7 +31,7 @@ class LifecycleSync(Middleware):
     """
 
     def __init__(
-        self, broker: JobBroker, attempts: RunningAttempts, claims: Claims, settler: Settler, release: Release
+        self, broker: JobBroker, attempts: attempt.RunningAttempts, claims: Claims, settler: Settler, release: Release
     ) -> None:
         self.broker = broker
         self.attempts = attempts

@@ -7,7 +7,7 @@ from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import TimeLimit, TimeLimitExceeded
 from dramatiq.middleware.threading import raise_thread_exception
 
-from jobs_service.worker.running import withdraw_exception
+from jobs_service.worker.attempt import withdraw_exception
 
 #: Set on the message of an attempt that runs in a process of its own.
 ISOLATED_OPTION = "isolated"
