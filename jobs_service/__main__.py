@@ -7,14 +7,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from jobs_service.broker.neighbours import conflicts
+from jobs_service.broker.redis import JobBroker
 from jobs_service.config import Settings, numbers_by_name
+from jobs_service.database import migrations
+from jobs_service.database.connection import open_database
 from jobs_service.errors import BrokerUnavailable, JobsError, NameTaken, PostgresError, SettingsError
-from jobs_service.readiness import advice
-
-if TYPE_CHECKING:
-    from jobs_service.worker.supervisor import Program
+from jobs_service.jobs.job_types import load
+from jobs_service.metrics import multiprocess
+from jobs_service.observability import logs
+from jobs_service.readiness import advice, preflight
+from jobs_service.worker.supervisor import Program, Supervisor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,9 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def api(settings: Settings) -> int:
     """Serve the API with gunicorn."""
-    from jobs_service.observability import logs
-    from jobs_service.readiness import preflight
-
     logs.configure(form=settings.log_format, level=settings.log_level, service="app")
     preflight.begin(settings)
     _prepare_metrics(settings, "api")
@@ -47,10 +48,6 @@ def api(settings: Settings) -> int:
 
 def worker(settings: Settings) -> int:
     """Run jobs: WORKER_PROCESSES times the dramatiq command, and the process that serves their metrics."""
-    from jobs_service.observability import logs
-    from jobs_service.readiness import preflight
-    from jobs_service.worker.supervisor import Supervisor
-
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     preflight.begin(settings)
     _prepare_metrics(settings, "worker")
@@ -59,9 +56,6 @@ def worker(settings: Settings) -> int:
 
 def migrate(settings: Settings) -> int:
     """Apply the files of seeds/ that the database lacks."""
-    from jobs_service.database import migrations
-    from jobs_service.database.connection import open_database
-
     # Ctrl-C ends it at once, as a kill would, without waiting for PostgreSQL. It is safe to end it at any point.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     applied = migrations.migrate(open_database(settings), report=lambda line: print(f"migrate: {line}", flush=True))
@@ -71,8 +65,6 @@ def migrate(settings: Settings) -> int:
 
 def check(settings: Settings) -> int:
     """Check the settings, and the servers that they name."""
-    from jobs_service.readiness import preflight
-
     for warning in preflight.check(settings):
         print(f"check: {warning}", file=sys.stderr)
     _check_types(settings)
@@ -83,10 +75,6 @@ def check(settings: Settings) -> int:
 
 def _check_names(settings: Settings) -> None:
     """Raises `NameTaken` where another installation or program uses our names in Redis, or `BrokerUnavailable`."""
-    from jobs_service.broker.neighbours import conflicts
-    from jobs_service.broker.redis import JobBroker
-    from jobs_service.jobs.job_types import load
-
     broker = JobBroker.from_settings(settings)
     if found := conflicts(broker.client, broker.keys, load(settings.actor_modules).queues):
         raise NameTaken("; ".join(found))
@@ -99,18 +87,13 @@ COMMANDS: dict[str, Callable[[Settings], int]] = {
 
 def _check_types(settings: Settings) -> None:
     """Raises `SettingsError` for a limit of an unknown job type: most likely its name is misspelt."""
-    from jobs_service.jobs.job_types import load
-
     registry = load(settings.actor_modules)
     if unknown := registry.unknown(numbers_by_name(settings.max_running)):
         known = ", ".join(registry.names)
         raise SettingsError([f"MAX_RUNNING names {', '.join(unknown)}, but the job types are {known}"])
 
 
-def _worker_programs(settings: Settings) -> "Iterator[Program]":
-    from jobs_service.metrics import multiprocess
-    from jobs_service.worker.supervisor import Program
-
+def _worker_programs(settings: Settings) -> Iterator[Program]:
     # Pop no more messages than there are threads: one that waits behind a long job here could run elsewhere.
     environ = {"dramatiq_queue_prefetch": str(settings.worker_threads), **os.environ, multiprocess.SERVED_VARIABLE: "1"}
     dramatiq = (
@@ -140,8 +123,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare_metrics(settings: Settings, name: str) -> None:
     """Prepare an empty directory for the counters of the processes to start, which share it."""
-    from jobs_service.metrics import multiprocess
-
     try:
         directory = settings.prometheus_multiproc_dir or tempfile.mkdtemp(prefix=f"jobs-metrics-{name}-")
         os.environ[multiprocess.VARIABLE] = directory

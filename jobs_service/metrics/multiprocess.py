@@ -12,8 +12,7 @@ import os
 from pathlib import Path
 from typing import IO
 
-from prometheus_client import multiprocess as prometheus_multiprocess
-from prometheus_client import values
+from prometheus_client import multiprocess as prometheus_multiprocess, values
 from prometheus_client.mmap_dict import MmapedDict
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"

@@ -9,8 +9,7 @@ from structlog.stdlib import get_logger
 
 from jobs_service.broker.redis import JobBroker
 from jobs_service.errors import DatabaseUnavailable, SchemaUnavailable
-from jobs_service.metrics import catalogue as metrics
-from jobs_service.metrics import observations
+from jobs_service.metrics import catalogue as metrics, observations
 
 log = get_logger(module=__name__)
 

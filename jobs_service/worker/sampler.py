@@ -10,8 +10,7 @@ from threading import Event, Thread
 from dramatiq.worker import Worker
 from structlog.stdlib import get_logger
 
-from jobs_service.metrics import catalogue as metrics
-from jobs_service.metrics import observations
+from jobs_service.metrics import catalogue as metrics, observations
 from jobs_service.worker.attempt import RunningAttempts
 from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
 

@@ -18,12 +18,14 @@ from jobs_service.events import JobFailed
 from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import EndReason
-from jobs_service.maintenance import dead_letters as dead_letters_module
-from jobs_service.maintenance import expirer as expirer_module
-from jobs_service.maintenance import pruner as pruner_module
-from jobs_service.maintenance import relay as relay_module
-from jobs_service.maintenance import rescuer as rescuer_module
-from jobs_service.maintenance import strays as strays_module
+from jobs_service.maintenance import (
+    dead_letters as dead_letters_module,
+    expirer as expirer_module,
+    pruner as pruner_module,
+    relay as relay_module,
+    rescuer as rescuer_module,
+    strays as strays_module,
+)
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.liveness import Liveness

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import __main__ as command
-from bench import packages, systems
+from bench import __main__ as command, packages, systems
 from bench.errors import Failed
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,7 @@ from email.message import EmailMessage
 
 import mail_reader
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from jobs_service.mail import headers
 

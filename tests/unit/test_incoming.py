@@ -1,8 +1,7 @@
 """Where a request ends, however its bytes come."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jobs_service.api.incoming import MAX_HEAD_BYTES, Incoming
 

@@ -7,8 +7,7 @@ from email.headerregistry import Address
 from uuid import UUID
 
 import mail_reader
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from actors._attachments import attach
 from actors.send_email import Mail, compose, refuse_added_headers

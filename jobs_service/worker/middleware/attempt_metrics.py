@@ -8,8 +8,7 @@ from dramatiq.broker import Broker, MessageProxy
 from dramatiq.middleware import Middleware
 
 from jobs_service import events
-from jobs_service.metrics import catalogue as metrics
-from jobs_service.metrics import exposition, multiprocess, observations
+from jobs_service.metrics import catalogue as metrics, exposition, multiprocess, observations
 from jobs_service.metrics.slo import Objectives
 
 
