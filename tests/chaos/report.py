@@ -40,7 +40,7 @@ class Report:
 
     def table(self):
         lines = [
-            "| fault | jobs | in flight | lost | done twice, and told | recovered p50 s | p99 s | command |",
+            "| fault | jobs | in flight | lost | done twice, and recorded | recovered p50 s | p99 s | command |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for file, m in sorted(self.faults.items()):
