@@ -491,3 +491,20 @@ def test_heartbeats_of_the_version_before_are_counted(database):
     database.rows(f"{beat}, beats = workers.beats + 1")
 
     assert [(3,)] == database.rows("SELECT beats FROM workers")
+
+
+def test_the_way_back_from_the_renames_can_be_gone_again(database, whole):
+    migrate(database)
+    page = (ROOT / "docs" / "upgrading.md").read_text()
+    [back] = re.findall(r"```sql\n(BEGIN;.*?)```", page, re.DOTALL)
+    database.rows(
+        "INSERT INTO jobs (id, type, status, payload, end_reason, finished_at)"
+        " VALUES (gen_random_uuid(), 't', 'failed', '{}', 'invalid_payload', now())"
+    )
+
+    database.rows(back)
+    assert [("undecodable",)] == database.rows("SELECT dead_reason FROM jobs")
+    assert ["011_rename_columns.sql"] == migrate(database)
+
+    assert [("invalid_payload",)] == database.rows("SELECT end_reason FROM jobs")
+    assert whole == catalog(database)
