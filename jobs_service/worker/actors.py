@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import dramatiq
+from dramatiq.middleware import SkipMessage
 
 from jobs_service import descriptors
 from jobs_service.broker.limits import default_limit
@@ -87,6 +88,9 @@ def _perform(
             if running.claim.waits_for:
                 running.ask(running.claim.waits_for)
             running.result = attempts.interruptible(running, run)
+        except SkipMessage as error:
+            # Dramatiq would take the message for one of which no attempt began, and the job would get no verdict.
+            raise RuntimeError("a job's code must not raise SkipMessage: raise Snoozed or Rejected") from error
         except Exception as error:
             _raise_if_process_is_broken(error, has_begun=not running.is_suspect)
             raise

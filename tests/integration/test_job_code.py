@@ -62,3 +62,16 @@ def test_job_code_may_have_processes_of_its_own(service, method):
     job = service.when(service.post("test-children", {"method": method}), "completed")
 
     assert job["result"] == [[1, 4, 9], "done\n"]
+
+
+def test_a_job_that_raises_what_skips_a_message_fails_and_its_process_goes_on(service):
+    service.start_api()
+    worker = service.start_worker()
+
+    job = service.when(service.post("test-skip", {}), "failed")
+
+    assert ("attempts_exhausted", 1) == (job["end_reason"], job["attempts"])
+    assert "raise Snoozed or Rejected" in job["error"]
+    assert ["RuntimeError"] == [entry["error"] for entry in job["history"]]
+    service.when(service.post("csv-generation", {"name": "Alice"}), "completed")
+    assert worker.running

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import psycopg2
 import structlog
+from dramatiq.middleware import SkipMessage
 
 from jobs_service.errors import Rejected, Snoozed, Unavailable
 from jobs_service.jobs.job_types import JobContext, job
@@ -231,3 +232,9 @@ def quote(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
         {}[payload["text"]]
     except KeyError as error:
         raise RuntimeError(f"cannot do {payload['text']}") from error
+
+
+@job("test-skip", payload=dict[str, Any], max_attempts=1)
+def skip(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
+    """Raise what only Dramatiq's middleware may raise."""
+    raise SkipMessage("as asked")
