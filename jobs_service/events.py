@@ -20,6 +20,12 @@ class JobFacts(TypedDict):
     attempt: int
 
 
+class EndFacts(JobFacts):
+    """The same at the end of an attempt, with the seconds it took."""
+
+    seconds: float
+
+
 # Structs, because several are made for each job: a frozen dataclass takes three times as long to make.
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What all events have in common."""

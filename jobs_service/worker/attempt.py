@@ -12,7 +12,7 @@ from uuid import UUID
 from dramatiq.middleware.threading import Interrupt, raise_thread_exception
 
 from jobs_service.errors import KnownUnavailable, server_name
-from jobs_service.events import JobFacts
+from jobs_service.events import EndFacts, JobFacts
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.lifecycle import Claim
 from jobs_service.observability import logs, tracing
@@ -76,6 +76,11 @@ class RunningAttempt:
             "queue": claim.queue,
             "attempt": claim.attempts,
         }
+
+    @property
+    def end_facts(self) -> EndFacts:
+        """The same for an event that ends it now."""
+        return {**self.facts, "seconds": round(self.seconds, 4)}
 
     def ask(self, server: str) -> None:
         """Check that the attempt may ask a server. Raises `KnownUnavailable` while that is known to be away."""

@@ -99,7 +99,7 @@ class Release:
     def _announce_released(self, running: RunningAttempt) -> None:
         # Not in the attempt's own thread, so nothing of it is bound here.
         with logs.bound(worker_id=str(self.worker_id), **running.claim.origin.fields):
-            events.emit(events.JobReleased(**running.facts, seconds=round(running.seconds, 4)))
+            events.emit(events.JobReleased(**running.end_facts))
 
     def _settle_interrupted(self, running: RunningAttempt, until: float) -> None:
         """Settle what has begun its effect: what may have been done must not count as not begun."""

@@ -53,7 +53,7 @@ class Settler:
         that was interrupted because its lease was gone has no verdict.
         """
         if isinstance(exception, Cancelled):
-            events.emit(events.AttemptInterrupted(**running.facts, seconds=round(running.seconds, 4)))
+            events.emit(events.AttemptInterrupted(**running.end_facts))
             return
         try:
             self._settle(running, decide(running, exception, retry_seconds=retry_seconds))
@@ -125,8 +125,7 @@ class Settler:
             return self._complete_row((claim, verdict.result))
 
         if is_written := self._written(verdict, complete, until):
-            seconds = round(running.seconds, 4)
-            events.emit(events.JobCompleted(**running.facts, seconds=seconds, age_seconds=running.age_seconds))
+            events.emit(events.JobCompleted(**running.end_facts, age_seconds=running.age_seconds))
         return is_written
 
     def _retry(self, running: RunningAttempt, verdict: Retry, until: float) -> bool:
@@ -137,10 +136,8 @@ class Settler:
             until,
         )
         if is_written:
-            facts, seconds = running.facts, round(running.seconds, 4)
             _announce_ambiguous(running, failure)
-            delay_seconds = round(delay_seconds, 3)
-            events.emit(events.JobRetried(**facts, seconds=seconds, error=failure.error, delay_seconds=delay_seconds))
+            _announce_retried(running, failure.error, delay_seconds)
         return is_written
 
     def _fail(self, running: RunningAttempt, verdict: Fail, until: float) -> bool:
@@ -161,8 +158,7 @@ class Settler:
             until,
         )
         if is_written:
-            seconds, delay_seconds = round(running.seconds, 4), round(delay_seconds, 3)
-            events.emit(events.JobSnoozed(**running.facts, seconds=seconds, delay_seconds=delay_seconds))
+            events.emit(events.JobSnoozed(**running.end_facts, delay_seconds=round(delay_seconds, 3)))
         return is_written
 
     def _defer(self, running: RunningAttempt, verdict: Defer, until: float) -> bool:
@@ -174,10 +170,9 @@ class Settler:
         if deferred.is_over:
             self._add_dead_letter(running, error=error, reason=lifecycle.EndReason.UNAVAILABLE)
         else:
-            facts, seconds, delay_seconds = running.facts, round(running.seconds, 4), round(deferred.delay_seconds, 3)
-            server = verdict.server
+            server, delay_seconds = verdict.server, round(deferred.delay_seconds, 3)
             events.emit(
-                events.JobDeferred(**facts, seconds=seconds, error=error, server=server, delay_seconds=delay_seconds)
+                events.JobDeferred(**running.end_facts, error=error, server=server, delay_seconds=delay_seconds)
             )
         return True
 
@@ -218,18 +213,13 @@ class Settler:
         if rescued.end_reason:
             self._add_dead_letter(running, error=lifecycle.WORKER_LOST, reason=rescued.end_reason)
         else:
-            seconds, delay_seconds = round(running.seconds, 4), round(delay_seconds, 3)
-            events.emit(
-                events.JobRetried(
-                    **rescued.facts, seconds=seconds, error=lifecycle.WORKER_LOST, delay_seconds=delay_seconds
-                )
-            )
+            _announce_retried(running, lifecycle.WORKER_LOST, delay_seconds)
         return True
 
     def _add_dead_letter(self, running: RunningAttempt, *, error: str, reason: lifecycle.EndReason) -> None:
-        seconds, age_seconds = round(running.seconds, 4), running.age_seconds
+        age_seconds = running.age_seconds
         self.dead_letters.add(
-            events.JobFailed(**running.facts, seconds=seconds, error=error, reason=reason, age_seconds=age_seconds)
+            events.JobFailed(**running.end_facts, error=error, reason=reason, age_seconds=age_seconds)
         )
 
     def _written(self, verdict: Verdict, transition: Callable[[], T], until: float) -> T:
@@ -238,6 +228,10 @@ class Settler:
         if answer:
             failpoint("worker.after_verdict")
         return answer
+
+
+def _announce_retried(running: RunningAttempt, error: str, delay_seconds: float) -> None:
+    events.emit(events.JobRetried(**running.end_facts, error=error, delay_seconds=round(delay_seconds, 3)))
 
 
 def _announce_ambiguous(running: RunningAttempt, failure: lifecycle.Failure) -> None:
