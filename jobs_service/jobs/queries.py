@@ -27,6 +27,20 @@ from jobs_service.database.connection import Database
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.lifecycle import Status
 
+#: The beginning of a statement: each queue and type in which jobs wait, as the rows of `lines`. They are found one by
+#: one in the index jobs_lines, so that not every waiting row is read.
+WAITING_LINES = """
+WITH RECURSIVE lines (queue, type) AS (
+  (SELECT queue, type FROM jobs WHERE status = 'pending' ORDER BY queue, type LIMIT 1)
+  UNION ALL
+  SELECT following.queue, following.type
+  FROM lines CROSS JOIN LATERAL (
+    SELECT queue, type FROM jobs
+    WHERE status = 'pending' AND (jobs.queue, jobs.type) > (lines.queue, lines.type)
+    ORDER BY queue, type LIMIT 1
+  ) AS following
+)"""
+
 
 class RawJSONField(Field):
     """A JSONB column, read as the JSON text it is: the API passes it on without decoding it."""

@@ -10,6 +10,7 @@ from jobs_service.database.connection import Database, Row
 from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
+from jobs_service.jobs.queries import WAITING_LINES
 from jobs_service.maintenance.service import Service, Turn
 
 log = get_logger(module=__name__)
@@ -19,19 +20,7 @@ BATCH = 500
 #: A queue and a type: in Redis each pair has its own sorted set of messages.
 Line = tuple[str, str]
 
-# The lines in which jobs wait, found one by one in the index jobs_lines, so that not every waiting row is read.
-_LINES = """
-WITH RECURSIVE lines (queue, type) AS (
-  (SELECT queue, type FROM jobs WHERE status = 'pending' ORDER BY queue, type LIMIT 1)
-  UNION ALL
-  SELECT following.queue, following.type
-  FROM lines CROSS JOIN LATERAL (
-    SELECT queue, type FROM jobs
-    WHERE status = 'pending' AND (jobs.queue, jobs.type) > (lines.queue, lines.type)
-    ORDER BY queue, type LIMIT 1
-  ) AS following
-)
-SELECT queue, type FROM lines WHERE queue = ANY(%s)"""
+_LINES = "<lines> SELECT queue, type FROM lines WHERE queue = ANY(%s)".replace("<lines>", WAITING_LINES)
 
 # One index range for each priority, so that scheduled jobs of a high priority are not read again and again: the range
 # ends at now(), or at the date of the newest message in Redis. Published rows are filtered out; there are at most as

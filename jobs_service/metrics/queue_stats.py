@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from jobs_service.database.connection import Database
+from jobs_service.jobs.queries import WAITING_LINES
 from jobs_service.metrics import catalogue
 
 STATES = ("scheduled", "pending", "retrying", "deferred", "processing")
@@ -37,16 +38,7 @@ SELECT queue, 'processing', count(*), 0 FROM jobs WHERE status = 'processing' GR
 
 # As the relay reads: an index range for each queue, type and priority, and no more rows than it would publish.
 _OVERDUE = """
-WITH RECURSIVE lines (queue, type) AS (
-  (SELECT queue, type FROM jobs WHERE status = 'pending' ORDER BY queue, type LIMIT 1)
-  UNION ALL
-  SELECT following.queue, following.type
-  FROM lines CROSS JOIN LATERAL (
-    SELECT queue, type FROM jobs
-    WHERE status = 'pending' AND (jobs.queue, jobs.type) > (lines.queue, lines.type)
-    ORDER BY queue, type LIMIT 1
-  ) AS following
-)
+<lines>
 SELECT lines.queue, sum(overdue)
 FROM lines
 CROSS JOIN generate_series(0, 9) AS level
@@ -61,7 +53,7 @@ CROSS JOIN LATERAL (
   ) AS head
 ) AS counts (overdue)
 WHERE lines.queue = ANY(%(queues)s)
-GROUP BY lines.queue"""
+GROUP BY lines.queue""".replace("<lines>", WAITING_LINES)
 
 # A heartbeat later than now was written before PostgreSQL's clock was set back.
 _STALE = """
