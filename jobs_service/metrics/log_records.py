@@ -13,4 +13,4 @@ def count(level: str, module: str) -> None:
 
 
 def _logger(module: str) -> str:
-    return module.rpartition(".")[2] if module.startswith(_OURS) else module.partition(".")[0][:64]
+    return module.removeprefix(_OURS) if module.startswith(_OURS) else module.partition(".")[0][:64]

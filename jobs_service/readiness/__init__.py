@@ -1,1 +1,1 @@
-"""Whether PostgreSQL and Redis can be used, and what an operator is told if not."""
+"""Whether PostgreSQL and Redis can be used, and what to do if not."""

@@ -1,4 +1,4 @@
-"""What an operator is told when a server cannot be used: in one line what is wrong, and what to do."""
+"""What an operator reads when a server cannot be used: one line with what is wrong and what to do."""
 
 import re
 
