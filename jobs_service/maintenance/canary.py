@@ -66,12 +66,12 @@ class Canary(Service):
 
     def _submit(self, job_types: Sequence[JobType]) -> int:
         for submitted, job_type in enumerate(job_types):
-            if not self._is_accepted(job_type):
+            if not self._is_submitted(job_type):
                 # The API does not answer: the other canaries would wait for the same answer.
                 return submitted
         return len(job_types)
 
-    def _is_accepted(self, job_type: JobType) -> bool:
+    def _is_submitted(self, job_type: JobType) -> bool:
         if not self.api_url:
             self.submitter.submit(Submission(type=job_type.name, payload=msgspec.Raw(b"{}")), Origin())
             return True
