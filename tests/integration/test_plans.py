@@ -58,7 +58,8 @@ CROSS JOIN LATERAL (SELECT CASE
   WHEN i %% 5 = 0 AND i <= 100 THEN 'pending' WHEN i %% 5 = 1 AND i <= 100 THEN 'processing'
   WHEN i %% 5 = 2 AND i <= 100 THEN 'failed'
   WHEN i BETWEEN 30000 AND 35000 OR i > 85000 THEN 'pending' ELSE 'completed' END) AS states (status)
-CROSS JOIN LATERAL (SELECT CASE WHEN i %% 7 = 0 THEN now() + i * interval '1 s' ELSE now() - i * interval '1 ms' END)
+CROSS JOIN LATERAL (SELECT
+  CASE WHEN i %% 7 = 0 THEN now() + interval '1 day' + i * interval '1 s' ELSE now() - i * interval '1 ms' END)
   AS dates (due)"""
 
 _numbers = count(1)
