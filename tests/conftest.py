@@ -76,9 +76,10 @@ def redis_url(valkey):
 
 
 @pytest.fixture
-def log_lines(tmp_path):
+def log_lines(tmp_path, monkeypatch):
     """Log as a container does, and read what was written."""
     path = tmp_path / "log"
+    monkeypatch.setattr(logs._Process, "lines", None)
     with path.open("a") as stream:
         logs.configure(form="auto", level="info", service="worker", stream=stream)
         yield lambda: [json.loads(line) for line in path.read_text().splitlines()]
