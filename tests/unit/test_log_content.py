@@ -1,6 +1,7 @@
 """What a log line holds for every kind of value, which fields are bound to it, and that nothing makes logging fail."""
 
 import asyncio
+import io
 import re
 import uuid
 from contextvars import copy_context
@@ -199,6 +200,26 @@ def test_an_observer_that_fails_keeps_no_line_back(log_lines, monkeypatch):
     logs.log_event(events.BreakerOpened(breaker="b"))
 
     assert ["Breaker opened"] == [line["event"] for line in log_lines()]
+
+
+def test_events_and_other_lines_of_a_batch_are_written_at_its_end_in_their_order(log_lines):
+    with logs.batched():
+        logs.log_event(events.BreakerOpened(breaker="b"))
+        structlog.get_logger().info("Between")
+        logs.log_event(events.BreakerClosed(breaker="b"))
+        assert [] == log_lines()
+
+    assert ["Breaker opened", "Between", "Breaker closed"] == [line["event"] for line in log_lines()]
+
+
+def test_a_terminal_gets_the_lines_of_a_batch_at_once(log_lines):
+    stream = io.StringIO()
+    logs.configure(form="console", level="info", service="worker", stream=stream)
+    with logs.batched():
+        logs.log_event(events.BreakerOpened(breaker="b"))
+        assert "Breaker opened" in stream.getvalue()
+
+    assert [] == log_lines()
 
 
 def test_binding_anew_drops_what_was_bound(bound_fields):
