@@ -45,12 +45,12 @@ class Database(peewee.PostgresqlDatabase):
         connections: int,
         has_reserve: bool = False,
         idle_seconds: float = 60.0,
-        share: Callable[[int], int | None] | None = None,
+        share: Callable[[int], budget.Share | None] | None = None,
     ) -> None:
         """A statement without an answer after `answer_seconds` counts as lost.
 
         `connections` are shared by all threads. With `has_reserve` there is one more, for statements that ask for it.
-        `share` is given how many the server grants to all, and returns how many this process may have, None if enough.
+        `share` is given how many the server grants to all, and returns this process's share, None if enough.
         """
         super().__init__(url)
         self.sessions = sessions
@@ -215,8 +215,8 @@ class Database(peewee.PostgresqlDatabase):
         share = self._share
         if share is not None and not self.sessions.is_pooled:
             (most,) = connection.answer(budget.GRANTED)
-            if (size := share(most)) is not None:
-                self._pool.shrink(size)
+            if (found := share(most)) is not None:
+                self._pool.shrink(found.shared, keeps=found.is_kept)
         self._share = None
         return connection
 
@@ -258,12 +258,16 @@ class _NoLock:
 
 
 def open_database(
-    settings: Settings, *, service: str = "command", connections: int | None = None, has_reserve: bool = False
+    settings: Settings,
+    *,
+    service: str = "command",
+    connections: int | None = None,
+    has_reserve: bool = False,
 ) -> Database:
     """Return the database of these settings. Connects at the first statement, not now.
 
-    Its threads share that many `connections`. The default is DATABASE_CONNECTIONS, or this process's share where the
-    server grants fewer.
+    Its threads share that many `connections`, DATABASE_CONNECTIONS by default, or fewer where the server grants fewer
+    than `budget.total`.
     """
     seconds = settings.database_statement_timeout_seconds
     return Database(
@@ -282,5 +286,5 @@ def open_database(
         connections=connections or settings.database_connections,
         has_reserve=has_reserve,
         idle_seconds=settings.database_idle_seconds,
-        share=None if connections else partial(budget.share, settings),
+        share=partial(budget.share, settings),
     )
