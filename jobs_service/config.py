@@ -178,6 +178,7 @@ class Settings:
     redis_prefix: str = _setting("", _key_prefix)
     database_connections: int = _setting(2, _whole(1, 100))
     database_idle_seconds: float = _setting(60.0, _seconds(0.1, 86_400))
+    database_prepared_statements: str = _setting("auto", _choice("auto", "off"))
     redis_timeout_seconds: float = _setting(1.0, _seconds(0.05, 60))
 
     # The API.

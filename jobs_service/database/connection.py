@@ -156,8 +156,12 @@ class Database(peewee.PostgresqlDatabase):
                 self._give_back(or_drop=True)
 
     def _run(self, sql: str, parameters: Sequence[object] | Mapping[str, object]) -> list[Row]:
-        with self.connection().cursor() as cursor:
-            cursor.execute(sql, parameters)
+        connection = self.connection()
+        with connection.cursor() as cursor:
+            if connection.prepared is None:
+                cursor.execute(sql, parameters)
+            else:
+                connection.prepared.execute(cursor, sql, parameters)
             # `()` where rows have no column, as those of `SELECT FROM jobs`.
             return [] if cursor.description is None else cursor.fetchall()
 
@@ -263,11 +267,13 @@ def open_database(
     service: str = "command",
     connections: int | None = None,
     has_reserve: bool = False,
+    prepares: bool = False,
 ) -> Database:
     """Return the database of these settings. Connects at the first statement, not now.
 
     Its threads share that many `connections`, DATABASE_CONNECTIONS by default, or fewer where the server grants fewer
-    than `budget.total`.
+    than `budget.total`. One that `prepares` is for the few statements that every job needs, whose texts do not change:
+    it keeps them prepared, unless DATABASE_PREPARED_STATEMENTS is off or a pooler is in between.
     """
     seconds = settings.database_statement_timeout_seconds
     return Database(
@@ -276,6 +282,7 @@ def open_database(
             name=f"async-job-system {service}",
             settings={"statement_timeout": f"{seconds}s"},
             answer_seconds=seconds + 1,
+            prepares=prepares and settings.database_prepared_statements == "auto",
             connect_timeout=settings.database_connect_timeout_seconds,
             tcp_user_timeout=(seconds + 5) * 1000,
         ),

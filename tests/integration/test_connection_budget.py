@@ -182,7 +182,9 @@ def test_no_connection_stays_open_where_there_are_fewer_than_purposes(postgres, 
     role = f"few_of_{name}"
     postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 12", name)
     url = database_url.replace(f"{postgres.USER}:{postgres.PASSWORD}", f"{role}:secret")
-    database = open_database(Settings.from_env(environ | {"DATABASE_URL": url}), service="app", connections=1)
+    database = open_database(
+        Settings.from_env(environ | {"DATABASE_URL": url}), service="app", connections=1, prepares=True
+    )
 
     with closing(psycopg2.connect(database_url)) as observer:
         observer.autocommit = True
