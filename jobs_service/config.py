@@ -176,8 +176,9 @@ class Settings:
     database_connect_timeout_seconds: int = _setting(3, _whole(1, 60))
     database_statement_timeout_seconds: int = _setting(5, _whole(1, 600))
     redis_prefix: str = _setting("", _key_prefix)
-    database_connections: int = _setting(3, _whole(1, 100))
+    database_connections: int = _setting(2, _whole(1, 100))
     database_idle_seconds: float = _setting(60.0, _seconds(0.1, 86_400))
+    database_prepared_statements: str = _setting("auto", _choice("auto", "off"))
     redis_timeout_seconds: float = _setting(1.0, _seconds(0.05, 60))
 
     # The API.

@@ -45,12 +45,12 @@ class Database(peewee.PostgresqlDatabase):
         connections: int,
         has_reserve: bool = False,
         idle_seconds: float = 60.0,
-        share: Callable[[int], int | None] | None = None,
+        share: Callable[[int], budget.Share | None] | None = None,
     ) -> None:
         """A statement without an answer after `answer_seconds` counts as lost.
 
         `connections` are shared by all threads. With `has_reserve` there is one more, for statements that ask for it.
-        `share` is given how many the server grants to all, and returns how many this process may have, None if enough.
+        `share` is given how many the server grants to all, and returns this process's share, None if enough.
         """
         super().__init__(url)
         self.sessions = sessions
@@ -156,8 +156,12 @@ class Database(peewee.PostgresqlDatabase):
                 self._give_back(or_drop=True)
 
     def _run(self, sql: str, parameters: Sequence[object] | Mapping[str, object]) -> list[Row]:
-        with self.connection().cursor() as cursor:
-            cursor.execute(sql, parameters)
+        connection = self.connection()
+        with connection.cursor() as cursor:
+            if connection.prepared is None:
+                cursor.execute(sql, parameters)
+            else:
+                connection.prepared.execute(cursor, sql, parameters)
             # `()` where rows have no column, as those of `SELECT FROM jobs`.
             return [] if cursor.description is None else cursor.fetchall()
 
@@ -215,8 +219,8 @@ class Database(peewee.PostgresqlDatabase):
         share = self._share
         if share is not None and not self.sessions.is_pooled:
             (most,) = connection.answer(budget.GRANTED)
-            if (size := share(most)) is not None:
-                self._pool.shrink(size)
+            if (found := share(most)) is not None:
+                self._pool.shrink(found.shared, keeps=found.is_kept)
         self._share = None
         return connection
 
@@ -258,12 +262,18 @@ class _NoLock:
 
 
 def open_database(
-    settings: Settings, *, service: str = "command", connections: int | None = None, has_reserve: bool = False
+    settings: Settings,
+    *,
+    service: str = "command",
+    connections: int | None = None,
+    has_reserve: bool = False,
+    prepares: bool = False,
 ) -> Database:
     """Return the database of these settings. Connects at the first statement, not now.
 
-    Its threads share that many `connections`. The default is DATABASE_CONNECTIONS, or this process's share where the
-    server grants fewer.
+    Its threads share that many `connections`, DATABASE_CONNECTIONS by default, or fewer where the server grants fewer
+    than `budget.total`. One that `prepares` is for the few statements that every job needs, whose texts do not change:
+    it keeps them prepared, unless DATABASE_PREPARED_STATEMENTS is off or a pooler is in between.
     """
     seconds = settings.database_statement_timeout_seconds
     return Database(
@@ -272,6 +282,7 @@ def open_database(
             name=f"async-job-system {service}",
             settings={"statement_timeout": f"{seconds}s"},
             answer_seconds=seconds + 1,
+            prepares=prepares and settings.database_prepared_statements == "auto",
             connect_timeout=settings.database_connect_timeout_seconds,
             tcp_user_timeout=(seconds + 5) * 1000,
         ),
@@ -282,5 +293,5 @@ def open_database(
         connections=connections or settings.database_connections,
         has_reserve=has_reserve,
         idle_seconds=settings.database_idle_seconds,
-        share=None if connections else partial(budget.share, settings),
+        share=partial(budget.share, settings),
     )

@@ -34,6 +34,7 @@ class Pool:
         self._has_reserve = has_reserve
         self._idle_seconds = idle_seconds
         self._wait_seconds = wait_seconds
+        self._keeps = True
         self._changed = Condition()
         #: Each with the time since when it is idle. The last one used is taken next, so that the others can be closed.
         self._idle: list[tuple[Connection, float]] = []
@@ -42,10 +43,10 @@ class Pool:
         #: Counts the losses. Connections that were opened before the last one are not kept.
         self._generation = 0
 
-    def shrink(self, size: int) -> None:
-        """Allow `size` connections from now on, and no reserve."""
+    def shrink(self, size: int, *, keeps: bool) -> None:
+        """Allow `size` connections from now on, and no reserve. Without `keeps`, close each when it is given back."""
         with self._changed:
-            self._size, self._has_reserve = size, False
+            self._size, self._has_reserve, self._keeps = min(size, self._size), False, keeps
 
     def take(self, *, reserved: bool = False) -> Connection:
         """Return a connection for this thread, and wait for one where the server has none left.
@@ -69,13 +70,15 @@ class Pool:
         """Keep the connection for the next thread that needs one."""
         connection.is_kept = True
         with self._changed:
-            is_current = connection.generation == self._generation
-            if is_current:
+            is_wanted = self._keeps and connection.generation == self._generation
+            if is_wanted:
                 self._idle.append((connection, time.monotonic()))
+                self.release()
             is_only = len(self._idle) == 1
-            self.release()
-        if not is_current:
+        if not is_wanted:
+            # First, so that the server has room for the one that the next thread opens.
             connection.close()
+            self.release()
         elif is_only:
             deadlines.begin(self, self._idle_seconds)
 

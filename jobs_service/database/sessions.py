@@ -14,6 +14,7 @@ from structlog.stdlib import get_logger
 from jobs_service import dsn
 from jobs_service.database.deadlines import DuplicateSocket, deadlines
 from jobs_service.database.driver_errors import Silent
+from jobs_service.database.prepared import SETTINGS, PreparedStatements
 from jobs_service.errors import DatabaseUnsuitable
 
 log = get_logger(module=__name__)
@@ -57,6 +58,8 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc] # psycop
     duplicate: DuplicateSocket | None = None
     #: Sent before each statement, in the same message.
     preamble: bytes = b""
+    #: None where statements are sent as they are.
+    prepared: PreparedStatements | None = None
     #: Whether a pool kept it: it may have been lost since its last statement.
     is_kept = False
     #: The pool's count of losses when it was opened.
@@ -111,11 +114,19 @@ class Sessions:
     """Opens connections to the database of a URL. Thread-safe."""
 
     def __init__(
-        self, url: str, *, name: str, settings: Mapping[str, str], answer_seconds: float | None, **parameters: object
+        self,
+        url: str,
+        *,
+        name: str,
+        settings: Mapping[str, str],
+        answer_seconds: float | None,
+        prepares: bool = False,
+        **parameters: object,
     ) -> None:
         """`name` is what `pg_stat_activity` shows, `settings` override those of the URL.
 
-        `parameters` are libpq's. Without `answer_seconds` there is no limit on the wait for an answer.
+        `parameters` are libpq's. Without `answer_seconds` there is no limit on the wait for an answer. With `prepares`
+        a connection prepares its statements, unless a pooler may give each of them another session.
         """
         given = dsn.parameters_of(url)
         self._settings: dict[str, str] = {**dsn.settings_of(given.pop("options", "")), **RELIED_ON, **settings}
@@ -123,6 +134,7 @@ class Sessions:
         fixed = {"client_encoding": "UTF8", "application_name": name}
         self._parameters: dict[str, Any] = {**_KEEPALIVES, **given, **parameters, **fixed}
         self._answer_seconds = answer_seconds
+        self._prepares = prepares
         #: Whether the settings have to go with each statement; None until it is known.
         self.is_pooled: bool | None = None
 
@@ -161,9 +173,7 @@ class Sessions:
         return connection
 
     def _connect(self, *, with_settings: bool) -> Connection:
-        options = (
-            {"options": dsn.written({**self._settings, **OF_THE_CONNECTION, _MARK: "set"})} if with_settings else {}
-        )
+        options = {"options": self._options} if with_settings else {}
         connection: Connection = psycopg2.connect(
             **self._parameters, **options, connection_factory=Connection, cursor_factory=_Cursor
         )
@@ -174,10 +184,17 @@ class Sessions:
                 connection.wait_at_most(self._answer_seconds)
             if not with_settings:
                 connection.preamble = self._preamble(connection)
+            elif self._prepares:
+                connection.prepared = PreparedStatements()
         except BaseException:
             connection.close()
             raise
         return connection
+
+    @property
+    def _options(self) -> str:
+        of_plans = SETTINGS if self._prepares else {}
+        return dsn.written({**self._settings, **OF_THE_CONNECTION, **of_plans, _MARK: "set"})
 
     def _preamble(self, connection: Connection) -> bytes:
         """Return the statements that give a pooler's session our settings until the end of the message."""

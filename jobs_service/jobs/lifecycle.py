@@ -361,7 +361,7 @@ SELECT id, lease_token, worker_id, type, queue, {_PAYLOAD}, attempts, max_attemp
        extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
        extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
        request_id, traceparent, deferrals, waits_for, {_AWAY}
-FROM jobs WHERE id = ANY(%(job_ids)s) AND lease_token = ANY(%(tokens)s)"""
+FROM jobs WHERE id = ANY(%(job_ids)s::uuid[]) AND lease_token = ANY(%(tokens)s::uuid[])"""
 
 
 def claim(database: Database, asks: Sequence[ClaimRequest]) -> list[Claim | None]:
@@ -1021,7 +1021,7 @@ def _send(database: Database, sql: str, columns: str, names: Mapping[str, Any]) 
     rows = database.rows(sql, names)
     if missing := list(set(names["job_ids"]) - {row[0] for row in rows}):
         transitions = names.get("transitions") or [names["transition"]]
-        standing = f"SELECT {columns} FROM jobs WHERE id = ANY(%s) AND transition_token = ANY(%s)"
+        standing = f"SELECT {columns} FROM jobs WHERE id = ANY(%s::uuid[]) AND transition_token = ANY(%s::uuid[])"
         rows = [*rows, *database.rows(standing, (missing, transitions))]
     return rows
 

@@ -1,5 +1,6 @@
 """How many connections the service holds, and that its jobs are done where there are fewer."""
 
+import dataclasses
 import re
 import threading
 import urllib.request
@@ -15,6 +16,7 @@ from service import Service
 from devstack.servers import Postgres
 from jobs_service.config import Settings
 from jobs_service.database import budget
+from jobs_service.database.budget import Share
 from jobs_service.database.connection import open_database
 from jobs_service.database.migrations import migrate
 
@@ -35,7 +37,7 @@ def counts(connection):
         return cursor.fetchone()
 
 
-@pytest.mark.parametrize("connections", ["1", "3"])
+@pytest.mark.parametrize("connections", ["1", "2"])
 def test_no_more_connections_are_held_than_the_budget_says(service, database_url, connections):
     """While the table is locked, every connection there may be is in use."""
     service.environ |= DEFAULTS | {"DATABASE_CONNECTIONS": connections, "DATABASE_STATEMENT_TIMEOUT_SECONDS": "4"}
@@ -69,7 +71,7 @@ def test_no_more_connections_are_held_than_the_budget_says(service, database_url
         seen.append(counts(observer))
 
     assert answered
-    workers = settings.worker_processes * (settings.database_connections + budget.RESERVED)
+    workers = budget.of_worker(settings) - budget.FOR_METRICS
     assert max(app for app, _, _ in seen) <= for_requests
     assert max(worker for _, worker, _ in seen) <= workers
     assert max(total for _, _, total in seen) <= budget.total(settings)
@@ -91,9 +93,14 @@ def small_service(environ, tmp_path, request):
         service.end()
 
 
-@pytest.mark.parametrize(("small_service", "is_warned"), [(20, False), (10, True)], indirect=["small_service"])
-def test_accepted_jobs_are_done_where_there_are_few_connections(small_service, is_warned):
+SAYS = "PostgreSQL grants this role {} connections, an API and a worker open up to 19"
+SAYS_SLOWLY = "With fewer than 13 each statement opens its own connection."
+
+
+@pytest.mark.parametrize("small_service", [22, 16, 15, 10], indirect=True)
+def test_accepted_jobs_are_done_where_there_are_few_connections(small_service, request):
     """While clients keep all connections of the API busy, which was there first."""
+    granted = request.node.callspec.params["small_service"] - 3
     api = small_service.start_api()
     with ThreadPoolExecutor(8) as clients:
         posts = [clients.submit(small_service.post, "csv-generation", {"name": "Alice"}) for _ in range(200)]
@@ -109,8 +116,9 @@ def test_accepted_jobs_are_done_where_there_are_few_connections(small_service, i
         statuses = {status for reader in readers for status in reader.result(60)}
 
     assert {200} == statuses
-    says = "PostgreSQL grants this role 7 connections, an API and a worker open up to 17"
-    assert [is_warned] * 2 == [says in small_service.log(child) for child in (api, worker)]
+    for child in (api, worker):
+        assert (granted < 19) == (SAYS.format(granted) in small_service.log(child))
+        assert (granted < 13) == (SAYS_SLOWLY in small_service.log(child))
 
 
 def _read(service, job_id, over):
@@ -137,15 +145,15 @@ def test_check_names_a_role_that_is_granted_too_few(postgres, environ, settings)
     finally:
         postgres.execute(f"DROP ROLE {role}")
 
-    assert "open up to 17" in budget.warning(settings, 9)
-    assert budget.warning(settings, 17) is None
+    assert "open up to 19" in budget.warning(settings, 9)
+    assert budget.warning(settings, 19) is None
 
 
 def test_a_process_keeps_to_its_share_of_what_is_granted(postgres, database_url, environ):
-    """Seven for two processes of an API, two of a worker, and three for metrics: one each."""
+    """Thirteen for two processes of an API, two of a worker, and one for metrics: one each for its threads to share."""
     name = database_url.rpartition("/")[2]
     role = f"few_of_{name}"
-    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 7", name)
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 13", name)
     postgres.execute(f"GRANT SELECT ON workers TO {role}", name)
     url = database_url.replace(f"{postgres.USER}:{postgres.PASSWORD}", f"{role}:secret")
     database = open_database(Settings.from_env(environ | {"DATABASE_URL": url}), service="app", has_reserve=True)
@@ -169,6 +177,23 @@ def test_a_process_keeps_to_its_share_of_what_is_granted(postgres, database_url,
     postgres.execute(f"DROP ROLE {role}")
 
 
+def test_no_connection_stays_open_where_there_are_fewer_than_purposes(postgres, database_url, environ):
+    name = database_url.rpartition("/")[2]
+    role = f"few_of_{name}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 12", name)
+    url = database_url.replace(f"{postgres.USER}:{postgres.PASSWORD}", f"{role}:secret")
+    database = open_database(
+        Settings.from_env(environ | {"DATABASE_URL": url}), service="app", connections=1, prepares=True
+    )
+
+    with closing(psycopg2.connect(database_url)) as observer:
+        observer.autocommit = True
+        for number in range(3):
+            assert (number,) == database.row("SELECT %s::int", (number,))
+            eventually(lambda: counts(observer)[0] == 0, what="a connection that is closed")
+    postgres.execute(f"DROP ROLE {role}")
+
+
 def test_the_page_says_what_the_settings_come_to():
     """Each row of the table: settings, then what an API, a worker and both hold at most."""
     rows = [line for line in PAGE.splitlines() if line.startswith("| `DATABASE_CONNECTIONS=")]
@@ -181,10 +206,40 @@ def test_the_page_says_what_the_settings_come_to():
 
 
 @pytest.mark.parametrize(
-    ("granted", "each"), [(1_000, None), (17, None), (16, 3), (15, 3), (14, 2), (7, 1), (3, 1), (1, 1)]
+    ("granted", "expected"),
+    [
+        (1_000, None),
+        (19, None),
+        (18, Share(2, is_kept=True)),
+        (17, Share(2, is_kept=True)),
+        (16, Share(1, is_kept=True)),
+        (13, Share(1, is_kept=True)),
+        (12, Share(1, is_kept=False)),
+        (1, Share(1, is_kept=False)),
+    ],
 )
-def test_each_process_has_the_same_share_of_too_few(settings, granted, each):
-    assert each == budget.share(settings, granted)
+def test_each_process_has_the_same_share_of_too_few(settings, granted, expected):
+    assert expected == budget.share(settings, granted)
+
+
+def test_an_api_and_a_worker_open_at_most_twenty_by_default():
+    settings = Settings.from_env({"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://h"})
+
+    assert budget.total(settings) <= 20
+
+
+@pytest.mark.parametrize("connections", range(1, 6))
+@pytest.mark.parametrize("processes", range(1, 5))
+def test_shares_come_to_no_more_than_is_granted(settings, connections, processes):
+    """From the least number that leaves each purpose a connection; with fewer, no connection stays open."""
+    settings = dataclasses.replace(settings, database_connections=connections, worker_processes=processes)
+    for granted in range(budget.least(settings), budget.total(settings)):
+        found = budget.share(settings, granted)
+        assert found.is_kept
+        api = settings.api_processes * (budget.OF_INTAKE + found.shared + budget.FOR_METRICS)
+        worker = settings.worker_processes * (budget.OF_ATTEMPTS + found.shared) + budget.FOR_METRICS
+        assert api + worker <= granted
+    assert not budget.share(settings, budget.least(settings) - 1).is_kept
 
 
 def _metrics(service):

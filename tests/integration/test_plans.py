@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import falcon.testing
 import pytest
-from plans import Watch
+from plans import FEW_PAGES, Watch, assert_small, fill
 from rows import Sweeps, add_worker, claim_one, complete_one
 from samples import a_failure, new_job
 from time_travel import HOUR, set_dates
@@ -32,35 +32,7 @@ from jobs_service.maintenance.strays import Strays
 from jobs_service.metrics.queue_stats import JobRows
 from jobs_service.outputs.local import LocalOutputs
 
-JOBS = 100_000
-#: Rows that a statement about a few jobs may read, and the pages it may look at for them.
-FEW, FEW_PAGES = 100, 200
-
 FAILURE = a_failure()
-
-# Ids in the order of time. What is looked for lies behind a wall of other jobs, whichever way one looks: the rare type
-# and the rare states at the old end, completed jobs and waiting jobs each behind the other.
-_FILL = """
-INSERT INTO jobs (id, type, status, payload, queue, priority, attempts, run_at, publish_at, started_at, finished_at,
-                  lease_token, worker_id, end_reason)
-SELECT ('01890000-' || lpad(to_hex(i / 4096), 4, '0') || '-7' || lpad(to_hex(i %% 4096), 3, '0')
-         || '-8000-' || substr(md5(i::text), 1, 12))::uuid,
-       CASE WHEN i <= 100 THEN 'EMAIL_SEND' ELSE 'csv-generation' END,
-       status, '{"name": "Alice", "score": 95}', 'default', i %% 10,
-       CASE WHEN status = 'pending' AND i %% 20 > 0 THEN 0 ELSE 1 END,
-       due, due + CASE WHEN i %% 10 = 9 AND i < 90000 THEN interval '1 hour' ELSE interval '0' END,
-       CASE WHEN status <> 'pending' THEN now() - interval '1 minute' END,
-       CASE WHEN status IN ('completed', 'failed') THEN now() - i * interval '1 ms' END,
-       CASE WHEN status = 'processing' THEN gen_random_uuid() END, %(worker_id)s,
-       CASE WHEN status = 'failed' THEN 'rejected' END
-FROM generate_series(1, %(jobs)s) AS i
-CROSS JOIN LATERAL (SELECT CASE
-  WHEN i %% 5 = 0 AND i <= 100 THEN 'pending' WHEN i %% 5 = 1 AND i <= 100 THEN 'processing'
-  WHEN i %% 5 = 2 AND i <= 100 THEN 'failed'
-  WHEN i BETWEEN 30000 AND 35000 OR i > 85000 THEN 'pending' ELSE 'completed' END) AS states (status)
-CROSS JOIN LATERAL (SELECT
-  CASE WHEN i %% 7 = 0 THEN now() + interval '1 day' + i * interval '1 s' ELSE now() - i * interval '1 ms' END)
-  AS dates (due)"""
 
 _numbers = count(1)
 
@@ -72,8 +44,7 @@ def full_database_url(request, postgres):
     postgres.execute("ALTER TABLE jobs SET (autovacuum_enabled = off)", name)
     if "empty" in request.param:
         postgres.execute("ANALYZE", name)
-    fill = _FILL.replace("%(worker_id)s", f"'{uuid4()}'::uuid").replace("%(jobs)s", str(JOBS)).replace("%%", "%")
-    postgres.execute(fill, name)
+    fill(postgres, name)
     if "fresh" in request.param:
         postgres.execute("ANALYZE", name)
     yield postgres.url_of(name)
@@ -93,17 +64,6 @@ def watch(monkeypatch):
 @pytest.fixture
 def client(settings):
     return falcon.testing.TestClient(create_app(settings))
-
-
-def assert_small(watch, *, rows=FEW, pages=FEW_PAGES, sorted_rows=None):
-    """No statement since the last look read a whole table, or more than so many rows or pages, or sorted more."""
-    assert watch.plans
-    for plan in watch.plans:
-        assert not plan.whole_tables, str(plan)
-        assert plan.rows <= rows, str(plan)
-        assert plan.sorted <= (rows if sorted_rows is None else sorted_rows), str(plan)
-        assert plan.blocks <= pages, f"{plan.blocks} pages: {plan}"
-    watch.clear()
 
 
 def due(database, limit):
