@@ -116,7 +116,7 @@ def _requests() -> list[Panel]:
         ),
         graph(
             "Being answered",
-            "Requests that the API is processing. Above API_PROCESSES x API_THREADS, requests wait.",
+            "Requests that the API is processing. An idle client is not among them.",
             [Query("sum by (instance) (http_server_active_requests)", "{{instance}}")],
             unit="short",
         ),
