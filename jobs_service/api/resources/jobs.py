@@ -19,6 +19,7 @@ from jobs_service.api.threads import Threads
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
 from jobs_service.errors import DatabaseUnavailable, InvalidRequest
+from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle, queries
 from jobs_service.jobs.job_types import Registry
 from jobs_service.metrics import observations
@@ -71,6 +72,7 @@ class JobCollection(DatabaseResource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         submission = await self.body_reader.read(req, Submission)
+        failpoint("api.in_event_loop")
         job = await asyncio.to_thread(self.submitter.submit, submission, req.context.origin)
         observations.add(PAYLOAD_BYTES.labels(), len(job.payload.encode()))
         resp.status = falcon.HTTP_CREATED
