@@ -59,6 +59,10 @@ class ValueRefused(StatementRefused):
     """PostgreSQL cannot store or read a value of the statement."""
 
 
+class TooBusy(JobsError):
+    """As many jobs wait to be written as may wait in this process. The job was not written."""
+
+
 class NotThisProcess(JobsError):
     """A forked process tried to use a resource of its parent."""
 

@@ -7,7 +7,14 @@ import falcon
 import msgspec
 from structlog.stdlib import get_logger
 
-from jobs_service.errors import DatabaseUnavailable, InvalidRequest, MalformedBody, SchemaUnavailable, ValueRefused
+from jobs_service.errors import (
+    DatabaseUnavailable,
+    InvalidRequest,
+    MalformedBody,
+    SchemaUnavailable,
+    TooBusy,
+    ValueRefused,
+)
 from jobs_service.metrics.catalogue import REJECTIONS
 
 log = get_logger(module=__name__)
@@ -24,6 +31,7 @@ def install(app: "falcon.App[Any, Any]") -> None:
     app.add_error_handler(ValueRefused, _value_refused)
     app.add_error_handler(DatabaseUnavailable, _database_unavailable)
     app.add_error_handler(SchemaUnavailable, _not_migrated)
+    app.add_error_handler(TooBusy, _too_busy)
     app.add_error_handler(InvalidRequest, _invalid_request)
 
 
@@ -45,6 +53,13 @@ def _database_unavailable(
     resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
     detail = "The database does not answer. The request was not confirmed; try again."
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_unavailable", detail)
+
+
+def _too_busy(req: falcon.Request, resp: falcon.Response, error: TooBusy, params: object) -> None:  # noqa: ARG001
+    log.warning("Request refused: too many jobs wait to be written", path=req.path, error=str(error))
+    resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+    detail = "Too many jobs are being submitted at once. The job was not submitted; try again."
+    _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "too_busy", detail)
 
 
 def _not_migrated(req: falcon.Request, resp: falcon.Response, error: SchemaUnavailable, params: object) -> None:  # noqa: ARG001

@@ -60,7 +60,7 @@ def may_publish(publisher, *, queue="default", priority=5):
 
 def publish(publisher):
     job = NewJob(id=new_id(), type="csv-generation", queue="default", payload="{}", priority=5, max_attempts=1)
-    return publisher.publish(job, SimpleNamespace(due_ms=0))
+    return not publisher.publish([(job, SimpleNamespace(due_ms=0))])
 
 
 def test_a_queue_with_room_is_counted_only_now_and_then(publisher, broker, clock):

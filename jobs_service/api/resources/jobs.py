@@ -40,7 +40,7 @@ class JobCollection:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         submission = request_body.read(req, Submission, max_bytes=self.max_body_bytes)
-        job = self.submitter.submit(submission, req.context.origin)
+        job = self.submitter.submit_blocking(submission, req.context.origin)
         observations.add(PAYLOAD_BYTES.labels(), len(job.payload.encode()))
         resp.status = falcon.HTTP_CREATED
         resp.set_header("Location", f"{req.root_path}/jobs/{job.id}")
