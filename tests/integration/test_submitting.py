@@ -1,7 +1,12 @@
 """Submitting from an event loop, on real servers: one statement for what arrives together, and each job on its own."""
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import psycopg2
@@ -24,7 +29,33 @@ from jobs_service.events import JobSubmitted, MessageNotPublished
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.job_types import JobType, Registry
 from jobs_service.observability import logs, otel, tracing
+from jobs_service.submission import writer as writer_module
 from jobs_service.submission.submit import Submission, Submitter
+
+ROOT = Path(__file__).parents[2]
+
+#: What a process does that submits five jobs at once.
+SUBMITTING = """
+import asyncio, os
+import msgspec
+from jobs_service.broker.publisher import Publisher
+from jobs_service.broker.redis import JobBroker
+from jobs_service.config import Settings
+from jobs_service.database.connection import open_database
+from jobs_service.jobs.correlation import Origin
+from jobs_service.jobs.job_types import load
+from jobs_service.submission.submit import Submission, Submitter
+
+async def submit():
+    settings, registry = Settings.from_env(os.environ), load()
+    broker, database = JobBroker.from_settings(settings), open_database(settings, connections=1)
+    broker.learn(job_type.name for job_type in registry)
+    submitter = Submitter(database, Publisher(broker), registry, settings)
+    submission = Submission(type="csv-generation", payload=msgspec.Raw(b'{"name": "Alice"}'))
+    await asyncio.gather(*(submitter.submit(submission, Origin()) for _ in range(5)))
+
+asyncio.run(submit())
+"""
 
 ORIGIN = Origin("request", None)
 
@@ -309,6 +340,42 @@ def test_each_job_is_logged_with_the_fields_of_its_own_request(redis_proxy, subm
     assert requests == {line["job_id"]: line["request_id"] for line in lines if line["event"] == JobSubmitted.text}
     unsent = [line["request_id"] for line in lines if line["event"] == MessageNotPublished.text]
     assert list(requests.values()) == unsent
+
+
+@pytest.mark.parametrize(
+    ("place", "left"),
+    [("api.before_commit", (0, 0)), ("api.after_commit", (5, 0)), ("api.after_publish", (5, 5))],
+)
+def test_a_process_that_is_killed_leaves_all_of_a_batch_or_none(submitter, environ, database, place, left):
+    """Rows without messages are due within REPUBLISH_SECONDS, and the relay publishes them."""
+    killed = subprocess.run(
+        [sys.executable, "-c", SUBMITTING],
+        cwd=ROOT,
+        env={**os.environ, **environ, "FAILPOINTS": f"{place}=kill"},
+        check=False,
+    )
+
+    assert -signal.SIGKILL == killed.returncode
+    [(rows,)] = database.rows("SELECT count(*) FROM jobs WHERE status = 'pending'")
+    assert left == (rows, submitter.writer.publisher.broker.waiting("default"))
+
+
+@pytest.mark.parametrize("place", ["api.before_commit", "api.after_commit", "api.after_publish"])
+def test_a_batch_that_is_written_again_has_each_job_once(submitter, database, announced, monkeypatch, place):
+    failing = [place]
+
+    def fail_once(name):
+        if name in failing:
+            failing.remove(name)
+            raise OSError(name)
+
+    monkeypatch.setattr(writer_module, "failpoint", fail_once)
+
+    jobs = run(submitter, [a_submission()] * 5)
+
+    assert 5 == database.row("SELECT count(*) FROM jobs")[0]
+    assert 5 == submitter.writer.publisher.broker.waiting("default")
+    assert [str(job.id) for job in jobs] == submitted(announced)
 
 
 def test_behind_a_full_window_jobs_are_left_to_the_relay(build, database):
