@@ -60,7 +60,7 @@ class ValueRefused(StatementRefused):
 
 
 class TooBusy(JobsError):
-    """As many calls wait in this process as may wait. Nothing was written."""
+    """As many calls wait in this process as may wait, jobs to be written for example. Nothing was written."""
 
 
 class NotThisProcess(JobsError):

@@ -6,7 +6,7 @@ import falcon.asgi
 
 from jobs_service import events
 from jobs_service.api import problems
-from jobs_service.api.event_loop import LoopDelay
+from jobs_service.api.event_loop import Lifespan
 from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetrics
 from jobs_service.api.request_body import BodyReader
 from jobs_service.api.resources.health import Liveness, Readiness
@@ -36,7 +36,12 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     events.subscribe("metrics", count)
     logs.observe(log_records.count)
 
-    middleware: list[Any] = [LoopDelay(), RequestContext(), RequestMetrics(), HttpRules(settings.api_prefix)]
+    middleware: list[Any] = [
+        Lifespan(submitter.intake),
+        RequestContext(),
+        RequestMetrics(),
+        HttpRules(settings.api_prefix),
+    ]
     app: falcon.asgi.App[Any, Any] = falcon.asgi.App(middleware=middleware)
     problems.install(app)
     threads = Threads(settings.api_threads)

@@ -32,8 +32,8 @@ def install(app: "App[Any, Any]") -> None:
     app.add_error_handler(ValueRefused, _value_refused)
     app.add_error_handler(DatabaseUnavailable, _database_unavailable)
     app.add_error_handler(SchemaUnavailable, _not_migrated)
-    app.add_error_handler(InvalidRequest, _invalid_request)
     app.add_error_handler(TooBusy, _too_busy)
+    app.add_error_handler(InvalidRequest, _invalid_request)
 
 
 async def _invalid_request(req: Request, resp: Response, error: InvalidRequest, params: object) -> None:  # noqa: ARG001

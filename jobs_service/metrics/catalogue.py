@@ -63,7 +63,7 @@ REJECTIONS_KNOWN = (
     "too_busy",
     "internal_error",
 )
-SUBMISSION_ERROR_REASONS = ("broker_unavailable", "database_unavailable")
+SUBMISSION_ERROR_REASONS = ("broker_unavailable", "database_unavailable", "too_busy")
 
 #: The maximum number of values of a label whose values are not known in advance. All further values become `OTHER`.
 MAX_VALUES = 50
@@ -170,7 +170,7 @@ SUBMISSION_ERRORS = _counter(
     _API,
     "reason",
     "Submissions that hit an error, by reason: broker_unavailable (the job was written but not published; the relay "
-    "publishes it) or database_unavailable (the job was not written).",
+    "publishes it), database_unavailable (the job was not confirmed) or too_busy (too many jobs waited to be written).",
 )
 PAYLOAD_BYTES = _histogram(
     "jobs_payload_bytes", _API, "", "Size in bytes of the payloads of submitted jobs, as they were sent.", _BYTES

@@ -2,8 +2,8 @@
 
 When it is disabled, nothing of OpenTelemetry is imported and each function here returns at once. The names follow the
 semantic conventions for messaging. A submission is the `send` span, whose context is stored on the row; every attempt
-is a `process` span of the same trace, linked to it. A statement shared by several calls is in the trace of the call
-that sent it.
+is a `process` span of the same trace, linked to it. A statement shared by several calls is in the trace of the first
+one.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,5 @@
 """/jobs, /jobs/{id}, and the actions on a job."""
 
-import asyncio
 import base64
 import binascii
 import re
@@ -73,7 +72,7 @@ class JobCollection(DatabaseResource):
     async def on_post(self, req: Request, resp: Response) -> None:
         submission = await self.body_reader.read(req, Submission)
         failpoint("api.in_event_loop")
-        job = await asyncio.to_thread(self.submitter.submit, submission, req.context.origin)
+        job = await self.submitter.submit(submission, req.context.origin)
         observations.add(PAYLOAD_BYTES.labels(), len(job.payload.encode()))
         resp.status = falcon.HTTP_CREATED
         resp.set_header("Location", f"{req.root_path}/jobs/{job.id}")
