@@ -83,8 +83,11 @@ class Intake:
         It nearly always follows from earlier answers; if not, the thread asks. Raises `TooBusy` and
         `DatabaseUnavailable`.
         """
-        seconds = self._writer.time.estimate()
-        return (await self._call(None, size)) if seconds is None else seconds
+        if (seconds := self._writer.time.estimate()) is None:
+            answered: float = await self._call(None, size)
+            # Read again, one caller after the other: times that the thread read at once may be equal.
+            seconds = self._writer.time.estimate() or answered
+        return seconds
 
     async def write(self, job: NewJob, size: int) -> Written:
         """Commit the job and publish it if it is due. Its payload has `size` bytes.
