@@ -1,6 +1,7 @@
 """What begins and ends with the event loop, and how late the loop is."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from jobs_service.metrics import observations
@@ -19,19 +20,23 @@ class Lifespan:
 
     def __init__(self, intake: Intake) -> None:
         self.intake = intake
+        self._measuring: asyncio.Task[None] | None = None
 
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:  # noqa: ARG002
-        _measure_again(asyncio.get_running_loop())
+        self.intake.open()
+        self._measuring = asyncio.create_task(_measure())
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:  # noqa: ARG002
+        if self._measuring:
+            self._measuring.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._measuring
         await self.intake.close(seconds=CLOSE_SECONDS)
 
 
-def _measure_again(loop: asyncio.AbstractEventLoop) -> None:
-    due = loop.time() + INTERVAL_SECONDS
-    loop.call_at(due, _measure, loop, due)
-
-
-def _measure(loop: asyncio.AbstractEventLoop, due: float) -> None:
-    observations.add(HTTP_LOOP_DELAY.labels(), max(loop.time() - due, 0.0))
-    _measure_again(loop)
+async def _measure() -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + INTERVAL_SECONDS
+        await asyncio.sleep(INTERVAL_SECONDS)
+        observations.add(HTTP_LOOP_DELAY.labels(), loop.time() - due)

@@ -184,10 +184,10 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # as above
         return self.transport.get_write_buffer_size()
 
     def connection_made(self, transport: Transport) -> None:
-        super().connection_made(transport)
-        self._wait(self.worker.idle)
         if self.worker.nr_conns >= self.worker.worker_connections:
             self.worker.make_room()
+        super().connection_made(transport)
+        self._wait(self.worker.idle)
 
     def data_received(self, data: bytes) -> None:
         if not self._closed:  # else only the end is waited for

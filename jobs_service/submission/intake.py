@@ -98,6 +98,12 @@ class Intake:
         written: Written = await self._call(job, size)
         return written
 
+    def open(self) -> None:
+        """Take calls, also after `close`: the loop may have begun anew."""
+        if self._is_closed:
+            # The previous thread may not have ended yet.
+            self._is_closed, self._thread = False, Thread()
+
     async def close(self, *, seconds: float) -> None:
         """Write what waits, for at most `seconds`, and end the thread. Later calls raise `DatabaseUnavailable`."""
         self._is_closed = True
