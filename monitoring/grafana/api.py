@@ -134,6 +134,12 @@ def _answer_time() -> list[Panel]:
             unit="s",
             width=8,
         ),
+        graph(
+            "Event loop, how late",
+            "Every request of the process waits as long. More than a moment: code blocks the loop, or there is no CPU.",
+            quantiles("http_event_loop_delay_seconds", ""),
+            unit="s",
+        ),
     ]
 
 
