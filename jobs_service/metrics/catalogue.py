@@ -189,7 +189,7 @@ HTTP_DURATION = _histogram(
     _SHORT,
 )
 HTTP_LOOP_DELAY = _histogram(
-    "http_event_loop_delay_seconds",
+    "http_server_event_loop_delay_seconds",
     _API,
     "",
     "How much later than planned the API's event loop came to a callback, in seconds: as long, every request waits. "

@@ -137,7 +137,7 @@ def _answer_time() -> list[Panel]:
         graph(
             "Event loop, how late",
             "Every request of the process waits as long. More than a moment: code blocks the loop, or there is no CPU.",
-            quantiles("http_event_loop_delay_seconds", ""),
+            quantiles("http_server_event_loop_delay_seconds", ""),
             unit="s",
         ),
     ]

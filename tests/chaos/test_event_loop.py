@@ -18,7 +18,7 @@ PATIENCE = {
 #: A bound of the histogram. The loop does not come to anything for a moment on a busy machine.
 LONGEST_STALL_SECONDS = "2.5"
 
-DELAY = "http_event_loop_delay_seconds"
+DELAY = "http_server_event_loop_delay_seconds"
 
 
 @pytest.fixture(params=["PostgreSQL is silent", "PostgreSQL is down", "Redis is silent", "Redis is down"])

@@ -138,4 +138,4 @@ def test_the_page_names_every_attribute():
     page = (ROOT / "docs" / "tracing.md").read_text()
     names = {value for name, value in vars(tracing).items() if name.isupper() and isinstance(value, str)}
 
-    assert names == set(re.findall(r"`((?:messaging|jobs|error|http|url)\.[a-z.]+)`", page))
+    assert names == set(re.findall(r"`((?:messaging|jobs|error|http|url)\.[a-z._]+)`", page))
