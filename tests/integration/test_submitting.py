@@ -196,6 +196,7 @@ def test_without_a_database_all_are_refused_and_counted(build, free_port, announ
 
     assert [DatabaseUnavailable] * 5 == [type(outcome) for outcome in outcomes]
     assert 5 == errors("database_unavailable") - before
+    assert [DatabaseUnavailable] * 3 == [type(each) for each in submitter.writer.write([new_job() for _ in range(3)])]
     assert [] == announced
 
 
