@@ -43,7 +43,7 @@ def api(settings: Settings) -> int:
     logs.configure(form=settings.log_format, level=settings.log_level, service="app")
     preflight.begin(settings)
     _prepare_metrics(settings, "api")
-    return _become("gunicorn", "--config", "python:jobs_service.api.gunicorn_config", "jobs_service.wsgi:application")
+    return _become("gunicorn", "--config", "python:jobs_service.api.gunicorn_config", "jobs_service.asgi:application")
 
 
 def worker(settings: Settings) -> int:

@@ -185,7 +185,7 @@ class Settings:
     api_host: str = _setting("127.0.0.1", _host)
     api_port: int = _setting(3000, _whole(1, 65535))
     api_processes: int = _setting(2, _whole(1, 64))
-    api_threads: int = _setting(8, _whole(1, 256))
+    api_threads: int = _setting(4, _whole(1, 256))
     api_request_timeout_seconds: float = _setting(60.0, _seconds(0.1, 600))
     api_keepalive_seconds: int = _setting(75, _whole(1, 3_600))
     api_prefix: str = _setting("", _prefix)

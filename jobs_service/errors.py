@@ -59,6 +59,10 @@ class ValueRefused(StatementRefused):
     """PostgreSQL cannot store or read a value of the statement."""
 
 
+class TooBusy(JobsError):
+    """As many calls wait in this process as may wait, jobs to be written for example. Nothing was written."""
+
+
 class NotThisProcess(JobsError):
     """A forked process tried to use a resource of its parent."""
 

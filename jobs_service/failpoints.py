@@ -12,6 +12,7 @@ from pathlib import Path
 
 #: Every failpoint, in the order in which a job passes them.
 NAMES = (
+    "api.in_event_loop",
     "api.before_commit",
     "api.after_commit",
     "api.after_publish",

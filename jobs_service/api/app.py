@@ -2,14 +2,17 @@
 
 from typing import Any
 
-import falcon
+import falcon.asgi
 
 from jobs_service import events
 from jobs_service.api import problems
+from jobs_service.api.event_loop import Lifespan
 from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetrics
+from jobs_service.api.request_body import BodyReader
 from jobs_service.api.resources.health import Liveness, Readiness
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
 from jobs_service.api.resources.metrics import Metrics
+from jobs_service.api.threads import Threads
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.publisher import Publisher
 from jobs_service.broker.redis import JobBroker
@@ -22,8 +25,8 @@ from jobs_service.observability import logs
 from jobs_service.submission.submit import Submitter
 
 
-def create_app(settings: Settings) -> "falcon.App[Any, Any]":
-    """Return the WSGI application. Connects to nothing before the first request."""
+def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
+    """Return the ASGI application. Connects to nothing before the first request."""
     registry = load(settings.actor_modules)
     database = open_database(settings, service="app")
     broker = JobBroker.from_settings(settings)
@@ -33,18 +36,25 @@ def create_app(settings: Settings) -> "falcon.App[Any, Any]":
     events.subscribe("metrics", count)
     logs.observe(log_records.count)
 
-    app: falcon.App[Any, Any] = falcon.App(
-        middleware=[RequestContext(), RequestMetrics(), HttpRules(settings.api_prefix)]
-    )
+    middleware: list[Any] = [
+        Lifespan(submitter.intake),
+        RequestContext(),
+        RequestMetrics(),
+        HttpRules(settings.api_prefix),
+    ]
+    app: falcon.asgi.App[Any, Any] = falcon.asgi.App(middleware=middleware)
     problems.install(app)
-    app.add_route("/jobs", JobCollection(database, submitter, registry, max_body_bytes=settings.max_body_bytes))
-    app.add_route("/jobs/{job_id}", JobItem(database))
-    app.add_route("/jobs/{job_id}/cancel", JobCancellation(database))
-    app.add_route("/jobs/{job_id}/retry", JobRetry(database, DeadLetterList(broker.client, broker.keys)))
+    threads = Threads(settings.api_threads)
+    body_reader = BodyReader(settings.max_body_bytes)
+    app.add_route("/jobs", JobCollection(database, threads, submitter, registry, body_reader))
+    app.add_route("/jobs/{job_id}", JobItem(database, threads))
+    app.add_route("/jobs/{job_id}/cancel", JobCancellation(database, threads))
+    app.add_route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys)))
     app.add_route("/livez", Liveness())
-    app.add_route("/readyz", Readiness(database, broker, registry.queues))
+    app.add_route("/readyz", Readiness(database, broker, registry.queues, threads))
     served = build_registry(settings, registry)
-    app.add_route("/metrics", Metrics(served, everyone=settings.metrics_access == "everyone"))
+    # A thread of its own: a scrape takes seconds while a server does not answer.
+    app.add_route("/metrics", Metrics(served, Threads(1), everyone=settings.metrics_access == "everyone"))
     return app
 
 

@@ -1,4 +1,4 @@
-"""Configures gunicorn: `gunicorn --config python:jobs_service.api.gunicorn_config jobs_service.wsgi:application`."""
+"""Configures gunicorn: `gunicorn --config python:jobs_service.api.gunicorn_config jobs_service.asgi:application`."""
 
 import os
 
@@ -12,12 +12,15 @@ bind = (
     else (f"{_settings.api_host}:{_settings.api_port}")
 )
 workers = _settings.api_processes
-threads = _settings.api_threads
-worker_class = "jobs_service.api.http_worker.HttpWorker"
+worker_class = "jobs_service.api.http_protocol.HttpWorker"
+#: Not uvloop where that happens to be installed: the tests run with this one.
+asgi_loop = "asyncio"
+asgi_lifespan = "on"
 #: Per process. Below the 1,024 open files that many systems allow a process.
 worker_connections = 512
 #: Idle connections are closed earlier when new ones need their place.
 keepalive = _settings.api_keepalive_seconds
+#: A process whose event loop has not run for this long is replaced.
 timeout = 30
 graceful_timeout = 25
 max_requests = 0

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import falcon
+from falcon.asgi import Request, Response
 
 from jobs_service.jobs.correlation import Origin
 from jobs_service.metrics import observations
@@ -14,24 +15,31 @@ from jobs_service.observability import logs, tracing
 #: A host and an optional port (RFC 3986, section 3.2.2); empty if the request target has no authority.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(:\d*)?")
 
+#: The route of a request that matches none.
+UNMATCHED = "_UNMATCHED"
+
 
 class RequestContext:
     """Reads or creates the request id, returns it in a header, and adds it and the trace id to all log lines."""
 
-    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+    async def process_request(self, req: Request, resp: Response) -> None:
+        traceparent = req.get_header("traceparent")
+        req.context.span = tracing.begin_request(req.method, req.path, traceparent)
         # With tracing enabled, this request's own span is the parent; otherwise that of the client.
-        traceparent = tracing.current() or req.get_header("traceparent")
+        traceparent = tracing.current() or traceparent
         req.context.origin = Origin.of_request(req.get_header("X-Request-ID"), traceparent)
         resp.set_header("X-Request-ID", req.context.origin.request_id)
         logs.bind_anew(**req.context.origin.fields)
 
-    def process_response(
+    async def process_response(
         self,
-        req: falcon.Request,  # noqa: ARG002
-        resp: falcon.Response,  # noqa: ARG002
+        req: Request,
+        resp: Response,
         resource: Any,  # noqa: ANN401, ARG002
         req_succeeded: bool,  # noqa: ARG002
     ) -> None:
+        # Falcon answers an unknown method without calling `process_request`.
+        tracing.end_request(getattr(req.context, "span", None), req.uri_template or UNMATCHED, resp.status_code)
         logs.bind_anew()
 
 
@@ -42,20 +50,19 @@ class HttpRules:
         """`prefix` is the path under which a proxy serves the API. The proxy removes it; links must include it."""
         self.prefix = prefix
 
-    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+    async def process_request(self, req: Request, resp: Response) -> None:  # noqa: ARG002
         """Refuse an HTTP/1.1 request that does not have exactly one valid Host (RFC 9112, section 3.2)."""
-        # The name in WSGI (PEP 3333); in Falcon it is `root_path`.
-        req.env["SCRIPT_NAME"] = self.prefix
+        req.scope["root_path"] = self.prefix
         host = req.get_header("Host")
-        if host is None and req.env.get("SERVER_PROTOCOL") == "HTTP/1.0":
+        if host is None and req.scope["http_version"] == "1.0":
             return
         if host is None or not _HOST.fullmatch(host):
             raise falcon.HTTPBadRequest(description="Send exactly one Host header with a valid host name.")
 
-    def process_response(
+    async def process_response(
         self,
-        req: falcon.Request,  # noqa: ARG002
-        resp: falcon.Response,
+        req: Request,  # noqa: ARG002
+        resp: Response,
         resource: Any,  # noqa: ANN401, ARG002
         req_succeeded: bool,  # noqa: ARG002
     ) -> None:
@@ -67,14 +74,14 @@ class HttpRules:
 class RequestMetrics:
     """Measures every request by its route template, since the raw path would make a series per job."""
 
-    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+    async def process_request(self, req: Request, resp: Response) -> None:  # noqa: ARG002
         req.context.started = time.perf_counter()
         HTTP_ACTIVE.labels().inc()
 
-    def process_response(
+    async def process_response(
         self,
-        req: falcon.Request,
-        resp: falcon.Response,
+        req: Request,
+        resp: Response,
         resource: Any,  # noqa: ANN401, ARG002
         req_succeeded: bool,  # noqa: ARG002
     ) -> None:
@@ -83,6 +90,6 @@ class RequestMetrics:
         started = getattr(req.context, "started", None)
         if started is not None:
             HTTP_ACTIVE.labels().dec()
-        route = req.uri_template or "_UNMATCHED"
+        route = req.uri_template or UNMATCHED
         method = req.method if req.method in falcon.HTTP_METHODS else "_OTHER"
         observations.add(HTTP_DURATION.labels(method, route, resp.status_code), now - (started or now))

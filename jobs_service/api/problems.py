@@ -5,9 +5,17 @@ from typing import Any
 
 import falcon
 import msgspec
+from falcon.asgi import App, Request, Response
 from structlog.stdlib import get_logger
 
-from jobs_service.errors import DatabaseUnavailable, InvalidRequest, MalformedBody, SchemaUnavailable, ValueRefused
+from jobs_service.errors import (
+    DatabaseUnavailable,
+    InvalidRequest,
+    MalformedBody,
+    SchemaUnavailable,
+    TooBusy,
+    ValueRefused,
+)
 from jobs_service.metrics.catalogue import REJECTIONS
 
 log = get_logger(module=__name__)
@@ -17,17 +25,18 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
 
 
-def install(app: "falcon.App[Any, Any]") -> None:
+def install(app: "App[Any, Any]") -> None:
     """Answer every error of this app as a problem. Of two handlers for an error, falcon takes the more specific."""
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _http_error)
     app.add_error_handler(ValueRefused, _value_refused)
     app.add_error_handler(DatabaseUnavailable, _database_unavailable)
     app.add_error_handler(SchemaUnavailable, _not_migrated)
+    app.add_error_handler(TooBusy, _too_busy)
     app.add_error_handler(InvalidRequest, _invalid_request)
 
 
-def _invalid_request(req: falcon.Request, resp: falcon.Response, error: InvalidRequest, params: object) -> None:  # noqa: ARG001
+async def _invalid_request(req: Request, resp: Response, error: InvalidRequest, params: object) -> None:  # noqa: ARG001
     malformed = isinstance(error, MalformedBody)
     status = HTTPStatus.BAD_REQUEST if malformed else HTTPStatus.UNPROCESSABLE_ENTITY
     problem = {"pointer": error.pointer, "detail": error.detail}
@@ -35,9 +44,9 @@ def _invalid_request(req: falcon.Request, resp: falcon.Response, error: InvalidR
     _answer(req, resp, status, code, _sentence(error), errors=[problem])
 
 
-def _database_unavailable(
-    req: falcon.Request,
-    resp: falcon.Response,
+async def _database_unavailable(
+    req: Request,
+    resp: Response,
     error: DatabaseUnavailable,
     params: object,  # noqa: ARG001
 ) -> None:
@@ -47,7 +56,7 @@ def _database_unavailable(
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_unavailable", detail)
 
 
-def _not_migrated(req: falcon.Request, resp: falcon.Response, error: SchemaUnavailable, params: object) -> None:  # noqa: ARG001
+async def _not_migrated(req: Request, resp: Response, error: SchemaUnavailable, params: object) -> None:  # noqa: ARG001
     """Answer where tables or columns are missing, or not open to this role."""
     log.error(
         "The database is not migrated; run: python -m jobs_service migrate", path=req.path, error=str(error).strip()
@@ -57,7 +66,15 @@ def _not_migrated(req: falcon.Request, resp: falcon.Response, error: SchemaUnava
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "database_not_migrated", detail)
 
 
-def _value_refused(req: falcon.Request, resp: falcon.Response, error: ValueRefused, params: object) -> None:  # noqa: ARG001
+async def _too_busy(req: Request, resp: Response, error: TooBusy, params: object) -> None:  # noqa: ARG001
+    """Answer a request that would have had to wait behind too many others."""
+    log.warning("Request refused: too many others wait", path=req.path, error=str(error))
+    resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+    detail = "Too many requests wait in this process. Nothing was written; try again."
+    _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "too_busy", detail)
+
+
+async def _value_refused(req: Request, resp: Response, error: ValueRefused, params: object) -> None:  # noqa: ARG001
     """Answer for a value that passed our own checks, and that PostgreSQL cannot store: the client has to change it."""
     # The message may quote the value.
     log.warning("PostgreSQL refused a value", path=req.path, error_type=type(error.__cause__).__name__)
@@ -65,7 +82,7 @@ def _value_refused(req: falcon.Request, resp: falcon.Response, error: ValueRefus
     _answer(req, resp, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail)
 
 
-def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, params: object) -> None:  # noqa: ARG001
+async def _http_error(req: Request, resp: Response, error: falcon.HTTPError, params: object) -> None:  # noqa: ARG001
     for name, value in dict(error.headers or {}).items():
         resp.set_header(name, value)
     status = HTTPStatus(error.status_code)
@@ -73,15 +90,13 @@ def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPEr
     _answer(req, resp, status, code.removeprefix(f"{status.value}_"), error.description or status.description)
 
 
-def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, params: object) -> None:  # noqa: ARG001
+async def _unexpected(req: Request, resp: Response, error: Exception, params: object) -> None:  # noqa: ARG001
     log.error("Unexpected error", path=req.path, method=req.method, exc_info=error)
     detail = "This is a bug in the service. The log has its traceback."
     _answer(req, resp, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
 
 
-def _answer(
-    req: falcon.Request, resp: falcon.Response, status: HTTPStatus, code: str, detail: str, **more: object
-) -> None:
+def _answer(req: Request, resp: Response, status: HTTPStatus, code: str, detail: str, **more: object) -> None:
     resp.status = f"{status.value} {status.phrase}"
     resp.content_type = MEDIA_TYPE
     REJECTIONS.labels(code).inc()

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 import falcon
 import msgspec
-from gunicorn.http.errors import ParseException
+from falcon.asgi import Request
 
+from jobs_service.api.threads import Threads
 from jobs_service.errors import InvalidRequest, MalformedBody
 from jobs_service.jobs import jsonb
 from jobs_service.jobs.validation import decoded, invalid
@@ -16,15 +17,33 @@ from jobs_service.jobs.validation import decoded, invalid
 #: How deeply arrays and objects may be nested.
 MAX_DEPTH = 32
 
+#: Decoding a larger body would stop the event loop for more than a few milliseconds.
+LARGE_BYTES = 32_768
+
 #: The limits of a number's absolute value. `jsonb` writes out every digit: 300 zeros for 1e300, fifty times its length.
 SMALLEST, LARGEST = Decimal("1e-64"), Decimal("1e64")
 
 T = TypeVar("T")
 
 
-def read(req: falcon.Request, form: type[T], *, max_bytes: int) -> T:
-    """Decode the body as the type `form`. Raises `InvalidRequest` with a pointer, or Falcon's 411, 413 and 415."""
-    raw = _bytes(req, max_bytes)
+class BodyReader:
+    """Reads request bodies of at most `max_bytes`. Large ones are decoded in a thread."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        # Not those of other calls: while PostgreSQL does not answer, they may all be occupied.
+        self._threads = Threads(1)
+
+    async def read(self, req: Request, form: type[T]) -> T:
+        """Decode the body as the type `form`. Raises `InvalidRequest` with a pointer, or Falcon's 411, 413 and 415."""
+        raw = await _bytes(req, self.max_bytes)
+        if len(raw) > LARGE_BYTES:
+            return await self._threads.run(decode, raw, form)
+        return decode(raw, form)
+
+
+def decode(raw: bytes, form: type[T]) -> T:
+    """Return the body as the type `form`. Raises `InvalidRequest` with a pointer."""
     check(raw)
     try:
         value: T = decoded(raw.removeprefix(codecs.BOM_UTF8), form)
@@ -47,7 +66,7 @@ def check(raw: bytes) -> None:
     _check(value, "", MAX_DEPTH)
 
 
-def _bytes(req: falcon.Request, max_bytes: int) -> bytes:
+async def _bytes(req: Request, max_bytes: int) -> bytes:
     media_type = (req.content_type or "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise falcon.HTTPUnsupportedMediaType(description="Send the body as Content-Type: application/json.")
@@ -61,18 +80,9 @@ def _bytes(req: falcon.Request, max_bytes: int) -> bytes:
         raise falcon.HTTPLengthRequired(description="Send a body with a Content-Length header.")
     if (req.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
-    body = _read(req, max_bytes + 1 if req.content_length is None else req.content_length)
+    body: bytes = await req.stream.read(max_bytes + 1 if req.content_length is None else req.content_length)
     if len(body) > max_bytes:
         raise _too_large(max_bytes)
-    return body
-
-
-def _read(req: falcon.Request, count: int) -> bytes:
-    """Read up to `count` bytes."""
-    try:
-        body: bytes = req.stream.read(count)
-    except (OSError, ParseException):
-        raise MalformedBody("the body is incomplete, or its chunks are malformed") from None
     if req.content_length is not None and len(body) < req.content_length:
         raise MalformedBody("the body is shorter than its Content-Length")
     return body

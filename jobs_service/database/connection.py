@@ -89,6 +89,10 @@ class Database(peewee.PostgresqlDatabase):
         found = self.rows(sql, parameters, reserved=reserved)
         return found[0] if found else None
 
+    def refusal(self) -> str:
+        """Return why a statement would be refused now without being sent, or "". Never blocks."""
+        return self._answering.refusal() or self._connecting.refusal()
+
     def discard(self) -> None:
         """Close the connections that are not in use, and this thread's. The next statement opens another."""
         self._drop()

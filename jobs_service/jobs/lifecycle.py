@@ -313,9 +313,12 @@ def try_submit(database: Database) -> None:
     database.rows(_TRY_SUBMIT, (uuid4(),))
 
 
-def publish_soon(database: Database, job_id: UUID) -> None:
-    """Make the relay publish a job whose message could not be sent."""
-    database.rows("UPDATE jobs SET publish_at = now() WHERE id = %s AND (status = 'pending') IS TRUE", (job_id,))
+def publish_soon(database: Database, job_ids: Sequence[UUID]) -> None:
+    """Make the relay publish jobs whose messages could not be sent."""
+    database.rows(
+        "UPDATE jobs SET publish_at = now() WHERE id = ANY(%s::uuid[]) AND (status = 'pending') IS TRUE",
+        (sorted(job_ids),),
+    )
 
 
 def published(

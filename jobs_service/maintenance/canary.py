@@ -73,7 +73,7 @@ class Canary(Service):
 
     def _is_submitted(self, job_type: JobType) -> bool:
         if not self.api_url:
-            self.submitter.submit(Submission(type=job_type.name, payload=msgspec.Raw(b"{}")), Origin())
+            self.submitter.submit_blocking(Submission(type=job_type.name, payload=msgspec.Raw(b"{}")), Origin())
             return True
         try:
             self._post(job_type)

@@ -60,9 +60,10 @@ REJECTIONS_KNOWN = (
     "unsupported_media_type",
     "database_unavailable",
     "database_not_migrated",
+    "too_busy",
     "internal_error",
 )
-SUBMISSION_ERROR_REASONS = ("broker_unavailable", "database_unavailable")
+SUBMISSION_ERROR_REASONS = ("broker_unavailable", "database_unavailable", "too_busy")
 
 #: The maximum number of values of a label whose values are not known in advance. All further values become `OTHER`.
 MAX_VALUES = 50
@@ -73,6 +74,7 @@ _LATENCY = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 18
 _RUN = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 120, 300, 600, 900, 3600)
 _END_TO_END = (0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 1800, 3600, 10800, 43200, 86400)
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_DELAY = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ATTEMPTS = (1, 2, 3, 5, 8, 13, 20)
 _BYTES = (256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304)
 
@@ -168,7 +170,7 @@ SUBMISSION_ERRORS = _counter(
     _API,
     "reason",
     "Submissions that hit an error, by reason: broker_unavailable (the job was written but not published; the relay "
-    "publishes it) or database_unavailable (the job was not written).",
+    "publishes it), database_unavailable (the job was not confirmed) or too_busy (too many jobs waited to be written).",
 )
 PAYLOAD_BYTES = _histogram(
     "jobs_payload_bytes", _API, "", "Size in bytes of the payloads of submitted jobs, as they were sent.", _BYTES
@@ -185,6 +187,14 @@ HTTP_DURATION = _histogram(
     "http_request_method http_route http_response_status_code",
     "Seconds to answer a request, by method, route template and status code.",
     _SHORT,
+)
+HTTP_LOOP_DELAY = _histogram(
+    "http_server_event_loop_delay_seconds",
+    _API,
+    "",
+    "How much later than planned the API's event loop came to a callback, in seconds: as long, every request waits. "
+    "Measured a few times a second.",
+    _DELAY,
 )
 HTTP_ACTIVE = _gauge("http_server_active_requests", _API, "", "Requests that are being answered.")
 
@@ -570,6 +580,7 @@ def zero_api(registry: "Registry") -> None:
     _each(REJECTIONS, (), REJECTIONS_KNOWN)
     PAYLOAD_BYTES.labels()
     HTTP_ACTIVE.labels()
+    HTTP_LOOP_DELAY.labels()
     _zero_both()
 
 

@@ -54,11 +54,18 @@ class DatabaseTime:
 
     def now(self) -> float:
         """Return Unix seconds. The error is at most half the time of the fastest answer. Raises what `ask` raises."""
-        if self._known is None or self._steady() - self._known[0] > ASK_AGAIN_SECONDS:
+        while (seconds := self.estimate()) is None:
             asked_at = self._steady()
             self.learn(self._ask(), asked_at=asked_at, answered_at=self._steady())
-        _, least, most = self._known or (0.0, 0.0, 0.0)
-        return self._steady() + (least + most) / 2
+        return seconds
+
+    def estimate(self) -> float | None:
+        """Return Unix seconds like `now`, but None where PostgreSQL has to be asked."""
+        steady = self._steady()
+        if self._known is None or steady - self._known[0] > ASK_AGAIN_SECONDS:
+            return None
+        _, least, most = self._known
+        return steady + (least + most) / 2
 
     def learn(self, database_seconds: float, *, asked_at: float, answered_at: float) -> None:
         """Use PostgreSQL's time, read between two times of the steady clock."""

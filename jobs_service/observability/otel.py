@@ -6,7 +6,6 @@ from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.instrumentation.falcon import FalconInstrumentor
 from opentelemetry.instrumentation.psycopg2 import Psycopg2Instrumentor
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
@@ -14,12 +13,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, Status
 
-#: Defaults for the variables that the instrumentation reads: stable attribute names, and no spans for health checks and
-#: scrapes.
-_DEFAULTS = {
-    "OTEL_SEMCONV_STABILITY_OPT_IN": "http,database",
-    "OTEL_PYTHON_FALCON_EXCLUDED_URLS": "/livez$,/readyz$,/metrics$",
-}
+#: Defaults for the variables that the instrumentation reads: stable attribute names.
+_DEFAULTS = {"OTEL_SEMCONV_STABILITY_OPT_IN": "database"}
 
 #: These attributes may quote a payload.
 _TEXTS = frozenset({"exception.message", "exception.stacktrace"})
@@ -73,7 +68,7 @@ def provide(service: str) -> TracerProvider:
     provider.add_span_processor(BatchSpanProcessor(WithoutExceptionTexts(OTLPSpanExporter())))
     # For job types that create spans of their own.
     trace.set_tracer_provider(provider)
-    for instrumentor in (FalconInstrumentor, Psycopg2Instrumentor, RedisInstrumentor):
+    for instrumentor in (Psycopg2Instrumentor, RedisInstrumentor):
         instrumentor().instrument(tracer_provider=provider)
     return provider
 

@@ -2,12 +2,13 @@
 
 When it is disabled, nothing of OpenTelemetry is imported and each function here returns at once. The names follow the
 semantic conventions for messaging. A submission is the `send` span, whose context is stored on the row; every attempt
-is a `process` span of the same trace, linked to it. A statement shared by several calls is in the trace of the call
-that sent it.
+is a `process` span of the same trace, linked to it. A statement shared by several calls is in the trace of the first
+one.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from http import HTTPStatus
 from threading import local
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from jobs_service.config import Settings
 from jobs_service.errors import SettingsError
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
@@ -28,6 +30,13 @@ JOB_TYPE = "jobs.type"
 ATTEMPT = "jobs.attempt"
 OUTCOME = "jobs.outcome"
 ERROR_TYPE = "error.type"
+HTTP_METHOD = "http.request.method"
+HTTP_ROUTE = "http.route"
+HTTP_STATUS = "http.response.status_code"
+URL_PATH = "url.path"
+
+#: Health checks and scrapes.
+_UNTRACED = frozenset({"/livez", "/readyz", "/metrics"})
 
 #: The events that say how an attempt ended, and the outcome that its span gets.
 _OUTCOMES: dict[type[events.Event], str] = {
@@ -95,6 +104,38 @@ def current() -> str | None:
     return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags & 1:02x}" if span.is_valid else None
 
 
+def begin_request(method: str, path: str, traceparent: str | None) -> Any:  # noqa: ANN401 - OpenTelemetry may be missing
+    """Begin the span of a request and make it the current one. Returns what `end_request` needs, None while disabled.
+
+    Health checks and scrapes get none.
+    """
+    if _Process.tracer is None or path in _UNTRACED:
+        return None
+    from opentelemetry.context import attach
+    from opentelemetry.trace import SpanKind, set_span_in_context
+
+    attributes = {HTTP_METHOD: method, URL_PATH: path}
+    span = _Process.tracer.start_span(method, _remote(traceparent), SpanKind.SERVER, attributes)
+    return span, attach(set_span_in_context(span))
+
+
+def end_request(begun: Any, route: str, status: int) -> None:  # noqa: ANN401 - as above
+    """End the span of a request. `route` is the template of its path."""
+    if begun is None:
+        return
+    from opentelemetry.context import detach
+    from opentelemetry.trace import StatusCode
+
+    span, token = begun
+    span.update_name(f"{span.attributes[HTTP_METHOD]} {route}")
+    span.set_attributes({HTTP_ROUTE: route, HTTP_STATUS: status})
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        span.set_attribute(ERROR_TYPE, str(status))
+        span.set_status(StatusCode.ERROR)
+    detach(token)
+    span.end()
+
+
 def sending(job_id: object, job_type: str, queue: str) -> AbstractContextManager[str | None]:
     """Return a context manager for a submission's span. Its value is the trace context to store on the row."""
     return nullcontext() if _Process.tracer is None else _sending(_Process.tracer, str(job_id), job_type, queue)
@@ -117,12 +158,11 @@ def begin_attempt(job_id: object, job_type: str, queue: str, number: int, tracep
     """Begin the span of this thread's attempt. `end_attempt` ends it."""
     if _Process.tracer is None:
         return
-    from opentelemetry.context import Context, attach
+    from opentelemetry.context import attach
     from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     end_attempt()
-    submission = TraceContextTextMapPropagator().extract({"traceparent": traceparent or ""}, Context())
+    submission = _remote(traceparent)
     sent = get_current_span(submission).get_span_context()
     span = _Process.tracer.start_span(
         f"process {queue}",
@@ -143,6 +183,14 @@ def end_attempt() -> None:
     (span, token), _thread.attempt = _thread.attempt, None
     detach(token)
     span.end()
+
+
+def _remote(traceparent: str | None) -> "Context":
+    """Return the context of another process, in which a span of this one continues."""
+    from opentelemetry.context import Context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    return TraceContextTextMapPropagator().extract({"traceparent": traceparent or ""}, Context())
 
 
 def _note_ending(event: events.Event) -> None:

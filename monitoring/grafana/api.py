@@ -116,7 +116,7 @@ def _requests() -> list[Panel]:
         ),
         graph(
             "Being answered",
-            "Requests that the API is processing. Above API_PROCESSES x API_THREADS, requests wait.",
+            "Requests that the API is processing. An idle client is not among them.",
             [Query("sum by (instance) (http_server_active_requests)", "{{instance}}")],
             unit="short",
         ),
@@ -133,6 +133,12 @@ def _answer_time() -> list[Panel]:
             [Query(quantile(0.95, REQUESTS, "http_route", ROUTES), BY_ROUTE)],
             unit="s",
             width=8,
+        ),
+        graph(
+            "Event loop, how late",
+            "Every request of the process waits as long. More than a moment: code blocks the loop, or there is no CPU.",
+            quantiles("http_server_event_loop_delay_seconds", ""),
+            unit="s",
         ),
     ]
 

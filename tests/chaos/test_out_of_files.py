@@ -1,8 +1,13 @@
-"""A fault of our own: a worker process can open no further file, for a while or because a job leaks descriptors."""
+"""A fault of our own: a process can open no further file, for a while or because a job or clients have them all."""
 
 import resource
+import socket
+from contextlib import ExitStack
+from pathlib import Path
 
 from eventually import eventually
+
+from devstack.processes import descendants
 
 CSV_JOB = ("csv-generation", {"name": "Alice", "score": 95})
 
@@ -47,3 +52,21 @@ def test_a_job_that_leaks_descriptors_fails_alone(stack):
     errors = [entry["error"] for entry in job["history"]]
     assert (job["status"], errors) == ("failed", ["WorkerLost", "OSError", "OSError"])
     eventually(lambda: stack.worker_pids(worker) and not {*pids} & {*stack.worker_pids(worker)}, what="another process")
+
+
+def test_an_api_that_can_open_nothing_has_fewer_clients_from_then_on(stack):
+    api = stack.service.start_api()
+    assert stack.submit()
+    [pid] = descendants(api.pid)
+    stack.strike()
+    highest = max(int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir())
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 40, resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]))
+
+    with ExitStack() as idle:
+        for _ in range(120):
+            idle.enter_context(socket.create_connection(("127.0.0.1", stack.service.api_port), timeout=30))
+        eventually(lambda: "No more files can be opened" in stack.service.log(api), what="a lower limit")
+        for _ in range(5):
+            assert stack.submit()
+    assert [pid] == descendants(api.pid)
+    stack.service.start_worker()

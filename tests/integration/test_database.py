@@ -307,3 +307,12 @@ def _asks_and_errs(database):
     except Exception:  # noqa: BLE001 - PostgreSQL answered, which is the point
         return True
     return False
+
+
+def test_a_caller_can_ask_whether_a_statement_would_be_refused(database):
+    assert "" == database.refusal()
+    database._answering.open("silent")
+    assert "silent" == database.refusal()
+    database._answering.close()
+    database._connecting.open("connection refused")
+    assert "connection refused" == database.refusal()

@@ -82,7 +82,7 @@ def test_submissions(watch, database):
     watch.clear()
 
     lifecycle.submit(database, jobs)
-    lifecycle.publish_soon(database, jobs[0].id)
+    lifecycle.publish_soon(database, [job.id for job in jobs])
     lifecycle.published(database, [job.id for job in jobs], republish_seconds=20)
 
     assert 3 == len(watch.plans)

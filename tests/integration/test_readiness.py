@@ -9,6 +9,7 @@ from eventually import eventually
 
 from jobs_service.api.app import create_app
 from jobs_service.api.resources import health
+from jobs_service.api.threads import Threads
 from jobs_service.config import Settings
 
 
@@ -129,7 +130,7 @@ def test_a_trial_that_failed_leaves_no_transaction_open(ready, operator):
 
 def test_a_storm_of_probes_costs_one_statement(database, broker, monkeypatch):
     monkeypatch.setattr(health, "KEPT_SECONDS", 60.0)
-    readiness = health.Readiness(database, broker, ["default"])
+    readiness = health.Readiness(database, broker, ["default"], Threads(1))
     looks, begun, go = [], threading.Event(), threading.Event()
 
     def look():

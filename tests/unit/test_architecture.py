@@ -16,7 +16,7 @@ MODULES = sorted((ROOT / "jobs_service").rglob("*.py"))
 
 #: What lies directly in the package and imports next to nothing, and what begins a process; folders are between them.
 BASE = ["errors", "events", "ids", "failpoints", "orphans", "descriptors", "circuit_breaker", "dsn", "config"]
-ENTRY_POINTS = ["wsgi", "__main__", "__init__"]
+ENTRY_POINTS = ["asgi", "__main__", "__init__"]
 
 #: A row of the page's map: a folder or nothing, modules, what they are.
 _ROW = re.compile(r"^\|(?: `jobs_service/`| `([\w/]+)/`| entry points|) \| (`[\w`, ]+`) \|", re.MULTILINE)

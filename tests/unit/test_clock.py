@@ -196,3 +196,12 @@ def test_what_asking_raises_is_raised():
 
     with pytest.raises(DatabaseUnavailable):
         DatabaseTime(fail).now()
+
+
+def test_an_estimate_never_asks(telling):
+    assert telling.time.estimate() is None
+    assert telling.time.now() == telling.time.estimate()
+    telling.steady += ASK_AGAIN_SECONDS + 1
+    assert telling.time.estimate() is None
+
+    assert 1 == telling.asked

@@ -29,7 +29,8 @@ from jobs_service.api.resources.metrics import is_internal
     ],
 )
 def test_internal_is_this_machine_or_a_private_network_and_no_proxy(address, headers, internal):
-    environ = falcon.testing.create_environ("/metrics", headers=headers)
-    environ["REMOTE_ADDR"] = address
+    request = falcon.testing.create_asgi_req(path="/metrics", headers=headers)
+    # A Unix socket has no address.
+    request.scope["client"] = (address, 1234) if address else None
 
-    assert internal == is_internal(falcon.Request(environ))
+    assert internal == is_internal(request)

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import redis
 
 from jobs_service import circuit_breaker
 from jobs_service.broker import publisher as module
@@ -19,8 +20,11 @@ class Broker:
 
     def __init__(self):
         self.looks = 0
+        self.published = 0
         self.waiting = [0] * 10
         self.is_down = False
+        #: What the error of a Redis that is down comes from.
+        self.cause = None
 
     def waiting_from(self, queue, job_type):  # noqa: ARG002
         self.looks += 1
@@ -28,11 +32,12 @@ class Broker:
         return self.waiting
 
     def publish(self, queue, messages):  # noqa: ARG002
+        self.published += 1
         self._fail_if_down()
 
     def _fail_if_down(self):
         if self.is_down:
-            raise BrokerUnavailable("connection refused")
+            raise BrokerUnavailable("connection refused") from self.cause
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def may_publish(publisher, *, queue="default", priority=5):
 
 def publish(publisher):
     job = NewJob(id=new_id(), type="csv-generation", queue="default", payload="{}", priority=5, max_attempts=1)
-    return publisher.publish(job, SimpleNamespace(due_ms=0))
+    return not publisher.publish([(job, SimpleNamespace(due_ms=0))])
 
 
 def test_a_queue_with_room_is_counted_only_now_and_then(publisher, broker, clock):
@@ -101,3 +106,34 @@ def test_after_a_message_that_redis_did_not_take_the_queue_is_left_to_the_relay(
     assert not may_publish(publisher)
     assert may_publish(publisher, queue="mails") is False  # each queue finds out by itself
     assert 2 == broker.looks
+
+
+@pytest.mark.parametrize("cause", [redis.ConnectionError, redis.TimeoutError])
+def test_where_redis_itself_is_away_one_look_is_enough_for_all_queues(publisher, broker, clock, cause):
+    """One thread looks for all of them, and each look may last as long as Redis may take to answer."""
+    assert may_publish(publisher)
+    broker.is_down, broker.cause = True, cause()
+
+    jobs = [
+        NewJob(id=new_id(), type="csv-generation", queue=queue, payload="{}", priority=5, max_attempts=1)
+        for queue in ("default", "mails", "default")
+    ]
+    errors = publisher.publish([(job, SimpleNamespace(due_ms=0)) for job in jobs])
+
+    assert {"default": "connection refused", "mails": "connection refused"} == errors
+    assert 1 == broker.published
+    assert not may_publish(publisher, queue="mails")
+    assert 1 == broker.looks
+    clock.seconds += LEAVE_SECONDS
+    broker.is_down = False
+    assert may_publish(publisher, queue="mails")
+
+
+def test_messages_of_one_queue_go_together(publisher, broker):
+    jobs = [
+        NewJob(id=new_id(), type="csv-generation", queue=queue, payload="{}", priority=5, max_attempts=1)
+        for queue in ("default", "mails", "default")
+    ]
+
+    assert {} == publisher.publish([(job, SimpleNamespace(due_ms=0)) for job in jobs])
+    assert 2 == broker.published

@@ -45,7 +45,7 @@ def test_off_nothing_of_it_is_needed():
     code = """
 import sys
 sys.modules["opentelemetry"] = None
-import jobs_service.wsgi
+import jobs_service.asgi
 from jobs_service.worker.assembly import boot
 boot()
 print([name for name in sys.modules if name.startswith("opentelemetry.")])
@@ -138,4 +138,4 @@ def test_the_page_names_every_attribute():
     page = (ROOT / "docs" / "tracing.md").read_text()
     names = {value for name, value in vars(tracing).items() if name.isupper() and isinstance(value, str)}
 
-    assert names == set(re.findall(r"`((?:messaging|jobs|error)\.[a-z.]+)`", page))
+    assert names == set(re.findall(r"`((?:messaging|jobs|error|http|url)\.[a-z._]+)`", page))

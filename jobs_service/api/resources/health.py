@@ -7,7 +7,9 @@ from threading import Lock
 
 import falcon
 import msgspec
+from falcon.asgi import Request, Response
 
+from jobs_service.api.threads import Threads
 from jobs_service.broker.neighbours import conflicts
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database import migrations
@@ -24,9 +26,12 @@ STALE_SECONDS = 10.0
 
 
 class Liveness:
-    """/livez: this process answers. It checks nothing else, so that a database failure does not restart the API."""
+    """/livez: this process answers. It checks nothing else, so that a database failure does not restart the API.
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
+    It answers in the event loop, as every request begins there: without the loop there is no answer.
+    """
+
+    async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
         resp.data = b'{"status":"ok"}'
 
     on_head = on_get
@@ -35,16 +40,17 @@ class Liveness:
 class Readiness:
     """/readyz: jobs can be submitted. Without Redis they still can, so the status is then degraded."""
 
-    def __init__(self, database: Database, broker: JobBroker, queues: Sequence[str]) -> None:
+    def __init__(self, database: Database, broker: JobBroker, queues: Sequence[str], threads: Threads) -> None:
         self.database = database
         self.broker = broker
         self.queues = queues
+        self.threads = threads
         self._lock = Lock()
         self._kept = ""
         self._kept_until = -math.inf
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # noqa: ARG002
-        checks = {"database": self._database(), "redis": self._redis()}
+    async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
+        checks = await self.threads.run(self._checks)
         if checks["database"] != "ok":
             status, resp.status = "unavailable", falcon.HTTP_SERVICE_UNAVAILABLE
             resp.set_header("Retry-After", "2")
@@ -53,6 +59,9 @@ class Readiness:
         resp.data = msgspec.json.encode({"status": status, "checks": checks})
 
     on_head = on_get
+
+    def _checks(self) -> dict[str, str]:
+        return {"database": self._database(), "redis": self._redis()}
 
     def _database(self) -> str:
         # While another request checks the database, return the last result instead of waiting for a server that may be

@@ -3,18 +3,22 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
 from uuid import UUID
 
 import falcon
 import msgspec
+from falcon.asgi import Request, Response
 
 from jobs_service import events
 from jobs_service.api import request_body
 from jobs_service.api.resources.follow_up import FollowUp
+from jobs_service.api.threads import Threads
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
-from jobs_service.errors import InvalidRequest
+from jobs_service.errors import DatabaseUnavailable, InvalidRequest
+from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle, queries
 from jobs_service.jobs.job_types import Registry
 from jobs_service.metrics import observations
@@ -29,42 +33,77 @@ PAGE_BYTES = 8 * 2**20
 _FILTERS = {"status", "type", "limit", "cursor"}
 
 
-class JobCollection:
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class DatabaseResource:
+    """A resource whose methods run in threads where they ask PostgreSQL."""
+
+    def __init__(self, database: Database, threads: Threads) -> None:
+        self.database = database
+        self.threads = threads
+
+    async def run(
+        self, call: Callable[Parameters, Result], *arguments: Parameters.args, **named: Parameters.kwargs
+    ) -> Result:
+        """Return what `call` returns in a thread. While PostgreSQL is known not to answer, refuse it at once."""
+        if reason := self.database.refusal():
+            raise DatabaseUnavailable(reason)
+        return await self.threads.run(call, *arguments, **named)
+
+
+class JobCollection(DatabaseResource):
     """/jobs."""
 
-    def __init__(self, database: Database, submitter: Submitter, registry: Registry, *, max_body_bytes: int) -> None:
-        self.database = database
+    def __init__(
+        self,
+        database: Database,
+        threads: Threads,
+        submitter: Submitter,
+        registry: Registry,
+        body_reader: request_body.BodyReader,
+    ) -> None:
+        super().__init__(database, threads)
         self.submitter = submitter
         self.registry = registry
-        self.max_body_bytes = max_body_bytes
+        self.body_reader = body_reader
 
-    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        submission = request_body.read(req, Submission, max_bytes=self.max_body_bytes)
-        job = self.submitter.submit(submission, req.context.origin)
+    async def on_post(self, req: Request, resp: Response) -> None:
+        submission = await self.body_reader.read(req, Submission)
+        failpoint("api.in_event_loop")
+        job = await self.submitter.submit(submission, req.context.origin)
         observations.add(PAYLOAD_BYTES.labels(), len(job.payload.encode()))
         resp.status = falcon.HTTP_CREATED
         resp.set_header("Location", f"{req.root_path}/jobs/{job.id}")
         resp.data = b'{"job_id":"%b","status":"pending"}' % str(job.id).encode()
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+    async def on_get(self, req: Request, resp: Response) -> None:
         _check_parameters(req)
-        limit = _limit(req)
+        resp.data, next_cursor = await self.run(
+            self._page, status=_status(req), job_type=self._type(req), before=_cursor(req), limit=_limit(req)
+        )
+        if next_cursor:
+            resp.append_link(_next_page(req, next_cursor), "next")
+
+    on_head = on_get
+
+    def _page(
+        self, *, status: lifecycle.Status | None, job_type: str | None, before: UUID | None, limit: int
+    ) -> tuple[bytes, str | None]:
+        """Return a page as JSON, and the cursor of the next one."""
         found = queries.newest_jobs(
             self.database,
-            status=_status(req),
-            job_type=self._type(req),
-            before=_cursor(req),
+            status=status,
+            job_type=job_type,
+            before=before,
             limit=limit + 1,
             hidden=[job_type.name for job_type in self.registry.canaries],
         )
         page, next_cursor = _fill_page(found, limit)
-        if next_cursor:
-            resp.append_link(_next_page(req, next_cursor), "next")
-        resp.data = msgspec.json.encode({"jobs": page, "next_cursor": next_cursor})
+        return msgspec.json.encode({"jobs": page, "next_cursor": next_cursor}), next_cursor
 
-    on_head = on_get
-
-    def _type(self, req: falcon.Request) -> str | None:
+    def _type(self, req: Request) -> str | None:
         name = req.get_param("type")
         if name is None:
             return None
@@ -74,35 +113,38 @@ class JobCollection:
             raise InvalidRequest(error.detail, pointer="type") from None
 
 
-class JobItem:
+class JobItem(DatabaseResource):
     """/jobs/{job_id}."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
-        job = queries.find_job(self.database, parse_id(job_id))
-        if job is None:
-            raise _not_found(job_id)
-        resp.data = msgspec.json.encode(job.representation())
+    async def on_get(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
+        resp.data = await self.run(self._shown, parse_id(job_id), job_id)
 
     on_head = on_get
 
+    def _shown(self, id_: UUID, job_id: str) -> bytes:
+        job = queries.find_job(self.database, id_)
+        if job is None:
+            raise _not_found(job_id)
+        return msgspec.json.encode(job.representation())
 
-class JobCancellation:
+
+class JobCancellation(DatabaseResource):
     """/jobs/{job_id}/cancel."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    def __init__(self, database: Database, threads: Threads) -> None:
+        super().__init__(database, threads)
         self.follow_up = FollowUp()
 
-    def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
+    async def on_post(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
         """Cancel the job. A running attempt loses its lease at once, and is interrupted with the next heartbeat."""
-        id_, lost_reply = parse_id(job_id), lifecycle.LostReply()
+        resp.data = await self.run(self._answer, parse_id(job_id), job_id)
+
+    def _answer(self, id_: UUID, job_id: str) -> bytes:
+        lost_reply = lifecycle.LostReply()
         moved = self.follow_up.call(lambda: self._cancel(id_, lost_reply), lost_reply)
         if moved is None:
             raise _conflict(self.database, job_id, "Only a job that is pending or processing can be cancelled.")
-        resp.data = _answer(moved, lifecycle.Status.CANCELLED)
+        return _answer(moved, lifecycle.Status.CANCELLED)
 
     def _cancel(self, job_id: UUID, lost_reply: lifecycle.LostReply) -> lifecycle.TransitionedJob | None:
         if cancelled := lifecycle.cancel(self.database, job_id, lost_reply=lost_reply):
@@ -112,17 +154,20 @@ class JobCancellation:
         return cancelled
 
 
-class JobRetry:
+class JobRetry(DatabaseResource):
     """/jobs/{job_id}/retry."""
 
-    def __init__(self, database: Database, dead_letters: DeadLetterList) -> None:
-        self.database = database
+    def __init__(self, database: Database, threads: Threads, dead_letters: DeadLetterList) -> None:
+        super().__init__(database, threads)
         self.dead_letters = dead_letters
         self.follow_up = FollowUp()
 
-    def on_post(self, req: falcon.Request, resp: falcon.Response, job_id: str) -> None:  # noqa: ARG002
+    async def on_post(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
         """Redrive the job: its attempts start at 0, its history stays. The relay publishes it."""
-        id_, lost_reply = parse_id(job_id), lifecycle.LostReply()
+        resp.data = await self.run(self._answer, parse_id(job_id), job_id)
+
+    def _answer(self, id_: UUID, job_id: str) -> bytes:
+        lost_reply = lifecycle.LostReply()
         moved = self.follow_up.call(lambda: self._redrive(id_, lost_reply), lost_reply)
         if moved is None:
             raise _conflict(
@@ -130,7 +175,7 @@ class JobRetry:
                 job_id,
                 "Only a finished job can be run again. This one is running, or will run by itself.",
             )
-        resp.data = _answer(moved, lifecycle.Status.PENDING)
+        return _answer(moved, lifecycle.Status.PENDING)
 
     def _redrive(self, job_id: UUID, lost_reply: lifecycle.LostReply) -> lifecycle.TransitionedJob | None:
         if moved := lifecycle.redrive(self.database, job_id, lost_reply=lost_reply):
@@ -177,7 +222,7 @@ def _not_found(job_id: str) -> falcon.HTTPNotFound:
     return falcon.HTTPNotFound(title="job_not_found", description=f"There is no job {job_id[:64]}.")
 
 
-def _check_parameters(req: falcon.Request) -> None:
+def _check_parameters(req: Request) -> None:
     for name in req.params.keys() - _FILTERS:
         raise InvalidRequest(
             f"unknown query parameter; expected one of {', '.join(sorted(_FILTERS))}", pointer=name[:64]
@@ -187,7 +232,7 @@ def _check_parameters(req: falcon.Request) -> None:
             raise InvalidRequest(f"send {name} only once", pointer=name)
 
 
-def _status(req: falcon.Request) -> lifecycle.Status | None:
+def _status(req: Request) -> lifecycle.Status | None:
     name = req.get_param("status")
     if name is None:
         return None
@@ -197,7 +242,7 @@ def _status(req: falcon.Request) -> lifecycle.Status | None:
         raise InvalidRequest(f"expected one of {', '.join(lifecycle.Status)}", pointer="status") from None
 
 
-def _limit(req: falcon.Request) -> int:
+def _limit(req: Request) -> int:
     text = req.get_param("limit")
     if text is None:
         return DEFAULT_LIMIT
@@ -207,7 +252,7 @@ def _limit(req: falcon.Request) -> int:
     return int(text)
 
 
-def _cursor(req: falcon.Request) -> UUID | None:
+def _cursor(req: Request) -> UUID | None:
     cursor = req.get_param("cursor")
     if cursor is None:
         return None
@@ -221,6 +266,6 @@ def _encode_cursor(job_id: UUID) -> str:
     return base64.urlsafe_b64encode(job_id.bytes).decode().rstrip("=")
 
 
-def _next_page(req: falcon.Request, cursor: str) -> str:
+def _next_page(req: Request, cursor: str) -> str:
     # Not the path as it was sent: "//jobs" would be a link to a host named jobs.
     return f"{req.root_path}{req.uri_template}{falcon.to_query_str({**req.params, 'cursor': cursor})}"

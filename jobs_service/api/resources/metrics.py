@@ -3,8 +3,11 @@
 import ipaddress
 
 import falcon
+from falcon.asgi import Request, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+
+from jobs_service.api.threads import Threads
 
 #: The headers that proxies add. Such a request comes from outside, whatever the proxy's own address is.
 _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
@@ -13,12 +16,13 @@ _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 class Metrics:
     """/metrics, in the format that the scraper accepts."""
 
-    def __init__(self, registry: CollectorRegistry, *, everyone: bool = False) -> None:
+    def __init__(self, registry: CollectorRegistry, threads: Threads, *, everyone: bool = False) -> None:
         """Without `everyone`, only requests from this machine and private networks are answered."""
         self.registry = registry
+        self.threads = threads
         self.everyone = everyone
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+    async def on_get(self, req: Request, resp: Response) -> None:
         if not (self.everyone or is_internal(req)):
             raise falcon.HTTPForbidden(
                 description="Metrics are only served to private networks, and not through a proxy, "
@@ -28,12 +32,12 @@ class Metrics:
             encode, resp.content_type = choose_encoder(req.accept)
         except (TypeError, ValueError):  # it expects every version in Accept to be a number
             encode, resp.content_type = choose_encoder("text/plain")
-        resp.data = encode(self.registry)
+        resp.data = await self.threads.run(encode, self.registry)
 
     on_head = on_get
 
 
-def is_internal(req: falcon.Request) -> bool:
+def is_internal(req: Request) -> bool:
     """Tell whether a request comes directly from this machine or a private network."""
     if any(req.get_header(name) for name in _PROXIED):
         return False

@@ -1,4 +1,4 @@
-"""The API process: `gunicorn jobs_service.wsgi:application`. Importing this reads the environment."""
+"""The API process: `gunicorn jobs_service.asgi:application`. Importing this reads the environment."""
 
 import os
 
