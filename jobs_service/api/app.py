@@ -31,7 +31,9 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     database = open_database(settings, service="app")
     broker = JobBroker.from_settings(settings)
     broker.learn(job_type.name for job_type in registry)
-    submitter = Submitter(database, Publisher(broker), registry, settings)
+    # A database of its own: no list that takes long holds up a new job.
+    intake_database = open_database(settings, service="intake", connections=1, prepares=True)
+    submitter = Submitter(intake_database, Publisher(broker), registry, settings)
     catalogue.zero_api(registry)
     events.subscribe("metrics", count)
     logs.observe(log_records.count)

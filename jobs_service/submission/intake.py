@@ -20,6 +20,7 @@ from structlog.stdlib import get_logger
 
 from jobs_service.errors import DatabaseUnavailable, TooBusy
 from jobs_service.jobs.lifecycle import NewJob
+from jobs_service.observability import logs
 from jobs_service.submission.writer import JobWriter, Written
 
 log = get_logger(module=__name__)
@@ -220,8 +221,9 @@ class Intake:
         if batch is not self._batch:
             return
         self._batch = []
-        for call, outcome in zip(batch, outcomes, strict=True):
-            self._settle(call, outcome)
+        with logs.batched():
+            for call, outcome in zip(batch, outcomes, strict=True):
+                self._settle(call, outcome)
         self._schedule_further()
 
     def _schedule_further(self) -> None:
