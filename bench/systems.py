@@ -17,7 +17,7 @@ from devstack.processes import Child, wait_until
 
 ROOT = Path(__file__).parent.parent
 
-PROCESSES, THREADS = "2", "8"
+PROCESSES, THREADS = "2", "16"
 READY_SECONDS = 30
 STRAIGHTFORWARD = "straightforward"
 OURS = "ours"

@@ -220,10 +220,10 @@ def test_all_have_the_same_processes_and_threads():
 
     for name in ("straightforward", "celery"):
         api = sizes[name].api
-        assert ("2", "8") == (api[api.index("--workers") + 1], api[api.index("--threads") + 1])
+        assert ("2", "16") == (api[api.index("--workers") + 1], api[api.index("--threads") + 1])
     straightforward, celery, node, ours = (sizes[name] for name in ("straightforward", "celery", "node", "ours"))
-    assert ["--processes", "2", "--threads", "8"] == straightforward.worker[1:5]
-    assert (2, "8") == (celery.workers, celery.worker[celery.worker.index("--concurrency") + 1])
-    assert (2, "2", "8") == (node.workers, node.environment["API_PROCESSES"], node.environment["WORKER_THREADS"])
+    assert ["--processes", "2", "--threads", "16"] == straightforward.worker[1:5]
+    assert (2, "16") == (celery.workers, celery.worker[celery.worker.index("--concurrency") + 1])
+    assert (2, "2", "16") == (node.workers, node.environment["API_PROCESSES"], node.environment["WORKER_THREADS"])
     assert {"2"} == {ours.environment[f"{role}_PROCESSES"] for role in ("API", "WORKER")}
-    assert {"8"} == {ours.environment[f"{role}_THREADS"] for role in ("API", "WORKER")}
+    assert {"16"} == {ours.environment[f"{role}_THREADS"] for role in ("API", "WORKER")}
