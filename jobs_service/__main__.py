@@ -18,6 +18,7 @@ from jobs_service.jobs.job_types import load
 from jobs_service.metrics import multiprocess
 from jobs_service.observability import logs
 from jobs_service.readiness import advice, preflight
+from jobs_service.worker import begun
 from jobs_service.worker.supervisor import Program, Supervisor
 
 
@@ -51,7 +52,9 @@ def worker(settings: Settings) -> int:
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     preflight.begin(settings)
     _prepare_metrics(settings, "worker")
-    return Supervisor(list(_worker_programs(settings)), kill_after_seconds=settings.kill_after_seconds).run()
+    with tempfile.TemporaryDirectory(prefix="jobs-worker-") as folder:
+        programs = list(_worker_programs(settings, Path(folder)))
+        return Supervisor(programs, kill_after_seconds=settings.kill_after_seconds).run()
 
 
 def migrate(settings: Settings) -> int:
@@ -93,8 +96,9 @@ def _check_types(settings: Settings) -> None:
         raise SettingsError([f"MAX_RUNNING names {', '.join(unknown)}, but the job types are {known}"])
 
 
-def _worker_programs(settings: Settings) -> Iterator[Program]:
-    # Pop no more messages than there are threads: one that waits behind a long job here could run elsewhere.
+def _worker_programs(settings: Settings, folder: Path) -> Iterator[Program]:
+    """Yield the programs. In the `folder` each worker process notes what the next one has to know if it is lost."""
+    # Claim no more jobs than there are threads: one that waits behind a long job here could run elsewhere.
     environ = {"dramatiq_queue_prefetch": str(settings.worker_threads), **os.environ, multiprocess.SERVED_VARIABLE: "1"}
     dramatiq = (
         "-m",
@@ -109,7 +113,8 @@ def _worker_programs(settings: Settings) -> Iterator[Program]:
         "--skip-logging",
     )
     for number in range(1, settings.worker_processes + 1):
-        yield Program(f"dramatiq-{number}", (sys.executable, *dramatiq), environ)
+        name = f"dramatiq-{number}"
+        yield Program(name, (sys.executable, *dramatiq), {**environ, begun.PATH_VARIABLE: str(folder / name)})
     yield Program("metrics", (sys.executable, "-m", "jobs_service.metrics.exposition"), environ)
 
 

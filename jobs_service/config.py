@@ -221,7 +221,7 @@ class Settings:
 
     # Workers.
     worker_processes: int = _setting(2, _whole(1, 64))
-    worker_threads: int = _setting(8, _whole(1, 256))
+    worker_threads: int = _setting(16, _whole(1, 256))
     max_running: str = _setting("", _numbers_by_name)
     worker_shutdown_seconds: float = _setting(75.0, _seconds(1, 100_000))
     stop_grace_seconds: int = _setting(90, _whole(1, 100_000))

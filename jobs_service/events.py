@@ -60,6 +60,7 @@ class JobNotClaimed(Event, frozen=True, kw_only=True):
     text: ClassVar[str] = "Job not claimed"
     job_id: str
     type: str
+    queue: str
 
 
 class JobProcessing(JobEvent, frozen=True, kw_only=True):

@@ -22,9 +22,9 @@ class Keys:
         """Return the key of a job type's line in a queue, a sorted set of messages."""
         return f"{self.queue(queue)}:{job_type}"
 
-    def handed(self, queue: str, consumer: UUID) -> str:
-        """Return the key of the messages handed to one consumer of a queue, a sorted set that expires."""
-        return f"{self.queue(queue)}:handed:{consumer}"
+    def wake(self, queue: str, consumer: UUID) -> str:
+        """Return the key that ends one consumer's wait for messages, a sorted set that expires."""
+        return f"{self.queue(queue)}:wake:{consumer}"
 
     @property
     def dead_letters(self) -> str:

@@ -16,8 +16,8 @@ What differs from `dramatiq.brokers.redis`, and why (docs/decisions/0002):
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable
-from threading import Condition
+from collections.abc import Callable, Iterable, Sequence
+from threading import Lock
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -55,8 +55,8 @@ RECONNECT_SECONDS = 0.5
 #: Larger than any Unix time in milliseconds. Ten times it is far below 2**53, so that scores are exact.
 _PRIORITY_STEP = 10**13
 
-#: Seconds after which messages handed to a consumer expire, in case the consumer is gone.
-HANDED_SECONDS = 30
+#: Seconds after which what wakes a consumer expires, in case the consumer is gone.
+WAKE_SECONDS = 30
 
 # Pops the first messages of all lines in the order of their scores. ARGV: how many in total, then the most from each
 # line.
@@ -80,14 +80,6 @@ for _ = 1, tonumber(ARGV[1]) do
 end
 return popped"""
 
-# Hands the first message of a line (KEYS[1]) to one consumer (KEYS[2]). If there is none, the name of that consumer's
-# key is added, to wake it.
-_HAND_OVER = """
-local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-if first[1] then redis.call('ZREM', KEYS[1], first[1]) end
-redis.call('ZADD', KEYS[2], first[2] or 0, first[1] or KEYS[2])
-redis.call('EXPIRE', KEYS[2], ARGV[1])"""
-
 
 class JobBroker(RedisBroker):
     """A Dramatiq broker on sorted sets, in each queue one for each job type. Thread-safe."""
@@ -99,8 +91,12 @@ class JobBroker(RedisBroker):
         self.window = window
         #: By the monotonic clock; None unless the process is stopping.
         self.draining_since: float | None = None
-        #: How many jobs of each type this process holds, and may hold.
+        #: How many jobs this process holds, and may hold.
         self.limits = Limits()
+        #: Claims the jobs of popped messages, and returns the messages of those that are to run here.
+        self.claim: Callable[[Sequence[Popped]], Sequence[Popped]] = list
+        #: Gives back the claims of messages that are returned to Redis.
+        self.release: Callable[[Sequence[MessageProxy]], object] = len
         self._spellings: dict[str, str] = {}
 
     @classmethod
@@ -233,8 +229,10 @@ class JobBroker(RedisBroker):
     def lines(self, queue_name: str) -> list[str]:
         return [self.key(queue_name), *(self.line(queue_name, job_type) for job_type in self.job_types)]
 
-    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
-        return QueueConsumer(self, queue_name, prefetch, timeout)
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> "QueueConsumer":
+        """Return a consumer. The consumers of all queues together hold at most `prefetch` messages."""
+        self.limits.total = prefetch
+        return QueueConsumer(self, queue_name, timeout)
 
     def flush(self, queue_name: str) -> None:
         self.client.delete(*self.lines(queue_name))
@@ -248,154 +246,160 @@ class JobBroker(RedisBroker):
 
 
 class QueueConsumer(Consumer):
-    """Hands out the messages of one queue, and blocks in Redis while there are none.
+    """Hands out the messages of one queue whose jobs are claimed, and blocks in Redis while there are none.
 
-    At most `prefetch` messages are popped and not yet done at a time, and of each type at most its limit. Popped
-    messages are lost with the process. Their rows are still pending, so the relay publishes the jobs again.
+    It pops as many messages as the limits of the broker leave room for, and claims their jobs together. Popped messages
+    are lost with the process. Their rows are still pending, so the relay publishes the jobs again.
     """
 
-    def __init__(self, broker: JobBroker, queue_name: str, prefetch: int, timeout: int) -> None:
+    def __init__(self, broker: JobBroker, queue_name: str, timeout: int) -> None:
         self.broker = broker
         self.queue_name = queue_name
-        self.prefetch = prefetch
         self.timeout_seconds = timeout / 1000
         self.client = blocking_client(broker.client, self.timeout_seconds)
         self._pop_first = self.client.register_script(_POP_FIRST)
-        self._hand_over = broker.client.register_script(_HAND_OVER)
-        #: The lines of the job types, and the line of messages handed to this consumer only.
+        #: The lines of the job types, and a key through which another thread ends this consumer's wait in Redis.
         self._lines = {job_type: broker.line(queue_name, job_type) for job_type in broker.job_types}
-        self._handed = broker.keys.handed(queue_name, uuid4())
+        self._wake_key = broker.keys.wake(queue_name, uuid4())
         #: The types that the present wait in Redis does not include, because they are at their limits.
         self._left_out: frozenset[str] = frozenset()
-        #: While every thread was busy, messages may have arrived in several lines.
-        self._was_busy = True
-        #: Messages with their scores.
-        self.popped: deque[tuple[bytes, float]] = deque()
-        self.outstanding = 0
-        self.done = Condition()
+        #: While there was no room, messages may have arrived in several lines.
+        self._was_full = True
+        self._lock = Lock()
+        #: Messages whose jobs are claimed, to be handed out.
+        self._claimed: deque[Popped] = deque()
         self.redis_failed = False
 
     def __next__(self) -> MessageProxy | None:
-        if not self.popped:
-            self._pop()
+        if not self._claimed:
+            self._claim(self._pop())
         if self.broker.draining:
-            self._return_popped()
-        surplus: list[MessageProxy] = []
-        try:
-            return self._next_within_limits(surplus)
-        finally:
-            if surplus:
-                self.requeue(surplus)
-
-    def _next_within_limits(self, surplus: list[MessageProxy]) -> MessageProxy | None:
-        """Return the next message whose type is not at its limit. Those before it are added to `surplus`."""
-        while self.popped:
-            if not (message := self._decode(*self.popped.popleft())):
-                continue
-            if message.counted_type and not self.broker.limits.take(message.counted_type):
-                surplus.append(message)
-                continue
-            with self.done:
-                self.outstanding += 1
-                self._was_busy |= self.outstanding >= self.prefetch
-            return message
-        return None
+            self._return_claimed()
+        return self._claimed.popleft() if self._claimed else None
 
     def ack(self, message: MessageProxy) -> None:
-        """Count the message as done. Redis is only called if the present wait does not include the message's type."""
-        job_type = message.counted_type if isinstance(message, Popped) else None
-        with self.done:
-            self.outstanding -= 1
-            if job_type:
-                self.broker.limits.give_back(job_type)
-            is_left_out = job_type in self._left_out
-            self.done.notify()
-        if job_type and is_left_out and not self.broker.draining:
-            self._hand_over_next(job_type)
+        """Make room for another message. The verdict on this one may not be written yet."""
+        if isinstance(message, Popped):
+            self.done([message])
 
     nack = ack
 
+    def done(self, messages: Sequence["Popped"]) -> None:
+        """Make room for as many messages. Redis is only called if the present wait leaves out one of their types."""
+        types = [message.counted_type for message in messages]
+        with self._lock:
+            self.broker.limits.give_back(types)
+            was_left_out = not self._left_out.isdisjoint(types)
+            self._was_full |= was_left_out
+        if was_left_out and not self.broker.draining:
+            self._wake()
+
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """Publish messages that were popped but not begun once more, so that another process can take them at once.
+        """Give back the claims on jobs that have not begun, and publish them, so that another process can take them.
 
         They get back the places that they had.
         """
+        returned = list(messages)
+        self.broker.release(returned)
         try:
-            self.broker.publish(self.queue_name, [(message_of(proxy), due_ms_of(proxy)) for proxy in messages])
+            self.broker.publish(self.queue_name, [(message_of(proxy), due_ms_of(proxy)) for proxy in returned])
         except BrokerUnavailable as error:
             log.warning("Messages not returned to Redis; the relay will publish them again", error=str(error))
 
     def close(self) -> None:
         self.client.close()
 
-    def _return_popped(self) -> None:
-        messages = [message for popped in self.popped if (message := self._decode(*popped))]
-        self.popped.clear()
-        if messages:
+    def _return_claimed(self) -> None:
+        if self._claimed:
+            messages = list(self._claimed)
+            self._claimed.clear()
             self.requeue(messages)
+            self.done(messages)
 
-    def _pop(self) -> None:
-        free = self._wait_for_a_free_thread()
-        if free <= 0 or self.broker.draining:
-            return
+    def _pop(self) -> "list[Popped]":
+        """Wait until there is room and a message. Return what was popped, [] after a time without any."""
+        room = self._wait_for_room()
+        if not room or self.broker.draining:
+            return []
         try:
-            # A blocking wait pops from whichever line has a message. After a time without a free thread several lines
-            # may have some, and the most urgent of all must come first.
-            if not (self._was_busy and self._take_first(free)):
-                self._wait_for_a_message(free)
-            self._was_busy = False
+            # A blocking wait pops from whichever line has a message. After a time without room several lines may have
+            # some, and the most urgent of all must come first.
+            popped = (self._was_full and self._take_first(room)) or self._wait_for_messages(room)
         except redis.RedisError as error:
             self._redis_failed(error)
-        else:
-            self.redis_failed = False
+            return []
+        self.redis_failed = False
+        return [message for data, place in popped if (message := self._decode(data, place))]
 
-    def _wait_for_a_free_thread(self) -> int:
-        with self.done:
-            if self.outstanding >= self.prefetch:
-                self.done.wait(self.timeout_seconds)
-            return self.prefetch - self.outstanding
+    def _wait_for_room(self) -> int:
+        room = self.broker.limits.wait_for_room(0)
+        if not room:
+            self._was_full = True
+            room = self.broker.limits.wait_for_room(self.timeout_seconds)
+        return room
 
-    def _take_first(self, count: int) -> bool:
-        """Pop the most urgent messages of all lines, without waiting. False: there are none."""
-        rooms = {line: room for line, room in self._rooms(count).items() if room}
-        popped: Any = self._pop_first(keys=list(rooms), args=[count, *rooms.values()])
-        return self._take(popped)
+    def _take_first(self, room: int) -> list[tuple[bytes, float]]:
+        """Pop the most urgent messages of all lines, without waiting."""
+        self._was_full = False
+        rooms = {line: most for line, most in self._rooms(room).items() if most}
+        return self._found(self._pop_first(keys=list(rooms), args=[room, *rooms.values()]))
 
-    def _wait_for_a_message(self, count: int) -> None:
-        """Wait for a message in one of the lines whose types are below their limits, and pop it."""
-        with self.done:
-            rooms = self._rooms(count)
+    def _wait_for_messages(self, room: int) -> list[tuple[bytes, float]]:
+        """Wait for messages in one of the lines whose types are below their limits, and pop them."""
+        with self._lock:
+            rooms = self._rooms(room)
             self._left_out = frozenset(job_type for job_type, line in self._lines.items() if not rooms[line])
-        lines = [line for line, room in rooms.items() if room]
+        lines = [line for line, most in rooms.items() if most]
         try:
             # The stubs only know the return type for a pipeline.
             reply: Any = self.client.bzmpop(
-                self.timeout_seconds, len(lines), lines, min=True, count=min(room for room in rooms.values() if room)
+                self.timeout_seconds, len(lines), lines, min=True, count=min(most for most in rooms.values() if most)
             )
         finally:
-            with self.done:
+            with self._lock:
                 self._left_out = frozenset()
-        self._take(reply[1] if reply else [])
+        return self._found(reply[1] if reply else [])
 
-    def _rooms(self, count: int) -> dict[str, int]:
-        """Return for each line how many of `count` messages may be taken from it."""
-        rooms = {line: self.broker.limits.room(job_type, count) for job_type, line in self._lines.items()}
-        return {self._handed: count, self.broker.key(self.queue_name): count, **rooms}
+    def _rooms(self, room: int) -> dict[str, int]:
+        """Return for each line how many of `room` messages may be taken from it."""
+        rooms = {line: self.broker.limits.room(job_type, room) for job_type, line in self._lines.items()}
+        return {self._wake_key: room, self.broker.key(self.queue_name): room, **rooms}
 
-    def _take(self, popped: Iterable[tuple[bytes, float]]) -> bool:
-        messages = [(member, float(place)) for member, place in popped if member != self._handed.encode()]
-        self.popped.extend(messages)
-        if messages:
+    def _found(self, popped: Iterable[tuple[bytes, float]]) -> list[tuple[bytes, float]]:
+        found = [(member, float(place)) for member, place in popped if member != self._wake_key.encode()]
+        if found:
             failpoint("worker.after_pop")
-        return bool(messages)
+        return found
 
-    def _hand_over_next(self, job_type: str) -> None:
-        """Hand this consumer the next message of a type that was at its limit, or wake it to wait for that type too.
+    def _claim(self, popped: "Iterable[Popped]") -> None:
+        """Claim the jobs of those messages for which there is room. Return the other messages to Redis."""
+        taken: list[Popped] = []
+        surplus: list[Popped] = []
+        for message in popped:
+            has_room = not self.broker.draining and self.broker.limits.take(message.counted_type)
+            (taken if has_room else surplus).append(message)
+        self._was_full |= bool(surplus) or not self.broker.limits.wait_for_room(0)
+        if surplus:
+            self.requeue(surplus)
+        if taken:
+            self._claimed.extend(self._claims(taken))
 
-        If this fails, the wait ends by itself after its timeout.
-        """
+    def _claims(self, taken: "list[Popped]") -> "list[Popped]":
+        # A message of an unknown type has no job to claim here: Dramatiq refuses it.
+        claimed = [message for message in taken if message.counted_type is None]
+        claimed += self.broker.claim([message for message in taken if message.counted_type is not None])
+        if len(claimed) < len(taken):
+            kept = {id(message) for message in claimed}
+            self.done([message for message in taken if id(message) not in kept])
+        return claimed
+
+    def _wake(self) -> None:
+        """End this consumer's wait in Redis. If this fails, it ends by itself after its timeout."""
         try:
-            self._hand_over(keys=[self._lines[job_type], self._handed], args=[HANDED_SECONDS])
+            with self.broker.client.pipeline(transaction=False) as pipeline:
+                pipeline.zadd(self._wake_key, {self._wake_key: 0})
+                pipeline.expire(self._wake_key, WAKE_SECONDS)
+                pipeline.execute()
         except redis.RedisError as error:
             log.debug("Consumer not woken", queue=self.queue_name, error=str(error))
 
@@ -415,7 +419,7 @@ class QueueConsumer(Consumer):
             found = Message.decode(data)
             priority = min(max(int(found.options.get("priority", 5)), 0), 9)
             message = message_for(UUID(found.args[0]), found.actor_name + "", self.queue_name, priority)
-            return Popped(message, place, self.broker.name_of(message.actor_name))
+            return Popped(message, place, self.broker.name_of(message.actor_name), self)
         except (DecodeError, TypeError, ValueError, LookupError, AttributeError, OverflowError):
             self._quarantine(data)
             return None
@@ -433,8 +437,9 @@ class QueueConsumer(Consumer):
 class Popped(MessageProxy):
     """A message that was popped from its queue, with the `run_at` in its score."""
 
-    def __init__(self, message: Message[Any], place: float, counted_type: str | None) -> None:
+    def __init__(self, message: Message[Any], place: float, counted_type: str | None, consumer: QueueConsumer) -> None:
         super().__init__(message)
+        self.consumer = consumer
         #: The type whose limit it counts towards; None if this process does not know the type.
         self.counted_type = counted_type
         # A message added by hand may have an infinite score, which has no remainder.

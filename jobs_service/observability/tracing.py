@@ -8,8 +8,8 @@ one.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from http import HTTPStatus
-from threading import local
 from typing import TYPE_CHECKING, Any
 
 from jobs_service import events
@@ -58,13 +58,8 @@ class _Process:
     tracer: "Tracer | None" = None
 
 
-class _Thread(local):
-    """The span of this thread's attempt, and the token that detaches it as the current span."""
-
-    attempt: Any = None
-
-
-_thread = _Thread()
+#: The span of this context's attempt, and the token that detaches it as the current span.
+_attempt: ContextVar[Any] = ContextVar("attempt", default=None)
 
 
 def start(settings: Settings, *, service: str) -> None:
@@ -171,18 +166,37 @@ def begin_attempt(job_id: object, job_type: str, queue: str, number: int, tracep
         {**_attributes("process", str(job_id), job_type, queue), ATTEMPT: number},
         [Link(sent)] if sent.is_valid else [],
     )
-    _thread.attempt = (span, attach(set_span_in_context(span)))
+    _attempt.set((span, attach(set_span_in_context(span))))
 
 
 def end_attempt() -> None:
     """End the span of this thread's attempt, if there is one."""
-    if _thread.attempt is None:
-        return
+    if span := leave_attempt():
+        span.end()
+
+
+def leave_attempt() -> Any:  # noqa: ANN401 - OpenTelemetry may be absent
+    """Leave this thread's attempt without ending its span, and return the span, or None.
+
+    A copy of the context made before still has it: `end_copied_attempt`, called there, ends it.
+    """
+    attempt = _attempt.get()
+    if attempt is None:
+        return None
     from opentelemetry.context import detach
 
-    (span, token), _thread.attempt = _thread.attempt, None
+    span, token = attempt
+    _attempt.set(None)
     detach(token)
-    span.end()
+    return span
+
+
+def end_copied_attempt() -> None:
+    """End the span of an attempt in a copy of its thread's context, in which its token means nothing."""
+    attempt = _attempt.get()
+    if attempt is not None:
+        span, _ = attempt
+        span.end()
 
 
 def _remote(traceparent: str | None) -> "Context":
@@ -194,11 +208,12 @@ def _remote(traceparent: str | None) -> "Context":
 
 
 def _note_ending(event: events.Event) -> None:
-    if _thread.attempt is None or type(event) not in _OUTCOMES:
+    attempt = _attempt.get()
+    if attempt is None or type(event) not in _OUTCOMES:
         return
     from opentelemetry.trace import StatusCode
 
-    span, _ = _thread.attempt
+    span, _ = attempt
     span.set_attribute(OUTCOME, _OUTCOMES[type(event)])
     if isinstance(event, events.JobRetried | events.JobFailed | events.JobDeferred):
         span.set_attribute(ERROR_TYPE, event.error)

@@ -30,9 +30,11 @@ from jobs_service.metrics.slo import Objectives
 from jobs_service.observability import logs, tracing
 from jobs_service.orphans import end_with_parent, is_orphan
 from jobs_service.outputs.local import LocalOutputs, OutputStore
+from jobs_service.worker import begun
 from jobs_service.worker.actors import declare
 from jobs_service.worker.attempt import RunningAttempts
 from jobs_service.worker.claims import Claims
+from jobs_service.worker.completions import Completions
 from jobs_service.worker.database_wait import DatabaseWait
 from jobs_service.worker.heartbeat import Heartbeat
 from jobs_service.worker.middleware.attempt_metrics import AttemptMetrics
@@ -70,7 +72,7 @@ def boot() -> None:
     outputs = LocalOutputs(Path(settings.output_dir))
     warn_of_long_types(registry, settings)
     warn_of_unknown_types(registry, settings)
-    attempts = RunningAttempts()
+    attempts = RunningAttempts(begun.take_over(os.environ.get(begun.PATH_VARIABLE)))
     broker = build_broker(settings, registry, new_id(), attempts, outputs)
     mailer = SmtpMailer.from_settings(settings)
     declare(broker, registry, settings, attempts=attempts, outputs=outputs, mailer=mailer)
@@ -138,6 +140,9 @@ def _middleware(
         dead_letters,
         attempts,
         worker_id,
+        claiming=open_database(settings, service="worker", connections=1, prepares=True),
+        completing=open_database(settings, service="worker", connections=1, prepares=True),
+        threads=settings.worker_threads,
         give_back_seconds=settings.give_back_seconds,
         deferral=Deferral.from_settings(settings),
     )
@@ -155,7 +160,12 @@ def _middleware(
     )
     maintenance = Maintenance(services, leadership)
     sampler = Sampler(attempts, attempt_metrics)
-    loops: dict[str, Loop] = {"maintenance": maintenance, "sampler": sampler, "time limits": time_limit}
+    loops: dict[str, Loop] = {
+        "maintenance": maintenance,
+        "sampler": sampler,
+        "time limits": time_limit,
+        "settler": lifecycle_sync.completions,
+    }
     watchdog = _watchdog(settings, broker, attempts, lifecycle_sync.release, heartbeat=heartbeat, loops=loops)
     # Has no hooks on messages. First, so that the process is known before the first claim and until the last verdict.
     yield WorkerServices(broker, heartbeat, maintenance, watchdog, sampler)
@@ -197,14 +207,21 @@ def build_lifecycle_sync(
     attempts: RunningAttempts,
     worker_id: UUID,
     *,
+    claiming: Database,
+    completing: Database,
+    threads: int,
     give_back_seconds: float,
     deferral: Deferral,
 ) -> LifecycleSync:
-    """Return the middleware that claims and settles the attempts of a worker process."""
+    """Return the middleware that claims and settles the attempts of a worker process.
+
+    Consumers claim with a database of their own, and the thread of `Completions` completes with one.
+    """
     wait = DatabaseWait(broker)
-    claims = Claims(database, wait, worker_id)
+    claims = Claims(database, wait, broker, attempts, worker_id, claiming=claiming)
     settler = Settler(database, broker, dead_letters, wait, deferral=deferral)
+    completions = Completions(completing, wait, attempts, settler, most=threads)
     release = Release(
         database, wait, attempts, claims, settler, worker_id=worker_id, give_back_seconds=give_back_seconds
     )
-    return LifecycleSync(broker, attempts, claims, settler, release)
+    return LifecycleSync(broker, attempts, claims, settler=settler, completions=completions, release=release)

@@ -9,6 +9,7 @@ from threading import Lock, get_ident
 from typing import TypeVar
 from uuid import UUID
 
+from dramatiq.broker import MessageProxy
 from dramatiq.middleware.threading import Interrupt, raise_thread_exception
 
 from jobs_service.errors import KnownUnavailable, server_name
@@ -16,11 +17,12 @@ from jobs_service.events import EndFacts, JobFacts
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.lifecycle import Claim
 from jobs_service.observability import logs, tracing
+from jobs_service.worker.begun import BegunAttempts
 
 T = TypeVar("T")
 
-#: The keyword argument that hands the attempt from `LifecycleSync` to the actor's function and back: Dramatiq passes
-#: the message's `kwargs` to the function, and the message itself to every hook.
+#: The keyword argument that hands the attempt from `Claims` to the actor's function and on to `LifecycleSync`: Dramatiq
+#: passes the message's `kwargs` to the function, and the message itself to every hook.
 ATTEMPT_ARGUMENT = "running"
 
 
@@ -43,10 +45,12 @@ class RunningAttempt:
     effect_begun: bool = False
     #: Its lease is gone, and its worker knows: the job no longer waits for what this attempt does.
     is_cancelled: bool = False
-    #: The job's function has ended; only the verdict is still to be written, however long PostgreSQL is away.
-    has_returned: bool = False
-    #: By the monotonic clock.
-    started: float = field(default_factory=time.monotonic)
+    #: When it was claimed, by the monotonic clock.
+    claimed_at: float = field(default_factory=time.monotonic)
+    #: When its thread began with it; None while it waits for the thread.
+    started_at: float | None = None
+    #: When the job's function ended; only the verdict is still to be written, however long PostgreSQL is away.
+    returned_at: float | None = None
 
     def __repr__(self) -> str:
         """Return what Dramatiq's log lines show of a message's arguments. No fields: the claim holds the payload."""
@@ -58,13 +62,20 @@ class RunningAttempt:
         return self.claim.worker_losses > 0
 
     @property
+    def has_returned(self) -> bool:
+        return self.returned_at is not None
+
+    @property
     def seconds(self) -> float:
-        return time.monotonic() - self.started
+        """How long the job's function has run, or ran; 0 if it has not begun."""
+        if self.started_at is None:
+            return 0.0
+        return (self.returned_at or time.monotonic()) - self.started_at
 
     @property
     def age_seconds(self) -> float:
-        """The time since the job was submitted; the claim knows how long that was when the attempt began."""
-        return round(self.claim.age_seconds + self.seconds, 4)
+        """The time since the job was submitted; the claim knows how long that was when it was claimed."""
+        return round(self.claim.age_seconds + time.monotonic() - self.claimed_at, 4)
 
     @property
     def facts(self) -> JobFacts:
@@ -82,24 +93,35 @@ class RunningAttempt:
         """The same for an event that ends it now."""
         return {**self.facts, "seconds": round(self.seconds, 4)}
 
+    def attach_to(self, message: MessageProxy) -> None:
+        """Hand the attempt over with its message. `attempt_of` takes it back."""
+        message.kwargs[ATTEMPT_ARGUMENT] = self
+
+    def begin(self) -> None:
+        """Begin the attempt in this thread. From here on its log lines and spans name it, and the job's request."""
+        claim = self.claim
+        self.started_at = time.monotonic()
+        tracing.begin_attempt(claim.job_id, claim.type, claim.queue, claim.attempts, claim.traceparent)
+        origin = Origin(claim.request_id, claim.traceparent or tracing.current())
+        logs.bind(type=claim.type, queue=claim.queue, attempt=claim.attempts, **origin.fields)
+
     def ask(self, server: str) -> None:
         """Check that the attempt may ask a server. Raises `KnownUnavailable` while that is known to be away."""
         if server_name(server) in self.claim.away:
             raise KnownUnavailable(f"{server_name(server)} is away", server=server)
 
 
-def begin(claim: Claim) -> RunningAttempt:
-    """Return the attempt of a claim. From here on the thread's log lines and spans name it, and the job's request."""
-    tracing.begin_attempt(claim.job_id, claim.type, claim.queue, claim.attempts, claim.traceparent)
-    origin = Origin(claim.request_id, claim.traceparent or tracing.current())
-    logs.bind(type=claim.type, queue=claim.queue, attempt=claim.attempts, **origin.fields)
-    return RunningAttempt(claim)
+def attempt_of(message: MessageProxy) -> RunningAttempt | None:
+    """Take the attempt off its message and return it; None where there is none."""
+    running: RunningAttempt | None = message.kwargs.pop(ATTEMPT_ARGUMENT, None)
+    return running
 
 
 class RunningAttempts:
     """The attempts of this process by lease token, from the claim until the verdict is written. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: BegunAttempts | None = None) -> None:
+        self.begun = begun or BegunAttempts()
         self._by_token: dict[UUID, RunningAttempt] = {}
         #: The attempts whose code runs, by thread. Under the lock, so that no interrupt comes too late, in a hook.
         self._interruptible: dict[int, RunningAttempt] = {}
@@ -112,8 +134,15 @@ class RunningAttempts:
     def add(self, running: RunningAttempt) -> None:
         self._by_token[running.claim.token] = running
 
+    def begin(self, running: RunningAttempt) -> None:
+        """Begin an attempt in this thread."""
+        # First, so that a process which ends after this is known to have begun with it.
+        self.begun.add(running.claim.token)
+        running.begin()
+
     def remove(self, running: RunningAttempt) -> None:
         self._by_token.pop(running.claim.token, None)
+        self.begun.discard(running.claim.token)
 
     def tokens(self) -> list[UUID]:
         return list(self._by_token)
@@ -135,7 +164,7 @@ class RunningAttempts:
         # It was taken off the list when its function ended, unless an interrupt hit `_leave` before its first line.
         with self._lock:
             self._interruptible.pop(get_ident(), None)
-        running.has_returned = True
+        running.returned_at = time.monotonic()
 
     def held(self) -> dict[UUID, UUID]:
         """Return the leases under which code runs, each with its job's id."""

@@ -50,6 +50,15 @@ class Release:
         self.worker_id = worker_id
         self.give_back_seconds = give_back_seconds
 
+    def of_lost_process(self) -> None:
+        """Release the jobs that the process before this one had claimed and not begun: they did not end it.
+
+        The rescuer takes back the others, and these too if PostgreSQL does not answer.
+        """
+        if lost := self.attempts.begun.lost_process:
+            self._release_all_but(lost.worker_id, lost.begun, until=time.monotonic() + RELEASE_SECONDS)
+        self.attempts.begun.open(self.worker_id)
+
     def at_shutdown(self) -> None:
         """Release what still runs when the time to stop is over, and claims whose answers were lost.
 
@@ -57,8 +66,13 @@ class Release:
         """
         until = (self.wait.broker.draining_since or time.monotonic()) + self.give_back_seconds
         self._release_running(until)
-        self._release_unknown(until)
+        # Where every claim was answered there is nothing to find: a stop does not wait for PostgreSQL then.
+        self._release_all_but(
+            self.worker_id, self.attempts.tokens(), until=until if self.claims.unanswered else -math.inf
+        )
         self._wait_for_verdicts(until)
+        if not self.attempts.tokens():
+            self.attempts.begun.close()
 
     def at_once(self, *, hung: Collection[UUID] = ()) -> None:
         """Release what runs in a process that cannot go on, but for the `hung` attempts: those count as its crash."""
@@ -82,24 +96,13 @@ class Release:
                 log.warning("Interrupted attempt not settled", **running.facts, error=str(error).strip())
 
     def _write(self, hung: Collection[UUID]) -> list[RunningAttempt]:
-        """Release all that runs by one statement, and return what was not released.
+        """Release all that has not returned by one statement, and return what was not released.
 
         What has returned is left alone: its work is done, and is not to be begun again.
         """
-        attempts = [
-            running for running in self.attempts if running.claim.token not in hung and not running.has_returned
-        ]
-        claims = [running.claim for running in attempts]
-        released = lifecycle.release(self.database, claims) if attempts else []
-        for running, is_released in zip(attempts, released, strict=True):
-            if is_released:
-                self._announce_released(running)
-        return [running for running, is_released in zip(attempts, released, strict=True) if not is_released]
-
-    def _announce_released(self, running: RunningAttempt) -> None:
-        # Not in the attempt's own thread, so nothing of it is bound here.
-        with logs.bound(worker_id=str(self.worker_id), **running.claim.origin.fields):
-            events.emit(events.JobReleased(**running.end_facts))
+        return self.claims.give_back(
+            [running for running in self.attempts if running.claim.token not in hung and not running.has_returned]
+        )
 
     def _settle_interrupted(self, running: RunningAttempt, until: float) -> None:
         """Settle what has begun its effect: what may have been done must not count as not begun."""
@@ -112,23 +115,20 @@ class Release:
         with logs.bound(worker_id=str(self.worker_id), **claim.origin.fields):
             self.settler.write(running, verdict, until=until)
 
-    def _release_unknown(self, until: float) -> None:
-        """Release claims whose answers were lost: no attempt of this process holds them."""
+    def _release_all_but(self, worker_id: UUID, known: Collection[UUID], *, until: float) -> None:
+        """Release the claims of a process that no attempt of it holds, for example because their answers were lost."""
         lost_reply = lifecycle.LostReply()
         try:
             jobs = self.wait.until_answered(
                 "release",
-                lambda: lifecycle.release_worker(
-                    self.database, self.worker_id, known=self.attempts.tokens(), lost_reply=lost_reply
-                ),
-                # Where every claim was answered there is nothing to find: a stop does not wait for PostgreSQL then.
-                until=until if self.claims.unanswered else -math.inf,
+                lambda: lifecycle.release_worker(self.database, worker_id, known=known, lost_reply=lost_reply),
+                until=until,
             )
-        except Exception as error:  # noqa: BLE001 - the process has to end
-            log.warning("Claims without an answer not given back; the rescuer will take them", error=str(error).strip())
+        except Exception as error:  # noqa: BLE001 - the process has to go on, or to end
+            log.warning("Claims not given back; the rescuer will take them", error=str(error).strip())
             return
         for job in jobs:
-            with logs.bound(worker_id=str(self.worker_id), **job.origin.fields):
+            with logs.bound(worker_id=str(worker_id), **job.origin.fields):
                 events.emit(events.JobReleased(**job.facts, seconds=0.0))
 
     def _wait_for_verdicts(self, until: float) -> None:

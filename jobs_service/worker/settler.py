@@ -1,4 +1,4 @@
-"""Writes the verdict on an attempt to PostgreSQL, until it answers, and announces it once."""
+"""Writes the verdict on an attempt to PostgreSQL in the attempt's thread, until it answers, and announces it once."""
 
 import math
 import os
@@ -13,7 +13,6 @@ from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import Database
-from jobs_service.database.group_commit import Batch
 from jobs_service.errors import SchemaUnavailable
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
@@ -28,7 +27,10 @@ T = TypeVar("T")
 
 
 class Settler:
-    """Settles the attempts of one worker process. Threads that complete at the same time share a commit."""
+    """Settles the attempts of one worker process that failed, were put off or began an effect.
+
+    The others are left to `Completions`.
+    """
 
     def __init__(
         self,
@@ -44,7 +46,6 @@ class Settler:
         self.dead_letters = dead_letters
         self.wait = wait
         self.deferral = deferral
-        self._complete_row = Batch[tuple[lifecycle.Claim, str], bool](lambda done: lifecycle.complete(database, done))
 
     def settle(self, running: RunningAttempt, exception: BaseException | None, retry_seconds: float | None) -> None:
         """Write the verdict; if it cannot be written, a failure that says so; if that cannot either, stop the process.
@@ -74,7 +75,7 @@ class Settler:
     def _settle(self, running: RunningAttempt, verdict: Verdict) -> None:
         failpoint("worker.after_effect")
         if not self.write(running, verdict):
-            events.emit(events.VerdictRefused(**running.facts))
+            announce_refused(running)
 
     def write(self, running: RunningAttempt, verdict: Verdict, *, until: float = math.inf) -> bool:
         """Write a verdict and announce it. False: the lease is gone, so nothing was written.
@@ -122,10 +123,10 @@ class Settler:
         def complete() -> bool:
             if self.broker.get_actor(claim.type).options["is_canary"]:
                 return lifecycle.complete_canary(self.database, claim)
-            return self._complete_row((claim, verdict.result))
+            return lifecycle.complete(self.database, [(claim, verdict.result)])[0]
 
         if is_written := self._written(verdict, complete, until):
-            events.emit(events.JobCompleted(**running.end_facts, age_seconds=running.age_seconds))
+            announce_completed(running)
         return is_written
 
     def _retry(self, running: RunningAttempt, verdict: Retry, until: float) -> bool:
@@ -228,6 +229,15 @@ class Settler:
         if answer:
             failpoint("worker.after_verdict")
         return answer
+
+
+def announce_completed(running: RunningAttempt) -> None:
+    events.emit(events.JobCompleted(**running.end_facts, age_seconds=running.age_seconds))
+
+
+def announce_refused(running: RunningAttempt) -> None:
+    """Announce that the lease was gone when the verdict was to be written."""
+    events.emit(events.VerdictRefused(**running.facts))
 
 
 def _announce_retried(running: RunningAttempt, error: str, delay_seconds: float) -> None:

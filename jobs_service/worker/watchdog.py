@@ -31,8 +31,9 @@ EXIT_CODE = 70
 class Loop(Protocol):
     """A thread that runs a loop."""
 
-    #: When it last began a pass of its loop, by the monotonic clock.
-    last_turn: float
+    @property
+    def last_turn(self) -> float:
+        """When it last began a pass of its loop, by the monotonic clock."""
 
     def is_alive(self) -> bool: ...
 

@@ -3,7 +3,7 @@
 import pytest
 from eventually import eventually
 
-OURS = ["heartbeat", "maintenance", "sampler", "time limits", "consumer of default", "watchdog"]
+OURS = ["heartbeat", "maintenance", "sampler", "time limits", "settler", "consumer of default", "watchdog"]
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -26,6 +26,18 @@ def test_a_worker_killed_on_a_jobs_way_costs_a_crash_at_most(stack, place):
     assert stack.sql("SELECT max(worker_losses) FROM jobs")[0][0] <= 1
 
 
+@pytest.mark.parametrize("place", ["worker.after_pop", "worker.after_claim"])
+def test_a_job_that_had_not_begun_did_not_kill_its_worker(stack, place):
+    """It uses no attempt, and its next one needs no process of its own."""
+    stack.start(FAILPOINTS=f"{place}=kill once")
+
+    job_id = stack.submit("csv-generation", {"name": "Alice", "score": 95})
+    stack.settle()
+
+    job = stack.job(job_id)
+    assert (job["status"], job["attempts"], job["worker_losses"], job["history"]) == ("completed", 1, 0, [])
+
+
 @pytest.mark.parametrize("place", ["storage.before_rename", "storage.after_rename"])
 def test_a_worker_killed_while_it_writes_leaves_the_whole_file_or_none(stack, place):
     stack.start(FAILPOINTS=f"{place}=kill once")

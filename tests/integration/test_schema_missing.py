@@ -11,9 +11,9 @@ from rows import claim_one
 
 from jobs_service.broker.redis import message_for
 from jobs_service.jobs.deferral import Deferral
-from jobs_service.worker import attempt, database_wait
+from jobs_service.worker import database_wait
 from jobs_service.worker.assembly import build_lifecycle_sync
-from jobs_service.worker.attempt import ATTEMPT_ARGUMENT, RunningAttempts
+from jobs_service.worker.attempt import ATTEMPT_ARGUMENT, RunningAttempt, RunningAttempts
 
 
 @pytest.fixture
@@ -21,15 +21,25 @@ def sync(database, broker, dead_letters, worker_id):
     options = {"is_canary": False}
     dramatiq.Actor(print, broker=broker, actor_name="csv-generation", queue_name="default", priority=0, options=options)
     return build_lifecycle_sync(
-        database, broker, dead_letters, RunningAttempts(), worker_id, give_back_seconds=5, deferral=Deferral()
+        database,
+        broker,
+        dead_letters,
+        RunningAttempts(),
+        worker_id,
+        claiming=database,
+        completing=database,
+        threads=4,
+        give_back_seconds=5,
+        deferral=Deferral(),
     )
 
 
 @pytest.fixture
 def running(sync, database, submit, worker_id):
     """An attempt whose function has returned."""
-    running = attempt.begin(claim_one(database, submit(), worker_id))
+    running = RunningAttempt(claim_one(database, submit(), worker_id))
     sync.attempts.add(running)
+    sync.attempts.begin(running)
     running.result = "1"
     return running
 

@@ -32,7 +32,7 @@ def test_a_fact_that_does_not_apply_is_not_in_the_line_and_one_that_is_empty_is(
 
 
 def test_a_level_below_the_setting_is_not_written(log_lines):
-    logs.log_event(JobNotClaimed(job_id="x", type="t"))
+    logs.log_event(JobNotClaimed(job_id="x", type="t", queue="q"))
 
     assert [] == log_lines()
 

@@ -64,7 +64,7 @@ def test_off_there_is_no_context():
     tracing.begin_attempt(uuid4(), "t", "default", 1, f"00-{TRACE}-00f067aa0ba902b7-01")
 
     assert tracing.current() is None
-    assert tracing._thread.attempt is None
+    assert tracing._attempt.get() is None
 
 
 def test_missing_packages_are_named(monkeypatch):

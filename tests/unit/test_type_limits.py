@@ -24,12 +24,12 @@ def test_one_type_leaves_a_thread_where_there_are_two(threads, limit):
 @pytest.mark.parametrize(
     ("said", "by_code", "limit"),
     [
-        ("", None, 7),
+        ("", None, 15),
         ("", 3, 3),
         ("", 300, 300),
         ("some-type=8", None, 8),
         ("SOME_TYPE = 2 , other=1,", 3, 2),
-        ("other=1", None, 7),
+        ("other=1", None, 15),
     ],
 )
 def test_the_setting_counts_more_than_the_code_and_that_more_than_the_default(said, by_code, limit):

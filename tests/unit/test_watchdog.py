@@ -16,7 +16,7 @@ from jobs_service.worker.watchdog import Watchdog, dead_threads
 
 def running(*, seconds, limit_seconds):
     attempt = RunningAttempt(a_claim(), limit_seconds=limit_seconds)
-    attempt.started -= seconds
+    attempt.started_at = time.monotonic() - seconds
     return attempt
 
 
@@ -53,7 +53,7 @@ def test_an_attempt_hangs_some_time_after_its_limit(seconds, hangs):
 
 def test_an_attempt_that_has_returned_may_wait_for_postgresql_for_ever():
     attempt = running(seconds=3_600, limit_seconds=60)
-    attempt.has_returned = True
+    attempt.returned_at = time.monotonic()
 
     assert [] == hung(attempt)
 

@@ -25,8 +25,8 @@ from jobs_service.mail.mailer import SmtpMailer
 from jobs_service.observability import logs
 from jobs_service.orphans import end_with_parent
 from jobs_service.outputs.local import LocalOutputs
-from jobs_service.worker import attempt
 from jobs_service.worker.actors import call
+from jobs_service.worker.attempt import RunningAttempt
 from jobs_service.worker.isolation.parent import GO, ChildMessage
 
 
@@ -66,7 +66,8 @@ def _run(settings: Settings, file: int, sending: IO[bytes]) -> str:
     with open(file, "rb") as claimed:
         claim = msgspec.json.decode(claimed.read(), type=Claim)
     logs.bind(job_id=str(claim.job_id), worker_id=str(claim.worker_id))
-    running = attempt.begin(claim)
+    running = RunningAttempt(claim)
+    running.begin()
     running.begin_effect = lambda: _begin_effect(running, sending)
     outputs = LocalOutputs(Path(settings.output_dir))
     mailer = SmtpMailer.from_settings(settings)
@@ -74,7 +75,7 @@ def _run(settings: Settings, file: int, sending: IO[bytes]) -> str:
     return call(job_type_of(claim.type), running, outputs, mailer)
 
 
-def _begin_effect(running: attempt.RunningAttempt, sending: IO[bytes]) -> None:
+def _begin_effect(running: RunningAttempt, sending: IO[bytes]) -> None:
     """Ask the worker, which has the lease, whether the effect may begin. Raises `LeaseLost` unless it says so."""
     _send(sending, ChildMessage("effect"))
     if sys.stdin.buffer.readline() != GO:

@@ -40,9 +40,8 @@ class AttemptMetrics(Middleware):
     ) -> None:
         self.busy.discard(get_ident())
 
-    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
+    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         self.busy.discard(get_ident())
-        metrics.ATTEMPTS.labels(message.queue_name, broker.get_actor(message.actor_name).actor_name, "skipped").inc()
 
     def on_event(self, event: events.Event) -> None:
         match event:
@@ -68,6 +67,8 @@ class AttemptMetrics(Middleware):
 
     def _happened(self, event: events.Event) -> None:
         match event:
+            case events.JobNotClaimed():
+                metrics.ATTEMPTS.labels(event.queue, event.type, "skipped").inc()
             case events.JobSnoozed():
                 metrics.SNOOZED.labels(event.queue, event.type).inc()
             case events.JobRescued():
