@@ -21,3 +21,9 @@ def new_id(unix_seconds: float | None = None) -> UUID:
 def milliseconds_of(job_id: UUID) -> int:
     """Return the Unix milliseconds in a UUIDv7, or 0 for a UUID of any other version, which has none."""
     return job_id.int >> 80 if job_id.version == 7 else 0  # noqa: PLR2004 - the version of `new_id`
+
+
+def random_ids(count: int) -> list[UUID]:
+    """Return so many random ids (UUID version 4) for one system call: each lets other threads in between."""
+    random = os.urandom(16 * count)
+    return [UUID(bytes=random[start : start + 16], version=4) for start in range(0, len(random), 16)]

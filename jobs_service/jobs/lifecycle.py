@@ -9,7 +9,7 @@ A statement whose reply was lost may have been carried out. So each carries a to
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -113,8 +113,7 @@ class NewJob:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(msgspec.Struct, frozen=True):
     """The result of writing a new job. Times are PostgreSQL's."""
 
     id: UUID
@@ -127,17 +126,15 @@ class Submitted:
     database_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimRequest:
+class ClaimRequest(msgspec.Struct, frozen=True):
     """A worker's request to claim a job, under a lease token of its own."""
 
     job_id: UUID
     worker_id: UUID
-    token: UUID = field(default_factory=uuid4)
+    token: UUID = msgspec.field(default_factory=uuid4)
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """One attempt, held under its lease token."""
 
     job_id: UUID

@@ -2,6 +2,7 @@
 
 import re
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -27,8 +28,12 @@ def decoded(text: bytes, form: Any, *, decimals: bool = False) -> Any:  # noqa: 
     Where the type does not say otherwise, a number with a point or an exponent becomes a `float` or, with `decimals`, a
     `Decimal`, which keeps all digits. Raises `msgspec.ValidationError`.
     """
-    hook = Decimal if decimals else None
-    return msgspec.json.Decoder(form, float_hook=hook).decode(_without_nulls(text, form))
+    return _decoder(form, decimals=decimals).decode(_without_nulls(text, form))
+
+
+@lru_cache(256)
+def _decoder(form: Any, *, decimals: bool) -> "msgspec.json.Decoder[Any]":  # noqa: ANN401 - as above
+    return msgspec.json.Decoder(form, float_hook=Decimal if decimals else None)
 
 
 def _without_nulls(text: bytes, form: object) -> bytes:

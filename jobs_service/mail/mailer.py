@@ -1,7 +1,6 @@
 """Sending mail: the protocol, an SMTP client, and a list in memory for tests."""
 
 import contextlib
-import copy
 import re
 import smtplib
 import ssl
@@ -141,8 +140,9 @@ class SmtpMailer:
 
         `ask` raises `Unavailable` while that server is known to be away.
         """
-        mailer = copy.copy(self)
-        mailer._ask = ask  # noqa: SLF001 - a copy of this object
+        # What `copy.copy` does, in a tenth of the time: every attempt has one.
+        mailer = object.__new__(type(self))
+        mailer.__dict__.update(self.__dict__, _ask=ask)
         return mailer
 
     @property

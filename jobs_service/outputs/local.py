@@ -9,7 +9,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 #: A plain file name, short enough that the temporary name derived from it is valid too.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+#: For the names of temporary files. They begin at random, so that processes do not meet, also those of other machines.
+_numbers = count(secrets.randbits(64))
 _TEMPORARY_NAME = re.compile(r".+\.[0-9a-f]{16}\.tmp")
 
 #: Names read between two checks of the clock. Reading them takes about a millisecond.
@@ -33,6 +35,8 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o644
 #: Never read through a symbolic link, and never block on a pipe.
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 #: The errors with which network and desktop shares refuse operations that they do not support.
 _CANNOT_SYNC_A_FOLDER = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
@@ -105,12 +109,19 @@ class LocalOutputs:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._shortcomings = _Shortcomings()
+        self._folders: _Folders | None = None
 
     def write(self, name: str, content: bytes) -> str:
         _check_name(name)
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with _opened(self._directory) as directory, _opened_incomplete(directory) as incomplete:
-            _replace_file(directory, incomplete, name, content, self._shortcomings)
+        try:
+            _replace_file(self._open_folders(), name, content, self._shortcomings)
+        except FileNotFoundError:
+            # The directory of temporary files was removed while it was open.
+            self._folders = None
+            _replace_file(self._open_folders(), name, content, self._shortcomings)
+        except OSError:
+            self._folders = None  # another try opens them anew
+            raise
         return f"output/{name}"
 
     def search(self, job_ids: Iterable[UUID]) -> Search:
@@ -143,6 +154,14 @@ class LocalOutputs:
         except FileNotFoundError:
             return 0
 
+    def _open_folders(self) -> "_Folders":
+        """Return the open directories. They stay open, because each system call of a thread lets others in between."""
+        folders = self._folders
+        if folders is None or not folders.are_at(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            folders = self._folders = _Folders(self._directory)
+        return folders
+
     def _visible_names(self) -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError), _opened(self._directory) as directory:
             for name in _names(directory):
@@ -150,6 +169,38 @@ class LocalOutputs:
                     _remove_stale(directory, name, STALE_AFTER_SECONDS)
                 else:
                     yield name
+
+
+class _Folders:
+    """The directory of the files and that of the temporary files, open until the last thread has done with them.
+
+    So every step of a write uses these, even if others are put in their places meanwhile.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.directory = self.incomplete = -1
+        self._user_id = os.geteuid()
+        with _opened(path) as directory:
+            self.incomplete = _open_incomplete(directory)
+            self.directory = os.dup(directory)
+        os.set_inheritable(self.directory, False)
+        self._identity = _identity(os.fstat(self.directory))
+
+    def are_at(self, path: Path) -> bool:
+        """Tell whether the path still leads here, for the same user. An inode is not used again while it is open."""
+        try:
+            return _identity(path.stat()) == self._identity and os.geteuid() == self._user_id
+        except FileNotFoundError:
+            return False
+
+    def __del__(self) -> None:
+        for descriptor in (self.directory, self.incomplete):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 class _Shortcomings:
@@ -160,49 +211,48 @@ class _Shortcomings:
 
     def set_mode(self, file: int) -> None:
         """Set the file's mode whatever the umask is, because another user may serve the files."""
-        with self._allowing(_CANNOT_SET_A_MODE, "set a mode", "who can read the files depends on the mount options"):
+        try:
             os.fchmod(file, _MODE)
+        except OSError as error:
+            if error.errno not in _CANNOT_SET_A_MODE:
+                raise
+            self._log_once(error, "set a mode", "who can read the files depends on the mount options")
 
     def sync_folder(self, directory: int) -> None:
-        with self._allowing(_CANNOT_SYNC_A_FOLDER, "sync a folder", "a power failure may lose the newest files"):
-            os.fsync(directory)
-
-    @contextlib.contextmanager
-    def _allowing(self, codes: frozenset[int], step: str, consequence: str) -> Iterator[None]:
         try:
-            yield
+            os.fsync(directory)
         except OSError as error:
-            if error.errno not in codes:
+            if error.errno not in _CANNOT_SYNC_A_FOLDER:
                 raise
-            with contextlib.suppress(KeyError):  # logged already, perhaps just now by another thread
-                self._unlogged.remove(step)
-                reason = os.strerror(error.errno)
-                log.warning(
-                    "OUTPUT_DIR's file system does not support an operation",
-                    cannot=step,
-                    consequence=consequence,
-                    error=reason,
-                )
+            self._log_once(error, "sync a folder", "a power failure may lose the newest files")
+
+    def _log_once(self, error: OSError, step: str, consequence: str) -> None:
+        with contextlib.suppress(KeyError):  # logged already, perhaps just now by another thread
+            self._unlogged.remove(step)
+            log.warning(
+                "OUTPUT_DIR's file system does not support an operation",
+                cannot=step,
+                consequence=consequence,
+                error=os.strerror(error.errno or 0),
+            )
 
 
 @contextlib.contextmanager
 def _opened(path: Path | str, parent: int | None = None) -> Iterator[int]:
     """Open the directory, so that every step uses this one even if another is put in its place."""
     no_link = 0 if parent is None else os.O_NOFOLLOW
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | no_link, dir_fd=parent)
+    directory = os.open(path, _FOLDER | no_link, dir_fd=parent)
     try:
         yield directory
     finally:
         os.close(directory)
 
 
-@contextlib.contextmanager
-def _opened_incomplete(directory: int) -> Iterator[int]:
+def _open_incomplete(directory: int) -> int:
     """Open the directory of temporary files, and create it if needed. As a subdirectory it is on the same disk."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(_incomplete_name(), dir_fd=directory)
-    with _opened(_incomplete_name(), directory) as incomplete:
-        yield incomplete
+    return os.open(_incomplete_name(), _FOLDER | os.O_NOFOLLOW, dir_fd=directory)
 
 
 def _incomplete_name() -> str:
@@ -223,25 +273,29 @@ def _read_file(directory: int, name: str, max_bytes: int) -> bytes:
         return file.read()
 
 
-def _replace_file(directory: int, incomplete: int, name: str, content: bytes, shortcomings: _Shortcomings) -> None:
-    temporary = f"{name}.{secrets.token_hex(8)}.tmp"
+def _replace_file(folders: _Folders, name: str, content: bytes, shortcomings: _Shortcomings) -> None:
+    temporary = f"{name}.{next(_numbers) & 0xFFFF_FFFF_FFFF_FFFF:016x}.tmp"
     try:
-        _write_synced(incomplete, temporary, content, shortcomings)
+        _write_synced(folders.incomplete, temporary, content, shortcomings)
         failpoint("storage.before_rename")
-        os.replace(temporary, name, src_dir_fd=incomplete, dst_dir_fd=directory)
+        os.replace(temporary, name, src_dir_fd=folders.incomplete, dst_dir_fd=folders.directory)
         failpoint("storage.after_rename")
     except BaseException:  # an interrupt by the time limit must not leave a file behind either
-        _remove(incomplete, temporary)
+        _remove(folders.incomplete, temporary)
         raise
-    shortcomings.sync_folder(directory)
+    shortcomings.sync_folder(folders.directory)
 
 
 def _write_synced(directory: int, name: str, content: bytes, shortcomings: _Shortcomings) -> None:
-    with os.fdopen(os.open(name, _NEW_FILE, _MODE, dir_fd=directory), "wb") as file:
-        shortcomings.set_mode(file.fileno())
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    file = os.open(name, _NEW_FILE, _MODE, dir_fd=directory)
+    try:
+        shortcomings.set_mode(file)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _names(directory: int) -> Iterator[str]:

@@ -51,6 +51,17 @@ class RunningAttempt:
     started_at: float | None = None
     #: When the job's function ended; only the verdict is still to be written, however long PostgreSQL is away.
     returned_at: float | None = None
+    #: What events and log lines say about it.
+    facts: JobFacts = field(init=False)
+
+    def __post_init__(self) -> None:
+        claim = self.claim
+        self.facts = {
+            "job_id": str(claim.job_id),
+            "type": claim.type,
+            "queue": claim.queue,
+            "attempt": claim.attempts,
+        }
 
     def __repr__(self) -> str:
         """Return what Dramatiq's log lines show of a message's arguments. No fields: the claim holds the payload."""
@@ -76,17 +87,6 @@ class RunningAttempt:
     def age_seconds(self) -> float:
         """The time since the job was submitted; the claim knows how long that was when it was claimed."""
         return round(self.claim.age_seconds + time.monotonic() - self.claimed_at, 4)
-
-    @property
-    def facts(self) -> JobFacts:
-        """What events and log lines say about it."""
-        claim = self.claim
-        return {
-            "job_id": str(claim.job_id),
-            "type": claim.type,
-            "queue": claim.queue,
-            "attempt": claim.attempts,
-        }
 
     @property
     def end_facts(self) -> EndFacts:

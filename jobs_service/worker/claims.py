@@ -1,7 +1,7 @@
 """Claiming jobs for this worker process, confirming their leases, giving them back."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from uuid import UUID
 
 from dramatiq.broker import MessageProxy
@@ -12,6 +12,7 @@ from jobs_service.broker.redis import JobBroker, Popped
 from jobs_service.database.connection import Database
 from jobs_service.errors import DatabaseUnavailable, LeaseLost, PostgresError
 from jobs_service.failpoints import failpoint
+from jobs_service.ids import random_ids
 from jobs_service.jobs import lifecycle
 from jobs_service.observability import logs
 from jobs_service.worker.attempt import RunningAttempt, RunningAttempts, attempt_of
@@ -97,7 +98,10 @@ class Claims:
         return [running for running, is_released in zip(attempts, released, strict=True) if not is_released]
 
     def _claim(self, messages: Sequence[Popped]) -> list[lifecycle.Claim | None]:
-        asks = [lifecycle.ClaimRequest(UUID(message.args[0]), self.worker_id) for message in messages]
+        asks = [
+            lifecycle.ClaimRequest(UUID(message.message_id), self.worker_id, token)
+            for message, token in zip(messages, random_ids(len(messages)), strict=True)
+        ]
         tokens = {ask.token for ask in asks}
         self.unanswered |= tokens
         claims = self.wait.until_answered(
@@ -110,32 +114,35 @@ class Claims:
     def _announce_received(self, messages: Sequence[Popped]) -> None:
         with logs.batched():
             for message in messages:
-                with self._log_context(message):
-                    events.emit(events.JobReceived(job_id=message.message_id, type=message.actor_name))
+                self._bind(message)
+                events.emit(events.JobReceived(job_id=message.message_id, type=message.actor_name))
+        logs.bind_anew()
 
     def _accepted(self, messages: Sequence[Popped], claims: Sequence[lifecycle.Claim | None]) -> list[Popped]:
-        with logs.batched():
-            return [
-                message for message, claim in zip(messages, claims, strict=True) if self._is_accepted(message, claim)
-            ]
+        try:
+            with logs.batched():
+                accepted = zip(messages, claims, strict=True)
+                return [message for message, claim in accepted if self._is_accepted(message, claim)]
+        finally:
+            logs.bind_anew()
 
     def _is_accepted(self, message: Popped, claim: lifecycle.Claim | None) -> bool:
         """Attach the attempt to its message and announce it. False: it is not to run here."""
-        with self._log_context(message):
-            if claim is None:
-                job_type = message.counted_type or message.actor_name
-                events.emit(events.JobNotClaimed(job_id=message.message_id, type=job_type, queue=message.queue_name))
-                return False
-            running = RunningAttempt(claim)
-            self.attempts.add(running)
-            if self.broker.name_of(claim.type) != message.counted_type:
-                log.error("A message names another type than its job", named=message.actor_name, type=claim.type)
-                self.give_back_surely([running])
-                return False
-            running.attach_to(message)
-            with logs.bound(attempt=claim.attempts, **claim.origin.fields):
-                events.emit(events.JobProcessing(**running.facts, waited_seconds=round(claim.waited_seconds, 4)))
-            return True
+        self._bind(message)
+        if claim is None:
+            job_type = message.counted_type or message.actor_name
+            events.emit(events.JobNotClaimed(job_id=message.message_id, type=job_type, queue=message.queue_name))
+            return False
+        running = RunningAttempt(claim)
+        self.attempts.add(running)
+        if self.broker.name_of(claim.type) != message.counted_type:
+            log.error("A message names another type than its job", named=message.actor_name, type=claim.type)
+            self.give_back_surely([running])
+            return False
+        running.attach_to(message)
+        logs.bind(attempt=claim.attempts, **claim.origin.fields)
+        events.emit(events.JobProcessing(**running.facts, waited_seconds=round(claim.waited_seconds, 4)))
+        return True
 
     def _leave_to_others(self, messages: Sequence[Popped]) -> list[Popped]:
         """Publish the messages again, for another process: this one can open no file, and is to be replaced."""
@@ -145,8 +152,9 @@ class Claims:
         messages[0].consumer.requeue(messages)
         return []
 
-    def _log_context(self, message: Popped) -> AbstractContextManager[None]:
-        return logs.bound(
+    def _bind(self, message: Popped) -> None:
+        """Have the log lines of this consumer's thread name the message."""
+        logs.bind_anew(
             job_id=message.message_id,
             type=message.actor_name,
             queue=message.queue_name,
