@@ -18,7 +18,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import redis
@@ -307,6 +307,8 @@ class QueueConsumer(Consumer):
             log.warning("Messages not returned to Redis; the relay will publish them again", error=str(error))
 
     def close(self) -> None:
+        if self.client.connection:
+            self.client.connection.disconnect()
         self.client.close()
 
     def _return_claimed(self) -> None:
@@ -509,8 +511,11 @@ def redis_client(settings: Settings) -> redis.Redis:
 
 
 def blocking_client(client: redis.Redis, block_seconds: float) -> redis.Redis:
-    """Return a client with the same settings whose replies may take `block_seconds` longer."""
+    """Return a client for one thread with the same settings, whose replies may take `block_seconds` longer."""
     options = dict(client.connection_pool.connection_kwargs)
     options["socket_timeout"] = (options.get("socket_timeout") or 1) + block_seconds
     pool = redis.ConnectionPool(connection_class=client.connection_pool.connection_class, **options)
-    return redis.Redis(connection_pool=pool)
+    blocking = redis.Redis(connection_pool=pool)
+    # Kept between commands: a pool would look, with four system calls, whether it is still good. It connects when used.
+    blocking.connection = cast(redis.Connection, pool.make_connection())
+    return blocking

@@ -8,7 +8,7 @@ A statement whose reply was lost may have been carried out. So each carries a to
 `transition_token`. A transition that finds no row to change looks for its own token on the row.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -351,13 +351,13 @@ SET status = 'processing', attempts = attempts + 1, lease_token = ask.token, wor
 FROM unnest(%(job_ids)s::uuid[], %(worker_ids)s::uuid[], %(tokens)s::uuid[]) AS ask (job_id, worker_id, token)
 WHERE id = ask.job_id AND (status = 'pending') IS TRUE AND run_at <= now()
   AND (expires_at IS NULL OR expires_at > now())
-RETURNING id, lease_token, jobs.worker_id, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
+RETURNING lease_token::text, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
           extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
           extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
           request_id, traceparent, deferrals, waits_for, {_AWAY}"""
 
 _CLAIMED = f"""
-SELECT id, lease_token, worker_id, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
+SELECT lease_token::text, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
        extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
        extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
        request_id, traceparent, deferrals, waits_for, {_AWAY}
@@ -379,11 +379,16 @@ def claim(database: Database, asks: Sequence[ClaimRequest]) -> list[Claim | None
 
 def _claims(database: Database, sql: str, asks: Sequence[ClaimRequest]) -> dict[UUID, Claim]:
     columns = {
-        "job_ids": [ask.job_id for ask in asks],
-        "worker_ids": [ask.worker_id for ask in asks],
-        "tokens": [ask.token for ask in asks],
+        "job_ids": _array(ask.job_id for ask in asks),
+        "worker_ids": _array(ask.worker_id for ask in asks),
+        "tokens": _array(ask.token for ask in asks),
     }
-    return {claim.token: claim for claim in (Claim(*row) for row in database.rows(sql, columns))}
+    known = {str(ask.token): ask for ask in asks}
+    claims: dict[UUID, Claim] = {}
+    for token, *rest in database.rows(sql, columns):
+        ask = known[token]
+        claims[ask.token] = Claim(ask.job_id, ask.token, ask.worker_id, *rest)
+    return claims
 
 
 def begin_effect(database: Database, claim: Claim) -> bool:
@@ -982,9 +987,14 @@ def _held(held: Sequence[Row], verb: str) -> dict[str, Any]:
     """Return the statement parameters for jobs and their leases, in this order."""
     return {
         "job_ids": [job_id for job_id, _ in held],
-        "leases": [lease for _, lease in held],
-        "transitions": [_transition(lease, verb) for _, lease in held],
+        "leases": _array(lease for _, lease in held),
+        "transitions": _array(_transition(lease, verb) for _, lease in held),
     }
+
+
+def _array(ids: Iterable[UUID]) -> str:
+    """Return an array of ids as PostgreSQL reads it: one value to quote instead of many."""
+    return f"{{{','.join(map(str, ids))}}}"
 
 
 def _transition(lease: UUID, verb: str) -> UUID:

@@ -21,7 +21,12 @@ from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import ClaimRequest
 
 #: What `pass_jobs` sends: submit, claim, complete, and what they look up after a lost reply.
-HOT = ("WITH new", "UPDATE jobs SET status = 'processing'", "SELECT id, lease_token", "UPDATE jobs SET status = 'comp")
+HOT = (
+    "WITH new",
+    "UPDATE jobs SET status = 'processing'",
+    "SELECT lease_token::text",
+    "UPDATE jobs SET status = 'comp",
+)
 LOOK = "SELECT id FROM jobs"
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
