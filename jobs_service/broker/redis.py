@@ -61,21 +61,25 @@ WAKE_SECONDS = 30
 # Pops the first messages of all lines in the order of their scores. ARGV: how many in total, then the most from each
 # line.
 _POP_FIRST = """
-local popped, heads, rooms = {}, {}, {}
+local popped, heads, rooms, left = {}, {}, {}, tonumber(ARGV[1])
 for line = 1, #KEYS do
   rooms[line] = tonumber(ARGV[line + 1])
   heads[line] = redis.call('ZRANGE', KEYS[line], 0, 0, 'WITHSCORES')
 end
-for _ = 1, tonumber(ARGV[1]) do
-  local first
+while left > 0 do
+  local first, others
   for line = 1, #KEYS do
-    if rooms[line] > 0 and heads[line][1]
-      and (not first or tonumber(heads[line][2]) < tonumber(heads[first][2])) then first = line end
+    if rooms[line] > 0 and heads[line][1] then
+      others = first
+      if not first or tonumber(heads[line][2]) < tonumber(heads[first][2]) then first = line end
+    end
   end
   if not first then break end
-  popped[#popped + 1] = heads[first]
-  redis.call('ZREM', KEYS[first], heads[first][1])
-  rooms[first] = rooms[first] - 1
+  local count = others and 1 or math.min(left, rooms[first])
+  local found = redis.call('ZPOPMIN', KEYS[first], count)
+  for place = 1, #found, 2 do popped[#popped + 1] = {found[place], found[place + 1]} end
+  if not others then break end
+  rooms[first], left = rooms[first] - 1, left - 1
   heads[first] = redis.call('ZRANGE', KEYS[first], 0, 0, 'WITHSCORES')
 end
 return popped"""
