@@ -12,7 +12,7 @@ SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
 PARALLEL := $(if $(filter tests,$(TESTS)),-n 4 --dist loadfile --no-loadscope-reorder)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format ci chaos soak bench bench-metrics bench-backlog shape compose-test dashboards docs clean
+.PHONY: help run test lint format ci chaos soak bench bench-metrics bench-backlog profile shape compose-test dashboards docs clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-metrics: $(STAMP) ## measure the cost of metrics: this service beside itse
 
 bench-backlog: $(STAMP) ## measure submission and claims with ROWS jobs waiting (a million) beside an empty queue
 	@$(BIN)/python -m bench.backlog --rows $(or $(ROWS),1000000) $(BENCH)
+
+profile: $(STAMP) ## write flame graphs of the API and the worker under load to output/profile/
+	@$(BIN)/python -m bench.profile $(PROFILE)
 
 shape: $(STAMP) ## print the code's figures (imports, folders, functions, files), also beside another tree: BEFORE=folder
 	@$(BIN)/python -m bench.shape $(if $(BEFORE),$(BEFORE)) .

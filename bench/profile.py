@@ -50,7 +50,8 @@ def _profile(plan: Plan, running: servers.Servers, files: Path, pictures: Path) 
                 for pid in stack.groups[name]:
                     recorders.enter_context(recording(pid, picture))
                 print(picture)
-            load.load_once()
+            load.say(f"{plan.jobs:,} jobs, sampled")
+            load.work_off(plan.jobs)
 
 
 @contextlib.contextmanager

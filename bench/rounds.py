@@ -73,14 +73,21 @@ class Round:
     _jobs: int = 0
 
     def run(self) -> Figures:
-        self.say("warming up")
-        self._post(self.plan.warm_up_jobs)
-        self._all_completed()
+        self.warm_up()
         for phase in ALL_PHASES:
             if phase in self.plan.phases:
                 getattr(self, phase)()
         self._check_outputs()
         return self.figures
+
+    def warm_up(self) -> None:
+        self.say("warming up")
+        self.work_off(self.plan.warm_up_jobs)
+
+    def work_off(self, jobs: int) -> None:
+        """Post jobs and wait until they are completed."""
+        self._post(jobs)
+        self._all_completed()
 
     def load(self) -> None:
         """Post jobs in a closed loop, end to end: once to count statements and commands, once to measure time."""
