@@ -1,5 +1,7 @@
 """Completes attempts that have returned: those that wait at the same time share a statement and its commit."""
 
+import os
+import signal
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from threading import Thread
 from structlog.stdlib import get_logger
 
 from jobs_service.database.connection import Database
+from jobs_service.errors import SchemaUnavailable
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
 from jobs_service.observability import logs, tracing
@@ -32,15 +35,19 @@ class Returned:
     running: RunningAttempt
     context: Context
 
-    def complete(self, *, is_written: bool) -> None:
-        """Announce what became of it, in its own context, and end its span."""
-        self.context.run(self._announce, is_written)
+    def announce(self, *, is_written: bool) -> None:
+        """Announce that it is completed, or that its lease was gone, in its own context."""
+        self.context.run(announce_completed if is_written else announce_refused, self.running)
 
-    def _announce(self, is_written: bool) -> None:
-        try:
-            announce_completed(self.running) if is_written else announce_refused(self.running)
-        finally:
-            tracing.end_copied_attempt()
+    def settle(self, settler: Settler) -> None:
+        """Settle it by itself, in its own context. If its result cannot be stored, that is a failure as any other."""
+        claim = self.running.claim
+        retry_seconds = 0.0 if claim.attempts < claim.max_attempts else None
+        self.context.run(settler.settle, self.running, None, retry_seconds)
+
+    def end(self) -> None:
+        """End its span."""
+        self.context.run(tracing.end_copied_attempt)
 
 
 class Completions:
@@ -98,16 +105,29 @@ class Completions:
 
     def _complete(self, batch: Sequence[Returned]) -> None:
         try:
-            self._write(batch)
+            self._settle(batch)
+        finally:
+            for returned in batch:
+                returned.end()
+                self.attempts.remove(returned.running)
+
+    def _settle(self, batch: Sequence[Returned]) -> None:
+        try:
+            written = self._write(batch)
+        except SchemaUnavailable:
+            # No verdict on one of them could be written either.
+            log.exception("Verdicts not written; this process stops, and its jobs are taken back", jobs=len(batch))
+            os.kill(os.getpid(), signal.SIGTERM)
         except Exception as error:  # noqa: BLE001 - one result that cannot be stored must not be that of the others
             log.warning("Attempts not completed together; they are settled one by one", error=str(error).strip())
             for returned in batch:
-                returned.context.run(self.settler.settle, returned.running, None, None)
-        finally:
-            for returned in batch:
-                self.attempts.remove(returned.running)
+                returned.settle(self.settler)
+        else:
+            with logs.batched():
+                for returned, is_written in zip(batch, written, strict=True):
+                    returned.announce(is_written=is_written)
 
-    def _write(self, batch: Sequence[Returned]) -> None:
+    def _write(self, batch: Sequence[Returned]) -> list[bool]:
         done = [(returned.running.claim, returned.running.result) for returned in batch]
         failpoint("worker.after_effect")
         # A statement shared by several attempts is in the trace of the first.
@@ -115,6 +135,4 @@ class Completions:
             self.wait.until_answered, "complete", lambda: lifecycle.complete(self.database, done)
         )
         failpoint("worker.after_verdict")
-        with logs.batched():
-            for returned, is_written in zip(batch, written, strict=True):
-                returned.complete(is_written=is_written)
+        return written

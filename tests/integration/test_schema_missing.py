@@ -20,7 +20,7 @@ from jobs_service.worker.attempt import ATTEMPT_ARGUMENT, RunningAttempt, Runnin
 def sync(database, broker, dead_letters, worker_id):
     options = {"is_canary": False}
     dramatiq.Actor(print, broker=broker, actor_name="csv-generation", queue_name="default", priority=0, options=options)
-    return build_lifecycle_sync(
+    sync = build_lifecycle_sync(
         database,
         broker,
         dead_letters,
@@ -32,6 +32,8 @@ def sync(database, broker, dead_letters, worker_id):
         give_back_seconds=5,
         deferral=Deferral(),
     )
+    sync.completions.start()
+    return sync
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_a_verdict_waits_for_a_table_that_comes_back(sync, running, signals, dat
     settle(sync, running)
 
     restore.join()
-    assert row(running.claim.job_id, "status") == "completed"
+    eventually(lambda: row(running.claim.job_id, "status") == "completed", what="the verdict")
     assert not signals
 
 
@@ -86,8 +88,8 @@ def test_a_process_whose_verdicts_find_no_table_for_too_long_ends(sync, running,
 
     settle(sync, running)
 
-    sync.claims.database.rows("ALTER TABLE jobs RENAME COLUMN outcome TO result")
     eventually(lambda: signals, what="a signal to stop")
+    eventually(lambda: not list(sync.attempts), what="an attempt that nothing settles any more")
+    sync.claims.database.rows("ALTER TABLE jobs RENAME COLUMN outcome TO result")
     # With its worker, for the rescuer to take back.
     assert row(running.claim.job_id, "status") == "processing"
-    assert not list(sync.attempts)
