@@ -3,9 +3,10 @@
 import pytest
 from eventually import eventually
 
-#: What each statement of a job's way is recognised by.
+#: What each statement of a job's way is recognised by: words at its beginning, which are also in the name under which
+#: it is prepared.
 STATEMENTS = {
-    "submitted": b"INSERT INTO jobs",
+    "submitted": b"due <= now() AS is_due",
     "claimed": b"SET status = 'processing'",
     "effect begun": b"SET effect_started_at",
     "completed": b"SET status = 'completed'",

@@ -23,7 +23,7 @@ from jobs_service.database.migrations import migrate
 PAGE = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
 
 #: As many processes and threads as by default.
-DEFAULTS = {"API_PROCESSES": "2", "API_THREADS": "4", "WORKER_PROCESSES": "2", "WORKER_THREADS": "8"}
+DEFAULTS = {"API_PROCESSES": "2", "API_THREADS": "4", "WORKER_PROCESSES": "2", "WORKER_THREADS": "16"}
 
 _COUNT = """
 SELECT count(*) FILTER (WHERE application_name LIKE '% app'), count(*) FILTER (WHERE application_name LIKE '% worker'),
