@@ -295,6 +295,9 @@ class QueueConsumer(Consumer):
             self.broker.limits.give_back(types)
             was_left_out = not self._left_out.isdisjoint(types)
             self._was_full |= was_left_out
+            if was_left_out:
+                # One call ends the wait: those who come before it has ended need not make another.
+                self._left_out = frozenset()
         if was_left_out and not self.broker.draining:
             self._wake()
 
@@ -356,15 +359,17 @@ class QueueConsumer(Consumer):
             rooms = self._rooms(room)
             self._left_out = frozenset(job_type for job_type, line in self._lines.items() if not rooms[line])
         lines = [line for line, most in rooms.items() if most]
+        count = min(most for most in rooms.values() if most)
         try:
             # The stubs only know the return type for a pipeline.
-            reply: Any = self.client.bzmpop(
-                self.timeout_seconds, len(lines), lines, min=True, count=min(most for most in rooms.values() if most)
-            )
+            reply: Any = self.client.bzmpop(self.timeout_seconds, len(lines), lines, min=True, count=count)
         finally:
             with self._lock:
                 self._left_out = frozenset()
-        return self._found(reply[1] if reply else [])
+        popped = reply[1] if reply else []
+        # A type with little room keeps the count small for all lines: the next pop takes as many as each has room for.
+        self._was_full |= len(popped) == count < room
+        return self._found(popped)
 
     def _rooms(self, room: int) -> dict[str, int]:
         """Return for each line how many of `room` messages may be taken from it."""

@@ -256,6 +256,35 @@ def test_a_wait_that_leaves_out_a_type_ends_when_that_has_room_again(broker, lim
     assert line == eventually(lambda: ids(got), what="the mail")
 
 
+def test_a_type_with_room_for_one_job_does_not_part_the_batches_of_others(broker, limited):
+    """The wait in Redis takes as many from whichever line comes first, so the smallest room counts for all of them."""
+    broker.limits.set(MAIL, 1)
+    batches = []
+    broker.claim = lambda messages: batches.append(len(messages)) or messages
+    assert [] == limited._take_first(4)
+    line_up(broker, *[CSV] * 4)
+
+    pop(limited, 4)
+
+    assert [1, 3] == batches
+
+
+def test_one_call_ends_a_wait_however_many_jobs_of_its_type_end_meanwhile(broker, limited):
+    mails = pop_all(broker, limited, line_up(broker, MAIL, MAIL))
+    thread = threading.Thread(target=lambda: next_message(limited), daemon=True)
+    thread.start()
+    eventually(lambda: MAIL in limited._left_out, what="a wait without mails")
+    before = calls(broker, "expire")
+
+    limited.done(mails[:1])
+    limited.done(mails[1:])
+
+    assert before + 1 == calls(broker, "expire")
+    line_up(broker, MAIL)
+    thread.join(60)
+    assert not thread.is_alive()
+
+
 def test_what_comes_by_the_common_line_keeps_to_the_limits(broker, limited):
     """A message from elsewhere: it waits in its type's own line then, at its place."""
     messages = [message_for(new_id(), MAIL, "default", 5) for _ in range(3)]
@@ -301,10 +330,79 @@ def test_a_job_costs_one_round_trip_while_no_type_is_at_its_limit(broker, limite
     assert calls(broker) - before <= 40
 
 
-def calls(broker):
-    """Return how often messages were asked for."""
+def calls(broker, *commands):
+    """Return how often these commands were sent; by default, how often messages were asked for."""
     stats = broker.client.info("commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "bzmpop"))
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in commands or ("evalsha", "bzmpop"))
+
+
+@pytest.fixture
+def two_queues(broker):
+    """The consumers of two queues of a process with four threads."""
+    consumers = [broker.consume(queue, prefetch=4, timeout=200) for queue in ("default", "elsewhere")]
+    yield consumers
+    for consumer in consumers:
+        consumer.close()
+
+
+def test_two_queues_share_the_threads_of_a_process(broker, two_queues):
+    default, elsewhere = two_queues
+    for _ in range(3):
+        publish(broker)
+    in_hand = pop(default, 3)
+    for _ in range(6):
+        publish(broker, queue="elsewhere")
+
+    assert next(elsewhere) is not None
+    publish(broker)
+    assert [None, None] == [next(elsewhere), next(default)]
+    default.done(in_hand)
+    assert 3 == sum(message is not None for message in pop(elsewhere, 4))
+    assert next(default) is None
+
+
+def test_what_two_queues_have_popped_for_the_same_threads_goes_back_to_its_place(broker, two_queues):
+    """Neither knows what the other is about to take."""
+    default, elsewhere = two_queues
+    line_up(broker, *["csv-generation"] * 4)
+    before = broker.client.zrange(broker.key("default"), 0, -1, withscores=True)
+    popped = default._pop()
+    for _ in range(3):
+        publish(broker, queue="elsewhere")
+    pop(elsewhere, 3)
+
+    default._claim(popped)
+
+    assert 4 == len(popped)
+    assert popped[0].message_id == next(default).message_id
+    assert next(default) is None
+    assert before[1:] == broker.client.zrange(broker.key("default"), 0, -1, withscores=True)
+
+
+def test_consumers_that_run_at_the_same_time_never_hold_more_than_the_process_has_threads(broker, two_queues):
+    held = []
+    broker.claim = lambda messages: held.append(broker.limits._held_in_all) or messages
+    for consumer in two_queues:
+        broker.publish(
+            consumer.queue_name, [(message_for(new_id(), "x", consumer.queue_name, 5), 0) for _ in range(200)]
+        )
+
+    def consume(consumer):
+        taken = 0
+        while taken < 200:
+            if message := next(consumer):
+                taken += 1
+                consumer.ack(message)
+
+    threads = [threading.Thread(target=consume, args=(consumer,), daemon=True) for consumer in two_queues]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert not any(thread.is_alive() for thread in threads)
+    assert max(held) <= 4
+    assert 0 == broker.limits._held_in_all
 
 
 def _patient(client, seconds=20):
