@@ -12,20 +12,17 @@ from pathlib import Path
 import hypothesis
 import pytest
 import structlog
-from databases import opened
+from databases import TEMPLATE, postgres_with_template
 from service import QUICK
 
 from devstack import ports
-from devstack.servers import MailCatcher, Postgres, Valkey
+from devstack.servers import MailCatcher, Valkey
 from jobs_service.config import Settings
-from jobs_service.database.migrations import migrate
 from jobs_service.observability import logs
 
 # An example may take as long as a busy machine lets it.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
-
-TEMPLATE = "jobs_template"
 
 #: Nothing here survives the tests, so nothing has to reach the disk.
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
@@ -35,12 +32,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory):
-    bin_dir = os.environ.get("TEST_POSTGRES_BIN")
-    folder = tmp_path_factory.mktemp("postgres")
-    with Postgres(folder, bin_dir=Path(bin_dir) if bin_dir else None, options=FAST) as server:
-        with opened(server.url) as database:
-            migrate(database)
-        server.execute(f"ALTER DATABASE {server.DATABASE} RENAME TO {TEMPLATE}")
+    with postgres_with_template(tmp_path_factory.mktemp("postgres"), *FAST) as server:
         yield server
 
 
