@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from uuid import UUID
 
 import pytest
 from eventually import eventually
@@ -161,3 +162,79 @@ def test_an_orderly_stop_gives_back_what_was_popped(service, settings, database,
 def done(database, queue):
     [(count,)] = database.rows("SELECT count(*)::int FROM jobs WHERE queue = %s AND status = 'completed'", (queue,))
     return count
+
+
+def test_a_job_that_computes_stops_neither_the_claims_nor_the_heartbeat(service, database, tmp_path):
+    """It has the interpreter to itself most of the time; the other threads get their turns all the same."""
+    started, go = tmp_path / "started", tmp_path / "go"
+    service.start_api()
+    service.start_worker()
+    computing = service.post("test-compute", {"started": str(started), "go": str(go)})
+    eventually(started.exists, what="a job that computes")
+    beats = heartbeats(database)
+
+    quick = [service.post("csv-generation", {"a": number}) for number in range(20)]
+    for job_id in quick:
+        service.when(job_id, "completed")
+    eventually(lambda: heartbeats(database) >= beats + 5, what="five heartbeats")
+
+    assert {"test-compute": 1} == running(database)
+    go.touch()
+    # Its lease was never lost.
+    assert 1 == service.when(computing, "completed")["attempts"]
+
+
+def heartbeats(database):
+    [(beats,)] = database.rows("SELECT beats FROM workers")
+    return beats
+
+
+def test_a_claimed_job_never_waits_behind_the_long_jobs_of_another_queue(service, settings, database, slow, tmp_path):
+    """Three of four threads are busy with one queue: the other one takes its jobs one by one, the most urgent first."""
+    elsewhere = Elsewhere(tmp_path)
+    service.start_worker(ACTOR_MODULES="trying,elsewhere", REPUBLISH_SECONDS="3000", **LONG)
+    write(settings, 20, type="test-wait-for-file", payload=json.dumps(slow.payload))
+    eventually(lambda: slow.begun == 3, what="as many long jobs as may run")
+    [first] = elsewhere.write(settings, [0])
+    eventually(lambda: elsewhere.begun == [first], what="the first job of the other queue")
+    jobs = [first, *elsewhere.write(settings, priorities := [1, 5, 9, 5, 1])]
+    eventually(lambda: published(database, "elsewhere") == len(priorities), what="messages of the others")
+
+    for number in range(1, len(jobs) + 1):
+        eventually(lambda number=number: len(elsewhere.begun) == number, what="the next job")
+        # The one before it has returned, and may not be completed yet. No other is claimed as long as this one runs.
+        eventually(lambda: running(database) == {"test-wait-for-file": 3, "test-wait-elsewhere": 1}, what="one claim")
+        elsewhere.end(elsewhere.begun[-1])
+    eventually(lambda: done(database, "elsewhere") == len(jobs), what="all jobs of the other queue")
+
+    assert elsewhere.begun == [first, *(jobs[1:][place] for place in (2, 1, 3, 0, 4))]
+    assert 3 == slow.begun
+    slow.end()
+    eventually(lambda: done(database, "default") == 20, what="all long jobs")
+
+
+class Elsewhere:
+    """Jobs of another queue, each of which ends when it is allowed to."""
+
+    def __init__(self, folder):
+        self.started, self.go = folder / "started elsewhere", folder / "go elsewhere"
+        self.go.mkdir()
+
+    def write(self, settings, priorities):
+        payload = json.dumps({"started": str(self.started), "go": str(self.go)})
+        return write(settings, 0, type="test-wait-elsewhere", queue="elsewhere", payload=payload, priorities=priorities)
+
+    @property
+    def begun(self):
+        return [UUID(line) for line in self.started.read_text().splitlines()] if self.started.exists() else []
+
+    def end(self, job_id):
+        (self.go / str(job_id)).touch()
+
+
+def published(database, queue):
+    """Return how many waiting jobs have a message in Redis."""
+    sql = (
+        "SELECT count(*) FROM jobs WHERE queue = %s AND status = 'pending' AND publish_at > now() + interval '1 minute'"
+    )
+    return database.row(sql, (queue,))[0]

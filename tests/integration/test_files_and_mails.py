@@ -67,3 +67,24 @@ def test_a_name_for_an_output_that_no_store_takes_makes_no_job(service):
 
     assert 422 == status
     assert "/payload/attachments/0/output" in json.dumps(problem)
+
+
+def test_a_file_of_50_000_rows_is_written_and_a_mail_goes_to_100_recipients(service, tmp_path):
+    """With the default limits: the largest number of recipients, and a body of nearly a megabyte."""
+    rows = [{"id": number, "ok": 1} for number in range(50_000)]
+    people = [f"person{number}@example.net" for number in range(100)]
+    mail = {"to": people[:50], "cc": people[50:60], "bcc": people[60:], "subject": "s", "body": "b"}
+    with SmtpServer() as smtp:
+        service.start_api()
+        service.start_worker(MAIL_HOST="127.0.0.1", MAIL_PORT=str(smtp.port))
+        csv_id = service.post_text("csv-generation", json.dumps(rows, separators=(",", ":")))
+        mail_id = service.post("EMAIL_SEND", mail)
+
+        csv, sent = (service.when(job_id, "completed") for job_id in (csv_id, mail_id))
+
+    assert (1, 1) == (csv["attempts"], sent["attempts"])
+    lines = (tmp_path / csv["result"]).read_text().splitlines()
+    assert ["id,ok", *(f"{number},1" for number in range(50_000))] == lines
+    (received,) = smtp.mails
+    assert people == received.recipients
+    assert b"person60@" not in received.content

@@ -98,6 +98,16 @@ def wait_for_file(payload: dict[str, Any], context: JobContext) -> int:
     return context.number
 
 
+@job("test-compute", payload=dict[str, Any], time_limit_seconds=60)
+def compute(payload: dict[str, Any], context: JobContext) -> int:
+    """Create the file `started`, then compute in Python, without a pause, until the file `go` exists."""
+    Path(payload["started"]).touch()
+    total = 0
+    while not Path(payload["go"]).exists():
+        total += sum(number * number for number in range(20_000))
+    return context.number
+
+
 @job("test-one-at-a-time", payload=dict[str, Any], max_running=1)
 def one_at_a_time(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     """Take so many seconds, in short pieces."""
