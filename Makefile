@@ -50,8 +50,8 @@ bench: $(STAMP) ## measure jobs per second, CPU and latency beside Node, Celery 
 bench-metrics: $(STAMP) ## measure the cost of metrics: this service beside itself without them
 	@$(BIN)/python -m bench --metrics --phases load,drain --rounds 10 --jobs 1500 $(BENCH)
 
-bench-backlog: $(STAMP) ## measure submission and claims with ROWS jobs waiting (a million) beside an empty queue
-	@$(BIN)/python -m bench.backlog --rows $(or $(ROWS),1000000) $(BENCH)
+bench-backlog: $(STAMP) ## measure with ROWS jobs waiting (a million), or FINISHED jobs in the table, beside an empty queue
+	@$(BIN)/python -m bench.backlog --rows $(or $(ROWS),1000000) --finished $(or $(FINISHED),0) $(BENCH)
 
 profile: $(STAMP) ## write flame graphs of the API and the worker under load to output/profile/
 	@$(BIN)/python -m bench.profile $(PROFILE)

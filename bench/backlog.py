@@ -2,11 +2,12 @@
 
 Two stacks of real processes share one PostgreSQL and one Valkey. Each round posts jobs to each of them while it has no
 worker, then lets a worker run the same number. The waiting jobs have priorities 0 to 8; jobs of priority 9 overtake
-them.
+them. With `--finished`, the table holds completed jobs instead of waiting ones.
 """
 
 import argparse
 import contextlib
+import http
 import json
 import math
 import shlex
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from bench import machine, servers, systems
 from bench.errors import Failed
@@ -28,10 +29,14 @@ from bench.rounds import Figures, percentile
 from bench.servers import Connection, Servers
 from bench.systems import ROOT, Stack
 from devstack.servers import ServerError
+from jobs_service.database import prepared
 from jobs_service.jobs import lifecycle
 from jobs_service.maintenance import relay
 from jobs_service.metrics import queue_stats
 
+#: Pages that are listed, and how often in a round.
+_PAGES = {"newest": "/jobs?limit=50", "of type": "/jobs?limit=50&status=completed&type=csv-generation"}
+LISTS = 20
 #: The maximum memory that Redis may use.
 REDIS_MIB = 64
 CONNECTIONS = 16
@@ -47,7 +52,18 @@ SELECT (lpad(to_hex((extract(epoch FROM accepted_at) * 1000)::bigint), 12, '0') 
 FROM generate_series(1, %s) AS i
 CROSS JOIN LATERAL (SELECT now() - (%s - i) * interval '1 ms') AS dates (accepted_at)"""
 
-_COMPLETED = "SELECT count(*) FROM jobs WHERE status = 'completed'"
+# Completed jobs of the last three days, which nothing deletes yet.
+_FILL_FINISHED = """
+INSERT INTO jobs (id, type, status, payload, result, attempts, created_at, updated_at, run_at, publish_at, started_at,
+                  finished_at, worker_id, transition_token)
+SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7000' || '8'
+         || substr(md5(i::text), 1, 15))::uuid,
+       'csv-generation', 'completed', '{"name": "Alice", "score": 95}', '"output/01a20e7c-c682-7586-8ed8.csv"', 1,
+       timezone('utc', at), timezone('utc', at), at, at, at, at, gen_random_uuid(), gen_random_uuid()
+FROM generate_series(1, %s) AS i
+CROSS JOIN LATERAL (SELECT now() - interval '3 days' * (1 - i::float8 / %s)) AS dates (at)"""
+
+_COMPLETED = "SELECT count(*) FROM jobs WHERE status = 'completed' AND id > %s"
 _RAN = "SELECT json_object_agg(priority, jobs)::text FROM ({}) AS of_each".format(
     "SELECT priority, count(*) AS jobs FROM jobs WHERE status = 'completed' GROUP BY 1 ORDER BY 1 DESC"
 )
@@ -69,11 +85,13 @@ _ANY_DUE = {
     "limit": relay.BATCH,
 }
 
-#: The statements to explain on the full table, with their parameters.
-_HOT = {
+#: The statements to explain on the full table, with their parameters: those that the service prepares, and others.
+_PREPARED = {
     "submit": (lifecycle._SUBMIT, {name: [] for name in (*lifecycle.NewJob.__slots__, "keep_text")}),  # noqa: SLF001
     "claim": (lifecycle._CLAIM, {"job_ids": [uuid4()], "worker_ids": [uuid4()], "tokens": [uuid4()]}),  # noqa: SLF001
     "complete": (lifecycle._COMPLETE, _DONE),  # noqa: SLF001
+}
+_NOT_PREPARED = {
     "relay": (relay._DUE, _ANY_DUE),  # noqa: SLF001
     "scrape": (queue_stats._CURRENT, {}),  # noqa: SLF001
 }
@@ -90,7 +108,10 @@ ROWS = [
     Row("INSERT in PostgreSQL, us a job", _median("insert"), "{:.0f}"),
     Row("claimed and completed, jobs/s", _median("taken"), "{:,.0f}", more_is_better=True),
     Row("claim in PostgreSQL, us a job", _median("claim"), "{:.0f}"),
+    Row("complete in PostgreSQL, us a job", _median("complete"), "{:.0f}"),
     Row("priority 9 begun after, ms", _median("urgent"), "{:.0f}"),
+    Row("50 newest jobs listed, p50 ms", _median("newest"), "{:.1f}"),
+    Row("50 completed of a type, p50 ms", _median("of type"), "{:.1f}"),
     Row("Redis memory at most, MiB", _median("redis"), "{:.1f}"),
 ]
 
@@ -106,6 +127,8 @@ class Side:
     jobs: Connection
     #: Where pg_stat_statements is.
     admin: Connection
+    #: Jobs up to this id were completed before the first round.
+    last_id: str = str(UUID(int=0))
     rounds: Rounds = field(default_factory=list)
 
     def run(self, jobs: int, urgent: int) -> None:
@@ -116,7 +139,12 @@ class Side:
         self._take(jobs)
         self._note(urgent=statistics.median(self._urgent() for _ in range(urgent)))
         self.stack.stop_worker(STOP_SECONDS)
-        self._note(insert=self._microseconds("%INSERT INTO jobs%"), claim=self._microseconds("%attempts = attempts +%"))
+        self._note(**{page: statistics.median(self._list(url) for _ in range(LISTS)) for page, url in _PAGES.items()})
+        self._note(
+            insert=self._microseconds("%INSERT INTO jobs%"),
+            claim=self._microseconds("%attempts = attempts +%"),
+            complete=self._microseconds("%SET status = %result = done.result%"),
+        )
 
     def fill(self, waiting: int) -> None:
         """Insert this many waiting jobs, and publish the first of them to Redis."""
@@ -125,6 +153,13 @@ class Side:
         self.stack.start_worker()
         self._reach(1)
         self.stack.stop_worker(STOP_SECONDS)
+        self.observer.checkpoint()
+
+    def fill_finished(self, finished: int) -> None:
+        """Insert this many completed jobs."""
+        self.jobs.run(_FILL_FINISHED, finished, finished)
+        self.jobs.run("VACUUM ANALYZE jobs")
+        self.last_id = self.jobs.run("SELECT id::text FROM jobs ORDER BY id DESC LIMIT 1")
         self.observer.checkpoint()
 
     def _submit(self, jobs: int) -> None:
@@ -141,7 +176,7 @@ class Side:
 
     def _take(self, jobs: int) -> None:
         """Measure the rate of completions from the first one on."""
-        before = self.jobs.run(_COMPLETED)
+        before = self._completed()
         first, began_at = self._reach(before + 1)
         last, ended_at = self._reach(before + jobs)
         self._note(taken=(last - first) / (ended_at - began_at))
@@ -150,7 +185,7 @@ class Side:
         """Wait until `wanted` jobs are completed. Return how many are, and the time at which that was seen."""
         count, progress_at = 0, time.monotonic()
         while time.monotonic() - progress_at < STALLED_SECONDS:
-            now = self.jobs.run(_COMPLETED)
+            now = self._completed()
             self._watch_redis()
             if now >= wanted:
                 return now, time.monotonic()
@@ -158,6 +193,21 @@ class Side:
                 count, progress_at = now, time.monotonic()
             time.sleep(0.02)
         raise Failed(f"no job was completed in {STALLED_SECONDS} s\n{self.stack.log()}")
+
+    def _completed(self) -> int:
+        return self.jobs.run(_COMPLETED, self.last_id)
+
+    def _list(self, url: str) -> float:
+        """Return the milliseconds that a page takes."""
+        with contextlib.closing(self.stack.connect()) as connection:
+            connection.connect()
+            began_at = time.monotonic()
+            connection.request("GET", url)
+            reply = connection.getresponse()
+            reply.read()
+            if reply.status != http.HTTPStatus.OK:
+                raise Failed(f"GET {url} was answered with {reply.status}")
+            return (time.monotonic() - began_at) * 1000
 
     def _urgent(self) -> float:
         """Return the milliseconds from posting a job of priority 9 until it is seen to have started."""
@@ -201,35 +251,52 @@ def _side(name: str, redis_database: int, running: Servers, folder: Path) -> Ite
 
 def measure(options: argparse.Namespace, running: Servers, folder: Path) -> list[str]:
     """Return the lines of the report."""
-    with _side("empty", 0, running, folder) as empty, _side("waiting", 1, running, folder) as waiting:
-        _say(f"inserting {options.rows:,} waiting jobs")
-        waiting.fill(options.rows)
+    kind, count = ("finished", options.finished) if options.finished else ("waiting", options.rows)
+    with _side("empty", 0, running, folder) as empty, _side(kind, 1, running, folder) as full:
+        _say(f"inserting {count:,} {kind} jobs")
+        began_at = time.monotonic()
+        fill = full.fill_finished if options.finished else full.fill
+        fill(count)
+        _say(f"inserted in {time.monotonic() - began_at:.0f} s")
         empty.observer.count_statements(on=True)
         for number in range(1, options.rounds + 1):
-            for side in (empty, waiting) if number % 2 else (waiting, empty):
+            for side in (empty, full) if number % 2 else (full, empty):
                 _say(f"round {number}/{options.rounds}, {side.database}")
                 side.run(options.jobs, options.urgent)
-        ran = json.loads(waiting.jobs.run(_RAN))
-        if waiting.jobs.run(_EIGHTS_WAIT) and ran.keys() - {"9", "8"}:
-            raise Failed(f"jobs of a lower priority ran before those of priority 8: {ran}")
-        first = f"jobs that ran, of {options.rows:,} with the priorities 0 to 8 and some with 9: {ran}"
-        return [*_table(empty, waiting, options.rows), "", first, "", "plans with the jobs waiting:", *_plans(waiting)]
+        lines = [*_table(empty, full, f"{count:,} {kind}"), ""]
+        if not options.finished:
+            lines += [_order(full, count), ""]
+        return [*lines, f"plans with the {kind} jobs:", *_plans(full)]
 
 
-def _table(empty: Side, waiting: Side, count: int) -> list[str]:
-    lines = [f"{'':32}  {'empty queue':>12}  {f'{count:,} waiting':>18}  {'as good as empty':>20}"]
+def _order(waiting: Side, count: int) -> str:
+    """Return which priorities the jobs had that ran. Raises `Failed` if one ran before a higher one."""
+    ran = json.loads(waiting.jobs.run(_RAN))
+    if waiting.jobs.run(_EIGHTS_WAIT) and ran.keys() - {"9", "8"}:
+        raise Failed(f"jobs of a lower priority ran before those of priority 8: {ran}")
+    return f"jobs that ran, of {count:,} with the priorities 0 to 8 and some with 9: {ran}"
+
+
+def _table(empty: Side, full: Side, title: str) -> list[str]:
+    lines = [f"{'':32}  {'empty queue':>12}  {title:>20}  {'as good as empty':>20}"]
     for row in ROWS:
-        values = [row.format.format(row.value(side.rounds)) for side in (empty, waiting)]
-        ratio = row.compare(waiting.rounds, empty.rounds)
-        lines.append(f"{row.label:32}  {values[0]:>12}  {values[1]:>18}  {ratio or ''!s:>20}")
+        values = [row.format.format(row.value(side.rounds)) for side in (empty, full)]
+        ratio = row.compare(full.rounds, empty.rounds)
+        lines.append(f"{row.label:32}  {values[0]:>12}  {values[1]:>20}  {ratio or ''!s:>20}")
     return lines
 
 
 def _plans(side: Side) -> Iterator[str]:
-    for name, (sql, parameters) in _HOT.items():
-        found = side.jobs.explain(sql, parameters)
-        yield f"{name}: {found['Execution Time']:.1f} ms"
-        yield from _nodes(found["Plan"], "  ")
+    for name, (sql, parameters) in _PREPARED.items():
+        prepare, execute = prepared._parsed(sql) or ("", sql)  # noqa: SLF001
+        yield from _plan(name, side.jobs.explain(execute, parameters, prepare=prepare))
+    for name, (sql, parameters) in _NOT_PREPARED.items():
+        yield from _plan(name, side.jobs.explain(sql, parameters))
+
+
+def _plan(name: str, found: dict) -> Iterator[str]:
+    yield f"{name}: {found['Execution Time']:.1f} ms"
+    yield from _nodes(found["Plan"], "  ")
 
 
 def _nodes(node: dict, indent: str) -> Iterator[str]:
@@ -247,6 +314,7 @@ def _say(text: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.backlog", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="jobs that wait (default 1,000,000)")
+    parser.add_argument("--finished", type=int, default=0, help="completed jobs in the table instead (default 0)")
     parser.add_argument("--jobs", type=int, default=1_500, help="jobs posted and taken in a round (default 1,500)")
     parser.add_argument("--urgent", type=int, default=5, help="jobs of priority 9 in a round (default 5)")
     parser.add_argument("--rounds", type=int, default=6, help="rounds of each side (default 6)")

@@ -47,10 +47,17 @@ class Connection:
             cursor.execute(sql, parameters)
             return cursor.fetchone()[0] if cursor.description else None
 
-    def explain(self, sql: str, parameters: Mapping[str, object]) -> dict[str, Any]:
-        """Run a statement with EXPLAIN ANALYZE, roll it back, and return the plan."""
+    def explain(self, sql: str, parameters: Mapping[str, object], *, prepare: str = "") -> dict[str, Any]:
+        """Run a statement with EXPLAIN ANALYZE, roll it back, and return the plan.
+
+        With `prepare`, a PREPARE, the statement is the EXECUTE for it, and has the plan that fits all parameters.
+        """
         with self._connection.cursor() as cursor:
             cursor.execute("BEGIN")
+            if prepare:
+                cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+                # Not for this message: it has placeholders of the server's, and `%%` as in one with parameters.
+                cursor.execute(f"DEALLOCATE ALL; {prepare}", ())
             cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", parameters)
             [([found],)] = cursor.fetchall()
             cursor.execute("ROLLBACK")

@@ -67,8 +67,9 @@ def measure(tmp_path, *arguments):
     return run, json.loads(figures_file.read_text())["figures"]
 
 
-def test_a_small_backlog_is_measured_beside_an_empty_queue():
-    sizes = ["--rows", "9000", "--jobs", "40", "--rounds", "1", "--urgent", "1"]
+@pytest.mark.parametrize("kind", ["--rows", "--finished"])
+def test_a_small_backlog_is_measured_beside_an_empty_queue(kind):
+    sizes = [kind, "9000", "--jobs", "40", "--rounds", "1", "--urgent", "1"]
 
     run = subprocess.run(
         [sys.executable, "-m", "bench.backlog", *sizes],
