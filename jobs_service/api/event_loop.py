@@ -1,8 +1,9 @@
 """What begins and ends with the event loop, and how late the loop is."""
 
 import asyncio
-from contextlib import suppress
 from typing import Any
+
+from falcon.asgi import Request, Response
 
 from jobs_service.metrics import observations
 from jobs_service.metrics.catalogue import HTTP_LOOP_DELAY
@@ -10,33 +11,39 @@ from jobs_service.submission.intake import Intake
 
 #: The time between two measurements. A stall is measured as soon as it is over, however long it was.
 INTERVAL_SECONDS = 0.1
+#: The same while there are no requests, so that an idle process hardly wakes up.
+IDLE_INTERVAL_SECONDS = 1.0
 
 #: How long a stopping process waits for jobs that are being written. Their clients have gone: others were waited for.
 CLOSE_SECONDS = 5.0
 
 
 class Lifespan:
-    """Middleware that Falcon tells of the start and the end of the event loop."""
+    """Middleware that Falcon calls at the start and the end of the event loop."""
 
     def __init__(self, intake: Intake) -> None:
         self.intake = intake
-        self._measuring: asyncio.Task[None] | None = None
+        #: Whether a request has come since the last measurement.
+        self._is_busy = False
+        self._timer: asyncio.TimerHandle | None = None
 
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:  # noqa: ARG002
         self.intake.open()
-        self._measuring = asyncio.create_task(_measure())
+        self._plan(asyncio.get_running_loop())
+
+    async def process_request(self, req: Request, resp: Response) -> None:  # noqa: ARG002
+        self._is_busy = True
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:  # noqa: ARG002
-        if self._measuring:
-            self._measuring.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._measuring
+        if self._timer:
+            self._timer.cancel()
         await self.intake.close(seconds=CLOSE_SECONDS)
 
+    def _plan(self, loop: asyncio.AbstractEventLoop) -> None:
+        due = loop.time() + (INTERVAL_SECONDS if self._is_busy else IDLE_INTERVAL_SECONDS)
+        self._is_busy = False
+        self._timer = loop.call_at(due, self._measure, loop, due)
 
-async def _measure() -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + INTERVAL_SECONDS
-        await asyncio.sleep(INTERVAL_SECONDS)
+    def _measure(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         observations.add(HTTP_LOOP_DELAY.labels(), loop.time() - due)
+        self._plan(loop)

@@ -8,7 +8,7 @@ beyond a limit is refused with a problem document.
 import errno
 import math
 import os
-from asyncio import AbstractEventLoop, Transport
+from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -29,7 +29,7 @@ ANSWER_SECONDS = 30.0
 LINGER_SECONDS = 2.0
 #: How long a process that stops waits for the next request of a client, and for the rest of one that has begun.
 STOP_SECONDS = 2.0
-#: The time between two looks for connections whose time is over.
+#: The least time between two looks for connections whose time is over. While none waits for its client, there are none.
 SWEEP_SECONDS = 0.25
 
 #: The maximum size of a request line with its headers. gunicorn's own limits would allow 800 KB.
@@ -61,7 +61,7 @@ class Waiting:
 
     def __init__(self, seconds: float, give_up: "Callable[[HttpProtocol], None]") -> None:
         """`give_up` must remove the connection, or add it anew."""
-        self._seconds = seconds
+        self.seconds = seconds
         self._give_up = give_up
         self._since: dict[HttpProtocol, float] = {}
 
@@ -77,10 +77,15 @@ class Waiting:
     def first(self) -> "HttpProtocol":
         return next(iter(self._since))
 
+    @property
+    def ends_at(self) -> float:
+        """When the time of the first connection is over; infinity if there is none."""
+        return next(iter(self._since.values()), math.inf) + self.seconds
+
     def expire(self, now: float) -> None:
         """Give up each connection whose time is over. There are no more of them than connections now."""
         for connection, since in list(self._since.items()):
-            if since + self._seconds > now:
+            if since + self.seconds > now:
                 break
             self._give_up(connection)
 
@@ -110,6 +115,7 @@ class HttpWorker(gasgi.ASGIWorker):  # type: ignore[misc] # gunicorn has no type
         self.sending = Waiting(ANSWER_SECONDS, HttpProtocol.check_progress)
         self.closing = Waiting(LINGER_SECONDS, HttpProtocol.drop)
         self._stops_at = math.inf
+        self._sweep_timer: TimerHandle | None = None
 
     def make_room(self) -> None:
         """End one connection: one that is closing, else the one idle longest, else the one sending longest."""
@@ -122,23 +128,49 @@ class HttpWorker(gasgi.ASGIWorker):  # type: ignore[misc] # gunicorn has no type
         elif self.sending:
             self.sending.first().drop()
 
+    def sweep_by(self, due: float) -> None:
+        """Have a look for connections whose time is over at `due`, by the loop's clock, or before."""
+        if self._sweep_timer is None or due < self._sweep_timer.when():
+            self._set_sweep_timer(due)
+
+    def handle_exit_signal(self) -> None:
+        super().handle_exit_signal()
+        self._begin_stop()
+
+    async def _shutdown(self) -> None:
+        self._begin_stop()  # unless a signal has: gunicorn also stops when its main process is gone
+        await super()._shutdown()
+
+    def _begin_stop(self) -> None:
+        self._stops_at = min(self._stops_at, self.loop.time() + STOP_SECONDS)
+        self._sweep()
+
     def _setup_event_loop(self) -> None:
         super()._setup_event_loop()
         # asyncio's own default is 100, and replaces the length that gunicorn gave the queue of new connections.
         self.loop.create_server = partial(self.loop.create_server, backlog=self.cfg.backlog)
         self.loop.set_exception_handler(self._on_loop_error)
-        self.loop.call_soon(self._sweep)
 
     def _sweep(self) -> None:
+        self._set_sweep_timer(math.inf)
         now: float = self.loop.time()
-        if not self.alive:
-            self._stops_at = min(self._stops_at, now + STOP_SECONDS)
         until_stop = math.inf if now >= self._stops_at else now
         self.idle.expire(until_stop)
         self.receiving.expire(until_stop)
         self.sending.expire(now)
         self.closing.expire(now)
-        self.loop.call_later(SWEEP_SECONDS, self._sweep)
+        self._set_sweep_timer(max(now + SWEEP_SECONDS, self._next_sweep_at()))
+
+    def _next_sweep_at(self) -> float:
+        """Return when the next connection's time is over. Of a process that stops it is over at once."""
+        if self._stops_at < math.inf:
+            return 0.0
+        return min(waiting.ends_at for waiting in (self.idle, self.receiving, self.sending, self.closing))
+
+    def _set_sweep_timer(self, due: float) -> None:
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        self._sweep_timer = None if due == math.inf else self.loop.call_at(due, self._sweep)
 
     def _on_loop_error(self, loop: AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -336,7 +368,9 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # as above
             self._waiting.remove(self)
         self._waiting = waiting
         if waiting is not None:
-            waiting.add(self, self.worker.loop.time())
+            now = self.worker.loop.time()
+            waiting.add(self, now)
+            self.worker.sweep_by(now + waiting.seconds)
         if waiting is not self.worker.receiving:
             self.worker.collected_bytes -= self._collected_bytes
             self._collected_bytes = 0

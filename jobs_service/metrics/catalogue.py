@@ -193,7 +193,7 @@ HTTP_LOOP_DELAY = _histogram(
     _API,
     "",
     "How much later than planned the API's event loop came to a callback, in seconds: as long, every request waits. "
-    "Measured a few times a second.",
+    "Measured ten times a second while there are requests, and once a second while there are none.",
     _DELAY,
 )
 HTTP_ACTIVE = _gauge("http_server_active_requests", _API, "", "Requests that are being answered.")

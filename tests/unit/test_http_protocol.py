@@ -403,6 +403,43 @@ def test_what_waits_too_long_is_ended():
     served(scenario)
 
 
+def test_connections_are_looked_at_when_the_first_of_their_times_ends_and_only_then(monkeypatch):
+    monkeypatch.setattr(http_protocol, "SWEEP_SECONDS", 0)
+
+    async def scenario(server):
+        worker = server.worker
+        assert worker._sweep_timer is None
+        idle, _ = await server.connect()
+        await until(lambda: len(worker.idle) == 1)
+        assert worker._sweep_timer.when() == worker.idle.ends_at
+        # It began to wait later, and may wait for less long.
+        worker.receiving.seconds = worker.closing.seconds = 0
+        late, _ = await server.connect(request()[:9])
+        assert code(await late.read()) == "request_timeout"
+        await until(lambda: worker.nr_conns == 1)
+        assert len(worker.idle) == 1
+        worker.idle.seconds = 0
+        worker._sweep()
+        assert await idle.read() == b""
+        await until(lambda: worker.nr_conns == 0)
+        await until(lambda: worker._sweep_timer is None)
+
+    served(scenario)
+
+
+def test_a_process_that_stops_ends_idle_connections_by_itself(monkeypatch):
+    monkeypatch.setattr(http_protocol, "SWEEP_SECONDS", 0)
+    monkeypatch.setattr(http_protocol, "STOP_SECONDS", 0)
+
+    async def scenario(server):
+        idle, _ = await server.connect()
+        await until(lambda: len(server.worker.idle) == 1)
+        server.worker.handle_exit_signal()
+        assert await idle.read() == b""
+
+    served(scenario)
+
+
 def test_what_has_not_waited_long_is_left_alone():
     async def scenario(server):
         await server.connect()
