@@ -98,8 +98,14 @@ def _check_types(settings: Settings) -> None:
 
 def _worker_programs(settings: Settings, folder: Path) -> Iterator[Program]:
     """Yield the programs. In the `folder` each worker process notes what the next one has to know if it is lost."""
-    # Claim no more jobs than there are threads: one that waits behind a long job here could run elsewhere.
-    environ = {"dramatiq_queue_prefetch": str(settings.worker_threads), **os.environ, multiprocess.SERVED_VARIABLE: "1"}
+    environ = {
+        # Claim no more jobs than there are threads: one that waits behind a long job here could run elsewhere.
+        "dramatiq_queue_prefetch": str(settings.worker_threads),
+        # How long a consumer waits in Redis at a time. A message ends the wait, and so does a stop.
+        "dramatiq_worker_timeout": "3000",
+        **os.environ,
+        multiprocess.SERVED_VARIABLE: "1",
+    }
     dramatiq = (
         "-m",
         "dramatiq",

@@ -52,6 +52,9 @@ RETRY_DELAY_OPTION = "retry_delay_ms"
 #: Seconds that a consumer waits after a Redis error before it tries again.
 RECONNECT_SECONDS = 0.5
 
+#: Seconds after which a consumer of a process that stops is asked again. Dramatiq ends it after the running jobs.
+DRAINING_SECONDS = 0.1
+
 #: Larger than any Unix time in milliseconds. Ten times it is far below 2**53, so that scores are exact.
 _PRIORITY_STEP = 10**13
 
@@ -299,7 +302,7 @@ class QueueConsumer(Consumer):
                 # One call ends the wait: those who come before it has ended need not make another.
                 self._left_out = frozenset()
         if was_left_out and not self.broker.draining:
-            self._wake()
+            self.wake()
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Give back the claims on jobs that have not begun, and publish them, so that another process can take them.
@@ -328,7 +331,10 @@ class QueueConsumer(Consumer):
     def _pop(self) -> "list[Popped]":
         """Wait until there is room and a message. Return what was popped, [] after a time without any."""
         room = self._wait_for_room()
-        if not room or self.broker.draining:
+        if self.broker.draining:
+            time.sleep(DRAINING_SECONDS)
+            return []
+        if not room:
             return []
         try:
             # A blocking wait pops from whichever line has a message. After a time without room several lines may have
@@ -404,7 +410,7 @@ class QueueConsumer(Consumer):
             self.done([message for message in taken if id(message) not in kept])
         return claimed
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         """End this consumer's wait in Redis. If this fails, it ends by itself after its timeout."""
         try:
             with self.broker.client.pipeline(transaction=False) as pipeline:

@@ -30,6 +30,19 @@ def test_a_stop_under_load_costs_no_job_an_attempt(stack):
     assert stack.values(jobs, "attempts") == {1}
 
 
+def test_an_idle_worker_stops_before_its_waits_end(stack):
+    waits = {"dramatiq_worker_timeout": "500000", "WORKER_SHUTDOWN_SECONDS": "500", "STOP_GRACE_SECONDS": "600"}
+    worker = stack.start(**waits)
+    jobs = [stack.submit()]
+    stack.until_ended(jobs)
+
+    stack.strike()
+    assert worker.stop(seconds=60) == 0
+
+    assert stack.values(jobs, "attempts") == {1}
+    stack.service.start_worker()
+
+
 def test_a_stop_gives_back_what_it_could_not_finish(stack, tmp_path):
     worker = stack.start(WORKER_SHUTDOWN_SECONDS="8.5")
     started, go = tmp_path / "started", tmp_path / "go"

@@ -8,12 +8,13 @@ from dramatiq.common import iter_queue
 from dramatiq.middleware import Middleware
 from dramatiq.worker import ConsumerThread, Worker
 
-from jobs_service.broker.redis import JobBroker
+from jobs_service.broker.redis import JobBroker, QueueConsumer
 from jobs_service.maintenance.leader import Maintenance
 from jobs_service.orphans import end_with_parent
 from jobs_service.worker.heartbeat import Heartbeat
 from jobs_service.worker.sampler import Sampler
 from jobs_service.worker.watchdog import Watchdog
+from jobs_service.worker.work_queue import WorkQueue
 
 
 class WorkerServices(Middleware):
@@ -27,8 +28,10 @@ class WorkerServices(Middleware):
         self.maintenance = maintenance
         self.watchdog = watchdog
         self.sampler = sampler
+        self.work_queue = WorkQueue()
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        worker.work_queue = self.work_queue  # before there are threads, which wait at the one that they are given
         self.heartbeat.start(queues=sorted(worker.consumer_whitelist or broker.get_declared_queues()))
         self.maintenance.start()
         self.watchdog.start(worker)
@@ -50,6 +53,7 @@ class WorkerServices(Middleware):
         self.broker.draining = True
         self.maintenance.stop()
         self._return_messages(worker)
+        self._wake_threads(worker)
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         self.watchdog.end()
@@ -63,3 +67,12 @@ class WorkerServices(Middleware):
             messages[item.message.queue_name].append(item.message)
         for queue_name, proxies in messages.items():
             worker.consumers[queue_name].requeue_messages(proxies)
+
+    def _wake_threads(self, worker: Worker) -> None:
+        """Have idle threads end at once. Right after this Dramatiq tells its threads to end, and waits for them."""
+        for thread in worker.workers:
+            thread.stop()
+        self.work_queue.close()
+        for consumer_thread in worker.consumers.values():
+            if isinstance(consumer_thread.consumer, QueueConsumer):
+                consumer_thread.consumer.wake()
