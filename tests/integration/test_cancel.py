@@ -8,8 +8,7 @@ from rows import claim_one
 from smtp_server import SILENCE, SmtpServer
 
 from devstack.processes import is_alive
-from jobs_service.worker import attempt
-from jobs_service.worker.attempt import Cancelled, RunningAttempts
+from jobs_service.worker.attempt import Cancelled, RunningAttempt, RunningAttempts
 
 #: Longer than any test waits: what ends before was interrupted.
 LONG = {
@@ -97,7 +96,7 @@ def test_a_job_that_is_redriven_after_its_cancel_runs_again(service, hang, tmp_p
 
 
 def test_code_is_interrupted_once_and_sees_that_it_is_cancelled(database, submit, worker_id):
-    attempts, running = RunningAttempts(), attempt.begin(claim_one(database, submit(), worker_id))
+    attempts, running = RunningAttempts(), RunningAttempt(claim_one(database, submit(), worker_id))
     seen = []
 
     def run():
@@ -117,7 +116,7 @@ def test_code_is_interrupted_once_and_sees_that_it_is_cancelled(database, submit
 
 def test_code_that_has_just_ended_is_not_interrupted_behind_it(database, submit, worker_id, monkeypatch):
     """The worst moment: the cancel comes between its end and the look that takes it off the list."""
-    attempts, running = RunningAttempts(), attempt.begin(claim_one(database, submit(), worker_id))
+    attempts, running = RunningAttempts(), RunningAttempt(claim_one(database, submit(), worker_id))
 
     def run():
         monkeypatch.setattr(attempts, "_lock", CancellingLock(attempts, running.claim.token))
