@@ -52,8 +52,10 @@ def lose_a_worker(stack, count, payload, *, processes):
     backlog = [new_job(type="test-effect", payload=payload) for _ in range(count)]
     write_backlog(Settings.from_env(stack.service.environ), backlog)
     eventually(lambda: stack.sql("SELECT count(*) > 100 FROM jobs WHERE status = 'completed'")[0][0], what="work")
-    lost = kill_the_process_of(stack, lasting[0])
-    seconds = eventually(lambda: seconds_to_the_next_begin(stack, lost), seconds=240, what="the next attempts")
+    worker_id, lost = kill_the_process_of(stack, lasting[0])
+    seconds = eventually(
+        lambda: seconds_to_the_next_begin(stack, worker_id, lost), seconds=240, what="the next attempts"
+    )
     [(waiting,)] = stack.sql("SELECT count(*) FROM jobs WHERE status = 'pending'")
     eventually(lambda: is_quiet(stack), seconds=60, what="quiet")
     return seconds, waiting
@@ -67,17 +69,21 @@ def is_quiet(stack):
 
 
 def kill_the_process_of(stack, job_id):
-    """Return the jobs that were lost with it."""
+    """Return its worker id and the jobs that were lost with it."""
     pid, worker_id = stack.pid_of(job_id), stack.job(job_id)["worker_id"]
     stack.strike()
     os.kill(pid, signal.SIGKILL)
     sql = "SELECT id::text FROM jobs WHERE status = 'processing' AND worker_id = %s"
-    return [job_id for (job_id,) in stack.sql(sql, (worker_id,))]
+    return worker_id, [job_id for (job_id,) in stack.sql(sql, (worker_id,))]
 
 
-def seconds_to_the_next_begin(stack, job_ids):
-    """Return the seconds from the kill to the last of the next attempts' begins, once all have begun."""
-    sql = """SELECT count(*), max(extract(epoch FROM started_at - %s))::float8 FROM jobs
-    WHERE id = ANY(%s::uuid[]) AND worker_losses > 0 AND status IN ('processing', 'completed')"""
-    [(count, seconds)] = stack.sql(sql, (stack.struck_at, job_ids))
-    return seconds if count == len(job_ids) else None
+def seconds_to_the_next_begin(stack, worker_id, job_ids):
+    """Return the seconds from the kill to the last of the next attempts' begins, once all have begun.
+
+    PostgreSQL may still have completed some of the jobs for the killed process.
+    """
+    sql = """SELECT count(*) FILTER (WHERE status = 'pending' OR (status = 'processing' AND worker_id = %s)),
+    max(extract(epoch FROM started_at - %s)) FILTER (WHERE worker_id <> %s)::float8
+    FROM jobs WHERE id = ANY(%s::uuid[])"""
+    [(waiting, seconds)] = stack.sql(sql, (worker_id, stack.struck_at, worker_id, job_ids))
+    return None if waiting else seconds
