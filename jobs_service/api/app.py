@@ -53,7 +53,8 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     app.add_route("/jobs/{job_id}/cancel", JobCancellation(database, threads))
     app.add_route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys)))
     app.add_route("/livez", Liveness())
-    app.add_route("/readyz", Readiness(database, broker, registry.queues, threads))
+    readiness = Readiness(database, broker, registry.queues, threads, intake_database=intake_database)
+    app.add_route("/readyz", readiness)
     served = build_registry(settings, registry)
     # A thread of its own: a scrape takes seconds while a server does not answer.
     app.add_route("/metrics", Metrics(served, Threads(1), everyone=settings.metrics_access == "everyone"))

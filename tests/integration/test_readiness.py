@@ -1,5 +1,6 @@
 """/readyz against a real PostgreSQL that refuses jobs in every way there is a test for: it says so, and what to do."""
 
+import dataclasses
 import threading
 
 import falcon.testing
@@ -7,10 +8,14 @@ import psycopg2
 import pytest
 from eventually import eventually
 
+from devstack.ports import free_port
 from jobs_service.api.app import create_app
 from jobs_service.api.resources import health
 from jobs_service.api.threads import Threads
 from jobs_service.config import Settings
+from jobs_service.database import connection
+from jobs_service.database.connection import open_database
+from jobs_service.errors import DatabaseUnavailable
 
 
 @pytest.fixture
@@ -128,9 +133,22 @@ def test_a_trial_that_failed_leaves_no_transaction_open(ready, operator):
     assert (200, "ok") == ask()
 
 
+def test_a_service_whose_submissions_are_refused_is_not_ready(database, broker, settings, monkeypatch):
+    """They go through a database of their own, which may not know yet that PostgreSQL answers again."""
+    monkeypatch.setattr(connection, "REFUSE_SECONDS", 3_600.0)
+    refused = open_database(dataclasses.replace(settings, database_url=f"postgresql://127.0.0.1:{free_port()}/none"))
+    readiness = health.Readiness(database, broker, ["default"], Threads(1), intake_database=refused)
+    assert "ok" == readiness._database()
+
+    with pytest.raises(DatabaseUnavailable):
+        refused.rows("SELECT 1")
+
+    assert "does not answer" in readiness._database()
+
+
 def test_a_storm_of_probes_costs_one_statement(database, broker, monkeypatch):
     monkeypatch.setattr(health, "KEPT_SECONDS", 60.0)
-    readiness = health.Readiness(database, broker, ["default"], Threads(1))
+    readiness = health.Readiness(database, broker, ["default"], Threads(1), intake_database=database)
     looks, begun, go = [], threading.Event(), threading.Event()
 
     def look():

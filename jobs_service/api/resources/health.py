@@ -14,7 +14,7 @@ from jobs_service.broker.neighbours import conflicts
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database import migrations
 from jobs_service.database.connection import Database
-from jobs_service.errors import BrokerUnavailable, MigrationError, PostgresError
+from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, MigrationError, PostgresError
 from jobs_service.jobs import lifecycle
 from jobs_service.readiness import advice, preflight
 
@@ -40,8 +40,18 @@ class Liveness:
 class Readiness:
     """/readyz: jobs can be submitted. Without Redis they still can, so the status is then degraded."""
 
-    def __init__(self, database: Database, broker: JobBroker, queues: Sequence[str], threads: Threads) -> None:
+    def __init__(
+        self,
+        database: Database,
+        broker: JobBroker,
+        queues: Sequence[str],
+        threads: Threads,
+        *,
+        intake_database: Database,
+    ) -> None:
+        """Jobs are submitted through `intake_database`. The checks send their statements through `database`."""
         self.database = database
+        self.intake_database = intake_database
         self.broker = broker
         self.queues = queues
         self.threads = threads
@@ -74,7 +84,12 @@ class Readiness:
                     self._kept_until = time.monotonic() + KEPT_SECONDS
             finally:
                 self._lock.release()
-        return self._kept
+        return self._intake_refusal() if self._kept == "ok" else self._kept
+
+    def _intake_refusal(self) -> str:
+        """Return why submissions are refused at this moment without being tried, or "ok"."""
+        reason = self.intake_database.refusal()
+        return advice.on_postgresql(DatabaseUnavailable(reason)) if reason else "ok"
 
     def _look(self) -> str:
         try:
