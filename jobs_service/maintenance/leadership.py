@@ -19,6 +19,12 @@ log = get_logger(module=__name__)
 #: Renewals during one lease: two of them may fail.
 RENEWALS = 3
 
+# What nearly every request finds. To plan `_ACQUIRE` costs PostgreSQL ten times as much as this.
+_IS_ANOTHERS = """
+SELECT FROM leases
+WHERE name = 'maintenance' AND holder <> %(holder)s AND expires_at > clock_timestamp()
+  AND expires_at <= clock_timestamp() + %(seconds)s * interval '1 second'"""
+
 # A process that finds the lease held by another only reads. clock_timestamp(), because now() of a statement that waited
 # for the row is from before the renewal that it waited for. A lease that ends later than a new one would was granted
 # before the clock was set back: it counts as run out.
@@ -26,16 +32,14 @@ _ACQUIRE = """
 INSERT INTO leases AS lease (name, holder, token, expires_at)
 SELECT 'maintenance', %(holder)s, 1, clock_timestamp() + %(seconds)s * interval '1 second'
 WHERE NOT EXISTS (
-  SELECT FROM leases
-  WHERE name = 'maintenance' AND holder <> %(holder)s AND expires_at > clock_timestamp()
-    AND expires_at <= clock_timestamp() + %(seconds)s * interval '1 second'
+  <is another's>
 )
 ON CONFLICT (name) DO UPDATE
 SET holder = excluded.holder, token = lease.token + (lease.holder <> excluded.holder)::int,
     expires_at = clock_timestamp() + %(seconds)s * interval '1 second'
 WHERE lease.holder = excluded.holder OR lease.expires_at <= clock_timestamp()
    OR lease.expires_at > clock_timestamp() + %(seconds)s * interval '1 second'
-RETURNING token"""
+RETURNING token""".replace("<is another's>", _IS_ANOTHERS)
 
 _RESIGN = """
 UPDATE leases SET expires_at = '-infinity'
@@ -91,7 +95,9 @@ class Leadership:
     def _acquire(self) -> None:
         # Taken before the statement is sent: the lease that PostgreSQL grants ends later.
         asked_at = time.monotonic()
-        row = self.database.row(_ACQUIRE, {"holder": self.holder, "seconds": self.lease_seconds}, reserved=True)
+        names = {"holder": self.holder, "seconds": self.lease_seconds}
+        is_anothers = self.token is None and self.database.rows(_IS_ANOTHERS, names, reserved=True)
+        row = None if is_anothers else self.database.row(_ACQUIRE, names, reserved=True)
         self._is_refused = False
         if row is None:
             self._lose()
