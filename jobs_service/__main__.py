@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from jobs_service.broker.neighbours import conflicts
 from jobs_service.broker.redis import JobBroker
 from jobs_service.config import Settings, numbers_by_name
@@ -19,7 +21,7 @@ from jobs_service.metrics import multiprocess
 from jobs_service.observability import logs
 from jobs_service.readiness import advice, preflight
 from jobs_service.worker import begun
-from jobs_service.worker.supervisor import Program, Supervisor
+from jobs_service.worker.supervisor import Plan, ProgramPlan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,9 +54,15 @@ def worker(settings: Settings) -> int:
     logs.configure(form=settings.log_format, level=settings.log_level, service="worker")
     preflight.begin(settings)
     _prepare_metrics(settings, "worker")
-    with tempfile.TemporaryDirectory(prefix="jobs-worker-") as folder:
-        programs = list(_worker_programs(settings, Path(folder)))
-        return Supervisor(programs, kill_after_seconds=settings.kill_after_seconds).run()
+    folder = tempfile.mkdtemp(prefix="jobs-worker-")
+    plan = Plan(
+        list(_worker_programs(settings, Path(folder))),
+        settings.kill_after_seconds,
+        log_format=settings.log_format,
+        log_level=settings.log_level,
+        folder=folder,
+    )
+    return _become("jobs_service.worker.supervisor", msgspec.json.encode(plan).decode())
 
 
 def migrate(settings: Settings) -> int:
@@ -96,17 +104,18 @@ def _check_types(settings: Settings) -> None:
         raise SettingsError([f"MAX_RUNNING names {', '.join(unknown)}, but the job types are {known}"])
 
 
-def _worker_programs(settings: Settings, folder: Path) -> Iterator[Program]:
+def _worker_programs(settings: Settings, folder: Path) -> Iterator[ProgramPlan]:
     """Yield the programs. In the `folder` each worker process notes what the next one has to know if it is lost."""
-    environ = {
+    defaults = {
         # Claim no more jobs than there are threads: one that waits behind a long job here could run elsewhere.
         "dramatiq_queue_prefetch": str(settings.worker_threads),
         # How long a consumer waits in Redis at a time. A message ends the wait, and so does a stop.
         "dramatiq_worker_timeout": "3000",
-        **os.environ,
-        multiprocess.SERVED_VARIABLE: "1",
     }
-    dramatiq = (
+    environ = {name: os.environ.get(name, value) for name, value in defaults.items()}
+    environ[multiprocess.SERVED_VARIABLE] = "1"
+    dramatiq = [
+        sys.executable,
         "-m",
         "dramatiq",
         "jobs_service.worker.assembly:boot",
@@ -117,11 +126,11 @@ def _worker_programs(settings: Settings, folder: Path) -> Iterator[Program]:
         # A process that is killed while it reports would leave the command waiting for ever.
         "--worker-fork-timeout=10",
         "--skip-logging",
-    )
+    ]
     for number in range(1, settings.worker_processes + 1):
         name = f"dramatiq-{number}"
-        yield Program(name, (sys.executable, *dramatiq), {**environ, begun.PATH_VARIABLE: str(folder / name)})
-    yield Program("metrics", (sys.executable, "-m", "jobs_service.metrics.exposition"), environ)
+        yield ProgramPlan(name, dramatiq, {**environ, begun.PATH_VARIABLE: str(folder / name)})
+    yield ProgramPlan("metrics", [sys.executable, "-m", "jobs_service.metrics.exposition"], environ)
 
 
 def _parser() -> argparse.ArgumentParser:

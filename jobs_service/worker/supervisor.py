@@ -2,9 +2,14 @@
 
 The `dramatiq` command with several processes ends all of them when one dies: a job that kills its process would then
 stop the jobs of the others too.
+
+This module imports little: `python -m jobs_service worker` becomes this program, which runs as long as the worker.
 """
 
+import math
 import os
+import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +18,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 
+import msgspec
 from structlog.stdlib import get_logger
 
+from jobs_service.observability import logs
 from jobs_service.orphans import end_with_parent
 
 log = get_logger(module=__name__)
@@ -23,8 +30,29 @@ log = get_logger(module=__name__)
 STABLE_SECONDS = 10.0
 BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0)
 
-#: Seconds between two looks at the programs.
-LOOK_SECONDS = 0.2
+#: At most so many seconds between two looks at the programs. A program's end and a signal are seen at once.
+LOOK_SECONDS = 5.0
+#: The same while they are ending.
+END_LOOK_SECONDS = 0.2
+
+
+class ProgramPlan(msgspec.Struct, frozen=True):
+    """A program that is to run: its name, its command, and what its environment has beside the supervisor's."""
+
+    name: str
+    arguments: list[str]
+    environ: dict[str, str]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What `main` is given."""
+
+    programs: list[ProgramPlan]
+    kill_after_seconds: float
+    log_format: str
+    log_level: str
+    #: Removed at the end.
+    folder: str
 
 
 class Program:
@@ -45,6 +73,11 @@ class Program:
             self._ended(self.process)
         if self.process is None and time.monotonic() >= self._start_at:
             self._start()
+
+    @property
+    def seconds_to_start(self) -> float:
+        """The seconds until it is due; infinity while it runs."""
+        return max(0.0, self._start_at - time.monotonic()) if self.process is None else math.inf
 
     def send(self, signum: int) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -87,18 +120,21 @@ class Supervisor:
         self.programs = programs
         self.kill_after_seconds = kill_after_seconds
         self._signals = 0
+        self._wakes = select.poll()
+        self._woken = -1
 
     def run(self) -> int:
         """Return 0 once everything has ended after a signal."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_hangup)
+        self._be_woken_by_signals()
         while not self._signals:
             for program in self.programs:
                 if not self._signals:
                     program.check()
             self._reap_orphans()
-            time.sleep(LOOK_SECONDS)
+            self._wait(min([LOOK_SECONDS, *(program.seconds_to_start for program in self.programs)]))
         self._end()
         return 0
 
@@ -112,7 +148,19 @@ class Supervisor:
             if time.monotonic() > kill_at:
                 self._kill()
             self._reap_orphans()
-            time.sleep(LOOK_SECONDS)
+            self._wait(END_LOOK_SECONDS)
+
+    def _be_woken_by_signals(self) -> None:
+        """Have each signal end `_wait`, also one that comes just before it, and the end of each process be a signal."""
+        self._woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakes.register(self._woken, select.POLLIN)
+        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
+
+    def _wait(self, seconds: float) -> None:
+        """Return after so many seconds, or after a signal."""
+        if self._wakes.poll(seconds * 1000):
+            os.read(self._woken, 4_096)
 
     def _reap_orphans(self) -> None:
         """Have the kernel forget ended processes that this one did not start.
@@ -146,3 +194,18 @@ class Supervisor:
     def _on_hangup(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         for program in self.programs:
             program.send(signal.SIGHUP)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the programs of a plan, in JSON, and return 0 once they have ended after a signal."""
+    plan = msgspec.json.decode(arguments[0], type=Plan)
+    logs.configure(form=plan.log_format, level=plan.log_level, service="worker")
+    programs = [Program(each.name, each.arguments, os.environ | each.environ) for each in plan.programs]
+    try:
+        return Supervisor(programs, kill_after_seconds=plan.kill_after_seconds).run()
+    finally:
+        shutil.rmtree(plan.folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
