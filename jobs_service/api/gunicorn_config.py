@@ -1,6 +1,17 @@
 """Configures gunicorn: `gunicorn --config python:jobs_service.api.gunicorn_config jobs_service.asgi:application`."""
 
+import gc
 import os
+
+# What these modules need in memory, the processes share with the main process. The application itself is imported by
+# each of them, so that a reload takes the new code.
+import dramatiq  # noqa: F401
+import falcon.asgi  # noqa: F401
+import gunicorn.workers.gasgi  # noqa: F401
+import peewee  # noqa: F401
+import prometheus_client  # noqa: F401
+import psycopg2.extras  # noqa: F401
+import structlog  # noqa: F401
 
 from jobs_service.config import Settings
 
@@ -27,3 +38,8 @@ max_requests = 0
 loglevel = "warning"
 #: The socket would be in the user's home directory, which containers lack and two stacks on one machine would share.
 control_socket_disable = True
+
+
+def pre_fork(server: object, worker: object) -> None:  # noqa: ARG001 - gunicorn's arguments
+    """Leave what exists out of garbage collections: they would write to memory that the processes share."""
+    gc.freeze()
