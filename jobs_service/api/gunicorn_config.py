@@ -8,9 +8,7 @@ import os
 import dramatiq  # noqa: F401
 import falcon.asgi  # noqa: F401
 import gunicorn.workers.gasgi  # noqa: F401
-import peewee  # noqa: F401
 import prometheus_client  # noqa: F401
-import psycopg2.extras  # noqa: F401
 import structlog  # noqa: F401
 
 from jobs_service.config import Settings

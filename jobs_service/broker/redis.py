@@ -79,8 +79,12 @@ while left > 0 do
   end
   if not first then break end
   local count = others and 1 or math.min(left, rooms[first])
-  local found = redis.call('ZPOPMIN', KEYS[first], count)
-  for place = 1, #found, 2 do popped[#popped + 1] = {found[place], found[place + 1]} end
+  local found, members = redis.call('ZRANGE', KEYS[first], 0, count - 1, 'WITHSCORES'), {}
+  for place = 1, #found, 2 do
+    popped[#popped + 1] = {found[place], found[place + 1]}
+    members[#members + 1] = found[place]
+  end
+  redis.call('ZREM', KEYS[first], unpack(members))
   if not others then break end
   rooms[first], left = rooms[first] - 1, left - 1
   heads[first] = redis.call('ZRANGE', KEYS[first], 0, 0, 'WITHSCORES')

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
@@ -109,19 +109,18 @@ class LocalOutputs:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._shortcomings = _Shortcomings()
-        self._folders: _Folders | None = None
 
     def write(self, name: str, content: bytes) -> str:
         _check_name(name)
         try:
-            _replace_file(self._open_folders(), name, content, self._shortcomings)
+            with _opened_folders(self._directory) as folders:
+                _replace_file(folders, name, content, self._shortcomings)
         except FileNotFoundError:
-            # The directory of temporary files was removed while it was open.
-            self._folders = None
-            _replace_file(self._open_folders(), name, content, self._shortcomings)
-        except OSError:
-            self._folders = None  # another try opens them anew
-            raise
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with _opened(self._directory) as directory, contextlib.suppress(FileExistsError):
+                os.mkdir(_incomplete_name(), dir_fd=directory)
+            with _opened_folders(self._directory) as folders:
+                _replace_file(folders, name, content, self._shortcomings)
         return f"output/{name}"
 
     def search(self, job_ids: Iterable[UUID]) -> Search:
@@ -154,14 +153,6 @@ class LocalOutputs:
         except FileNotFoundError:
             return 0
 
-    def _open_folders(self) -> "_Folders":
-        """Return the open directories. They stay open, because each system call of a thread lets others in between."""
-        folders = self._folders
-        if folders is None or not folders.are_at(self._directory):
-            self._directory.mkdir(parents=True, exist_ok=True)
-            folders = self._folders = _Folders(self._directory)
-        return folders
-
     def _visible_names(self) -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError), _opened(self._directory) as directory:
             for name in _names(directory):
@@ -171,36 +162,24 @@ class LocalOutputs:
                     yield name
 
 
-class _Folders:
-    """The directory of the files and that of the temporary files, open until the last thread has done with them.
+class _Folders(NamedTuple):
+    """The directory of the files and that of the temporary files, as open descriptors.
 
     So every step of a write uses these, even if others are put in their places meanwhile.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.directory = self.incomplete = -1
-        self._user_id = os.geteuid()
-        with _opened(path) as directory:
-            self.incomplete = _open_incomplete(directory)
-            self.directory = os.dup(directory)
-        os.set_inheritable(self.directory, False)
-        self._identity = _identity(os.fstat(self.directory))
-
-    def are_at(self, path: Path) -> bool:
-        """Tell whether the path still leads here, for the same user. An inode is not used again while it is open."""
-        try:
-            return _identity(path.stat()) == self._identity and os.geteuid() == self._user_id
-        except FileNotFoundError:
-            return False
-
-    def __del__(self) -> None:
-        for descriptor in (self.directory, self.incomplete):
-            if descriptor >= 0:
-                os.close(descriptor)
+    directory: int
+    incomplete: int
 
 
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
+@contextlib.contextmanager
+def _opened_folders(path: Path) -> Iterator[_Folders]:
+    """Open both for one write: a worker must not keep a file system from being unmounted.
+
+    That of the temporary files is in the other, on the same disk. Raises `FileNotFoundError` where one is missing.
+    """
+    with _opened(path) as directory, _opened(_incomplete_name(), directory) as incomplete:
+        yield _Folders(directory, incomplete)
 
 
 class _Shortcomings:
@@ -246,13 +225,6 @@ def _opened(path: Path | str, parent: int | None = None) -> Iterator[int]:
         yield directory
     finally:
         os.close(directory)
-
-
-def _open_incomplete(directory: int) -> int:
-    """Open the directory of temporary files, and create it if needed. As a subdirectory it is on the same disk."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(_incomplete_name(), dir_fd=directory)
-    return os.open(_incomplete_name(), _FOLDER | os.O_NOFOLLOW, dir_fd=directory)
 
 
 def _incomplete_name() -> str:

@@ -47,7 +47,7 @@ def a_file(stack):
     """Somebody has put a file in its place."""
     stack.outputs.rmdir()
     stack.outputs.touch()
-    yield "File exists"
+    yield "Not a directory"
     stack.outputs.unlink()
 
 
