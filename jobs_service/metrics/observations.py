@@ -23,15 +23,15 @@ _never = Event()
 
 
 class _Writer:
-    """The id of the process that has a writing thread, because a fork does not copy threads."""
+    """Whether this process has a writing thread. A fork does not copy threads."""
 
-    pid = 0
+    has_begun = False
 
 
 def add(series: Any, value: float) -> None:  # noqa: ANN401 - a histogram of prometheus-client, or a child of one
     """Add an observation. Starts this process's writing thread if it has none yet."""
     _pending.append((series, value))
-    if _Writer.pid != os.getpid():
+    if not _Writer.has_begun:
         _start()
 
 
@@ -55,8 +55,8 @@ def _write(series: Any, observed: list[float]) -> None:  # noqa: ANN401 - as abo
 
 def _start() -> None:
     with _writing:
-        if _Writer.pid != os.getpid():
-            _Writer.pid = os.getpid()
+        if not _Writer.has_begun:
+            _Writer.has_begun = True
             Thread(target=_run, name="observations", daemon=True).start()
 
 
@@ -67,4 +67,9 @@ def _run() -> None:
             write()
 
 
+def _forget_writer() -> None:
+    _Writer.has_begun = False
+
+
 atexit.register(write)
+os.register_at_fork(after_in_child=_forget_writer)
