@@ -3,6 +3,7 @@
 import time
 from uuid import UUID, uuid4
 
+import dramatiq
 import msgspec
 import pytest
 from rows import add_worker, claim_one, complete_one
@@ -16,7 +17,10 @@ from jobs_service.broker.epoch import Epoch
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import open_database
 from jobs_service.jobs import lifecycle
+from jobs_service.jobs.deferral import Deferral
 from jobs_service.outputs.local import LocalOutputs
+from jobs_service.worker.assembly import build_lifecycle_sync
+from jobs_service.worker.attempt import RunningAttempts
 
 
 @pytest.fixture
@@ -37,6 +41,25 @@ def broker(settings):
 @pytest.fixture
 def dead_letters(broker):
     return DeadLetterList(broker.client, broker.keys)
+
+
+@pytest.fixture
+def lifecycle_sync(database, broker, dead_letters, worker_id):
+    """The middleware of a worker that knows one job type. Its settler thread has not started."""
+    options = {"is_canary": False}
+    dramatiq.Actor(print, broker=broker, actor_name="csv-generation", queue_name="default", priority=0, options=options)
+    return build_lifecycle_sync(
+        database,
+        broker,
+        dead_letters,
+        RunningAttempts(),
+        worker_id,
+        claiming=database,
+        completing=database,
+        threads=4,
+        give_back_seconds=5,
+        deferral=Deferral(),
+    )
 
 
 @pytest.fixture

@@ -3,37 +3,20 @@
 import signal
 import threading
 
-import dramatiq
 import pytest
 from dramatiq.broker import MessageProxy
 from eventually import eventually
 from rows import claim_one
 
 from jobs_service.broker.redis import message_for
-from jobs_service.jobs.deferral import Deferral
 from jobs_service.worker import database_wait
-from jobs_service.worker.assembly import build_lifecycle_sync
-from jobs_service.worker.attempt import ATTEMPT_ARGUMENT, RunningAttempt, RunningAttempts
+from jobs_service.worker.attempt import ATTEMPT_ARGUMENT, RunningAttempt
 
 
 @pytest.fixture
-def sync(database, broker, dead_letters, worker_id):
-    options = {"is_canary": False}
-    dramatiq.Actor(print, broker=broker, actor_name="csv-generation", queue_name="default", priority=0, options=options)
-    sync = build_lifecycle_sync(
-        database,
-        broker,
-        dead_letters,
-        RunningAttempts(),
-        worker_id,
-        claiming=database,
-        completing=database,
-        threads=4,
-        give_back_seconds=5,
-        deferral=Deferral(),
-    )
-    sync.completions.start()
-    return sync
+def sync(lifecycle_sync):
+    lifecycle_sync.completions.start()
+    return lifecycle_sync
 
 
 @pytest.fixture
