@@ -16,9 +16,9 @@ What differs from `dramatiq.brokers.redis`, and why (docs/decisions/0002):
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from threading import Lock
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from uuid import UUID, uuid4
 
 import redis
@@ -92,6 +92,25 @@ end
 return popped"""
 
 
+class Claiming(Protocol):
+    """Claims the jobs whose messages a consumer has popped."""
+
+    def claim(self, messages: "Sequence[Popped]") -> "Sequence[Popped]":
+        """Return the messages of the jobs that are to run here."""
+
+    def release(self, messages: Iterable[MessageProxy]) -> None:
+        """Give back the claims of messages that go back to Redis."""
+
+
+class NoClaims:
+    """Hands out every message. For programs that run no jobs."""
+
+    def claim(self, messages: "Sequence[Popped]") -> "Sequence[Popped]":
+        return messages
+
+    def release(self, messages: Iterable[MessageProxy]) -> None: ...
+
+
 class JobBroker(RedisBroker):
     """A Dramatiq broker on sorted sets, in each queue one for each job type. Thread-safe."""
 
@@ -104,10 +123,8 @@ class JobBroker(RedisBroker):
         self.draining_since: float | None = None
         #: How many jobs this process holds, and may hold.
         self.limits = Limits()
-        #: Claims the jobs of popped messages, and returns the messages of those that are to run here.
-        self.claim: Callable[[Sequence[Popped]], Sequence[Popped]] = list
-        #: Gives back the claims of messages that are returned to Redis.
-        self.release: Callable[[Sequence[MessageProxy]], object] = len
+        #: A worker process sets its own before it consumes.
+        self.claims: Claiming = NoClaims()
         self._spellings: dict[str, str] = {}
 
     @classmethod
@@ -314,7 +331,7 @@ class QueueConsumer(Consumer):
         They get back the places that they had.
         """
         returned = list(messages)
-        self.broker.release(returned)
+        self.broker.claims.release(returned)
         try:
             self.broker.publish(self.queue_name, [(message_of(proxy), due_ms_of(proxy)) for proxy in returned])
         except BrokerUnavailable as error:
@@ -408,7 +425,7 @@ class QueueConsumer(Consumer):
     def _claims(self, taken: "list[Popped]") -> "list[Popped]":
         # A message of an unknown type has no job to claim here: Dramatiq refuses it.
         claimed = [message for message in taken if message.counted_type is None]
-        claimed += self.broker.claim([message for message in taken if message.counted_type is not None])
+        claimed += self.broker.claims.claim([message for message in taken if message.counted_type is not None])
         if len(claimed) < len(taken):
             kept = {id(message) for message in claimed}
             self.done([message for message in taken if id(message) not in kept])

@@ -260,7 +260,7 @@ def test_a_type_with_room_for_one_job_does_not_part_the_batches_of_others(broker
     """The wait in Redis takes as many from whichever line comes first, so the smallest room counts for all of them."""
     broker.limits.set(MAIL, 1)
     batches = []
-    broker.claim = lambda messages: batches.append(len(messages)) or messages
+    broker.claims.claim = lambda messages: batches.append(len(messages)) or messages
     assert [] == limited._take_first(4)
     line_up(broker, *[CSV] * 4)
 
@@ -381,7 +381,7 @@ def test_what_two_queues_have_popped_for_the_same_threads_goes_back_to_its_place
 
 def test_consumers_that_run_at_the_same_time_never_hold_more_than_the_process_has_threads(broker, two_queues):
     held = []
-    broker.claim = lambda messages: held.append(broker.limits._held_in_all) or messages
+    broker.claims.claim = lambda messages: held.append(broker.limits._held_in_all) or messages
     for consumer in two_queues:
         broker.publish(
             consumer.queue_name, [(message_for(new_id(), "x", consumer.queue_name, 5), 0) for _ in range(200)]

@@ -47,7 +47,7 @@ class LifecycleSync(Middleware):
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         self.release.of_lost_process()
         self.completions.start()
-        self.broker.claim, self.broker.release = self.claims.claim, self.claims.release
+        self.broker.claims = self.claims
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         running = attempt_of(message)
