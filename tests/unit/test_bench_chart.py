@@ -1,6 +1,9 @@
 """The chart of a run of the benchmark."""
 
+import json
 from xml.etree import ElementTree as ET
+
+from service import ROOT
 
 from bench.chart import OURS, SHOWN, drawn
 
@@ -27,3 +30,18 @@ def test_names_are_escaped():
     figures = {label: {"a < b & c": {"value": 1.0}} for label in SHOWN}
 
     assert "a &lt; b &amp; c" in drawn({"subject": "ours", "figures": figures})
+
+
+def test_the_chart_of_the_page_is_drawn_from_its_data():
+    page = ROOT / "docs" / "benchmark.md"
+
+    assert drawn(json.loads(page.with_suffix(".json").read_text())) == page.with_suffix(".svg").read_text()
+
+
+def test_the_page_has_the_figures_of_its_data():
+    page = ROOT / "docs" / "benchmark.md"
+    lines = page.read_text().splitlines()
+    for label, entries in json.loads(page.with_suffix(".json").read_text())["figures"].items():
+        line = next(line for line in lines if line.strip().startswith(label))
+        for entry in entries.values():
+            assert any(form.format(entry["value"]) in line for form in ("{:,.0f}", "{:.2f}", "{:.1f}")), line
