@@ -8,8 +8,11 @@ from jobs_service import events
 from jobs_service.api import problems
 from jobs_service.api.event_loop import Lifespan
 from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetrics
+from jobs_service.api.openapi import Route
+from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
 from jobs_service.api.resources.health import Liveness, Readiness
+from jobs_service.api.resources.index import OpenApi, Root
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
 from jobs_service.api.resources.metrics import Metrics
 from jobs_service.api.threads import Threads
@@ -23,6 +26,15 @@ from jobs_service.metrics import catalogue, log_records
 from jobs_service.metrics.exposition import build_registry
 from jobs_service.observability import logs
 from jobs_service.submission.submit import Submitter
+
+#: What `GET /` lists.
+LINKS = {
+    "jobs": "/jobs",
+    "openapi": "/openapi.json",
+    "liveness": "/livez",
+    "readiness": "/readyz",
+    "metrics": "/metrics",
+}
 
 
 def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
@@ -43,21 +55,28 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         RequestContext(),
         RequestMetrics(),
         HttpRules(settings.api_prefix),
+        Contract(),
     ]
     app: falcon.asgi.App[Any, Any] = falcon.asgi.App(middleware=middleware)
     problems.install(app)
     threads = Threads(settings.api_threads)
     body_reader = BodyReader(settings.max_body_bytes)
-    app.add_route("/jobs", JobCollection(database, threads, submitter, registry, body_reader))
-    app.add_route("/jobs/{job_id}", JobItem(database, threads))
-    app.add_route("/jobs/{job_id}/cancel", JobCancellation(database, threads))
-    app.add_route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys)))
-    app.add_route("/livez", Liveness())
     readiness = Readiness(database, broker, registry.queues, threads, intake_database=intake_database)
-    app.add_route("/readyz", readiness)
     served = build_registry(settings, registry)
-    # A thread of its own: a scrape takes seconds while a server does not answer.
-    app.add_route("/metrics", Metrics(served, Threads(1), everyone=settings.metrics_access == "everyone"))
+    routes = [
+        Route("/jobs", JobCollection(database, threads, submitter, registry, body_reader)),
+        Route("/jobs/{job_id}", JobItem(database, threads)),
+        Route("/jobs/{job_id}/cancel", JobCancellation(database, threads)),
+        Route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys))),
+        Route("/livez", Liveness()),
+        Route("/readyz", readiness),
+        # A thread of its own: a scrape takes seconds while a server does not answer.
+        Route("/metrics", Metrics(served, Threads(1), everyone=settings.metrics_access == "everyone")),
+        Route("/", Root(LINKS)),
+    ]
+    routes.append(Route("/openapi.json", OpenApi(routes, [kind for kind in registry if not kind.is_canary])))
+    for route in routes:
+        app.add_route(route.path, route.resource)
     return app
 
 

@@ -21,6 +21,7 @@ from gunicorn.asgi.parser import CallbackRequest
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
+from jobs_service.api import problem_types
 from jobs_service.config import Settings
 
 #: How long a client may leave its response unread before the connection is closed.
@@ -415,7 +416,7 @@ def _remove_authority(request: Any) -> None:  # noqa: ANN401
 
 def _problem(status: int, reason: str, code: str, detail: str) -> bytes:
     """Return a whole HTTP response with a problem document, for requests that never reach the application."""
-    problem = {"type": "about:blank", "title": reason, "status": status, "detail": detail, "code": code}
+    problem = {"type": problem_types.uri(code), "title": reason, "status": status, "detail": detail, "code": code}
     body = msgspec.json.encode(problem)
     headers = f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\nConnection: close"
     return f"HTTP/1.1 {status} {reason}\r\n{headers}\r\n\r\n".encode() + body

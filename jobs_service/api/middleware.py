@@ -7,6 +7,7 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
+from jobs_service.api.callers import ANONYMOUS
 from jobs_service.jobs.correlation import Origin
 from jobs_service.metrics import observations
 from jobs_service.metrics.catalogue import HTTP_ACTIVE, HTTP_DURATION
@@ -28,6 +29,7 @@ class RequestContext:
         # With tracing enabled, this request's own span is the parent; otherwise that of the client.
         traceparent = tracing.current() or traceparent
         req.context.origin = Origin.of_request(req.get_header("X-Request-ID"), traceparent)
+        req.context.caller = ANONYMOUS
         resp.set_header("X-Request-ID", req.context.origin.request_id)
         logs.bind_anew(**req.context.origin.fields)
 

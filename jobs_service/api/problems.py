@@ -8,6 +8,7 @@ import msgspec
 from falcon.asgi import App, Request, Response
 from structlog.stdlib import get_logger
 
+from jobs_service.api import problem_types
 from jobs_service.errors import (
     DatabaseUnavailable,
     InvalidRequest,
@@ -100,8 +101,10 @@ def _answer(req: Request, resp: Response, status: HTTPStatus, code: str, detail:
     resp.status = f"{status.value} {status.phrase}"
     resp.content_type = MEDIA_TYPE
     REJECTIONS.labels(code).inc()
-    problem = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
-    resp.data = msgspec.json.encode({**problem, "instance": f"{req.root_path}{req.path}", "code": code, **more})
+    problem = {"type": problem_types.uri(code, req.root_path), "title": status.phrase, "status": status.value}
+    resp.data = msgspec.json.encode(
+        {**problem, "detail": detail, "instance": f"{req.root_path}{req.path}", "code": code, **more}
+    )
 
 
 def _sentence(error: InvalidRequest) -> str:

@@ -24,6 +24,7 @@ from peewee import (
 )
 
 from jobs_service.database.connection import Database
+from jobs_service.jobs import representation
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.lifecycle import Status
 
@@ -85,13 +86,11 @@ class Job(Model):
     class Meta:
         table_name = "jobs"
 
-    def representation(self) -> dict[str, Any]:
-        """Return the job as the API shows it. Times are RFC 3339 in UTC, with milliseconds."""
-        fields = {name: getattr(self, name) for name in _SHOWN}
-        times = {name: _rfc3339(getattr(self, name)) for name in _SHOWN_TIMES}
-        trace_id = Origin(None, self.traceparent).trace_id
-        history = {"history": self.history, "history_omitted": self.history_omitted}
-        return {"job_id": str(self.id), **fields, "trace_id": trace_id, **times, **history}
+    def representation(self) -> representation.Job:
+        """Return the job as the API shows it."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in (*_SHOWN, "history", "history_omitted")}
+        times: dict[str, Any] = {name: _rfc3339(getattr(self, name)) for name in _SHOWN_TIMES}
+        return representation.Job(job_id=self.id, trace_id=Origin(None, self.traceparent).trace_id, **fields, **times)
 
 
 _SHOWN = (

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from jobs_service.api.resources.jobs import DatabaseResource
+from jobs_service.api.resources.database import DatabaseResource
 from jobs_service.api.threads import Threads
 from jobs_service.errors import DatabaseUnavailable, TooBusy
 

@@ -3,12 +3,15 @@
 import math
 import time
 from collections.abc import Sequence
+from http import HTTPStatus
 from threading import Lock
+from typing import Literal
 
 import falcon
 import msgspec
 from falcon.asgi import Request, Response
 
+from jobs_service.api.operations import RETRY_AFTER, Answer, operation
 from jobs_service.api.threads import Threads
 from jobs_service.broker.neighbours import conflicts
 from jobs_service.broker.redis import JobBroker
@@ -25,12 +28,36 @@ KEPT_SECONDS = 1.0
 STALE_SECONDS = 10.0
 
 
+class Health(msgspec.Struct, frozen=True):
+    """Whether the process answers."""
+
+    status: Literal["ok"]
+
+
+class Checks(msgspec.Struct, frozen=True):
+    """Whether jobs can be submitted, and why not."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    checks: dict[str, str]
+
+
+_READY = {"status": "ok", "checks": {"database": "ok", "redis": "ok"}}
+
+
 class Liveness:
     """/livez: this process answers. It checks nothing else, so that a database failure does not restart the API.
 
     It answers in the event loop, as every request begins there: without the loop there is no answer.
     """
 
+    @operation(
+        id="get_liveness",
+        summary="Whether the process answers",
+        tag="health",
+        scope=None,
+        query=None,
+        answers={HTTPStatus.OK: Answer("It does.", Health, example={"status": "ok"})},
+    )
     async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
         resp.data = b'{"status":"ok"}'
 
@@ -59,6 +86,19 @@ class Readiness:
         self._kept = ""
         self._kept_until = -math.inf
 
+    @operation(
+        id="get_readiness",
+        summary="Whether jobs can be submitted",
+        description="`checks` says what is wrong, and what to do. Without Redis the status is `degraded`.",
+        tag="health",
+        scope=None,
+        query=None,
+        answers={
+            HTTPStatus.OK: Answer("They can.", Checks, example=_READY),
+            HTTPStatus.SERVICE_UNAVAILABLE: Answer("They cannot.", Checks, headers=(RETRY_AFTER,)),
+        },
+        problems=("too_busy",),
+    )
     async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
         checks = await self.threads.run(self._checks)
         if checks["database"] != "ok":

@@ -2,24 +2,28 @@
 
 import base64
 import binascii
-import re
-from collections.abc import Callable, Iterable
-from typing import ParamSpec, TypeVar
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Annotated
 from uuid import UUID
 
 import falcon
 import msgspec
 from falcon.asgi import Request, Response
+from msgspec import Meta
 
 from jobs_service import events
 from jobs_service.api import request_body
+from jobs_service.api.callers import Scope
+from jobs_service.api.operations import Answer, Header, operation
+from jobs_service.api.resources.database import PROBLEMS, DatabaseResource
 from jobs_service.api.resources.follow_up import FollowUp
 from jobs_service.api.threads import Threads
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
-from jobs_service.errors import DatabaseUnavailable, InvalidRequest
+from jobs_service.errors import InvalidRequest
 from jobs_service.failpoints import failpoint
-from jobs_service.jobs import lifecycle, queries
+from jobs_service.jobs import lifecycle, queries, representation
 from jobs_service.jobs.job_types import Registry
 from jobs_service.metrics import observations
 from jobs_service.metrics.catalogue import PAYLOAD_BYTES
@@ -30,27 +34,32 @@ MAX_LIMIT = 200
 #: No further job is added to a page of this size.
 PAGE_BYTES = 8 * 2**20
 
-_FILTERS = {"status", "type", "limit", "cursor"}
+
+class JobsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The filters of `GET /jobs`, and the place in the list."""
+
+    status: lifecycle.Status | None = None
+    type: Annotated[str | None, Meta(description="A job type, in any spelling.")] = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many jobs a page has at most.")] = DEFAULT_LIMIT
+    cursor: Annotated[str | None, Meta(description="The `next_cursor` of the previous page.")] = None
 
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
+class SubmittedJob(msgspec.Struct, frozen=True):
+    """The answer about a job that was just submitted, cancelled or redriven."""
+
+    job_id: UUID
+    status: lifecycle.Status
 
 
-class DatabaseResource:
-    """A resource whose methods run in threads where they ask PostgreSQL."""
+class JobPage(msgspec.Struct, frozen=True):
+    """A page of a list of jobs."""
 
-    def __init__(self, database: Database, threads: Threads) -> None:
-        self.database = database
-        self.threads = threads
+    jobs: list[representation.Job]
+    next_cursor: Annotated[str | None, Meta(description="The `cursor` of the next page; null on the last one.")]
 
-    async def run(
-        self, call: Callable[Parameters, Result], *arguments: Parameters.args, **named: Parameters.kwargs
-    ) -> Result:
-        """Return what `call` returns in a thread. While PostgreSQL is known not to answer, refuse it at once."""
-        if reason := self.database.refusal():
-            raise DatabaseUnavailable(reason)
-        return await self.threads.run(call, *arguments, **named)
+
+_LOCATION = Header("Location", "The path of the job.", example=f"/jobs/{representation.EXAMPLE['job_id']}")
+_LINK = Header("Link", "The next page, with `rel=next`; absent on the last one.")
 
 
 class JobCollection(DatabaseResource):
@@ -69,6 +78,24 @@ class JobCollection(DatabaseResource):
         self.registry = registry
         self.body_reader = body_reader
 
+    @operation(
+        id="submit_job",
+        summary="Submit a job",
+        description="When the answer arrives, the job is committed: it is not lost.",
+        tag="jobs",
+        scope=Scope.JOBS_WRITE,
+        body=Submission,
+        body_examples={"csv-generation": {"type": "csv-generation", "payload": {"name": "Alice", "score": 95}}},
+        answers={
+            HTTPStatus.CREATED: Answer(
+                "The job is committed.",
+                SubmittedJob,
+                headers=(_LOCATION,),
+                example={"job_id": representation.EXAMPLE["job_id"], "status": "pending"},
+            )
+        },
+        problems=PROBLEMS,
+    )
     async def on_post(self, req: Request, resp: Response) -> None:
         submission = await self.body_reader.read(req, Submission)
         failpoint("api.in_event_loop")
@@ -78,10 +105,30 @@ class JobCollection(DatabaseResource):
         resp.set_header("Location", f"{req.root_path}/jobs/{job.id}")
         resp.data = b'{"job_id":"%b","status":"pending"}' % str(job.id).encode()
 
+    @operation(
+        id="list_jobs",
+        summary="List jobs, newest first",
+        tag="jobs",
+        scope=Scope.JOBS_READ,
+        query=JobsQuery,
+        answers={
+            HTTPStatus.OK: Answer(
+                "A page of jobs.",
+                JobPage,
+                headers=(_LINK,),
+                example={"jobs": [representation.EXAMPLE], "next_cursor": None},
+            )
+        },
+        problems=PROBLEMS,
+    )
     async def on_get(self, req: Request, resp: Response) -> None:
-        _check_parameters(req)
+        query: JobsQuery = req.context.query
         resp.data, next_cursor = await self.run(
-            self._page, status=_status(req), job_type=self._type(req), before=_cursor(req), limit=_limit(req)
+            self._page,
+            status=query.status,
+            job_type=self._type(query.type),
+            before=_decode_cursor(query.cursor),
+            limit=query.limit,
         )
         if next_cursor:
             resp.append_link(_next_page(req, next_cursor), "next")
@@ -103,8 +150,7 @@ class JobCollection(DatabaseResource):
         page, next_cursor = _fill_page(found, limit)
         return msgspec.json.encode({"jobs": page, "next_cursor": next_cursor}), next_cursor
 
-    def _type(self, req: Request) -> str | None:
-        name = req.get_param("type")
+    def _type(self, name: str | None) -> str | None:
         if name is None:
             return None
         try:
@@ -116,6 +162,14 @@ class JobCollection(DatabaseResource):
 class JobItem(DatabaseResource):
     """/jobs/{job_id}."""
 
+    @operation(
+        id="get_job",
+        summary="Read a job",
+        tag="jobs",
+        scope=Scope.JOBS_READ,
+        answers={HTTPStatus.OK: Answer("The job.", representation.Job, example=representation.EXAMPLE)},
+        problems=(*PROBLEMS, "job_not_found"),
+    )
     async def on_get(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
         resp.data = await self.run(self._shown, parse_id(job_id), job_id)
 
@@ -135,6 +189,15 @@ class JobCancellation(DatabaseResource):
         super().__init__(database, threads)
         self.follow_up = FollowUp()
 
+    @operation(
+        id="cancel_job",
+        summary="Cancel a job",
+        description="A pending job is cancelled at once. A running attempt loses its lease and is interrupted.",
+        tag="jobs",
+        scope=Scope.JOBS_WRITE,
+        answers={HTTPStatus.OK: Answer("The job is cancelled.", SubmittedJob)},
+        problems=(*PROBLEMS, "job_not_found", "wrong_status"),
+    )
     async def on_post(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
         """Cancel the job. A running attempt loses its lease at once, and is interrupted with the next heartbeat."""
         resp.data = await self.run(self._answer, parse_id(job_id), job_id)
@@ -162,6 +225,15 @@ class JobRetry(DatabaseResource):
         self.dead_letters = dead_letters
         self.follow_up = FollowUp()
 
+    @operation(
+        id="retry_job",
+        summary="Run a finished job again",
+        description="The id and the history stay; the attempts start at 0.",
+        tag="jobs",
+        scope=Scope.JOBS_WRITE,
+        answers={HTTPStatus.OK: Answer("The job is pending again.", SubmittedJob)},
+        problems=(*PROBLEMS, "job_not_found", "wrong_status"),
+    )
     async def on_post(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
         """Redrive the job: its attempts start at 0, its history stays. The relay publishes it."""
         resp.data = await self.run(self._answer, parse_id(job_id), job_id)
@@ -222,38 +294,7 @@ def _not_found(job_id: str) -> falcon.HTTPNotFound:
     return falcon.HTTPNotFound(title="job_not_found", description=f"There is no job {job_id[:64]}.")
 
 
-def _check_parameters(req: Request) -> None:
-    for name in req.params.keys() - _FILTERS:
-        raise InvalidRequest(
-            f"unknown query parameter; expected one of {', '.join(sorted(_FILTERS))}", pointer=name[:64]
-        )
-    for name, value in req.params.items():
-        if isinstance(value, list):
-            raise InvalidRequest(f"send {name} only once", pointer=name)
-
-
-def _status(req: Request) -> lifecycle.Status | None:
-    name = req.get_param("status")
-    if name is None:
-        return None
-    try:
-        return lifecycle.Status(name)
-    except ValueError:
-        raise InvalidRequest(f"expected one of {', '.join(lifecycle.Status)}", pointer="status") from None
-
-
-def _limit(req: Request) -> int:
-    text = req.get_param("limit")
-    if text is None:
-        return DEFAULT_LIMIT
-    # int() accepts more than ASCII digits: underscores, spaces, digits of other scripts.
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_LIMIT:
-        raise InvalidRequest(f"expected a whole number from 1 to {MAX_LIMIT}", pointer="limit")
-    return int(text)
-
-
-def _cursor(req: Request) -> UUID | None:
-    cursor = req.get_param("cursor")
+def _decode_cursor(cursor: str | None) -> UUID | None:
     if cursor is None:
         return None
     try:

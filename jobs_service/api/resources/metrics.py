@@ -1,12 +1,14 @@
 """/metrics."""
 
 import ipaddress
+from http import HTTPStatus
 
 import falcon
 from falcon.asgi import Request, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from jobs_service.api.operations import Answer, operation
 from jobs_service.api.threads import Threads
 
 #: The headers that proxies add. Such a request comes from outside, whatever the proxy's own address is.
@@ -22,6 +24,15 @@ class Metrics:
         self.threads = threads
         self.everyone = everyone
 
+    @operation(
+        id="get_metrics",
+        summary="Metrics for Prometheus",
+        tag="health",
+        scope=None,
+        query=None,
+        answers={HTTPStatus.OK: Answer("The metrics, in the format that is accepted.", str, "text/plain")},
+        problems=("forbidden", "too_busy"),
+    )
     async def on_get(self, req: Request, resp: Response) -> None:
         if not (self.everyone or is_internal(req)):
             raise falcon.HTTPForbidden(

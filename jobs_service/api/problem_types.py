@@ -1,0 +1,54 @@
+"""The problem types (RFC 9457): the status of each `code`, and what it means. docs/errors.md has a section for each."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import NamedTuple
+
+
+class ProblemType(NamedTuple):
+    """What all problems with one `code` have in common."""
+
+    status: HTTPStatus
+    #: One sentence for the OpenAPI document.
+    meaning: str
+
+
+PROBLEM_TYPES: Mapping[str, ProblemType] = {
+    "bad_request": ProblemType(HTTPStatus.BAD_REQUEST, "The request is not valid HTTP."),
+    "malformed_body": ProblemType(HTTPStatus.BAD_REQUEST, "The body is not JSON, or ambiguous JSON."),
+    "forbidden": ProblemType(HTTPStatus.FORBIDDEN, "This is only served to private networks."),
+    "not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no such route."),
+    "job_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no job with this id."),
+    "method_not_allowed": ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "`Allow` lists the methods of this route."),
+    "request_timeout": ProblemType(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time."),
+    "wrong_status": ProblemType(HTTPStatus.CONFLICT, "The job's status does not allow this."),
+    "length_required": ProblemType(HTTPStatus.LENGTH_REQUIRED, "A body needs a Content-Length."),
+    "content_too_large": ProblemType(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large."),
+    "uri_too_long": ProblemType(HTTPStatus.REQUEST_URI_TOO_LONG, "The request line is too long."),
+    "unsupported_media_type": ProblemType(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body has another Content-Type or Content-Encoding than is accepted."
+    ),
+    "invalid_request": ProblemType(
+        HTTPStatus.UNPROCESSABLE_ENTITY, "A field or a parameter is wrong; `errors` names it."
+    ),
+    "headers_too_large": ProblemType(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large."),
+    "internal_error": ProblemType(HTTPStatus.INTERNAL_SERVER_ERROR, "A bug in the service."),
+    "database_unavailable": ProblemType(
+        HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer; the request is not confirmed."
+    ),
+    "database_not_migrated": ProblemType(
+        HTTPStatus.SERVICE_UNAVAILABLE, "The database is not migrated to this version; nothing was written."
+    ),
+    "too_busy": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait; nothing was written."),
+    "too_many_unfinished_requests": ProblemType(
+        HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are arriving at the same time."
+    ),
+}
+
+#: The page with a section for each code, below the API's root.
+PAGE = "/docs/errors"
+
+
+def uri(code: str, root_path: str = "") -> str:
+    """Return the `type` of a problem: a reference to its section, relative to the API's address."""
+    return f"{root_path}{PAGE}#{code}"
