@@ -1,10 +1,10 @@
 """What each route takes and answers. Requests are checked against these definitions, and they are `/openapi.json`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import EnumType
 from http import HTTPStatus
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 from falcon.asgi import Request, Response
@@ -30,6 +30,14 @@ RETRY_AFTER = Header("Retry-After", "Try again after so many seconds.", int, 2)
 
 
 @dataclass(frozen=True)
+class Content:
+    """A body of one media type. Of a type that is not JSON, the form is `str` for text and `bytes` for anything."""
+
+    form: Any
+    example: object = None
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer that is not a problem."""
 
@@ -39,6 +47,14 @@ class Answer:
     media_type: str = "application/json"
     headers: Sequence[Header] = ()
     example: object = None
+    #: Media type -> what the body is if the client asks for that type.
+    other_contents: Mapping[str, Content] = field(default_factory=dict)
+
+    @property
+    def contents(self) -> dict[str, Content]:
+        """Every media type of the body."""
+        main = {} if self.form is None else {self.media_type: Content(self.form, self.example)}
+        return {**main, **self.other_contents}
 
 
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +84,10 @@ class Operation:
     body_media_types: Sequence[str] = ("application/json",)
     #: Name -> a body.
     body_examples: Mapping[str, object] = field(default_factory=dict)
+    #: Media type -> what the body is in that type, where it differs from `body`.
+    other_bodies: Mapping[str, Content] = field(default_factory=dict)
+    #: Whether a request may come without the body.
+    is_body_optional: bool = False
     headers: Sequence[Header] = ()
     #: Descriptions of path parameters other than job_id.
     path: Mapping[str, Header] = field(default_factory=dict)
@@ -106,25 +126,41 @@ Query = TypeVar("Query", bound=msgspec.Struct)
 
 
 def parsed(params: Mapping[str, Any], form: type[Query]) -> Query:
-    """Return the query parameters as the struct `form`. Raises `InvalidRequest`, which points to a parameter."""
+    """Return the query parameters as the struct `form`. Raises `InvalidRequest`, which points to a parameter.
+
+    A parameter of a list's type may come several times; any other only once.
+    """
     known = {item.encode_name: item for item in msgspec.structs.fields(form)}
-    for name, value in params.items():
+    for name in params:
         if name not in known:
             raise InvalidRequest(_unknown(known), pointer=name[:64])
-        if isinstance(value, list):
-            raise InvalidRequest(f"send {name} only once", pointer=name)
     try:
-        return msgspec.convert(params, form, strict=False)
+        return msgspec.convert({name: _value(known[name], value) for name, value in params.items()}, form, strict=False)
     except msgspec.ValidationError as error:
         problem = invalid(error)
-        name = problem.pointer.removeprefix("/")
+        name = problem.pointer.split("/")[1]
         raise InvalidRequest(_expected(known[name]) or problem.detail, pointer=name) from None
+
+
+def _value(item: msgspec.structs.FieldInfo, value: str | list[str]) -> str | list[str]:
+    if any(get_origin(form) in (list, tuple, set, frozenset) for form in _parts(item.type)):
+        return value if isinstance(value, list) else [value]
+    if isinstance(value, list):
+        raise InvalidRequest(f"send {item.encode_name} only once", pointer=item.encode_name)
+    return value
 
 
 def _expected(item: msgspec.structs.FieldInfo) -> str:
     """Return what a parameter of a closed list may be; "" for one of another kind."""
-    lists = [form for form in (item.type, *get_args(item.type)) if isinstance(form, EnumType)]
+    lists = [form for form in _parts(item.type) if isinstance(form, EnumType)]
     return f"expected one of {', '.join(lists[0])}" if lists else ""
+
+
+def _parts(form: Any) -> Iterator[Any]:  # noqa: ANN401 - any annotation
+    """Yield a type and all that it is made of."""
+    yield form
+    for part in get_args(form):
+        yield from _parts(part)
 
 
 def _unknown(known: Mapping[str, object]) -> str:

@@ -11,6 +11,8 @@ class ProblemType(NamedTuple):
     status: HTTPStatus
     #: One sentence for the OpenAPI document.
     meaning: str
+    #: The names of the headers that come with it.
+    headers: tuple[str, ...] = ()
 
 
 PROBLEM_TYPES: Mapping[str, ProblemType] = {
@@ -19,14 +21,18 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "forbidden": ProblemType(HTTPStatus.FORBIDDEN, "This is only served to private networks."),
     "not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no such route."),
     "job_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no job with this id."),
-    "method_not_allowed": ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "`Allow` lists the methods of this route."),
+    "method_not_allowed": ProblemType(
+        HTTPStatus.METHOD_NOT_ALLOWED, "`Allow` lists the methods of this route.", ("Allow",)
+    ),
     "request_timeout": ProblemType(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time."),
     "wrong_status": ProblemType(HTTPStatus.CONFLICT, "The job's status does not allow this."),
     "length_required": ProblemType(HTTPStatus.LENGTH_REQUIRED, "A body needs a Content-Length."),
     "content_too_large": ProblemType(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large."),
     "uri_too_long": ProblemType(HTTPStatus.REQUEST_URI_TOO_LONG, "The request line is too long."),
     "unsupported_media_type": ProblemType(
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body has another Content-Type or Content-Encoding than is accepted."
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "The body has another Content-Type or Content-Encoding than is accepted.",
+        ("Accept-Encoding",),
     ),
     "invalid_request": ProblemType(
         HTTPStatus.UNPROCESSABLE_ENTITY, "A field or a parameter is wrong; `errors` names it."
@@ -34,12 +40,18 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "headers_too_large": ProblemType(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large."),
     "internal_error": ProblemType(HTTPStatus.INTERNAL_SERVER_ERROR, "A bug in the service."),
     "database_unavailable": ProblemType(
-        HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer; the request is not confirmed."
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The database does not answer; the request is not confirmed.",
+        ("Retry-After",),
     ),
     "database_not_migrated": ProblemType(
-        HTTPStatus.SERVICE_UNAVAILABLE, "The database is not migrated to this version; nothing was written."
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The database is not migrated to this version; nothing was written.",
+        ("Retry-After",),
     ),
-    "too_busy": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait; nothing was written."),
+    "too_busy": ProblemType(
+        HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait; nothing was written.", ("Retry-After",)
+    ),
     "too_many_unfinished_requests": ProblemType(
         HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are arriving at the same time."
     ),

@@ -65,6 +65,10 @@ class JobType:
     max_running: int | None = None
     #: Submitted by maintenance to check that its queue works. Lists of jobs leave it out.
     is_canary: bool = False
+    #: A payload, for the OpenAPI document.
+    example: object = None
+    #: Further types for the document, where `payload` accepts their JSON without naming them.
+    forms: tuple[Any, ...] = ()
 
     def decode(self, payload: str | bytes) -> Any:  # noqa: ANN401 - each type has a payload class of its own
         """Return the typed payload from JSON. Raises `InvalidRequest`, pointing below `/payload`."""

@@ -42,6 +42,10 @@ class Checks(msgspec.Struct, frozen=True):
 
 
 _READY = {"status": "ok", "checks": {"database": "ok", "redis": "ok"}}
+_NOT_READY = {
+    "status": "unavailable",
+    "checks": {"database": "not migrated: 014_add_queue_pauses; run python -m jobs_service migrate", "redis": "ok"},
+}
 
 
 class Liveness:
@@ -95,7 +99,7 @@ class Readiness:
         query=None,
         answers={
             HTTPStatus.OK: Answer("They can.", Checks, example=_READY),
-            HTTPStatus.SERVICE_UNAVAILABLE: Answer("They cannot.", Checks, headers=(RETRY_AFTER,)),
+            HTTPStatus.SERVICE_UNAVAILABLE: Answer("They cannot.", Checks, headers=(RETRY_AFTER,), example=_NOT_READY),
         },
         problems=("too_busy",),
     )

@@ -58,8 +58,16 @@ class JobPage(msgspec.Struct, frozen=True):
     next_cursor: Annotated[str | None, Meta(description="The `cursor` of the next page; null on the last one.")]
 
 
-_LOCATION = Header("Location", "The path of the job.", example=f"/jobs/{representation.EXAMPLE['job_id']}")
-_LINK = Header("Link", "The next page, with `rel=next`; absent on the last one.")
+def _example(status: str) -> dict[str, str]:
+    return {"job_id": representation.EXAMPLE["job_id"], "status": status}
+
+
+_LOCATION = Header(
+    "Location", "The path of the job.", example=f"/jobs/{representation.EXAMPLE['job_id']}", is_required=True
+)
+_LINK = Header(
+    "Link", "The next page, with `rel=next`; absent on the last one.", example="</jobs?cursor=AZej8lwefT>; rel=next"
+)
 
 
 class JobCollection(DatabaseResource):
@@ -85,13 +93,21 @@ class JobCollection(DatabaseResource):
         tag="jobs",
         scope=Scope.JOBS_WRITE,
         body=Submission,
-        body_examples={"csv-generation": {"type": "csv-generation", "payload": {"name": "Alice", "score": 95}}},
+        body_examples={
+            "csv": {"type": "csv-generation", "payload": {"rows": [{"name": "Alice", "score": 95}], "delimiter": ";"}},
+            "mail": {
+                "type": "EMAIL_SEND",
+                "payload": {"to": "alice@example.com", "subject": "Your report", "body": "It is attached."},
+                "delay_seconds": 60,
+                "priority": 7,
+            },
+        },
         answers={
             HTTPStatus.CREATED: Answer(
                 "The job is committed.",
                 SubmittedJob,
                 headers=(_LOCATION,),
-                example={"job_id": representation.EXAMPLE["job_id"], "status": "pending"},
+                example=_example("pending"),
             )
         },
         problems=PROBLEMS,
@@ -195,7 +211,7 @@ class JobCancellation(DatabaseResource):
         description="A pending job is cancelled at once. A running attempt loses its lease and is interrupted.",
         tag="jobs",
         scope=Scope.JOBS_WRITE,
-        answers={HTTPStatus.OK: Answer("The job is cancelled.", SubmittedJob)},
+        answers={HTTPStatus.OK: Answer("The job is cancelled.", SubmittedJob, example=_example("cancelled"))},
         problems=(*PROBLEMS, "job_not_found", "wrong_status"),
     )
     async def on_post(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
@@ -231,7 +247,7 @@ class JobRetry(DatabaseResource):
         description="The id and the history stay; the attempts start at 0.",
         tag="jobs",
         scope=Scope.JOBS_WRITE,
-        answers={HTTPStatus.OK: Answer("The job is pending again.", SubmittedJob)},
+        answers={HTTPStatus.OK: Answer("The job is pending again.", SubmittedJob, example=_example("pending"))},
         problems=(*PROBLEMS, "job_not_found", "wrong_status"),
     )
     async def on_post(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002

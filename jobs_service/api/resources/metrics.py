@@ -8,8 +8,15 @@ from falcon.asgi import Request, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from jobs_service.api.operations import Answer, operation
+from jobs_service.api.operations import Answer, Content, operation
 from jobs_service.api.threads import Threads
+
+_EXAMPLE = """\
+# HELP jobs_submitted_total Jobs submitted.
+# TYPE jobs_submitted_total counter
+jobs_submitted_total{queue="default",type="csv-generation",source="api"} 4711.0
+"""
+_OPEN_METRICS = {"application/openmetrics-text": Content(str, _EXAMPLE + "# EOF\n")}
 
 #: The headers that proxies add. Such a request comes from outside, whatever the proxy's own address is.
 _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
@@ -30,7 +37,9 @@ class Metrics:
         tag="health",
         scope=None,
         query=None,
-        answers={HTTPStatus.OK: Answer("The metrics, in the format that is accepted.", str, "text/plain")},
+        answers={
+            HTTPStatus.OK: Answer("The metrics.", str, "text/plain", example=_EXAMPLE, other_contents=_OPEN_METRICS)
+        },
         problems=("forbidden", "too_busy"),
     )
     async def on_get(self, req: Request, resp: Response) -> None:
