@@ -14,6 +14,8 @@ RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --disable
 COPY jobs_service ./jobs_service
 COPY actors ./actors
 COPY seeds ./seeds
+# What each error means: the API serves it as a page.
+COPY docs/errors.md ./docs/errors.md
 # Compiled here because the file system is read-only later; by content, because copies need not keep file times.
 # A checkout made under a strict umask keeps its modes in COPY, and the service's user is not the files' owner.
 RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash jobs_service actors \

@@ -11,6 +11,7 @@ from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetric
 from jobs_service.api.openapi import Route
 from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
+from jobs_service.api.resources.docs import ApiPage, ErrorsPage, Files
 from jobs_service.api.resources.health import Liveness, Readiness
 from jobs_service.api.resources.index import OpenApi, Root
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
@@ -31,6 +32,8 @@ from jobs_service.submission.submit import Submitter
 LINKS = {
     "jobs": "/jobs",
     "openapi": "/openapi.json",
+    "docs": "/docs",
+    "errors": "/docs/errors",
     "liveness": "/livez",
     "readiness": "/readyz",
     "metrics": "/metrics",
@@ -73,6 +76,9 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         # A thread of its own: a scrape takes seconds while a server does not answer.
         Route("/metrics", Metrics(served, Threads(1), everyone=settings.metrics_access == "everyone")),
         Route("/", Root(LINKS)),
+        Route("/docs", ApiPage()),
+        Route("/docs/errors", ErrorsPage()),
+        Route("/docs/files/{name}", Files()),
     ]
     routes.append(Route("/openapi.json", OpenApi(routes, [kind for kind in registry if not kind.is_canary])))
     for route in routes:

@@ -230,6 +230,12 @@ def _portable(schema: Any) -> Any:  # noqa: ANN401 - JSON
     shown = {name: _portable(value) for name, value in schema.items()}
     if "enum" in shown and all(isinstance(value, str) for value in shown["enum"]):
         shown.setdefault("type", "string")
+    if shown.get("type") == "object" and not {"properties", "additionalProperties"} & set(shown):
+        shown["additionalProperties"] = True  # generators take an object without it for one without members
+    if shown.get("default", 0) is None:  # an absent field is not null
+        del shown["default"]
+    if shown.get("format") == "decimal":
+        shown["type"] = ["number", "string"]
     if isinstance(shown.get("pattern"), str):
         shown["pattern"] = shown["pattern"].replace(r"\Z", "$")
     if {} in shown.get("anyOf", ()):  # what may be anything needs no list of what it may be
@@ -271,7 +277,7 @@ def _describe_payloads(schemas: _Schemas, job_types: Iterable[JobType]) -> None:
 
 def _submission(component: Json, job_type: JobType, schemas: _Schemas) -> Json:
     kind = {"type": "string", "const": job_type.name, "description": "Other spellings of the name are accepted too."}
-    options = [schemas.of(form) for form in _payloads([job_type])]
+    options = [option for form in _payloads([job_type]) for option in _options(schemas.of(form))]
     payload = options[0] if len(options) == 1 else {"anyOf": options}
     example = {} if job_type.example is None else {"examples": [{"type": job_type.name, "payload": job_type.example}]}
     return {
@@ -281,6 +287,10 @@ def _submission(component: Json, job_type: JobType, schemas: _Schemas) -> Json:
         "properties": {**component["properties"], "type": kind, "payload": payload},
         **example,
     }
+
+
+def _options(schema: Json) -> list[Json]:
+    return schema["anyOf"] if set(schema) == {"anyOf"} else [schema]
 
 
 def _submission_name(job_type: str) -> str:
@@ -340,8 +350,6 @@ def _query(form: type[msgspec.Struct], schemas: _Schemas) -> Iterator[Json]:
     schema = schemas.components[schemas.name(form)]
     for field, value in schema["properties"].items():
         shown = {key: part for key, part in value.items() if key != "description"}
-        if shown.get("default", False) is None:
-            del shown["default"]
         described = {"description": value["description"]} if "description" in value else {}
         required = field in schema.get("required", ())
         yield {"name": field, "in": "query", "required": required, "schema": _without_null(shown), **described}

@@ -134,12 +134,18 @@ def parsed(params: Mapping[str, Any], form: type[Query]) -> Query:
     for name in params:
         if name not in known:
             raise InvalidRequest(_unknown(known), pointer=name[:64])
+    values = {name: _value(known[name], value) for name, value in params.items()}
     try:
-        return msgspec.convert({name: _value(known[name], value) for name, value in params.items()}, form, strict=False)
+        query = msgspec.convert(values, form, strict=False)
     except msgspec.ValidationError as error:
         problem = invalid(error)
         name = problem.pointer.split("/")[1]
         raise InvalidRequest(_expected(known[name]) or problem.detail, pointer=name) from None
+    for name in values:
+        # msgspec reads the text "null" as None.
+        if getattr(query, known[name].name) is None:
+            raise InvalidRequest(_expected(known[name]) or "leave it out to have no such limit", pointer=name)
+    return query
 
 
 def _value(item: msgspec.structs.FieldInfo, value: str | list[str]) -> str | list[str]:
