@@ -395,7 +395,7 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # as above
     def _send_error_response(self, status: int, message: str, extra_headers: Any = ()) -> None:  # noqa: ANN401, ARG002
         """Send a refusal of gunicorn's own as a problem document."""
         reason = HTTPStatus(status).phrase
-        self._safe_write(_problem(status, reason, self._code(status), message or reason))
+        self._safe_write(_problem(status, reason, self._code(status), _DETAILS.get(status) or message or reason))
 
     def _code(self, status: int) -> str:
         if status == HTTPStatus.BAD_REQUEST and self._current_request is not None:
@@ -424,6 +424,9 @@ def _problem(status: int, reason: str, code: str, detail: str) -> bytes:
 
 #: The codes that are not derived from the status's phrase.
 _CODES = {414: "uri_too_long", 431: "headers_too_large"}
+
+#: For statuses of which gunicorn's message is no sentence.
+_DETAILS = {501: "Send the body with a Content-Length, or with Transfer-Encoding: chunked."}
 
 _TOO_SLOW = _problem(408, "Request Timeout", "request_timeout", "The request did not arrive in time. Send it faster.")
 _HEAD_TOO_LARGE = _problem(

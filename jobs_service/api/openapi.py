@@ -32,6 +32,7 @@ OF_BODIES = (
     "content_too_large",
     "unsupported_media_type",
     "invalid_request",
+    "not_implemented",
 )
 #: The problems of every operation that not everyone may call.
 OF_SCOPES = tuple(code for code, kind in PROBLEM_TYPES.items() if kind.status is HTTPStatus.UNAUTHORIZED)

@@ -38,6 +38,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         HTTPStatus.UNPROCESSABLE_ENTITY, "A field or a parameter is wrong; `errors` names it."
     ),
     "headers_too_large": ProblemType(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large."),
+    "not_implemented": ProblemType(HTTPStatus.NOT_IMPLEMENTED, "The body has a transfer coding other than chunked."),
     "internal_error": ProblemType(HTTPStatus.INTERNAL_SERVER_ERROR, "A bug in the service."),
     "database_unavailable": ProblemType(
         HTTPStatus.SERVICE_UNAVAILABLE,

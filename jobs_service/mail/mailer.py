@@ -36,7 +36,9 @@ _SERVER_CODES = _OPERATOR_CODES | {421}
 _REPLY_CHARACTERS = 300
 #: "jobs@example.com", "Jobs <jobs@example.com>" or the same with the name in quotes.
 _SENDER = re.compile(r'(?:(?P<name>[^<>"@]*|"[^<>"]*")\s*<)?(?P<address>[^<>\s]+)(?(name)>)')
-_ADDRESS = re.compile(r"[^\s<>]+@[^\s<>]+")
+#: What may be an address. Whether there is an @ in it is not asked of the pattern, which would look for one from each
+#: character of a long word anew.
+_WORD = re.compile(r"[^\s<>]+")
 
 
 class MailNotTaken(JobsError):
@@ -243,7 +245,11 @@ def _reply(code: int, text: bytes | str) -> str:
 def _printable(untrusted: str) -> str:
     """Return a server's reply as one short line, with addresses replaced."""
     visible = "".join(character if character.isprintable() else " " for character in untrusted)
-    return _ADDRESS.sub("<address>", " ".join(visible.split()))[:_REPLY_CHARACTERS]
+    return _WORD.sub(_without_address, " ".join(visible.split()))[:_REPLY_CHARACTERS]
+
+
+def _without_address(word: re.Match[str]) -> str:
+    return "<address>" if "@" in word[0][1:-1] else word[0]
 
 
 def _sender(text: str) -> Address:
