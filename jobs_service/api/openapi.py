@@ -34,11 +34,8 @@ OF_BODIES = (
     "invalid_request",
     "not_implemented",
 )
-#: The problems of every operation that not everyone may call.
-OF_SCOPES = tuple(code for code, kind in PROBLEM_TYPES.items() if kind.status is HTTPStatus.UNAUTHORIZED)
-
 #: The name of the security scheme.
-API_KEY = "api_key"
+KEY = "key"
 
 #: The headings, in the order of the document.
 TAGS: Mapping[str, str] = {
@@ -48,7 +45,7 @@ TAGS: Mapping[str, str] = {
     "queues": "Where jobs wait, and whether they are taken from there.",
     "workers": "The processes that run jobs.",
     "job types": "What can be submitted.",
-    "statistics": "Numbers about all jobs.",
+    "stats": "Numbers about all jobs.",
     "health": "Whether the service works, for probes and for Prometheus.",
     "description": "This API, described.",
 }
@@ -113,7 +110,7 @@ def document(routes: Iterable[Route], job_types: Iterable[JobType]) -> Json:
             "headers": {name: _described(HEADERS[name], schemas) for name in _used_headers(declared)},
             "parameters": {header.name: _header_parameter(header, schemas) for header in CORRELATION},
             "examples": {code: {"value": _problem_example(code)} for code in sorted(_used_codes(declared))},
-            "securitySchemes": {API_KEY: _SECURITY_SCHEME},
+            "securitySchemes": {KEY: _SECURITY_SCHEME},
         },
     }
 
@@ -159,12 +156,22 @@ HEADERS: Mapping[str, Header] = {
         _REQUEST_ID,
         Header("Cache-Control", "What a cache may keep of the answer.", example="no-store"),
         RETRY_AFTER,
-        Header("Allow", "The methods of this path.", example="GET, HEAD, POST"),
         Header("Accept-Encoding", "The content codings that are accepted in requests.", example="identity"),
-        Header("WWW-Authenticate", "How to authenticate (RFC 6750).", example="Bearer"),
+        Header(
+            "Content-Range", "The size of the content, after a range that begins behind its end.", example="bytes */37"
+        ),
+        Header("WWW-Authenticate", "What is missing (RFC 6750).", example='Bearer error="invalid_token"'),
     )
 }
 _ALWAYS = ("X-Request-ID", "Cache-Control")
+#: The headers of problems, by status.
+_OF_STATUS: Mapping[HTTPStatus, tuple[str, ...]] = {
+    HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate",),
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: ("Accept-Encoding",),
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: ("Content-Range",),
+    HTTPStatus.TOO_MANY_REQUESTS: ("Retry-After",),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("Retry-After",),
+}
 
 #: The headers by which requests are found again. A value that cannot be used is replaced, so none is refused.
 CORRELATION = (
@@ -309,7 +316,7 @@ def _operation(path: str, declared: Operation, schemas: _Schemas, routes: Iterab
         "summary": declared.summary,
         "tags": [declared.tag],
         # The empty requirement: without a key, as long as none is configured.
-        "security": [] if declared.scope is None else [{API_KEY: [str(declared.scope)]}, {}],
+        "security": [] if declared.scope is None else [{KEY: [str(declared.scope)]}, {}],
         "parameters": list(_parameters(path, declared, schemas)),
         "responses": _responses(declared, schemas, routes),
     }
@@ -376,26 +383,43 @@ def _request_contents(declared: Operation) -> dict[str, Content]:
 
 
 def _request_body(declared: Operation, contents: Mapping[str, Content], schemas: _Schemas) -> Json:
-    examples = {name: {"value": value} for name, value in declared.body_examples.items()}
     shown = {media_type: _content(media_type, content, schemas) for media_type, content in contents.items()}
-    if examples and declared.body is not None:
-        for media_type in declared.body_media_types:
-            shown[media_type]["examples"] = examples
-    return {"required": not declared.is_body_optional, "content": shown}
+    for media_type in declared.body_media_types if declared.body is not None else ():
+        if declared.body_examples:
+            shown[media_type]["examples"] = {
+                name: {"value": _example(media_type, value)} for name, value in declared.body_examples.items()
+            }
+    return {"required": not declared.body_is_optional, "content": shown}
 
 
 def _content(media_type: str, content: Content, schemas: _Schemas) -> Json:
-    example = {} if content.example is None else {"example": content.example}
-    # Bytes are base64 in JSON only.
-    is_binary = content.form is bytes and "json" not in media_type
-    return {"schema": {"type": "string", "format": "binary"} if is_binary else schemas.of(content.form), **example}
+    example = {} if content.example is None else {"example": _example(media_type, content.example)}
+    return {"schema": _content_schema(media_type, content.form, schemas), **example}
+
+
+def _content_schema(media_type: str, form: object, schemas: _Schemas) -> Json:
+    """Return the schema of a body. No schema describes the values of a text that is not JSON, such as NDJSON."""
+    if _is_json(media_type):
+        return schemas.of(form)
+    return {"type": "string", "format": "binary"} if form is bytes else {"type": "string"}
+
+
+def _example(media_type: str, value: object) -> object:
+    """Return an example as it is sent. A list is a line for each item where the body is NDJSON."""
+    if _is_json(media_type) or not isinstance(value, list):
+        return value
+    return "".join(f"{msgspec.json.encode(item).decode()}\n" for item in value)
+
+
+def _is_json(media_type: str) -> bool:
+    return media_type.endswith(("/json", "+json"))
 
 
 def _responses(declared: Operation, schemas: _Schemas, routes: Iterable[Route]) -> Json:
     shown = {str(status.value): _answer(answer, schemas, routes) for status, answer in declared.answers.items()}
     for status, codes in _by_status(codes_of(declared)).items():
         key = str(status.value)
-        shown[key] = _with_problem(shown.get(key), _problem(codes))
+        shown[key] = _with_problem(shown.get(key), _problem(status, codes))
     return dict(sorted(shown.items()))
 
 
@@ -447,18 +471,16 @@ def codes_of(declared: Operation) -> list[str]:
     """Return the codes of all problems that an operation may answer with."""
     query = OF_QUERIES if declared.query is not None else ()
     body = OF_BODIES if _request_contents(declared) else ()
-    scope = OF_SCOPES if declared.scope is not None else ()
-    return list(dict.fromkeys([*COMMON, *query, *body, *scope, *declared.problems]))
+    return list(dict.fromkeys([*COMMON, *query, *body, *declared.problems]))
 
 
 def _used_codes(declared: Iterable[Operation]) -> set[str]:
     return {code for operation in declared for code in codes_of(operation)}
 
 
-def _used_headers(declared: Iterable[Operation]) -> dict[str, None]:
-    return dict.fromkeys(
-        [*_ALWAYS, *(name for code in sorted(_used_codes(declared)) for name in PROBLEM_TYPES[code].headers)]
-    )
+def _used_headers(declared: Iterable[Operation]) -> list[str]:
+    used = {name for code in _used_codes(declared) for name in _OF_STATUS.get(PROBLEM_TYPES[code].status, ())}
+    return [name for name in HEADERS if name in used or name in _ALWAYS]
 
 
 def _used_components(schemas: _Schemas, declared: Iterable[Operation]) -> Json:
@@ -474,13 +496,12 @@ def _by_status(codes: Iterable[str]) -> dict[HTTPStatus, list[str]]:
     return found
 
 
-def _problem(codes: list[str]) -> Json:
+def _problem(status: HTTPStatus, codes: list[str]) -> Json:
     """Return the answer of the problems with one status."""
     meanings = [f"- `{code}`: {PROBLEM_TYPES[code].meaning}" for code in codes]
-    headers = dict.fromkeys(name for code in codes for name in PROBLEM_TYPES[code].headers)
     return {
         "description": "\n".join(meanings),
-        "headers": _header_refs((*_ALWAYS, *headers)),
+        "headers": _header_refs((*_ALWAYS, *_OF_STATUS.get(status, ()))),
         "content": {
             MEDIA_TYPE: {
                 "schema": {"$ref": REF.format(name="Problem")},
@@ -491,7 +512,7 @@ def _problem(codes: list[str]) -> Json:
 
 
 def _problem_example(code: str) -> Json:
-    status, meaning, _ = PROBLEM_TYPES[code]
+    status, meaning = PROBLEM_TYPES[code]
     errors = [FieldProblem("/priority", "Expected `int` <= 9")] if code == "invalid_request" else []
     problem = Problem(
         type=problem_types.uri(code),

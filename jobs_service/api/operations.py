@@ -45,15 +45,18 @@ class Answer:
     #: The type of its body. None: it has none.
     form: Any = None
     media_type: str = "application/json"
+    #: Where it may have one of several.
+    media_types: Sequence[str] = ()
     headers: Sequence[Header] = ()
     example: object = None
-    #: Media type -> what the body is if the client asks for that type.
+    #: Media type -> what the body is in that type, where it differs from `form`.
     other_contents: Mapping[str, Content] = field(default_factory=dict)
 
     @property
     def contents(self) -> dict[str, Content]:
         """Every media type of the body."""
-        main = {} if self.form is None else {self.media_type: Content(self.form, self.example)}
+        media_types = self.media_types or [self.media_type]
+        main = {} if self.form is None else dict.fromkeys(media_types, Content(self.form, self.example))
         return {**main, **self.other_contents}
 
 
@@ -86,8 +89,8 @@ class Operation:
     body_examples: Mapping[str, object] = field(default_factory=dict)
     #: Media type -> what the body is in that type, where it differs from `body`.
     other_bodies: Mapping[str, Content] = field(default_factory=dict)
-    #: Whether a request may come without the body.
-    is_body_optional: bool = False
+    #: Whether a request without a body means something else than one with it.
+    body_is_optional: bool = False
     headers: Sequence[Header] = ()
     #: Descriptions of path parameters other than job_id.
     path: Mapping[str, Header] = field(default_factory=dict)

@@ -11,8 +11,6 @@ class ProblemType(NamedTuple):
     status: HTTPStatus
     #: One sentence for the OpenAPI document.
     meaning: str
-    #: The names of the headers that come with it.
-    headers: tuple[str, ...] = ()
 
 
 PROBLEM_TYPES: Mapping[str, ProblemType] = {
@@ -21,18 +19,14 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "forbidden": ProblemType(HTTPStatus.FORBIDDEN, "This is only served to private networks."),
     "not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no such route."),
     "job_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no job with this id."),
-    "method_not_allowed": ProblemType(
-        HTTPStatus.METHOD_NOT_ALLOWED, "`Allow` lists the methods of this route.", ("Allow",)
-    ),
+    "method_not_allowed": ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "`Allow` lists the methods of this route."),
     "request_timeout": ProblemType(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time."),
     "wrong_status": ProblemType(HTTPStatus.CONFLICT, "The job's status does not allow this."),
     "length_required": ProblemType(HTTPStatus.LENGTH_REQUIRED, "A body needs a Content-Length."),
     "content_too_large": ProblemType(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large."),
     "uri_too_long": ProblemType(HTTPStatus.REQUEST_URI_TOO_LONG, "The request line is too long."),
     "unsupported_media_type": ProblemType(
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        "The body has another Content-Type or Content-Encoding than is accepted.",
-        ("Accept-Encoding",),
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body has another Content-Type or Content-Encoding than is accepted."
     ),
     "invalid_request": ProblemType(
         HTTPStatus.UNPROCESSABLE_ENTITY, "A field or a parameter is wrong; `errors` names it."
@@ -41,18 +35,12 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "not_implemented": ProblemType(HTTPStatus.NOT_IMPLEMENTED, "The body has a transfer coding other than chunked."),
     "internal_error": ProblemType(HTTPStatus.INTERNAL_SERVER_ERROR, "A bug in the service."),
     "database_unavailable": ProblemType(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "The database does not answer; the request is not confirmed.",
-        ("Retry-After",),
+        HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer; the request is not confirmed."
     ),
     "database_not_migrated": ProblemType(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "The database is not migrated to this version; nothing was written.",
-        ("Retry-After",),
+        HTTPStatus.SERVICE_UNAVAILABLE, "The database is not migrated to this version; nothing was written."
     ),
-    "too_busy": ProblemType(
-        HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait; nothing was written.", ("Retry-After",)
-    ),
+    "too_busy": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait; nothing was written."),
     "too_many_unfinished_requests": ProblemType(
         HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are arriving at the same time."
     ),

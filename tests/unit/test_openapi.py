@@ -127,7 +127,7 @@ def test_an_operation_with_a_scope_needs_a_key_with_it(resources, operations):
 
     assert Scope.JOBS_WRITE in scopes.values()
     for name, scope in scopes.items():
-        required = [{"api_key": [scope]}, {}] if scope else []
+        required = [{"key": [scope]}, {}] if scope else []
         assert operations[name]["security"] == required, name
 
 
