@@ -58,10 +58,6 @@ class JobPage(msgspec.Struct, frozen=True):
     next_cursor: Annotated[str | None, Meta(description="The `cursor` of the next page; null on the last one.")]
 
 
-def _example(status: str) -> dict[str, str]:
-    return {"job_id": representation.EXAMPLE["job_id"], "status": status}
-
-
 _LOCATION = Header(
     "Location", "The path of the job.", example=f"/jobs/{representation.EXAMPLE['job_id']}", is_required=True
 )
@@ -107,7 +103,7 @@ class JobCollection(DatabaseResource):
                 "The job is committed.",
                 SubmittedJob,
                 headers=(_LOCATION,),
-                example=_example("pending"),
+                example={"job_id": representation.EXAMPLE["job_id"], "status": "pending"},
             )
         },
         problems=PROBLEMS,
@@ -211,7 +207,13 @@ class JobCancellation(DatabaseResource):
         description="A pending job is cancelled at once. A running attempt loses its lease and is interrupted.",
         tag="jobs",
         scope=Scope.JOBS_WRITE,
-        answers={HTTPStatus.OK: Answer("The job is cancelled.", SubmittedJob, example=_example("cancelled"))},
+        answers={
+            HTTPStatus.OK: Answer(
+                "The job is cancelled.",
+                SubmittedJob,
+                example={"job_id": representation.EXAMPLE["job_id"], "status": "cancelled"},
+            )
+        },
         problems=(*PROBLEMS, "job_not_found", "wrong_status"),
     )
     async def on_post(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
@@ -247,7 +249,13 @@ class JobRetry(DatabaseResource):
         description="The id and the history stay; the attempts start at 0.",
         tag="jobs",
         scope=Scope.JOBS_WRITE,
-        answers={HTTPStatus.OK: Answer("The job is pending again.", SubmittedJob, example=_example("pending"))},
+        answers={
+            HTTPStatus.OK: Answer(
+                "The job is pending again.",
+                SubmittedJob,
+                example={"job_id": representation.EXAMPLE["job_id"], "status": "pending"},
+            )
+        },
         problems=(*PROBLEMS, "job_not_found", "wrong_status"),
     )
     async def on_post(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
