@@ -260,7 +260,7 @@ def _accept_nulls(schemas: _Schemas, forms: Iterable[Any]) -> None:
 
 
 def _or_null(schema: Json) -> Json:
-    if {"type": "null"} in schema.get("anyOf", ()):
+    if not schema or {"type": "null"} in schema.get("anyOf", ()):
         return schema
     apart: Json = {key: schema[key] for key in ("default", "description") if key in schema}
     rest = {key: value for key, value in schema.items() if key not in apart}

@@ -90,7 +90,8 @@ def test_every_header_and_parameter_is_described(document, operations):
             (name, parameter["name"]): parameter
             for name, operation in operations.items()
             for parameter in operation["parameters"]
-            if "$ref" not in parameter and parameter["schema"].get("$ref") != "#/components/schemas/Status"
+            # The name of a filter is that of the field.
+            if "$ref" not in parameter and parameter["in"] != "query"
         },
     }
 
