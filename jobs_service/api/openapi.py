@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,6 +19,18 @@ REF = "#/components/schemas/{name}"
 
 #: The problems of every operation, and of every operation with a body.
 COMMON = ("bad_request", "internal_error")
+#: Those of every operation with a scope.
+OF_CALLERS = (
+    "unauthenticated",
+    "invalid_key",
+    "key_expired",
+    "scope_missing",
+    "rate_limited",
+    "database_unavailable",
+    "database_not_migrated",
+)
+#: In addition, of those that change something.
+OF_CHANGES = ("cross_origin",)
 OF_QUERIES = ("invalid_request",)
 OF_BODIES = (
     "malformed_body",
@@ -76,13 +88,27 @@ def document(routes: Iterable[Route], job_types: Iterable[JobType]) -> Json:
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in declared)],
         "paths": {
-            route.path: {method: _operation(route.path, declared, schemas) for method, declared in route.operations()}
+            route.path: {
+                method: _operation(route.path, method, declared, schemas) for method, declared in route.operations()
+            }
             for route in routes
             if any(route.operations())
         },
-        "components": {"schemas": schemas.components, "headers": {}},
+        "components": {
+            "schemas": schemas.components,
+            "headers": {},
+            "securitySchemes": {KEY: {"type": "http", "scheme": "bearer", "description": _KEY_DESCRIPTION}},
+        },
     }
 
+
+#: The name of the security scheme.
+KEY = "key"
+
+_KEY_DESCRIPTION = (
+    "An API key, `prefix.secret`, made by `python -m jobs_service keys create`. Each operation names the scope that it "
+    "needs. A service that has no key yet may answer without one."
+)
 
 _INFO = {
     "title": "Async Job System",
@@ -119,13 +145,15 @@ def _schemas(forms: Iterable[Any]) -> _Schemas:
     return _Schemas(components, dict(zip(unique, schemas, strict=True)))
 
 
-def _operation(path: str, declared: Operation, schemas: _Schemas) -> Json:
+def _operation(path: str, method: str, declared: Operation, schemas: _Schemas) -> Json:
     shown: Json = {
         "operationId": declared.id,
         "summary": declared.summary,
         "tags": [declared.tag],
         "parameters": list(_parameters(path, declared, schemas)),
-        "responses": _responses(declared, schemas),
+        "responses": _responses(method, declared, schemas),
+        # The empty requirement: none, as long as the service has no key.
+        "security": [] if declared.scope is None else [{KEY: [str(declared.scope)]}, {}],
     }
     if declared.description:
         shown["description"] = declared.description
@@ -175,15 +203,16 @@ def _body(declared: Operation, schemas: _Schemas) -> Json:
     return {"required": True, "content": dict.fromkeys(declared.body_media_types, content)}
 
 
-def _responses(declared: Operation, schemas: _Schemas) -> Json:
-    shown = {str(status.value): _answer(answer, schemas) for status, answer in declared.answers.items()}
-    for status, codes in _by_status(_codes(declared)).items():
-        shown.setdefault(str(status.value), _problem(status, codes))
+def _responses(method: str, declared: Operation, schemas: _Schemas) -> Json:
+    common = _headers((_REQUEST_ID, *(_OF_LIMITS if declared.scope is not None else ())), schemas)
+    shown = {str(status.value): _answer(answer, common, schemas) for status, answer in declared.answers.items()}
+    for status, codes in _by_status(_codes(method, declared)).items():
+        shown.setdefault(str(status.value), _problem(status, codes, common))
     return dict(sorted(shown.items()))
 
 
-def _answer(answer: Answer, schemas: _Schemas) -> Json:
-    shown: Json = {"description": answer.description, "headers": _headers(answer.headers, schemas)}
+def _answer(answer: Answer, common: Json, schemas: _Schemas) -> Json:
+    shown: Json = {"description": answer.description, "headers": {**common, **_headers(answer.headers, schemas)}}
     if answer.form is not None:
         example = {} if answer.example is None else {"example": answer.example}
         shown["content"] = {answer.media_type: {"schema": schemas.of(answer.form), **example}}
@@ -191,16 +220,24 @@ def _answer(answer: Answer, schemas: _Schemas) -> Json:
 
 
 def _headers(headers: Iterable[Header], schemas: _Schemas) -> Json:
-    return {header.name: _described(header, schemas) for header in (_REQUEST_ID, *headers)}
+    return {header.name: _described(header, schemas) for header in headers}
 
 
 _REQUEST_ID = Header("X-Request-ID", "The id of the request, as it was sent or made anew.")
 
+#: Those of draft-ietf-httpapi-ratelimit-headers.
+_OF_LIMITS = (
+    Header("RateLimit-Policy", "How many requests (q) in how many seconds (w); absent without a limit."),
+    Header("RateLimit", "How many more requests may follow now (r), and in how many seconds all may again (t)."),
+)
 
-def _codes(declared: Operation) -> list[str]:
+
+def _codes(method: str, declared: Operation) -> list[str]:
+    caller = OF_CALLERS if declared.scope is not None else ()
+    change = OF_CHANGES if declared.scope is not None and method != "get" else ()
     query = OF_QUERIES if declared.query is not None else ()
     body = OF_BODIES if declared.body is not None else ()
-    return list(dict.fromkeys([*COMMON, *query, *body, *declared.problems]))
+    return list(dict.fromkeys([*COMMON, *caller, *change, *query, *body, *declared.problems]))
 
 
 def _by_status(codes: Iterable[str]) -> dict[HTTPStatus, list[str]]:
@@ -210,16 +247,19 @@ def _by_status(codes: Iterable[str]) -> dict[HTTPStatus, list[str]]:
     return found
 
 
-def _problem(status: HTTPStatus, codes: list[str]) -> Json:
+#: Statuses that say in a header which key would be accepted.
+_CHALLENGED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+
+
+def _problem(status: HTTPStatus, codes: list[str], common: Json) -> Json:
     meanings = [f"`{code}`: {PROBLEM_TYPES[code].meaning}" for code in codes]
-    headers = {"X-Request-ID": {"schema": {"type": "string"}}}
+    headers = dict(common)
     if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         headers[RETRY_AFTER.name] = {"schema": {"type": "integer"}}
-    return cast(
-        "Json",
-        {
-            "description": "\n".join(meanings),
-            "headers": headers,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": REF.format(name="Problem")}}},
-        },
-    )
+    if status in _CHALLENGED:
+        headers["WWW-Authenticate"] = {"description": "What is missing (RFC 6750).", "schema": {"type": "string"}}
+    return {
+        "description": "\n".join(meanings),
+        "headers": headers,
+        "content": {MEDIA_TYPE: {"schema": {"$ref": REF.format(name="Problem")}}},
+    }

@@ -61,9 +61,15 @@ REJECTIONS_KNOWN = (
     "database_unavailable",
     "database_not_migrated",
     "too_busy",
+    "unauthenticated",
+    "invalid_key",
+    "key_expired",
+    "scope_missing",
+    "rate_limited",
+    "queue_full",
     "internal_error",
 )
-SUBMISSION_ERROR_REASONS = ("broker_unavailable", "database_unavailable", "too_busy")
+SUBMISSION_ERROR_REASONS = ("broker_unavailable", "database_unavailable", "too_busy", "queue_full")
 
 #: The maximum number of values of a label whose values are not known in advance. All further values become `OTHER`.
 MAX_VALUES = 50
