@@ -7,7 +7,7 @@ import falcon
 from falcon.asgi import Request, Response
 
 from jobs_service.api.access.exposure import may_be_open
-from jobs_service.api.access.known_keys import Keyring, KnownKey, KnownKeys
+from jobs_service.api.access.known_keys import FRESH_SECONDS, Keyring, KnownKey, KnownKeys
 from jobs_service.api.access.rate_limits import Rate, RateLimits, tag_of_address
 from jobs_service.api.callers import ANONYMOUS, Caller, Scope
 from jobs_service.api.operations import operation_of
@@ -52,11 +52,22 @@ class Guard:
         return ANONYMOUS
 
     def _key_holder(self, req: Request, resp: Response, keyring: Keyring) -> Caller:
-        key = _valid_key(req, keyring)
+        key = self._valid_key(req, keyring)
         self.known_keys.note_use(key)
         if rate := _rate(key.rate_limit, self._burst) if key.rate_limit else self._rate:
             self._limit(resp, key.tag, rate)
         return key.caller
+
+    def _valid_key(self, req: Request, keyring: Keyring) -> KnownKey:
+        """Return the key of a request. Raises 401, or `DatabaseUnavailable` where it may be new."""
+        key = keyring.find(_credentials(req))
+        if key is None and keyring.age_seconds > FRESH_SECONDS:
+            raise self.known_keys.failure
+        if key is None or key.is_revoked:
+            raise _refusal("invalid_key", "There is no such API key, or it was revoked. Ask an operator for another.")
+        if key.expires_at <= time.monotonic():
+            raise _refusal("key_expired", "This API key has expired. Ask an operator for another.")
+        return key
 
     def _limit(self, resp: Response, tag: bytes, rate: Rate) -> None:
         decision = self.rate_limits.take(tag, rate)
@@ -74,8 +85,8 @@ def _rate(per_second: int, burst: int) -> Rate | None:
     return Rate.of(per_second, burst) if per_second else None
 
 
-def _valid_key(req: Request, keyring: Keyring) -> KnownKey:
-    """Return the key of a request (RFC 6750). Raises 401."""
+def _credentials(req: Request) -> str:
+    """Return what a request has as its key (RFC 6750, section 2.1). Raises 401."""
     scheme, _, credentials = (req.get_header("Authorization") or "").partition(" ")
     if scheme.lower() != "bearer":
         raise falcon.HTTPUnauthorized(
@@ -84,15 +95,10 @@ def _valid_key(req: Request, keyring: Keyring) -> KnownKey:
             "An operator makes one with: python -m jobs_service keys create",
             challenges=[_CHALLENGE],
         )
-    key = keyring.find(credentials.strip(" "))
-    if key is None or key.is_revoked:
-        raise _not_accepted("invalid_key", "There is no such API key, or it was revoked. Ask an operator for another.")
-    if key.expires_at <= time.monotonic():
-        raise _not_accepted("key_expired", "This API key has expired. Ask an operator for another.")
-    return key
+    return credentials.strip(" ")
 
 
-def _not_accepted(code: str, description: str) -> falcon.HTTPUnauthorized:
+def _refusal(code: str, description: str) -> falcon.HTTPUnauthorized:
     challenge = f'{_CHALLENGE}, error="invalid_token", error_description="{description}"'
     return falcon.HTTPUnauthorized(title=code, description=description, challenges=[challenge])
 

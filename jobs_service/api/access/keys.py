@@ -103,7 +103,7 @@ def create(
         "most": MAX_KEYS,
     }
     database.rows(_CREATE, values)
-    if not database.row("SELECT FROM api_keys WHERE prefix = %s", (prefix,)):
+    if database.row("SELECT FROM api_keys WHERE prefix = %s", (prefix,)) is None:
         raise KeyNotChanged(f"there are {MAX_KEYS} keys already: delete rows of api_keys that were revoked")
     return f"{prefix}.{secret}"
 

@@ -56,6 +56,10 @@ class Keyring:
     #: By the monotonic clock: when the read began.
     read_at: float
 
+    @property
+    def age_seconds(self) -> float:
+        return time.monotonic() - self.read_at
+
     def find(self, text: str) -> KnownKey | None:
         """Return the key that a client sent, which may be revoked or expired; None if there is no such key."""
         if len(text) > MAX_CHARACTERS:
@@ -84,15 +88,21 @@ class KnownKeys:
 
     async def current(self) -> Keyring:
         """Return the keys. Raises `DatabaseUnavailable` where they are unknown, or were read too long ago."""
-        age = time.monotonic() - self._keyring.read_at
+        age = self._keyring.age_seconds
         if age <= FRESH_SECONDS:
             return self._keyring
         # While PostgreSQL is known not to answer, nobody waits for it.
         if self._failure is None or age > KEPT_SECONDS:
             await self._read_again()
-        if time.monotonic() - self._keyring.read_at > KEPT_SECONDS:
-            raise type(self._failure)(str(self._failure)) if self._failure else DatabaseUnavailable("no keys were read")
+        if self._keyring.age_seconds > KEPT_SECONDS:
+            raise self.failure
         return self._keyring
+
+    @property
+    def failure(self) -> DatabaseUnavailable:
+        """Why the keys were not read lately."""
+        known = self._failure
+        return type(known)(str(known)) if known else DatabaseUnavailable("the API keys were not read lately")
 
     def note_use(self, key: KnownKey) -> None:
         """Have it written down, with the next read, that the key is in use. Once an hour for each key."""
