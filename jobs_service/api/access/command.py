@@ -35,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
     """Create, list or revoke API keys. Running processes obey within seconds."""
     database = open_database(settings, connections=1)
-    return _ACTIONS[arguments.action](database, arguments)
+    try:
+        return _ACTIONS[arguments.action](database, arguments)
+    finally:
+        database.discard()
 
 
 def _create(database: Database, arguments: argparse.Namespace) -> int:
