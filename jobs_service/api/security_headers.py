@@ -1,8 +1,10 @@
 """Headers of every response, for browsers: what they get from here is data, never a page that may load or do things."""
 
-#: A resource that is a page sets its own Content-Security-Policy.
+CONTENT_SECURITY_POLICY = "Content-Security-Policy"
+
+#: A resource that is a page sets a Content-Security-Policy of its own.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    CONTENT_SECURITY_POLICY: "default-src 'none'; frame-ancestors 'none'",
 }

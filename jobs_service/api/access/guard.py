@@ -38,7 +38,7 @@ class Guard:
         declared = operation_of(resource, req.method)
         if declared is None or declared.scope is None:
             return
-        keyring = await self.known_keys.current()
+        keyring = self.known_keys.fresh or await self.known_keys.current()
         req.context.caller = self._anonymous(req, resp, keyring) or self._key_holder(req, resp, keyring)
         _check_scope(req.context.caller, declared.scope)
 

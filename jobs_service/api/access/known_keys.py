@@ -86,11 +86,14 @@ class KnownKeys:
         #: Prefixes of keys whose use is to be written down.
         self._used: set[str] = set()
 
+    @property
+    def fresh(self) -> Keyring | None:
+        """The keys, if they were read a moment ago."""
+        return self._keyring if self._keyring.age_seconds <= FRESH_SECONDS else None
+
     async def current(self) -> Keyring:
         """Return the keys. Raises `DatabaseUnavailable` where they are unknown, or were read too long ago."""
         age = self._keyring.age_seconds
-        if age <= FRESH_SECONDS:
-            return self._keyring
         # While PostgreSQL is known not to answer, nobody waits for it.
         if self._failure is None or age > KEPT_SECONDS:
             await self._read_again()

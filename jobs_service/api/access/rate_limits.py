@@ -60,16 +60,14 @@ class Rate:
 
     per_second: int
     burst: int
+    #: The `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers): so many requests in so many seconds.
+    policy: str
 
     @classmethod
     def of(cls, per_second: int, burst: int = 0) -> "Rate":
         """Return the rate. A burst of 0 is that of a second."""
-        return cls(per_second, burst or per_second)
-
-    @property
-    def policy(self) -> str:
-        """The `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers): so many requests in so many seconds."""
-        return f'"default";q={self.burst};w={math.ceil(self.burst / self.per_second)}'
+        most = burst or per_second
+        return cls(per_second, most, f'"default";q={most};w={math.ceil(most / per_second)}')
 
 
 class RateLimits:
