@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from structlog.stdlib import get_logger
@@ -34,7 +35,8 @@ class Refresher:
         """Wait for the call that is under way, or else for one that begins now."""
         loop = asyncio.get_running_loop()
         if self._call is None or self._call.done() or self._call.get_loop() is not loop:
-            self._call = loop.create_task(self._run())
+            # In no request's context: neither its log fields nor its trace.
+            self._call = loop.create_task(self._run(), context=Context())
         # Others wait for the same call.
         await asyncio.shield(self._call)
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import re
+import threading
 import time
+from contextlib import contextmanager
 
 import falcon
 import falcon.testing
@@ -323,19 +325,25 @@ class Away:
         return [("ajs_a", keys.digest("secret"), "alice", ["jobs:read"], None, None, False, False)]
 
 
-def answer_of(settings, monkeypatch, *, answers, age, key):
-    """Return the answer of an API that read its keys so many seconds ago, and then PostgreSQL did not answer."""
-    away = Away(answers)
+@contextmanager
+def answering(settings, monkeypatch, database, *, age):
+    """Ask an API that read its keys from this database so many seconds ago, if it could."""
     app = create_app(settings)
     known = next(part.known_keys for part in app._unprepared_middleware if hasattr(part, "known_keys"))
-    known._database = away
+    known._database = database
     app.add_middleware(PastTheGuard())
     known.refresh()
-    known.refresh()
     real = time.monotonic
-    monkeypatch.setattr(known_keys.time, "monotonic", lambda: real() + age)
-    client = falcon.testing.TestClient(app)
-    return client.simulate_get("/jobs", headers={"Authorization": f"Bearer {key}"})
+    with monkeypatch.context() as patched:
+        patched.setattr(known_keys.time, "monotonic", lambda: real() + age)
+        client = falcon.testing.TestClient(app)
+        yield lambda key: client.simulate_get("/jobs", headers={"Authorization": f"Bearer {key}"})
+
+
+def answer_of(settings, monkeypatch, *, answers, age, key):
+    """Return the answer of an API that read its keys so many seconds ago, and then PostgreSQL did not answer."""
+    with answering(settings, monkeypatch, Away(answers), age=age) as ask:
+        return ask(key)
 
 
 def test_while_postgresql_is_away_known_keys_go_on_and_others_are_not_let_in(settings, monkeypatch):
@@ -344,6 +352,21 @@ def test_while_postgresql_is_away_known_keys_go_on_and_others_are_not_let_in(set
 
     assert (418, 503) == (known.status_code, unknown.status_code)
     assert "database_unavailable" == unknown.json["code"]
+
+
+def test_no_request_waits_for_keys_that_do_not_come(settings, monkeypatch):
+    """As where lists keep all connections busy: new jobs have one of their own, and must not wait for a key."""
+    is_answered = threading.Event()
+
+    class Busy(Away):
+        def rows(self, *arguments):
+            assert not self.asked or is_answered.wait(60)
+            return super().rows(*arguments)
+
+    monkeypatch.setattr(known_keys, "WAIT_SECONDS", 0.01)
+    with answering(settings, monkeypatch, Busy(9), age=known_keys.KEPT_SECONDS / 2) as ask:
+        assert [418, 418] == [ask("ajs_a.secret").status_code for _ in range(2)]
+        is_answered.set()
 
 
 def test_for_a_bounded_time(settings, monkeypatch):

@@ -63,7 +63,7 @@ def code_of(port, key=None):
 def test_keys_are_obeyed_by_every_process_within_seconds_and_without_a_restart(service, keys, database):
     other = service._free_port()
     service.start_api()
-    service.start_api(API_PORT=str(other))
+    another = service.start_api(API_PORT=str(other))
     ports = (service.api_port, other)
 
     def both(expected, key=None):
@@ -78,7 +78,10 @@ def test_keys_are_obeyed_by_every_process_within_seconds_and_without_a_restart(s
     both("unauthenticated")
     both(200, first)
     both(200, second)
-    assert 201 == ask(other, "POST", "/jobs", JOB, key=second)[0]
+    status, _, job = ask(other, "POST", "/jobs", JOB, key=second)
+    assert 201 == status
+    # Who submitted it is logged.
+    assert {"bob"} == {line["caller"] for line in service.lines(another, job["job_id"])}
     assert "scope_missing" == ask(other, "POST", "/jobs", JOB, key=first)[2]["code"]
     keys("revoke", first.partition(".")[0])
     both("invalid_key", first)

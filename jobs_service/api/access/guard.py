@@ -12,6 +12,7 @@ from jobs_service.api.access.rate_limits import Rate, RateLimits, tag_of_address
 from jobs_service.api.callers import ANONYMOUS, Caller, Scope
 from jobs_service.api.operations import operation_of
 from jobs_service.config import Settings
+from jobs_service.observability import logs
 
 #: Methods that change nothing (RFC 9110, section 9.2.1).
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -54,6 +55,7 @@ class Guard:
     def _key_holder(self, req: Request, resp: Response, keyring: Keyring) -> Caller:
         key = self._valid_key(req, keyring)
         self.known_keys.note_use(key)
+        logs.bind(caller=key.caller.name)
         if rate := _rate(key.rate_limit, self._burst) if key.rate_limit else self._rate:
             self._limit(resp, key.tag, rate)
         return key.caller

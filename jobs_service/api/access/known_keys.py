@@ -1,5 +1,6 @@
 """The API keys that a process knows: all of them, read again every few seconds, so that no request asks PostgreSQL."""
 
+import asyncio
 import hmac
 import math
 import secrets
@@ -23,6 +24,9 @@ READ_SECONDS = 2.0
 
 #: Keys that were read longer ago are read again before a request is answered: this process did not run for a while.
 FRESH_SECONDS = 4.0
+
+#: How long a request waits for that. A PostgreSQL whose connections are all busy must not hold up new jobs.
+WAIT_SECONDS = 1.0
 
 #: How long known keys are still accepted while PostgreSQL does not answer.
 KEPT_SECONDS = 60.0
@@ -94,9 +98,10 @@ class KnownKeys:
     async def current(self) -> Keyring:
         """Return the keys. Raises `DatabaseUnavailable` where they are unknown, or were read too long ago."""
         age = self._keyring.age_seconds
-        # While PostgreSQL is known not to answer, nobody waits for it.
-        if self._failure is None or age > KEPT_SECONDS:
+        if age > KEPT_SECONDS:
             await self._read_again()
+        elif self._failure is None:
+            await self._read_again_soon()
         if self._keyring.age_seconds > KEPT_SECONDS:
             raise self.failure
         return self._keyring
@@ -126,6 +131,13 @@ class KnownKeys:
             self._failure = error if isinstance(error, DatabaseUnavailable) else DatabaseUnavailable(str(error))
         else:
             self._failure = None
+
+    async def _read_again_soon(self) -> None:
+        """Wait for the keys for a moment. If they do not come, no other request waits until they do."""
+        try:
+            await asyncio.wait_for(self._read_again(), WAIT_SECONDS)
+        except TimeoutError:
+            self._failure = DatabaseUnavailable("PostgreSQL takes long to return the API keys")
 
     async def _read_again(self) -> None:
         if reason := self._database.refusal():
