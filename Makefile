@@ -12,7 +12,7 @@ SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
 PARALLEL := $(if $(filter tests,$(TESTS)),-n 4 --dist loadfile --no-loadscope-reorder)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format ci chaos soak bench bench-metrics bench-backlog profile shape compose-test dashboards docs clean
+.PHONY: help run test lint audit format ci chaos soak bench bench-metrics bench-backlog profile shape compose-test dashboards docs clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,17 +23,22 @@ run: $(STAMP) ## start PostgreSQL, Valkey, a mail catcher, the API and the worke
 test: $(STAMP) ## run all but the slow tests on their own servers, four files at a time
 	@$(BIN)/python -m pytest $(PARALLEL) $(SLOW) $(TESTS)
 
-lint: $(STAMP) ## check style and types
+lint: $(STAMP) ## check style, types and security
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml jobs_service actors
+
+audit: $(STAMP) ## ask for known vulnerabilities of the packages in production
+	@.ci/audit
 
 format: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-ci: ## everything a change must pass: lint, test, and compose-test if there is a Docker engine
+ci: ## everything a change must pass: lint, audit, test, and compose-test if there is a Docker engine
 	@echo "== lint"; $(MAKE) --no-print-directory lint
+	@echo "== audit"; $(MAKE) --no-print-directory audit
 	@echo "== test"; $(MAKE) --no-print-directory test
 	@echo "== compose-test"; $(MAKE) --no-print-directory compose-test-if-possible
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m jobs_service api | worker | migrate | check`."""
+"""The command line: `python -m jobs_service api | worker | migrate | check | keys`."""
 
 import argparse
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from jobs_service.api.access import command as key_command, exposure
 from jobs_service.broker.neighbours import conflicts
 from jobs_service.broker.redis import JobBroker
 from jobs_service.config import Settings, numbers_by_name
@@ -26,9 +27,11 @@ from jobs_service.worker.supervisor import Plan, ProgramPlan
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. An error of ours is printed as one line, without a traceback."""
-    command = _parser().parse_args(arguments).command
+    parsed = _parser().parse_args(arguments)
+    command: str = parsed.command
     try:
-        return COMMANDS[command](Settings.from_env(os.environ))
+        settings = Settings.from_env(os.environ)
+        return key_command.run(settings, parsed) if command == "keys" else COMMANDS[command](settings)
     except PostgresError as error:
         what, reason = advice.on_postgresql(error), str(error)
         print(f"{command}: {what}" if reason == what else f"{command}: {what} ({reason})", file=sys.stderr)
@@ -45,6 +48,7 @@ def api(settings: Settings) -> int:
     """Serve the API with gunicorn."""
     logs.configure(form=settings.log_format, level=settings.log_level, service="app")
     preflight.begin(settings)
+    exposure.check(settings)
     _prepare_metrics(settings, "api")
     return _become("gunicorn", "--config", "python:jobs_service.api.gunicorn_config", "jobs_service.asgi:application")
 
@@ -138,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
         subparsers.add_parser(name, help=command.__doc__, description=command.__doc__)
+    about = key_command.run.__doc__
+    key_command.add_arguments(subparsers.add_parser("keys", help=about, description=about))
     return parser
 
 

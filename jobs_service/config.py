@@ -132,6 +132,12 @@ def _host(value: str) -> str:
     return value
 
 
+def _api_key(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,128}", value):
+        raise ValueError("expected a key that `python -m jobs_service keys create` has printed")
+    return value
+
+
 def _ehlo_name(value: str) -> str:
     """Accept a domain, or an IP address in brackets (RFC 5321, section 4.1.3)."""
     literal = re.fullmatch(r"\[(?:IPv6:)?([0-9A-Fa-f:.]+)\]", value)
@@ -190,6 +196,11 @@ class Settings:
     api_keepalive_seconds: int = _setting(75, _whole(1, 3_600))
     api_prefix: str = _setting("", _prefix)
     max_body_bytes: int = _setting(1_048_576, _whole(1_024, 104_857_600))
+    # Access, and limits to the load. 0 is no limit.
+    allow_anonymous: str = _setting("false", _choice("true", "false"))
+    rate_limit_per_second: int = _setting(0, _whole(0, 999_999))
+    rate_limit_burst: int = _setting(0, _whole(0, 999_999))
+    queue_limit: int = _setting(0, _whole(0, 10_000_000))
 
     # E-mail.
     mail_host: str = _setting("localhost", _host)
@@ -243,6 +254,7 @@ class Settings:
     # Canaries. An interval of 0 sends none. Without a URL they are submitted without going through the API.
     canary_interval_seconds: float = _setting(60.0, _seconds(0, 3_600))
     canary_url: str = _setting("", _url("http", "https"), secret=True)
+    canary_key: str = _setting("", _api_key, secret=True)
 
     # Metrics and logs.
     metrics_host: str = _setting("127.0.0.1", _host)

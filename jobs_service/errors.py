@@ -83,6 +83,14 @@ class NotReady(JobsError):
     """A command cannot run until an operator has fixed something. The message says what, and how."""
 
 
+class KeyNotChanged(JobsError):
+    """An API key was not created or revoked. The message says why, and has no part of a secret."""
+
+
+class QueueFull(JobsError):
+    """A queue has as many waiting jobs as QUEUE_LIMIT allows. Nothing was written."""
+
+
 class InvalidRequest(JobsError):
     """A client sent an invalid request.
 

@@ -6,6 +6,9 @@ import falcon.asgi
 
 from jobs_service import events
 from jobs_service.api import problems
+from jobs_service.api.access.guard import Guard
+from jobs_service.api.access.known_keys import KnownKeys
+from jobs_service.api.background import Refresher
 from jobs_service.api.event_loop import Lifespan
 from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetrics
 from jobs_service.api.openapi import Route
@@ -21,12 +24,16 @@ from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.publisher import Publisher
 from jobs_service.broker.redis import JobBroker
 from jobs_service.config import Settings
-from jobs_service.database.connection import open_database
+from jobs_service.database.connection import Database, open_database
 from jobs_service.jobs.job_types import load
 from jobs_service.metrics import catalogue, log_records
 from jobs_service.metrics.exposition import build_registry
 from jobs_service.observability import logs
+from jobs_service.submission.queue_limits import QueueLimits
 from jobs_service.submission.submit import Submitter
+
+#: Seconds between two counts of the waiting jobs.
+COUNT_SECONDS = 1.0
 
 #: What `GET /` lists.
 LINKS = {
@@ -53,11 +60,15 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     events.subscribe("metrics", count)
     logs.observe(log_records.count)
 
+    known_keys = KnownKeys(database)
     middleware: list[Any] = [
         Lifespan(submitter.intake),
+        known_keys.refresher,
+        *_counting(submitter.queue_limits, database),
         RequestContext(),
         RequestMetrics(),
         HttpRules(settings.api_prefix),
+        Guard(known_keys, settings),
         Contract(),
     ]
     app: falcon.asgi.App[Any, Any] = falcon.asgi.App(middleware=middleware)
@@ -84,6 +95,13 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     for route in routes:
         app.add_route(route.path, route.resource)
     return app
+
+
+def _counting(queue_limits: QueueLimits, database: Database) -> list[Refresher]:
+    """Return what counts the waiting jobs of each queue, where those are limited."""
+    if not queue_limits.limit:
+        return []
+    return [Refresher(lambda: queue_limits.count(database), interval_seconds=COUNT_SECONDS)]
 
 
 def count(event: events.Event) -> None:

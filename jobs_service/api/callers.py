@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """What an API key may allow."""
+    """What an API key may allow. No scope includes another."""
 
     JOBS_READ = "jobs:read"
     JOBS_WRITE = "jobs:write"
@@ -18,9 +18,10 @@ class Scope(StrEnum):
 class Caller:
     """Who sends a request: `req.context.caller`."""
 
+    #: That of the API key. Keys with the same name belong to the same caller.
     name: str
     scopes: frozenset[Scope]
 
 
-#: A caller without a key, where none is needed.
+#: A caller without a key, where none is needed. No key can have this name.
 ANONYMOUS = Caller("anonymous", frozenset(Scope))

@@ -11,6 +11,8 @@ import gunicorn.workers.gasgi  # noqa: F401
 import prometheus_client  # noqa: F401
 import structlog  # noqa: F401
 
+# Its memory is shared too: the limits of callers count for all processes.
+import jobs_service.api.access.rate_limits  # noqa: F401
 from jobs_service.config import Settings
 
 _settings = Settings.from_env(os.environ)

@@ -17,11 +17,13 @@ from typing import Any
 from urllib.parse import unquote
 
 import msgspec
+from gunicorn.asgi import protocol
 from gunicorn.asgi.parser import CallbackRequest
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
 from jobs_service.api import problem_types
+from jobs_service.api.security_headers import SECURITY_HEADERS
 from jobs_service.config import Settings
 
 #: How long a client may leave its response unread before the connection is closed.
@@ -418,8 +420,15 @@ def _problem(status: int, reason: str, code: str, detail: str) -> bytes:
     """Return a whole HTTP response with a problem document, for requests that never reach the application."""
     problem = {"type": problem_types.uri(code), "title": reason, "status": status, "detail": detail, "code": code}
     body = msgspec.json.encode(problem)
-    headers = f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\nConnection: close"
-    return f"HTTP/1.1 {status} {reason}\r\n{headers}\r\n\r\n".encode() + body
+    headers = {
+        "Content-Type": "application/problem+json",
+        "Content-Length": len(body),
+        "Cache-Control": "no-store",
+        "Connection": "close",
+        **SECURITY_HEADERS,
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} {reason}\r\n{head}\r\n".encode() + body
 
 
 #: The codes that are not derived from the status's phrase.
@@ -447,3 +456,6 @@ _NO_ROOM = _problem(
 
 # gunicorn's worker creates its own protocol, and has no setting for another.
 gasgi.ASGIProtocol = HttpProtocol
+
+# Nobody needs to know by what program requests are answered. There is no setting for this either.
+protocol._CACHED_SERVER_HEADER = b""  # noqa: SLF001

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from jobs_service.api import problem_types
+from jobs_service.api.callers import Scope
 from jobs_service.api.operations import RETRY_AFTER, Answer, Content, Header, Operation, operation_of
 from jobs_service.api.problem_types import PROBLEM_TYPES
 from jobs_service.api.problems import MEDIA_TYPE
@@ -24,6 +25,18 @@ REF = "#/components/schemas/{name}"
 
 #: The problems of every operation, and of every operation with a body.
 COMMON = ("bad_request", "uri_too_long", "headers_too_large", "internal_error", "too_many_unfinished_requests")
+#: Those of every operation with a scope.
+OF_CALLERS = (
+    "unauthenticated",
+    "invalid_key",
+    "key_expired",
+    "scope_missing",
+    "rate_limited",
+    "database_unavailable",
+    "database_not_migrated",
+)
+#: In addition, of those that change something.
+OF_CHANGES = ("cross_origin",)
 OF_QUERIES = ("invalid_request",)
 OF_BODIES = (
     "malformed_body",
@@ -139,7 +152,8 @@ _SECURITY_SCHEME = {
     "scheme": "bearer",
     "bearerFormat": "prefix.secret",
     "description": (
-        "An API key. Each operation names the scope that a key must have. While no key is configured, no key is needed."
+        "An API key, made by `python -m jobs_service keys create`. Each operation names the scope that it needs. A "
+        "service that has no key yet may answer without one."
     ),
 }
 
@@ -160,10 +174,22 @@ HEADERS: Mapping[str, Header] = {
         Header(
             "Content-Range", "The size of the content, after a range that begins behind its end.", example="bytes */37"
         ),
+        Header(
+            "RateLimit-Policy",
+            "How many requests (q) in how many seconds (w) a caller may send; absent without a limit.",
+            example='"default";q=20;w=2',
+        ),
+        Header(
+            "RateLimit",
+            "How many more requests may follow now (r), and in how many seconds all may again (t).",
+            example='"default";r=19;t=1',
+        ),
         Header("WWW-Authenticate", "What is missing (RFC 6750).", example='Bearer error="invalid_token"'),
     )
 }
 _ALWAYS = ("X-Request-ID", "Cache-Control")
+#: Those of operations with a scope (draft-ietf-httpapi-ratelimit-headers).
+_OF_LIMITS = ("RateLimit-Policy", "RateLimit")
 #: The headers of problems, by status.
 _OF_STATUS: Mapping[HTTPStatus, tuple[str, ...]] = {
     HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate",),
@@ -416,11 +442,17 @@ def _is_json(media_type: str) -> bool:
 
 
 def _responses(declared: Operation, schemas: _Schemas, routes: Iterable[Route]) -> Json:
-    shown = {str(status.value): _answer(answer, schemas, routes) for status, answer in declared.answers.items()}
+    always = _always(declared)
+    shown = {str(status.value): _answer(answer, always, schemas, routes) for status, answer in declared.answers.items()}
     for status, codes in _by_status(codes_of(declared)).items():
         key = str(status.value)
-        shown[key] = _with_problem(shown.get(key), _problem(status, codes))
+        shown[key] = _with_problem(shown.get(key), _problem(status, codes, always))
     return dict(sorted(shown.items()))
+
+
+def _always(declared: Operation) -> tuple[str, ...]:
+    """Return the headers of every answer of an operation."""
+    return _ALWAYS if declared.scope is None else (*_ALWAYS, *_OF_LIMITS)
 
 
 def _with_problem(answer: Json | None, problem: Json) -> Json:
@@ -435,9 +467,9 @@ def _with_problem(answer: Json | None, problem: Json) -> Json:
     }
 
 
-def _answer(answer: Answer, schemas: _Schemas, routes: Iterable[Route]) -> Json:
+def _answer(answer: Answer, always: Iterable[str], schemas: _Schemas, routes: Iterable[Route]) -> Json:
     own = {header.name: {**_described(header, schemas), **_required(header)} for header in answer.headers}
-    shown: Json = {"description": answer.description, "headers": {**_header_refs(_ALWAYS), **own}}
+    shown: Json = {"description": answer.description, "headers": {**_header_refs(always), **own}}
     if contents := answer.contents:
         shown["content"] = {
             media_type: _content(media_type, content, schemas) for media_type, content in contents.items()
@@ -469,9 +501,11 @@ def _links(form: object, routes: Iterable[Route]) -> Json:
 
 def codes_of(declared: Operation) -> list[str]:
     """Return the codes of all problems that an operation may answer with."""
+    caller = OF_CALLERS if declared.scope is not None else ()
+    change = OF_CHANGES if declared.scope not in (None, Scope.JOBS_READ) else ()
     query = OF_QUERIES if declared.query is not None else ()
     body = OF_BODIES if _request_contents(declared) else ()
-    return list(dict.fromkeys([*COMMON, *query, *body, *declared.problems]))
+    return list(dict.fromkeys([*COMMON, *caller, *change, *query, *body, *declared.problems]))
 
 
 def _used_codes(declared: Iterable[Operation]) -> set[str]:
@@ -480,7 +514,8 @@ def _used_codes(declared: Iterable[Operation]) -> set[str]:
 
 def _used_headers(declared: Iterable[Operation]) -> list[str]:
     used = {name for code in _used_codes(declared) for name in _OF_STATUS.get(PROBLEM_TYPES[code].status, ())}
-    return [name for name in HEADERS if name in used or name in _ALWAYS]
+    always = {name for operation in declared for name in _always(operation)}
+    return [name for name in HEADERS if name in used or name in always]
 
 
 def _used_components(schemas: _Schemas, declared: Iterable[Operation]) -> Json:
@@ -496,12 +531,12 @@ def _by_status(codes: Iterable[str]) -> dict[HTTPStatus, list[str]]:
     return found
 
 
-def _problem(status: HTTPStatus, codes: list[str]) -> Json:
+def _problem(status: HTTPStatus, codes: list[str], always: Iterable[str]) -> Json:
     """Return the answer of the problems with one status."""
     meanings = [f"- `{code}`: {PROBLEM_TYPES[code].meaning}" for code in codes]
     return {
         "description": "\n".join(meanings),
-        "headers": _header_refs((*_ALWAYS, *_OF_STATUS.get(status, ()))),
+        "headers": _header_refs((*always, *_OF_STATUS.get(status, ()))),
         "content": {
             MEDIA_TYPE: {
                 "schema": {"$ref": REF.format(name="Problem")},

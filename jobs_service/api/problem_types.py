@@ -16,6 +16,11 @@ class ProblemType(NamedTuple):
 PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "bad_request": ProblemType(HTTPStatus.BAD_REQUEST, "The request is not valid HTTP."),
     "malformed_body": ProblemType(HTTPStatus.BAD_REQUEST, "The body is not JSON, or ambiguous JSON."),
+    "unauthenticated": ProblemType(HTTPStatus.UNAUTHORIZED, "The request has no API key, and needs one."),
+    "invalid_key": ProblemType(HTTPStatus.UNAUTHORIZED, "There is no such API key, or it was revoked."),
+    "key_expired": ProblemType(HTTPStatus.UNAUTHORIZED, "The API key has expired."),
+    "scope_missing": ProblemType(HTTPStatus.FORBIDDEN, "The API key lacks the scope that `detail` names."),
+    "cross_origin": ProblemType(HTTPStatus.FORBIDDEN, "A page of another site may change nothing without a key."),
     "forbidden": ProblemType(HTTPStatus.FORBIDDEN, "This is only served to private networks."),
     "not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no such route."),
     "job_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no job with this id."),
@@ -33,6 +38,10 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "headers_too_large": ProblemType(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large."),
     "not_implemented": ProblemType(HTTPStatus.NOT_IMPLEMENTED, "The body has a transfer coding other than chunked."),
+    "rate_limited": ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "The caller sends more requests than it may."),
+    "queue_full": ProblemType(
+        HTTPStatus.TOO_MANY_REQUESTS, "The queue has as many waiting jobs as it may; nothing was written."
+    ),
     "internal_error": ProblemType(HTTPStatus.INTERNAL_SERVER_ERROR, "A bug in the service."),
     "database_unavailable": ProblemType(
         HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer; the request is not confirmed."

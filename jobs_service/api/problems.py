@@ -13,6 +13,7 @@ from jobs_service.errors import (
     DatabaseUnavailable,
     InvalidRequest,
     MalformedBody,
+    QueueFull,
     SchemaUnavailable,
     TooBusy,
     ValueRefused,
@@ -34,6 +35,7 @@ def install(app: "App[Any, Any]") -> None:
     app.add_error_handler(DatabaseUnavailable, _database_unavailable)
     app.add_error_handler(SchemaUnavailable, _not_migrated)
     app.add_error_handler(TooBusy, _too_busy)
+    app.add_error_handler(QueueFull, _queue_full)
     app.add_error_handler(InvalidRequest, _invalid_request)
 
 
@@ -73,6 +75,12 @@ async def _too_busy(req: Request, resp: Response, error: TooBusy, params: object
     resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
     detail = "Too many requests wait in this process. Nothing was written; try again."
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "too_busy", detail)
+
+
+async def _queue_full(req: Request, resp: Response, error: QueueFull, params: object) -> None:  # noqa: ARG001
+    """Answer a submission to a queue at its limit. Without a log line: clients may send many."""
+    resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+    _answer(req, resp, HTTPStatus.TOO_MANY_REQUESTS, "queue_full", str(error))
 
 
 async def _value_refused(req: Request, resp: Response, error: ValueRefused, params: object) -> None:  # noqa: ARG001

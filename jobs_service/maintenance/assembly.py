@@ -106,6 +106,7 @@ def _canaries(settings: Settings, registry: Registry, database: Database, broker
             registry.canaries,
             interval_seconds=settings.canary_interval_seconds,
             api_url=settings.canary_url,
+            api_key=settings.canary_key,
         )
 
 

@@ -45,13 +45,17 @@ class Canary(Service):
         *,
         interval_seconds: float,
         api_url: str,
+        api_key: str = "",
     ) -> None:
-        """Canaries are posted to the API at `api_url`; where that is empty, they are submitted directly."""
+        """Canaries are posted to the API at `api_url`, with the key; without a URL, they are submitted directly."""
         self.database = database
         self.submitter = submitter
         self.job_types = job_types
         self.interval_seconds = interval_seconds
         self.api_url = api_url.rstrip("/")
+        self.headers = {"Content-Type": "application/json"}
+        if api_key:
+            self.headers["Authorization"] = f"Bearer {api_key}"
 
     def run_once(self, turn: Turn) -> dict[str, int]:  # noqa: ARG002 - one canary for each queue is one step
         on_their_way = self._on_their_way()
@@ -85,7 +89,6 @@ class Canary(Service):
 
     def _post(self, job_type: JobType) -> None:
         body = msgspec.json.encode({"type": job_type.name, "payload": {}})
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.api_url}/jobs", body, headers)  # noqa: S310 - the settings allow http and https only
+        request = urllib.request.Request(f"{self.api_url}/jobs", body, self.headers)  # noqa: S310 - the settings allow http and https only
         with urllib.request.urlopen(request, timeout=API_SECONDS):  # noqa: S310 - as above
             pass

@@ -61,9 +61,15 @@ REJECTIONS_KNOWN = (
     "database_unavailable",
     "database_not_migrated",
     "too_busy",
+    "unauthenticated",
+    "invalid_key",
+    "key_expired",
+    "scope_missing",
+    "rate_limited",
+    "queue_full",
     "internal_error",
 )
-SUBMISSION_ERROR_REASONS = ("broker_unavailable", "database_unavailable", "too_busy")
+SUBMISSION_ERROR_REASONS = ("broker_unavailable", "database_unavailable", "too_busy", "queue_full")
 
 #: The maximum number of values of a label whose values are not known in advance. All further values become `OTHER`.
 MAX_VALUES = 50
@@ -170,7 +176,8 @@ SUBMISSION_ERRORS = _counter(
     _API,
     "reason",
     "Submissions that hit an error, by reason: broker_unavailable (the job was written but not published; the relay "
-    "publishes it), database_unavailable (the job was not confirmed) or too_busy (too many jobs waited to be written).",
+    "publishes it), database_unavailable (the job was not confirmed), too_busy (too many jobs waited to be written) or "
+    "queue_full (too many jobs wait in the queue).",
 )
 PAYLOAD_BYTES = _histogram(
     "jobs_payload_bytes", _API, "", "Size in bytes of the payloads of submitted jobs, as they were sent.", _BYTES

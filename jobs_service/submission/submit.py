@@ -13,7 +13,7 @@ from jobs_service import events
 from jobs_service.broker.publisher import Publisher
 from jobs_service.config import Settings
 from jobs_service.database.connection import Database
-from jobs_service.errors import DatabaseUnavailable, InvalidRequest, TooBusy
+from jobs_service.errors import DatabaseUnavailable, InvalidRequest, QueueFull, TooBusy
 from jobs_service.ids import new_id
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.job_types import JobType, Registry
@@ -21,6 +21,7 @@ from jobs_service.jobs.lifecycle import NewJob, OnAmbiguous
 from jobs_service.metrics.catalogue import SUBMISSION_ERRORS
 from jobs_service.observability import tracing
 from jobs_service.submission.intake import Intake
+from jobs_service.submission.queue_limits import QueueLimits
 from jobs_service.submission.writer import JobWriter, Written
 
 log = get_logger(module=__name__)
@@ -55,17 +56,20 @@ class Submitter:
         """No other code uses the database, where it is made for one thread."""
         self.registry = registry
         self.settings = settings
+        self.queue_limits = QueueLimits(settings.queue_limit)
         self.writer = JobWriter(database, publisher)
         self.intake = Intake(self.writer, announce)
 
     async def submit(self, submission: Submission, origin: Origin) -> NewJob:
         """Commit the job, then publish it. Jobs that are submitted at the same time share statement and commit.
 
-        Raises `InvalidRequest`, `TooBusy`, and `DatabaseUnavailable` when the job could not be committed. If Redis does
-        not answer, the relay publishes the job later. A job whose caller is cancelled may be submitted all the same.
+        Raises `InvalidRequest`, `QueueFull`, `TooBusy`, and `DatabaseUnavailable` when the job could not be committed.
+        If Redis does not answer, the relay publishes the job later. A job whose caller is cancelled may be submitted
+        all the same.
         """
         with _counted_errors():
             job_type, size = self._checked_type(submission), memoryview(submission.payload).nbytes
+            self.queue_limits.check(job_type)
             job = self._new_job(submission, job_type, origin, now=await self.intake.now(size))
             with tracing.sending(job.id, job.type, job.queue) as traceparent:
                 job = replace(job, traceparent=traceparent) if traceparent else job
@@ -133,6 +137,9 @@ def _counted_errors() -> Iterator[None]:
         raise
     except TooBusy:
         SUBMISSION_ERRORS.labels("too_busy").inc()
+        raise
+    except QueueFull:
+        SUBMISSION_ERRORS.labels("queue_full").inc()
         raise
 
 

@@ -106,7 +106,7 @@ class JobCollection(DatabaseResource):
                 example={"job_id": representation.EXAMPLE["job_id"], "status": "pending"},
             )
         },
-        problems=PROBLEMS,
+        problems=(*PROBLEMS, "queue_full"),
     )
     async def on_post(self, req: Request, resp: Response) -> None:
         submission = await self.body_reader.read(req, Submission)

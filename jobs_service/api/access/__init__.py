@@ -1,0 +1,1 @@
+"""API keys and limits: who may send which request, and how many."""
