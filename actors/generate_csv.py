@@ -75,7 +75,13 @@ def fits(payload: Payload) -> None:
     _table(payload)
 
 
-@job("csv-generation", payload=Payload, check=fits, decimals=True)
+@job(
+    "csv-generation",
+    payload=Payload,
+    check=fits,
+    decimals=True,
+    example={"columns": ["name", "score"], "rows": [{"name": "Alice", "score": 95}, {"name": "Bob", "score": 87.5}]},
+)
 def generate_csv(payload: Payload, context: JobContext) -> str:
     """Write the file and return its reference, "output/<job-id>.csv"."""
     return context.outputs.write(f"{context.job_id}.csv", to_csv(payload).encode())

@@ -109,7 +109,16 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 yield from ((f"/payload/{field}/{index}", address) for index, address in enumerate(_listed(value)))
 
 
-@job("EMAIL_SEND", payload=Mail)
+@job(
+    "EMAIL_SEND",
+    payload=Mail,
+    example={
+        "to": "alice@example.com",
+        "subject": "Your report",
+        "body": "It is attached.",
+        "reply_to": "help@example.com",
+    },
+)
 def send_email(mail: Mail, context: JobContext) -> str:
     """Send the mail and return its message id."""
     message = compose(mail, context.job_id, context.mailer.sender)
