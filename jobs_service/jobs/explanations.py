@@ -297,9 +297,7 @@ def _waiting_for_server(seen: Seen) -> Told:
 def paused(seen: Seen) -> Told:
     """Explain a job whose queue is paused."""
     pause = PauseFacts(seen.paused_by or "", rfc3339(seen.paused_at) or "", seen.pause_reason or "")
-    sentence = (
-        f"The queue {seen.queue} was paused by {pause.by} at {pause.since}: {pause.reason or 'without a reason'}."
-    )
+    sentence = f"The queue {seen.queue} was paused by {pause.by} at {pause.since}: {_short(pause.reason)}."
     to_do = f"Resume the queue: POST /queues/{seen.queue}/resume."
     return Told(Reason.QUEUE_PAUSED, sentence, to_do, _waiting(seen, paused=pause))
 

@@ -1,6 +1,7 @@
 """`GET /jobs`: every filter and every combination, and pages while jobs move."""
 
 import itertools
+import json
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -62,7 +63,7 @@ def jobs(database, worker_id):
     for number, (job_type, queue, tags) in enumerate(kinds):
         for status in ("pending", "completed", "failed"):
             moment = T + timedelta(minutes=len(written))
-            payload = '{"to": "alice%d@example.com"}' % (number % 3)
+            payload = json.dumps({"to": f"alice{number % 3}@example.com"})
             job_id = submit_at(database, moment, type=job_type, queue=queue, tags=tags, payload=payload)
             attempts = 0
             if status != "pending":
@@ -132,7 +133,8 @@ def index_all(database):
 
 
 @pytest.mark.parametrize("params", [{}, {"tag": "a"}, {"queue": "mail"}, {"type": "EMAIL_SEND"}, {"q": "alice"}])
-def test_pages_are_parts_of_the_list(pages, jobs, ids, params):
+@pytest.mark.usefixtures("jobs")
+def test_pages_are_parts_of_the_list(pages, ids, params):
     whole = ids(**params, limit=200)
 
     for limit in (1, 7):
@@ -155,7 +157,8 @@ def test_a_page_reads_a_limited_number_of_jobs_and_says_where_to_go_on(pages, jo
 @pytest.mark.parametrize(
     "other", [{"status": "failed"}, {"tag": "b"}, {"q": "x"}, {"created_after": T.isoformat()}, {"attempts_min": 0}]
 )
-def test_a_cursor_belongs_to_its_filters(client, jobs, other):
+@pytest.mark.usefixtures("jobs")
+def test_a_cursor_belongs_to_its_filters(client, other):
     cursor = client.simulate_get("/jobs", params={"tag": "a", "limit": 1}).json["next_cursor"]
 
     same = client.simulate_get("/jobs", params={"tag": "a", "limit": 5, "cursor": cursor})

@@ -8,9 +8,10 @@ from typing import Generic, TypeVar
 Result = TypeVar("Result")
 
 #: A result is kept for so many times as long as it took, if it took longer than so many seconds. So however often it is
-#: asked for, the reads take a twentieth of PostgreSQL's time at most.
+#: asked for, the reads take little of PostgreSQL's time. It is kept for at most so many seconds.
 KEPT_TIMES = 20
 QUICK_SECONDS = 0.05
+MAX_KEPT_SECONDS = 10.0
 
 
 class SharedRead(Generic[Result]):
@@ -30,6 +31,7 @@ class SharedRead(Generic[Result]):
     async def _timed(self) -> Result:
         began = time.monotonic()
         result = await self._read()
-        seconds = time.monotonic() - began
-        self._kept_until = began + seconds * (1 + KEPT_TIMES) if seconds > QUICK_SECONDS else 0.0
+        now = time.monotonic()
+        seconds = now - began
+        self._kept_until = now + min(KEPT_TIMES * seconds, MAX_KEPT_SECONDS) if seconds > QUICK_SECONDS else 0.0
         return result
