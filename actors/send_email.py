@@ -112,7 +112,12 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @job(
     "EMAIL_SEND",
     payload=Mail,
-    example={"to": "alice@example.com", "subject": "Your report", "body": "It is attached."},
+    example={
+        "to": "alice@example.com",
+        "subject": "Your report",
+        "body": "It is attached.",
+        "reply_to": "help@example.com",
+    },
 )
 def send_email(mail: Mail, context: JobContext) -> str:
     """Send the mail and return its message id."""

@@ -245,6 +245,9 @@ class Settings:
     republish_seconds: float = _setting(20.0, _seconds(0.1, 3_600))
     queue_window: int = _setting(2_000, _whole(10, 100_000))
 
+    # The text search of GET /jobs: maintenance keeps an index of the words of payloads and errors.
+    search: str = _setting("on", _choice("on", "off"))
+
     # Retention. 0 keeps jobs forever.
     retention_completed_seconds: int = _setting(604_800, _whole(0, 3_153_600_000))
     retention_failed_seconds: int = _setting(7_776_000, _whole(0, 3_153_600_000))

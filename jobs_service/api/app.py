@@ -15,10 +15,16 @@ from jobs_service.api.openapi import Route
 from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
 from jobs_service.api.resources.docs import ApiPage, ErrorsPage, Files
+from jobs_service.api.resources.explanations import JobExplanation
 from jobs_service.api.resources.health import Liveness, Readiness
 from jobs_service.api.resources.index import OpenApi, Root
+from jobs_service.api.resources.job_pages import JobPages
+from jobs_service.api.resources.job_types import JobTypeCollection, JobTypeItem
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
 from jobs_service.api.resources.metrics import Metrics
+from jobs_service.api.resources.queues import QueueCollection, QueueItem, QueueReader
+from jobs_service.api.resources.stats import Statistics
+from jobs_service.api.resources.workers import WorkerCollection
 from jobs_service.api.threads import Threads
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.publisher import Publisher
@@ -38,6 +44,10 @@ COUNT_SECONDS = 1.0
 #: What `GET /` lists.
 LINKS = {
     "jobs": "/jobs",
+    "job-types": "/job-types",
+    "queues": "/queues",
+    "workers": "/workers",
+    "stats": "/stats",
     "openapi": "/openapi.json",
     "docs": "/docs",
     "errors": "/docs/errors",
@@ -77,11 +87,20 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     body_reader = BodyReader(settings.max_body_bytes)
     readiness = Readiness(database, broker, registry.queues, threads, intake_database=intake_database)
     served = build_registry(settings, registry)
+    pages = JobPages(database, registry, has_search=settings.search == "on")
+    queues = QueueReader(database, threads, registry, settings)
     routes = [
-        Route("/jobs", JobCollection(database, threads, submitter, registry, body_reader)),
+        Route("/jobs", JobCollection(database, threads, submitter, pages, body_reader)),
         Route("/jobs/{job_id}", JobItem(database, threads)),
         Route("/jobs/{job_id}/cancel", JobCancellation(database, threads)),
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys))),
+        Route("/jobs/{job_id}/explain", JobExplanation(database, threads, registry, settings)),
+        Route("/job-types", JobTypeCollection(registry, settings)),
+        Route("/job-types/{name}", JobTypeItem(registry, settings)),
+        Route("/queues", QueueCollection(queues)),
+        Route("/queues/{name}", QueueItem(queues)),
+        Route("/workers", WorkerCollection(database, threads, settings.lease_seconds)),
+        Route("/stats", Statistics(database, threads)),
         Route("/livez", Liveness()),
         Route("/readyz", readiness),
         # A thread of its own: a scrape takes seconds while a server does not answer.

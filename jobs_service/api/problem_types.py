@@ -24,6 +24,8 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "forbidden": ProblemType(HTTPStatus.FORBIDDEN, "This is only served to private networks."),
     "not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no such route."),
     "job_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no job with this id."),
+    "job_type_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no job type with this name."),
+    "queue_not_found": ProblemType(HTTPStatus.NOT_FOUND, "No job type of this installation has this queue."),
     "method_not_allowed": ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "`Allow` lists the methods of this route."),
     "request_timeout": ProblemType(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time."),
     "wrong_status": ProblemType(HTTPStatus.CONFLICT, "The job's status does not allow this."),

@@ -1,6 +1,7 @@
 """The job types: name, payload class, function and options. `@job` declares them; the worker binds them to Dramatiq."""
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,12 +64,20 @@ class JobType:
     decimals: bool = False
     #: The maximum number of its jobs that run at a time in one worker process.
     max_running: int | None = None
+    #: A payload that it accepts, for documentation.
+    example: object = None
     #: Submitted by maintenance to check that its queue works. Lists of jobs leave it out.
     is_canary: bool = False
-    #: A payload, for the OpenAPI document.
-    example: object = None
     #: Further types for the document, where `payload` accepts their JSON without naming them.
     forms: tuple[Any, ...] = ()
+
+    @property
+    def description(self) -> str:
+        """What it does: the docstring of its function, and what its payload class says about itself."""
+        is_struct = isinstance(self.payload, type) and issubclass(self.payload, msgspec.Struct)
+        payload = self.payload.__doc__ if is_struct else None
+        texts = (inspect.cleandoc(text) for text in (self.function.__doc__, payload) if text)
+        return "\n\n".join(texts)
 
     def decode(self, payload: str | bytes) -> Any:  # noqa: ANN401 - each type has a payload class of its own
         """Return the typed payload from JSON. Raises `InvalidRequest`, pointing below `/payload`."""

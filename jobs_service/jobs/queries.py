@@ -1,32 +1,15 @@
 """Jobs as peewee reads them, one or a page at a time. Nothing here writes: `lifecycle.py` alone writes jobs."""
 
-import functools
-import operator
-from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from peewee import (
-    SQL,
-    Case,
-    CharField,
-    DateTimeField,
-    Field,
-    IntegerField,
-    Model,
-    ModelSelect,
-    SmallIntegerField,
-    TextField,
-    Tuple,
-    UUIDField,
-)
+from peewee import CharField, DateTimeField, Field, IntegerField, Model, SmallIntegerField, TextField, UUIDField
 
-from jobs_service.database.connection import Database
+from jobs_service.database.connection import Database, Row
 from jobs_service.jobs import representation
 from jobs_service.jobs.correlation import Origin
-from jobs_service.jobs.lifecycle import Status
 
 #: The beginning of a statement: each queue and type in which jobs wait, as the rows of `lines`. They are found one by
 #: one in the index jobs_lines, so that not every waiting row is read.
@@ -89,7 +72,7 @@ class Job(Model):
     def representation(self) -> representation.Job:
         """Return the job as the API shows it."""
         fields: dict[str, Any] = {name: getattr(self, name) for name in (*_SHOWN, "history", "history_omitted")}
-        times: dict[str, Any] = {name: _rfc3339(getattr(self, name)) for name in _SHOWN_TIMES}
+        times: dict[str, Any] = {name: rfc3339(getattr(self, name)) for name in _SHOWN_TIMES}
         return representation.Job(job_id=self.id, trace_id=Origin(None, self.traceparent).trace_id, **fields, **times)
 
 
@@ -113,99 +96,33 @@ _WRITTEN = ("payload", "result")
 _READ = ("id", *_SHOWN, *_SHOWN_TIMES, "history", "history_omitted", "traceparent")
 
 
+#: The columns that `job_of` takes: payload and result as they were written. A text counts where it equals the value; a
+#: later write may have changed that alone.
+COLUMNS = ", ".join(
+    f"CASE WHEN {name}_text::jsonb = {name} THEN {name}_text::text ELSE {name}::text END"
+    if name in _WRITTEN
+    else f"jobs.{name}"
+    for name in _READ
+)
+
+
+def job_of(columns: Row) -> Job:
+    """Return the job of a row's `COLUMNS`."""
+    fields = dict(zip(_READ, columns, strict=True))
+    return Job(**{name: getattr(Job, name).python_value(value) for name, value in fields.items()})
+
+
 def find_job(database: Database, job_id: UUID) -> Job | None:
-    found: Job | None = _read(Job).where(Job.id == job_id).first(database)
-    return found
+    row = database.row(f"SELECT {COLUMNS} FROM jobs WHERE id = %s", (job_id,))
+    return None if row is None else job_of(row)
 
 
-def _read(source: Any) -> "ModelSelect[Job]":  # noqa: ANN401 - the model, or the columns of a selection of it
-    """Select the columns that the API shows, payload and result as they were written."""
-    written = {name: _as_written(getattr(source, name), getattr(source, f"{name}_text")) for name in _WRITTEN}
-    columns = [written[name].alias(name) if name in written else getattr(source, name) for name in _READ]
-    selected: ModelSelect[Job] = Job.select(*columns)
-    return selected
-
-
-def _as_written(value: Any, text: Any) -> Case:  # noqa: ANN401 - as above
-    """Return the text where it equals the value, else the value: a later write may have changed it alone."""
-    return Case(None, [(text.cast("jsonb") == value, text.cast("text"))], value.cast("text"))
-
-
-#: How much of a page is read at once: a job may be as large as a request body.
-_AT_ONCE = 20
-_BYTES_AT_ONCE = 4 * 2**20
-
-
-def newest_jobs(
-    database: Database,
-    *,
-    status: Status | None,
-    job_type: str | None,
-    before: UUID | None,
-    limit: int,
-    hidden: Sequence[str] = (),
-) -> Iterator[Job]:
-    """Yield up to `limit` jobs, newest first; only those older than the job `before`, if it is given.
-
-    Jobs of a `hidden` type are left out, unless it is `job_type`. There must be few of them. The jobs are read while
-    the caller iterates: a few, then as many at a time as fit into memory if they are as large as those.
-    """
-    at_once = _AT_ONCE
-    while limit > 0:
-        count = min(limit, at_once)
-        found: list[Job] = list(_newest(status, job_type, before or _LAST, count, hidden).execute(database))
-        yield from found
-        if len(found) < count:
-            return
-        before = found[-1].id
-        limit -= count
-        at_once = max(_AT_ONCE, count * _BYTES_AT_ONCE // sum(map(_bytes, found)))
-
-
-def _bytes(job: Job) -> int:
+def bytes_of(job: Job) -> int:
     """Return the bytes of a job's JSON, which is nearly all of a large job."""
     return sum(memoryview(raw).nbytes for raw in (job.payload, job.result, job.history) if raw is not None)
 
 
-def _newest(
-    status: Status | None, job_type: str | None, before: UUID, limit: int, hidden: Sequence[str]
-) -> "ModelSelect[Job]":
-    if job_type is not None:
-        return _newest_of_type(job_type, [status] if status else list(Status), before, limit)
-    if status is not None:
-        selected = _newest_of_status(status, before, limit)
-    else:
-        selected = _read(Job).where(Job.id < before).order_by(Job.id.desc()).limit(limit)
-    return selected.where(Job.type.not_in(hidden))
-
-
-#: Before and after every id.
-_FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
-
-# Each of these asks for an order that only the index made for it has. Asked for `id DESC`, PostgreSQL may by its
-# statistics prefer the primary key, and walk over a million newer jobs of another kind.
-
-
-def _newest_of_status(status: Status, before: UUID, limit: int) -> "ModelSelect[Job]":
-    place = Tuple(Job.status, Job.id)
-    selected: ModelSelect[Job] = _read(Job).where(place >= Tuple(status, _FIRST), place < Tuple(status, before))
-    return selected.order_by(Job.status.desc(), Job.id.desc()).limit(limit)
-
-
-def _newest_of_type(job_type: str, statuses: Sequence[Status], before: UUID, limit: int) -> "ModelSelect[Job]":
-    """Select the newest jobs of each status, then the newest of those."""
-    of_type: ModelSelect[Job] = Job.select().where(Job.type == job_type, Job.id < before)
-    pages = [
-        of_type.where(Job.status == status).order_by(Job.id.desc(nulls="last")).limit(limit) for status in statuses
-    ]
-    newest = pages[0] if len(pages) == 1 else functools.reduce(operator.add, pages)
-    newest = newest.order_by(SQL("id").desc(nulls="last")).limit(limit).alias("newest")
-    # Payload and result are read here, of the selected jobs only.
-    selected: ModelSelect[Job] = _read(newest.c).from_(newest).order_by(newest.c.id.desc(nulls="last"))
-    return selected
-
-
-def _rfc3339(moment: datetime | None) -> str | None:
+def rfc3339(moment: datetime | None) -> str | None:
     if moment is None:
         return None
     # created_at and updated_at have no time zone and hold UTC; the others have one.

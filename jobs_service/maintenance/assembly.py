@@ -17,12 +17,14 @@ from jobs_service.jobs.lifecycle import Status
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
+from jobs_service.maintenance.history import History
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.neighbours import NeighbourWatch
 from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.recovery import Recovery
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.rescuer import Rescuer
+from jobs_service.maintenance.search_index import SearchIndex
 from jobs_service.maintenance.service import Service
 from jobs_service.maintenance.strays import Strays
 from jobs_service.outputs.local import OutputStore
@@ -30,6 +32,12 @@ from jobs_service.submission.submit import Submitter
 
 #: Seconds between two looks for jobs on queues that no worker serves.
 STRAYS_SECONDS = 30.0
+
+#: Seconds between two looks for jobs that the text search has no words of.
+SEARCH_INDEX_SECONDS = 10.0
+
+#: Seconds between two looks for minutes whose figures are not written.
+HISTORY_SECONDS = 15.0
 
 #: Seconds between two comparisons of `job_dlq` with the failed rows.
 DEAD_LETTERS_SECONDS = 10.0
@@ -96,6 +104,8 @@ def _services(
             Status.CANCELLED: settings.retention_cancelled_seconds,
         },
     )
+    yield SearchIndex(database, interval_seconds=SEARCH_INDEX_SECONDS, is_on=settings.search == "on")
+    yield History(database, interval_seconds=HISTORY_SECONDS)
 
 
 def _canaries(settings: Settings, registry: Registry, database: Database, broker: JobBroker) -> Iterator[Service]:

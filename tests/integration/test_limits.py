@@ -12,8 +12,8 @@ import falcon.testing
 import pytest
 
 from jobs_service.api.app import create_app
-from jobs_service.api.resources.jobs import PAGE_BYTES
-from jobs_service.jobs import queries
+from jobs_service.api.resources.job_pages import PAGE_BYTES
+from jobs_service.jobs import listing
 from jobs_service.jobs.job_types import JobContext, registry
 from jobs_service.outputs.local import LocalOutputs
 
@@ -88,7 +88,7 @@ def test_a_page_of_large_jobs_ends_early(client, post):
 
 
 def test_a_job_larger_than_a_page_is_a_page(client, post, monkeypatch):
-    monkeypatch.setattr("jobs_service.api.resources.jobs.PAGE_BYTES", 1)
+    monkeypatch.setattr("jobs_service.api.resources.job_pages.PAGE_BYTES", 1)
     posted = [post(job("{}")).json["job_id"] for _ in range(3)]
 
     pages = pages_of(client, limit=2)
@@ -244,8 +244,10 @@ def test_a_page_is_read_in_two_statements_when_its_jobs_are_small_and_in_pieces_
     post, client, monkeypatch
 ):
     asked = []
-    newest = queries._newest
-    monkeypatch.setattr(queries, "_newest", lambda *given: asked.append(given[3]) or newest(*given))
+    read_page = listing._read_page
+    monkeypatch.setattr(
+        listing, "_read_page", lambda *given, **named: asked.append(named["limit"]) or read_page(*given, **named)
+    )
     for _ in range(60):
         post(job("{}"))
 
@@ -253,6 +255,6 @@ def test_a_page_is_read_in_two_statements_when_its_jobs_are_small_and_in_pieces_
     assert [20, 40] == asked
 
     asked.clear()
-    monkeypatch.setattr(queries, "_BYTES_AT_ONCE", 1)
+    monkeypatch.setattr(listing, "_BYTES_AT_ONCE", 1)
     client.simulate_get("/jobs?limit=59")
     assert [20, 20, 20] == asked

@@ -14,6 +14,8 @@ from samples import a_failure, new_job
 from time_travel import HOUR, set_dates
 
 from jobs_service.api.app import create_app
+from jobs_service.api.operations import parsed
+from jobs_service.api.resources import job_pages
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.epoch import Epoch
 from jobs_service.jobs import lifecycle
@@ -179,21 +181,22 @@ CURSORS = [None, 85_000, 35_000, 30_000]
 @pytest.mark.parametrize("status", [None, *Status])
 def test_lists(watch, client, database, status, job_type):
     for place in CURSORS:
-        filters = {"status": status, "type": job_type, "cursor": place and cursor_at(database, place)}
+        params = {name: value for name, value in (("status", status), ("type", job_type)) if value}
+        if place:
+            params["cursor"] = cursor_at(database, place, params)
         watch.clear()
 
-        reply = client.simulate_get("/jobs", params={name: value for name, value in filters.items() if value})
+        reply = client.simulate_get("/jobs", params=params)
 
         assert 200 == reply.status_code
         # Up to 51 of each status.
         assert_small(watch, rows=5 * 51 + 51, pages=5 * FEW_PAGES)
 
 
-def cursor_at(database, place):
-    from jobs_service.api.resources.jobs import _encode_cursor
-
+def cursor_at(database, place, params):
+    """Return the cursor that a page of this list would have that ends with the job of this number."""
     (job_id,) = database.row("SELECT id FROM jobs WHERE id > %s ORDER BY id LIMIT 1", (number_as_id(place),))
-    return _encode_cursor(job_id)
+    return job_pages._cursor(parsed(params, job_pages.JobsQuery), job_id)
 
 
 def number_as_id(place):

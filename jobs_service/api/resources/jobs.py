@@ -1,47 +1,28 @@
 """/jobs, /jobs/{id}, and the actions on a job."""
 
-import base64
-import binascii
-from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Annotated
 from uuid import UUID
 
 import falcon
 import msgspec
 from falcon.asgi import Request, Response
-from msgspec import Meta
 
 from jobs_service import events
 from jobs_service.api import request_body
 from jobs_service.api.callers import Scope
+from jobs_service.api.etags import ETAG, IF_NONE_MATCH, show
 from jobs_service.api.operations import Answer, Header, operation
 from jobs_service.api.resources.database import PROBLEMS, DatabaseResource
 from jobs_service.api.resources.follow_up import FollowUp
+from jobs_service.api.resources.job_pages import JobPage, JobPages, JobsQuery, next_page
 from jobs_service.api.threads import Threads
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
-from jobs_service.errors import InvalidRequest
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle, queries, representation
-from jobs_service.jobs.job_types import Registry
 from jobs_service.metrics import observations
 from jobs_service.metrics.catalogue import PAYLOAD_BYTES
 from jobs_service.submission.submit import Submission, Submitter
-
-DEFAULT_LIMIT = 50
-MAX_LIMIT = 200
-#: No further job is added to a page of this size.
-PAGE_BYTES = 8 * 2**20
-
-
-class JobsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The filters of `GET /jobs`, and the place in the list."""
-
-    status: lifecycle.Status | None = None
-    type: Annotated[str | None, Meta(description="A job type, in any spelling.")] = None
-    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many jobs a page has at most.")] = DEFAULT_LIMIT
-    cursor: Annotated[str | None, Meta(description="The `next_cursor` of the previous page.")] = None
 
 
 class SubmittedJob(msgspec.Struct, frozen=True):
@@ -49,13 +30,6 @@ class SubmittedJob(msgspec.Struct, frozen=True):
 
     job_id: UUID
     status: lifecycle.Status
-
-
-class JobPage(msgspec.Struct, frozen=True):
-    """A page of a list of jobs."""
-
-    jobs: list[representation.Job]
-    next_cursor: Annotated[str | None, Meta(description="The `cursor` of the next page; null on the last one.")]
 
 
 _LOCATION = Header(
@@ -74,12 +48,12 @@ class JobCollection(DatabaseResource):
         database: Database,
         threads: Threads,
         submitter: Submitter,
-        registry: Registry,
+        pages: JobPages,
         body_reader: request_body.BodyReader,
     ) -> None:
         super().__init__(database, threads)
         self.submitter = submitter
-        self.registry = registry
+        self.pages = pages
         self.body_reader = body_reader
 
     @operation(
@@ -120,6 +94,7 @@ class JobCollection(DatabaseResource):
     @operation(
         id="list_jobs",
         summary="List jobs, newest first",
+        description="A job is on one page at most. Follow `next_cursor` until it is null: pages may be short.",
         tag="jobs",
         scope=Scope.JOBS_READ,
         query=JobsQuery,
@@ -134,41 +109,11 @@ class JobCollection(DatabaseResource):
         problems=PROBLEMS,
     )
     async def on_get(self, req: Request, resp: Response) -> None:
-        query: JobsQuery = req.context.query
-        resp.data, next_cursor = await self.run(
-            self._page,
-            status=query.status,
-            job_type=self._type(query.type),
-            before=_decode_cursor(query.cursor),
-            limit=query.limit,
-        )
+        resp.data, next_cursor = await self.run(self.pages.page, req.context.query)
         if next_cursor:
-            resp.append_link(_next_page(req, next_cursor), "next")
+            resp.append_link(next_page(req, next_cursor), "next")
 
     on_head = on_get
-
-    def _page(
-        self, *, status: lifecycle.Status | None, job_type: str | None, before: UUID | None, limit: int
-    ) -> tuple[bytes, str | None]:
-        """Return a page as JSON, and the cursor of the next one."""
-        found = queries.newest_jobs(
-            self.database,
-            status=status,
-            job_type=job_type,
-            before=before,
-            limit=limit + 1,
-            hidden=[job_type.name for job_type in self.registry.canaries],
-        )
-        page, next_cursor = _fill_page(found, limit)
-        return msgspec.json.encode({"jobs": page, "next_cursor": next_cursor}), next_cursor
-
-    def _type(self, name: str | None) -> str | None:
-        if name is None:
-            return None
-        try:
-            return self.registry.get(name).name
-        except InvalidRequest as error:
-            raise InvalidRequest(error.detail, pointer="type") from None
 
 
 class JobItem(DatabaseResource):
@@ -179,18 +124,22 @@ class JobItem(DatabaseResource):
         summary="Read a job",
         tag="jobs",
         scope=Scope.JOBS_READ,
-        answers={HTTPStatus.OK: Answer("The job.", representation.Job, example=representation.EXAMPLE)},
+        headers=(IF_NONE_MATCH,),
+        answers={
+            HTTPStatus.OK: Answer("The job.", representation.Job, headers=(ETAG,), example=representation.EXAMPLE),
+            HTTPStatus.NOT_MODIFIED: Answer("The job is as the caller has it.", headers=(ETAG,)),
+        },
         problems=(*PROBLEMS, "job_not_found"),
     )
-    async def on_get(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
-        resp.data = await self.run(self._shown, parse_id(job_id), job_id)
+    async def on_get(self, req: Request, resp: Response, job_id: str) -> None:
+        show(req, resp, await self.run(self._shown, parse_id(job_id), job_id))
 
     on_head = on_get
 
     def _shown(self, id_: UUID, job_id: str) -> bytes:
         job = queries.find_job(self.database, id_)
         if job is None:
-            raise _not_found(job_id)
+            raise not_found(job_id)
         return msgspec.json.encode(job.representation())
 
 
@@ -280,26 +229,12 @@ class JobRetry(DatabaseResource):
         return moved
 
 
-def _fill_page(jobs: Iterable[queries.Job], limit: int) -> tuple[list[msgspec.Raw], str | None]:
-    """Return the jobs that fit on a page, as JSON, and a cursor if there are more."""
-    page: list[msgspec.Raw] = []
-    size, cursor = 0, None
-    for job in jobs:
-        if len(page) == limit or size >= PAGE_BYTES:
-            return page, cursor
-        shown = msgspec.json.encode(job.representation())
-        page.append(msgspec.Raw(shown))
-        size += len(shown)
-        cursor = _encode_cursor(job.id)
-    return page, None
-
-
 def parse_id(text: str) -> UUID:
     """Return the id in a path. Raises 404 for a text that is not a UUID, because no job has such an id."""
     try:
         return UUID(text)
     except ValueError:
-        raise _not_found(text) from None
+        raise not_found(text) from None
 
 
 def _answer(moved: lifecycle.TransitionedJob, status: lifecycle.Status) -> bytes:
@@ -310,27 +245,9 @@ def _conflict(database: Database, job_id: str, rule: str) -> falcon.HTTPError:
     """Return the error for a job whose status does not allow an action: 409, or 404 if there is no such job."""
     job = queries.find_job(database, parse_id(job_id))
     if job is None:
-        return _not_found(job_id)
+        return not_found(job_id)
     return falcon.HTTPConflict(title="wrong_status", description=f"The job has status {job.status}. {rule}")
 
 
-def _not_found(job_id: str) -> falcon.HTTPNotFound:
+def not_found(job_id: str) -> falcon.HTTPNotFound:
     return falcon.HTTPNotFound(title="job_not_found", description=f"There is no job {job_id[:64]}.")
-
-
-def _decode_cursor(cursor: str | None) -> UUID | None:
-    if cursor is None:
-        return None
-    try:
-        return UUID(bytes=base64.b64decode(cursor + "==", b"-_", validate=True))
-    except (ValueError, binascii.Error):
-        raise InvalidRequest("expected the next_cursor of an earlier response", pointer="cursor") from None
-
-
-def _encode_cursor(job_id: UUID) -> str:
-    return base64.urlsafe_b64encode(job_id.bytes).decode().rstrip("=")
-
-
-def _next_page(req: Request, cursor: str) -> str:
-    # Not the path as it was sent: "//jobs" would be a link to a host named jobs.
-    return f"{req.root_path}{req.uri_template}{falcon.to_query_str({**req.params, 'cursor': cursor})}"

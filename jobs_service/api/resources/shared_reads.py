@@ -1,0 +1,37 @@
+"""A read that costs the same for every caller, shared by those who ask at the same time."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+Result = TypeVar("Result")
+
+#: A result is kept for so many times as long as it took, if it took longer than so many seconds. So however often it is
+#: asked for, the reads take little of PostgreSQL's time. It is kept for at most so many seconds.
+KEPT_TIMES = 20
+QUICK_SECONDS = 0.05
+MAX_KEPT_SECONDS = 10.0
+
+
+class SharedRead(Generic[Result]):
+    """Calls `read` for all who wait at the same time, and keeps the result of a slow one for a while."""
+
+    def __init__(self, read: Callable[[], Awaitable[Result]]) -> None:
+        self._read = read
+        self._task: asyncio.Task[Result] | None = None
+        self._kept_until = 0.0
+
+    async def get(self) -> Result:
+        """Return the result. No caller's end interrupts the read for the others."""
+        if self._task is None or (self._task.done() and time.monotonic() >= self._kept_until):
+            self._task = asyncio.create_task(self._timed())
+        return await asyncio.shield(self._task)
+
+    async def _timed(self) -> Result:
+        began = time.monotonic()
+        result = await self._read()
+        now = time.monotonic()
+        seconds = now - began
+        self._kept_until = now + min(KEPT_TIMES * seconds, MAX_KEPT_SECONDS) if seconds > QUICK_SECONDS else 0.0
+        return result

@@ -1,0 +1,55 @@
+"""/job-types shows every type with a payload that it accepts, and needs no server."""
+
+import falcon.testing
+import msgspec
+import pytest
+
+from jobs_service.api.app import create_app
+from jobs_service.config import Settings
+from jobs_service.jobs.job_types import registry
+
+ENVIRON = {
+    "DATABASE_URL": "postgresql://x@localhost/x",
+    "REDIS_URL": "redis://localhost",
+    "MAX_RUNNING": "email_send=3",
+}
+
+
+@pytest.fixture(scope="module")
+def client():
+    return falcon.testing.TestClient(create_app(Settings.from_env(ENVIRON)))
+
+
+def test_every_type_is_listed_and_no_canary(client):
+    shown = client.simulate_get("/job-types").json
+
+    assert ["EMAIL_SEND", "csv-generation"] == [job_type["name"] for job_type in shown["job_types"]]
+    assert (1_048_576, 32, 200) == tuple(shown["limits"][name] for name in ("body_bytes", "body_depth", "page_jobs"))
+
+
+@pytest.mark.parametrize("name", ["EMAIL_SEND", "csv-generation"])
+def test_a_type_says_what_it_takes_and_how_it_runs(client, name):
+    shown = client.simulate_get(f"/job-types/{name}").json
+
+    assert registry.get(name).decode(msgspec.json.encode(shown["example"]))
+    assert shown["description"]
+    assert shown["payload_schema"]
+    assert (8, 60.0, "default") == (shown["max_attempts"], shown["time_limit_seconds"], shown["queue"])
+    assert shown == next(kind for kind in client.simulate_get("/job-types").json["job_types"] if kind["name"] == name)
+
+
+def test_the_limit_of_running_jobs_is_that_of_the_settings(client):
+    shown = {kind["name"]: kind["max_running"] for kind in client.simulate_get("/job-types").json["job_types"]}
+
+    assert {"EMAIL_SEND": 3, "csv-generation": 15} == shown
+
+
+def test_a_type_is_found_in_any_spelling(client):
+    assert "EMAIL_SEND" == client.simulate_get("/job-types/email-send").json["name"]
+
+
+@pytest.mark.parametrize("name", ["nope", "canary-default", "%00"])
+def test_an_unknown_type_is_404(client, name):
+    reply = client.simulate_get(f"/job-types/{name}")
+
+    assert (404, "job_type_not_found") == (reply.status_code, reply.json["code"])
