@@ -2,6 +2,7 @@
 
 import dataclasses
 import ipaddress
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -307,6 +308,11 @@ class Settings:
     def hard_limit_seconds(self) -> float:
         """Seconds after which the process of an attempt that ignores its time limit is ended."""
         return self.time_limit_seconds + self.hang_grace_seconds
+
+    @property
+    def longest_timeout_seconds(self) -> int:
+        """The longest time limit in seconds that a client may give a job, as `TIMEOUT_ORDER` demands."""
+        return math.ceil(self.worker_shutdown_seconds - self.hang_grace_seconds) - 1
 
     @property
     def kill_after_seconds(self) -> float:

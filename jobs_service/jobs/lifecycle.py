@@ -111,6 +111,9 @@ class NewJob:
     on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
     request_id: str | None = None
     traceparent: str | None = None
+    tags: Sequence[str] = ()
+    #: The time limit of its attempts, in place of the type's.
+    timeout_seconds: int | None = None
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -160,6 +163,8 @@ class Claim(msgspec.Struct, frozen=True):
     waits_for: str | None = None
     #: The servers that are known to be unavailable, and that this attempt must not contact.
     away: Sequence[str] = ()
+    #: The attempt's time limit, in place of the type's.
+    timeout_seconds: int | None = None
 
     @property
     def origin(self) -> Origin:
@@ -264,18 +269,19 @@ WITH new AS (
     %(id)s::uuid[], %(type)s::text[], %(payload)s::text[], %(queue)s::text[], %(priority)s::smallint[],
     %(max_attempts)s::integer[], %(run_at)s::timestamptz[], %(delay_seconds)s::float8[],
     %(publish_grace_seconds)s::float8[], %(expires_at)s::timestamptz[], %(on_ambiguous)s::text[],
-    %(request_id)s::text[], %(traceparent)s::text[], %(keep_text)s::boolean[]
+    %(request_id)s::text[], %(traceparent)s::text[], %(keep_text)s::boolean[], %(tags)s::text[],
+    %(timeout_seconds)s::integer[]
   ) AS wanted (id, type, payload, queue, priority, max_attempts, wish, delay_seconds, publish_grace_seconds,
-               expires_at, on_ambiguous, request_id, traceparent, keep_text)
+               expires_at, on_ambiguous, request_id, traceparent, keep_text, tags, timeout_seconds)
   CROSS JOIN LATERAL (
     SELECT GREATEST(now(), COALESCE(wish, now() + delay_seconds * interval '1 second'))
   ) AS dates (due)
 ), written AS (
   INSERT INTO jobs (id, type, status, payload, payload_text, queue, priority, max_attempts, run_at, publish_at,
-                    expires_at, on_ambiguous, request_id, traceparent)
+                    expires_at, on_ambiguous, request_id, traceparent, tags, timeout_seconds)
   SELECT id, type, 'pending', payload::jsonb, CASE WHEN keep_text THEN payload::json END, queue, priority, max_attempts,
          due, due + CASE WHEN is_due THEN publish_grace_seconds ELSE 0 END * interval '1 second',
-         expires_at, on_ambiguous, request_id, traceparent
+         expires_at, on_ambiguous, request_id, traceparent, tags::text[], timeout_seconds
   FROM new WHERE NOT is_expired
   ON CONFLICT (id) DO NOTHING
 )
@@ -287,6 +293,7 @@ def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
     """Insert jobs as pending. All but those that had expired are committed when this returns."""
     columns = {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__}
     columns["keep_text"] = [not jsonb.preserves(job.payload) for job in jobs]
+    columns["tags"] = [_text_array(job.tags) if job.tags else None for job in jobs]
     rows = database.rows(_SUBMIT, columns)
     found = {row[0]: Submitted(*row) for row in rows}
     return [found[job.id] for job in jobs]
@@ -354,13 +361,13 @@ WHERE id = ask.job_id AND (status = 'pending') IS TRUE AND run_at <= now()
 RETURNING lease_token::text, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
           extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
           extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
-          request_id, traceparent, deferrals, waits_for, {_AWAY}"""
+          request_id, traceparent, deferrals, waits_for, {_AWAY}, timeout_seconds"""
 
 _CLAIMED = f"""
 SELECT lease_token::text, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
        extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
        extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
-       request_id, traceparent, deferrals, waits_for, {_AWAY}
+       request_id, traceparent, deferrals, waits_for, {_AWAY}, timeout_seconds
 FROM jobs WHERE id = ANY(%(job_ids)s::uuid[]) AND lease_token = ANY(%(tokens)s::uuid[])"""
 
 
@@ -995,6 +1002,12 @@ def _held(held: Sequence[Row], verb: str) -> dict[str, Any]:
 def _array(ids: Iterable[UUID]) -> str:
     """Return an array of ids as PostgreSQL reads it: one value to quote instead of many."""
     return f"{{{','.join(map(str, ids))}}}"
+
+
+def _text_array(texts: Iterable[str]) -> str:
+    """Return an array of texts as PostgreSQL reads it: one row's value in a column of such arrays."""
+    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
 
 
 def _transition(lease: UUID, verb: str) -> UUID:

@@ -34,18 +34,43 @@ SLACK = timedelta(days=1)
 DEFAULT_PRIORITY = 5
 
 
+#: The maximum length of a queue's name, in characters: that of the column `jobs.queue`.
+MAX_QUEUE_NAME = 50
+
+MAX_TAGS = 20
+
+#: Only characters that can be seen: no control characters, line breaks, marks of direction and other invisible ones.
+_VISIBLE = r"^[^\u0000-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]*$(?!\n)"
+
+Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=_VISIBLE)]
+
+#: The longest `timeout_seconds` that any settings permit.
+LONGEST_TIMEOUT_SECONDS = 100_000
+
+_OF_QUEUE = "A queue of this installation. Null: the type's own."
+_OF_TIMEOUT = "How long each attempt may run. Null: as long as the type says."
+
+
 class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The body of `POST /jobs`."""
 
     type: Annotated[str, msgspec.Meta(min_length=1, max_length=50)]
     #: The JSON text as the client sent it.
     payload: msgspec.Raw
+    queue: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_QUEUE_NAME, description=_OF_QUEUE)] | None = None
     run_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY.total_seconds())] | None = None
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = DEFAULT_PRIORITY
     expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
+    timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=LONGEST_TIMEOUT_SECONDS, description=_OF_TIMEOUT)] | None = (
+        None
+    )
+    tags: Annotated[
+        list[Tag],
+        msgspec.Meta(max_length=MAX_TAGS, description="To find the job by.", extra_json_schema={"uniqueItems": True}),
+    ] = []
 
 
 class Submitter:
@@ -55,6 +80,7 @@ class Submitter:
         """No other code uses the database, where it is made for one thread."""
         self.registry = registry
         self.settings = settings
+        self._queues = registry.queues
         self.writer = JobWriter(database, publisher)
         self.intake = Intake(self.writer, announce)
 
@@ -94,13 +120,16 @@ class Submitter:
 
     def _new_job(self, submission: Submission, job_type: JobType, origin: Origin, *, now: float) -> NewJob:
         _check_times(submission, datetime.fromtimestamp(now, UTC))
+        self._check_timeout(submission, job_type)
+        if len(set(submission.tags)) < len(submission.tags):
+            raise InvalidRequest("send each tag only once", pointer="/tags")
         if job_type.is_canary:
             _check_canary(submission)
         return NewJob(
             id=new_id(now),
             type=job_type.name,
             payload=bytes(submission.payload).decode(),
-            queue=job_type.queue,
+            queue=self._queue(submission, job_type),
             priority=submission.priority,
             max_attempts=submission.max_attempts or job_type.max_attempts or self.settings.max_attempts,
             run_at=submission.run_at,
@@ -110,7 +139,25 @@ class Submitter:
             on_ambiguous=submission.on_ambiguous,
             request_id=origin.request_id,
             traceparent=origin.traceparent,
+            tags=submission.tags,
+            timeout_seconds=submission.timeout_seconds,
         )
+
+    def _queue(self, submission: Submission, job_type: JobType) -> str:
+        if submission.queue is None:
+            return job_type.queue
+        if submission.queue not in self._queues:
+            known = ", ".join(self._queues)
+            raise InvalidRequest(f"unknown queue {submission.queue!r}; known queues: {known}", pointer="/queue")
+        return submission.queue
+
+    def _check_timeout(self, submission: Submission, job_type: JobType) -> None:
+        longest = max(self.settings.longest_timeout_seconds, job_type.time_limit_seconds or 0)
+        if submission.timeout_seconds is not None and submission.timeout_seconds > longest:
+            raise InvalidRequest(
+                f"timeout_seconds must be at most {longest}: a worker that stops waits no longer for a running job",
+                pointer="/timeout_seconds",
+            )
 
 
 def announce(job: NewJob, written: Written) -> None:
@@ -152,6 +199,6 @@ def _check_times(submission: Submission, now: datetime) -> None:
 
 def _check_canary(submission: Submission) -> None:
     """Refuse what would delay a canary: the next one is sent only after it has completed."""
-    for field in ("run_at", "delay_seconds", "expires_at"):
+    for field in ("run_at", "delay_seconds", "expires_at", "queue"):
         if getattr(submission, field) is not None:
-            raise InvalidRequest(f"a canary runs at once: send it without {field}", pointer=f"/{field}")
+            raise InvalidRequest(f"a canary runs at once and in its own queue: send no {field}", pointer=f"/{field}")
