@@ -191,6 +191,8 @@ class Settings:
     api_keepalive_seconds: int = _setting(75, _whole(1, 3_600))
     api_prefix: str = _setting("", _prefix)
     max_body_bytes: int = _setting(1_048_576, _whole(1_024, 104_857_600))
+    max_batch_bytes: int = _setting(16_777_216, _whole(1_024, 1_073_741_824))
+    idempotency_key_seconds: int = _setting(86_400, _whole(1, 31_536_000))
 
     # E-mail.
     mail_host: str = _setting("localhost", _host)

@@ -63,6 +63,18 @@ class TooBusy(JobsError):
     """As many calls wait in this process as may wait, jobs to be written for example. Nothing was written."""
 
 
+class IdempotencyConflict(JobsError):
+    """A request was not carried out because of its Idempotency-Key."""
+
+
+class IdempotencyKeyReused(IdempotencyConflict):
+    """An Idempotency-Key came with another request than before."""
+
+
+class IdempotencyKeyInFlight(IdempotencyConflict):
+    """An Idempotency-Key belongs to a request that is being carried out."""
+
+
 class NotThisProcess(JobsError):
     """A forked process tried to use a resource of its parent."""
 

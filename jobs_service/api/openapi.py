@@ -213,7 +213,7 @@ def _by_status(codes: Iterable[str]) -> dict[HTTPStatus, list[str]]:
 def _problem(status: HTTPStatus, codes: list[str]) -> Json:
     meanings = [f"`{code}`: {PROBLEM_TYPES[code].meaning}" for code in codes]
     headers = {"X-Request-ID": {"schema": {"type": "string"}}}
-    if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+    if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS) or "idempotency_key_in_flight" in codes:
         headers[RETRY_AFTER.name] = {"schema": {"type": "integer"}}
     return cast(
         "Json",

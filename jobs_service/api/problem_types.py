@@ -16,12 +16,16 @@ class ProblemType(NamedTuple):
 PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "bad_request": ProblemType(HTTPStatus.BAD_REQUEST, "The request is not valid HTTP."),
     "malformed_body": ProblemType(HTTPStatus.BAD_REQUEST, "The body is not JSON, or ambiguous JSON."),
+    "idempotency_key_invalid": ProblemType(HTTPStatus.BAD_REQUEST, "The Idempotency-Key is not valid."),
     "forbidden": ProblemType(HTTPStatus.FORBIDDEN, "This is only served to private networks."),
     "not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no such route."),
     "job_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no job with this id."),
     "method_not_allowed": ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "`Allow` lists the methods of this route."),
     "request_timeout": ProblemType(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time."),
     "wrong_status": ProblemType(HTTPStatus.CONFLICT, "The job's status does not allow this."),
+    "idempotency_key_in_flight": ProblemType(
+        HTTPStatus.CONFLICT, "A request with this Idempotency-Key is being carried out."
+    ),
     "length_required": ProblemType(HTTPStatus.LENGTH_REQUIRED, "A body needs a Content-Length."),
     "content_too_large": ProblemType(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large."),
     "uri_too_long": ProblemType(HTTPStatus.REQUEST_URI_TOO_LONG, "The request line is too long."),
@@ -30,6 +34,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "invalid_request": ProblemType(
         HTTPStatus.UNPROCESSABLE_ENTITY, "A field or a parameter is wrong; `errors` names it."
+    ),
+    "idempotency_key_reused": ProblemType(
+        HTTPStatus.UNPROCESSABLE_ENTITY, "This Idempotency-Key was sent before with another request."
     ),
     "headers_too_large": ProblemType(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large."),
     "internal_error": ProblemType(HTTPStatus.INTERNAL_SERVER_ERROR, "A bug in the service."),

@@ -11,6 +11,8 @@ from structlog.stdlib import get_logger
 from jobs_service.api import problem_types
 from jobs_service.errors import (
     DatabaseUnavailable,
+    IdempotencyKeyInFlight,
+    IdempotencyKeyReused,
     InvalidRequest,
     MalformedBody,
     SchemaUnavailable,
@@ -35,6 +37,8 @@ def install(app: "App[Any, Any]") -> None:
     app.add_error_handler(SchemaUnavailable, _not_migrated)
     app.add_error_handler(TooBusy, _too_busy)
     app.add_error_handler(InvalidRequest, _invalid_request)
+    app.add_error_handler(IdempotencyKeyInFlight, _key_in_flight)
+    app.add_error_handler(IdempotencyKeyReused, _key_reused)
 
 
 async def _invalid_request(req: Request, resp: Response, error: InvalidRequest, params: object) -> None:  # noqa: ARG001
@@ -43,6 +47,17 @@ async def _invalid_request(req: Request, resp: Response, error: InvalidRequest, 
     problem = {"pointer": error.pointer, "detail": error.detail}
     code = "malformed_body" if malformed else "invalid_request"
     _answer(req, resp, status, code, _sentence(error), errors=[problem])
+
+
+async def _key_in_flight(req: Request, resp: Response, error: IdempotencyKeyInFlight, params: object) -> None:  # noqa: ARG001
+    resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+    detail = "A request with this Idempotency-Key is being carried out. Send it again to get its answer."
+    _answer(req, resp, HTTPStatus.CONFLICT, "idempotency_key_in_flight", detail)
+
+
+async def _key_reused(req: Request, resp: Response, error: IdempotencyKeyReused, params: object) -> None:  # noqa: ARG001
+    detail = "This Idempotency-Key was sent before with another request. Send this one with a new key."
+    _answer(req, resp, HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail)
 
 
 async def _database_unavailable(

@@ -17,6 +17,7 @@ from jobs_service.jobs.lifecycle import Status
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
+from jobs_service.maintenance.idempotency_keys import IdempotencyKeys
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.neighbours import NeighbourWatch
 from jobs_service.maintenance.pruner import Pruner
@@ -95,6 +96,9 @@ def _services(
             Status.FAILED: settings.retention_failed_seconds,
             Status.CANCELLED: settings.retention_cancelled_seconds,
         },
+    )
+    yield IdempotencyKeys(
+        database, interval_seconds=settings.prune_interval_seconds, kept_seconds=settings.idempotency_key_seconds
     )
 
 

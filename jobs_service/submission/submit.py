@@ -1,6 +1,6 @@
 """Submitting a job: from a parsed body to a committed row and, if Redis answers, a published message."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +16,7 @@ from jobs_service.database.connection import Database
 from jobs_service.errors import DatabaseUnavailable, InvalidRequest, TooBusy
 from jobs_service.ids import new_id
 from jobs_service.jobs.correlation import Origin
+from jobs_service.jobs.idempotency import KeptAnswer, Key, Once
 from jobs_service.jobs.job_types import JobType, Registry
 from jobs_service.jobs.lifecycle import NewJob, OnAmbiguous
 from jobs_service.metrics.catalogue import SUBMISSION_ERRORS
@@ -93,10 +94,32 @@ class Submitter:
         with _counted_errors():
             job_type, size = self._checked_type(submission), memoryview(submission.payload).nbytes
             job = self._new_job(submission, job_type, origin, now=await self.intake.now(size))
-            with tracing.sending(job.id, job.type, job.queue) as traceparent:
-                job = replace(job, traceparent=traceparent) if traceparent else job
-                _check_expiry(await self.intake.write(job, size))
+            await self._submit(job, size)
         return job
+
+    async def submit_once(
+        self, submission: Submission, origin: Origin, key: Key, answer_about: Callable[[NewJob], KeptAnswer]
+    ) -> tuple[KeptAnswer, bool]:
+        """Submit a job like `submit`, once for the key. Return the answer, and whether it is an earlier one.
+
+        `answer_about` returns the answer if the job is submitted; it is kept with the key. Raises
+        `IdempotencyConflict` as well.
+        """
+        with _counted_errors():
+            job_type, size = self._checked_type(submission), memoryview(submission.payload).nbytes
+            job = self._new_job(submission, job_type, origin, now=await self.intake.now(size))
+            answer = answer_about(job)
+            earlier = await self._submit(replace(job, once=Once(key, job.id, answer)), size)
+        return earlier or answer, earlier is not None
+
+    async def _submit(self, job: NewJob, size: int) -> KeptAnswer | None:
+        with tracing.sending(job.id, job.type, job.queue) as traceparent:
+            job = replace(job, traceparent=traceparent) if traceparent else job
+            written = await self.intake.write(job, size)
+        if isinstance(written, KeptAnswer):
+            return written
+        _check_expiry(written)
+        return None
 
     def submit_blocking(self, submission: Submission, origin: Origin) -> NewJob:
         """Submit a job like `submit`, but alone, and from a thread that may wait."""
@@ -108,8 +131,9 @@ class Submitter:
                 [outcome] = self.writer.write([job])
                 if isinstance(outcome, Exception):
                     raise outcome
-                announce(job, outcome)
-                _check_expiry(outcome)
+                if isinstance(outcome, Written):
+                    announce(job, outcome)
+                    _check_expiry(outcome)
         return job
 
     def _checked_type(self, submission: Submission) -> JobType:
