@@ -115,6 +115,19 @@ class MalformedBody(InvalidRequest):
     """The body could not be read as JSON."""
 
 
+class InvalidBatch(JobsError):
+    """Jobs of a batch are invalid, so none was submitted.
+
+    `problems` has a pointer into the body and a sentence for each, or for the first of them. `invalid` is how many jobs
+    are invalid, of all that were looked at.
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, str]], *, invalid: int) -> None:
+        super().__init__(f"{invalid} jobs are invalid")
+        self.problems = problems
+        self.invalid = invalid
+
+
 class Rejected(JobsError):
     """Raised by a job's code when no further attempt can succeed. The job fails at once, without a retry."""
 

@@ -1,6 +1,7 @@
 -- Idempotency-Key: the answers to requests that created something, kept to be sent again. A row is written in the same
 -- transaction as what its request created; a request in flight has no row that others see, but an advisory lock.
 
+-- step: adding idempotency_keys
 CREATE TABLE idempotency_keys (
   -- A key belongs to a caller and a path.
   caller TEXT NOT NULL,
@@ -18,5 +19,5 @@ CREATE TABLE idempotency_keys (
   PRIMARY KEY (caller, path, key)
 );
 
--- For the pruner.
-CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+-- step without transaction: building idempotency_keys_by_age
+CREATE INDEX CONCURRENTLY IF NOT EXISTS idempotency_keys_by_age ON idempotency_keys (created_at);

@@ -6,11 +6,13 @@ import falcon.asgi
 
 from jobs_service import events
 from jobs_service.api import problems
+from jobs_service.api.batch_body import PATH as BATCH_PATH
 from jobs_service.api.event_loop import Lifespan
 from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetrics
 from jobs_service.api.openapi import Route
 from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
+from jobs_service.api.resources.batches import JobBatch
 from jobs_service.api.resources.health import Liveness, Readiness
 from jobs_service.api.resources.index import OpenApi, Root
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
@@ -25,6 +27,7 @@ from jobs_service.jobs.job_types import load
 from jobs_service.metrics import catalogue, log_records
 from jobs_service.metrics.exposition import build_registry
 from jobs_service.observability import logs
+from jobs_service.submission.batches import BatchSubmitter
 from jobs_service.submission.submit import Submitter
 
 #: What `GET /` lists.
@@ -45,7 +48,10 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     broker.learn(job_type.name for job_type in registry)
     # A database of its own: no list that takes long holds up a new job.
     intake_database = open_database(settings, service="intake", connections=1, prepares=True)
-    submitter = Submitter(intake_database, Publisher(broker), registry, settings)
+    publisher = Publisher(broker)
+    submitter = Submitter(intake_database, publisher, registry, settings)
+    # Another one: no batch does, either.
+    batches = BatchSubmitter(open_database(settings, service="batches", connections=1), publisher, submitter)
     catalogue.zero_api(registry)
     events.subscribe("metrics", count)
     logs.observe(log_records.count)
@@ -65,6 +71,7 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     served = build_registry(settings, registry)
     routes = [
         Route("/jobs", JobCollection(database, threads, submitter, registry, body_reader)),
+        Route(BATCH_PATH, JobBatch(batches, max_bytes=settings.max_batch_bytes, max_job_bytes=settings.max_body_bytes)),
         Route("/jobs/{job_id}", JobItem(database, threads)),
         Route("/jobs/{job_id}/cancel", JobCancellation(database, threads)),
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys))),

@@ -172,7 +172,12 @@ def _described(header: Header, schemas: _Schemas) -> Json:
 def _body(declared: Operation, schemas: _Schemas) -> Json:
     examples = {name: {"value": value} for name, value in declared.body_examples.items()}
     content = {"schema": schemas.of(declared.body), **({"examples": examples} if examples else {})}
-    return {"required": True, "content": dict.fromkeys(declared.body_media_types, content)}
+    # A sequence of JSON texts is not one: its schema is that of a text.
+    of_media_type = {
+        kind: content if kind.endswith(("/json", "+json")) else {"schema": schemas.of(str)}
+        for kind in declared.body_media_types
+    }
+    return {"required": True, "content": of_media_type}
 
 
 def _responses(declared: Operation, schemas: _Schemas) -> Json:

@@ -13,6 +13,7 @@ from jobs_service.errors import (
     DatabaseUnavailable,
     IdempotencyKeyInFlight,
     IdempotencyKeyReused,
+    InvalidBatch,
     InvalidRequest,
     MalformedBody,
     SchemaUnavailable,
@@ -37,6 +38,7 @@ def install(app: "App[Any, Any]") -> None:
     app.add_error_handler(SchemaUnavailable, _not_migrated)
     app.add_error_handler(TooBusy, _too_busy)
     app.add_error_handler(InvalidRequest, _invalid_request)
+    app.add_error_handler(InvalidBatch, _invalid_batch)
     app.add_error_handler(IdempotencyKeyInFlight, _key_in_flight)
     app.add_error_handler(IdempotencyKeyReused, _key_reused)
 
@@ -47,6 +49,14 @@ async def _invalid_request(req: Request, resp: Response, error: InvalidRequest, 
     problem = {"pointer": error.pointer, "detail": error.detail}
     code = "malformed_body" if malformed else "invalid_request"
     _answer(req, resp, status, code, _sentence(error), errors=[problem])
+
+
+async def _invalid_batch(req: Request, resp: Response, error: InvalidBatch, params: object) -> None:  # noqa: ARG001
+    pointer, detail = error.problems[0]
+    rest = f" {error.invalid} jobs are invalid." if error.invalid > 1 else ""
+    problems = [{"pointer": pointer, "detail": detail} for pointer, detail in error.problems]
+    sentence = f"{pointer}: {detail}.{rest} No job was submitted."
+    _answer(req, resp, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", sentence, errors=problems)
 
 
 async def _key_in_flight(req: Request, resp: Response, error: IdempotencyKeyInFlight, params: object) -> None:  # noqa: ARG001

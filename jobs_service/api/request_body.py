@@ -64,13 +64,18 @@ def check(raw: bytes) -> None:
     """Raise `MalformedBody` if the body is not JSON, and `InvalidRequest` if it is, but cannot be stored."""
     try:
         # A parser may ignore a byte order mark (RFC 8259, section 8.1).
-        value = _READER.decode(raw.decode("utf-8-sig"))
+        value = READER.decode(raw.decode("utf-8-sig"))
     except RecursionError:
         raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep") from None
     except UnicodeDecodeError:
         raise MalformedBody("the body is not UTF-8") from None
     except ValueError as error:
         raise MalformedBody(f"the body is not JSON: {error}") from None
+    check_value(value)
+
+
+def check_value(value: object) -> None:
+    """Raise `InvalidRequest` if a value that `READER` has decoded cannot be stored."""
     _check(value, "", MAX_DEPTH)
 
 
@@ -115,7 +120,8 @@ def _number(digits: str) -> Decimal:
         return Decimal("Infinity")
 
 
-_READER = json.JSONDecoder(
+#: Reads JSON that all parsers read in the same way, and raises `ValueError` for any other.
+READER = json.JSONDecoder(
     object_pairs_hook=jsonb.unique, parse_constant=jsonb.no_constant, parse_float=_number, parse_int=_number
 )
 

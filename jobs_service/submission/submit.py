@@ -34,6 +34,9 @@ SLACK = timedelta(days=1)
 
 DEFAULT_PRIORITY = 5
 
+#: What is wrong with a job that PostgreSQL found to have expired before it could begin.
+EXPIRED = "expires_at must be later than run_at and later than now"
+
 
 #: The maximum length of a queue's name, in characters: that of the column `jobs.queue`.
 MAX_QUEUE_NAME = 50
@@ -91,10 +94,10 @@ class Submitter:
         Raises `InvalidRequest`, `TooBusy`, and `DatabaseUnavailable` when the job could not be committed. If Redis does
         not answer, the relay publishes the job later. A job whose caller is cancelled may be submitted all the same.
         """
-        with _counted_errors():
+        with counted_errors():
             job_type, size = self._checked_type(submission), memoryview(submission.payload).nbytes
             job = self._new_job(submission, job_type, origin, now=await self.intake.now(size))
-            await self._submit(job, size)
+            job, _ = await self._submit(job, size)
         return job
 
     async def submit_once(
@@ -105,25 +108,35 @@ class Submitter:
         `answer_about` returns the answer if the job is submitted; it is kept with the key. Raises
         `IdempotencyConflict` as well.
         """
-        with _counted_errors():
+        with counted_errors():
             job_type, size = self._checked_type(submission), memoryview(submission.payload).nbytes
             job = self._new_job(submission, job_type, origin, now=await self.intake.now(size))
             answer = answer_about(job)
-            earlier = await self._submit(replace(job, once=Once(key, job.id, answer)), size)
+            _, earlier = await self._submit(replace(job, once=Once(key, job.id, answer)), size)
         return earlier or answer, earlier is not None
 
-    async def _submit(self, job: NewJob, size: int) -> KeptAnswer | None:
+    def new_job(
+        self, submission: Submission, origin: Origin, *, now: float, may_publish: Callable[[str, str, int], bool]
+    ) -> NewJob:
+        """Return the job that is to be written. `now` is PostgreSQL's time. Raises `InvalidRequest`.
+
+        `may_publish` takes queue, type and priority; where it returns false the job is left to the relay.
+        """
+        return self._new_job(submission, self._checked_type(submission), origin, now=now, may_publish=may_publish)
+
+    async def _submit(self, job: NewJob, size: int) -> tuple[NewJob, KeptAnswer | None]:
+        """Return the job as it was written, and the answer that its Idempotency-Key had before, if it had one."""
         with tracing.sending(job.id, job.type, job.queue) as traceparent:
             job = replace(job, traceparent=traceparent) if traceparent else job
             written = await self.intake.write(job, size)
         if isinstance(written, KeptAnswer):
-            return written
+            return job, written
         _check_expiry(written)
-        return None
+        return job, None
 
     def submit_blocking(self, submission: Submission, origin: Origin) -> NewJob:
         """Submit a job like `submit`, but alone, and from a thread that may wait."""
-        with _counted_errors():
+        with counted_errors():
             job_type = self._checked_type(submission)
             job = self._new_job(submission, job_type, origin, now=self.writer.time.now())
             with tracing.sending(job.id, job.type, job.queue) as traceparent:
@@ -142,23 +155,33 @@ class Submitter:
         job_type.decode(bytes(submission.payload))
         return job_type
 
-    def _new_job(self, submission: Submission, job_type: JobType, origin: Origin, *, now: float) -> NewJob:
+    def _new_job(
+        self,
+        submission: Submission,
+        job_type: JobType,
+        origin: Origin,
+        *,
+        now: float,
+        may_publish: Callable[[str, str, int], bool] = lambda *_: True,
+    ) -> NewJob:
         _check_times(submission, datetime.fromtimestamp(now, UTC))
         self._check_timeout(submission, job_type)
-        if len(set(submission.tags)) < len(submission.tags):
+        if submission.tags and len(set(submission.tags)) < len(submission.tags):
             raise InvalidRequest("send each tag only once", pointer="/tags")
         if job_type.is_canary:
             _check_canary(submission)
+        queue = self._queue(submission, job_type)
+        is_published = not submission.delay_seconds and may_publish(queue, job_type.name, submission.priority)
         return NewJob(
             id=new_id(now),
             type=job_type.name,
             payload=bytes(submission.payload).decode(),
-            queue=self._queue(submission, job_type),
+            queue=queue,
             priority=submission.priority,
             max_attempts=submission.max_attempts or job_type.max_attempts or self.settings.max_attempts,
             run_at=submission.run_at,
             delay_seconds=submission.delay_seconds or 0,
-            publish_grace_seconds=0 if submission.delay_seconds else self.settings.republish_seconds,
+            publish_grace_seconds=self.settings.republish_seconds if is_published else 0,
             expires_at=submission.expires_at,
             on_ambiguous=submission.on_ambiguous,
             request_id=origin.request_id,
@@ -196,7 +219,8 @@ def announce(job: NewJob, written: Written) -> None:
 
 
 @contextmanager
-def _counted_errors() -> Iterator[None]:
+def counted_errors() -> Iterator[None]:
+    """Count what keeps jobs from being submitted, beside what is wrong with them."""
     try:
         yield
     except DatabaseUnavailable:
@@ -209,7 +233,7 @@ def _counted_errors() -> Iterator[None]:
 
 def _check_expiry(written: Written) -> None:
     if written.submitted.is_expired:
-        raise InvalidRequest("expires_at must be later than run_at and later than now", pointer="/expires_at")
+        raise InvalidRequest(EXPIRED, pointer="/expires_at")
 
 
 def _check_times(submission: Submission, now: datetime) -> None:
