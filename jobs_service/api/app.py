@@ -46,12 +46,11 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     database = open_database(settings, service="app")
     broker = JobBroker.from_settings(settings)
     broker.learn(job_type.name for job_type in registry)
-    # A database of its own: no list that takes long holds up a new job.
+    # A database of its own: no list or batch that takes long holds up a new job.
     intake_database = open_database(settings, service="intake", connections=1, prepares=True)
     publisher = Publisher(broker)
     submitter = Submitter(intake_database, publisher, registry, settings)
-    # Another one: no batch does, either.
-    batches = BatchSubmitter(open_database(settings, service="batches", connections=1), publisher, submitter)
+    batches = BatchSubmitter(database, publisher, submitter)
     catalogue.zero_api(registry)
     events.subscribe("metrics", count)
     logs.observe(log_records.count)

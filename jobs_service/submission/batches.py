@@ -1,6 +1,6 @@
 """Submitting many jobs at once: one transaction, a statement for each few hundred of them.
 
-A batch has a thread and a connection of its own, so that it holds up no single job. Everything here blocks.
+A batch has a thread of its own, and takes a connection that no single job waits for. Everything here blocks.
 """
 
 import time
@@ -55,7 +55,7 @@ class Batch(NamedTuple):
 
 
 class BatchSubmitter:
-    """Submits batches, through a database that nothing else uses. One for a process."""
+    """Submits batches. One for a process."""
 
     def __init__(self, database: Database, publisher: Publisher, submitter: Submitter) -> None:
         self.database = database

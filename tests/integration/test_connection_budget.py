@@ -93,11 +93,11 @@ def small_service(environ, tmp_path, request):
         service.end()
 
 
-SAYS = "PostgreSQL grants this role {} connections, an API and a worker open up to 21"
-SAYS_SLOWLY = "With fewer than 15 each statement opens its own connection."
+SAYS = "PostgreSQL grants this role {} connections, an API and a worker open up to 19"
+SAYS_SLOWLY = "With fewer than 13 each statement opens its own connection."
 
 
-@pytest.mark.parametrize("small_service", [24, 18, 17, 10], indirect=True)
+@pytest.mark.parametrize("small_service", [22, 16, 15, 10], indirect=True)
 def test_accepted_jobs_are_done_where_there_are_few_connections(small_service, request):
     """While clients keep all connections of the API busy, which was there first."""
     granted = request.node.callspec.params["small_service"] - 3
@@ -117,8 +117,8 @@ def test_accepted_jobs_are_done_where_there_are_few_connections(small_service, r
 
     assert {200} == statuses
     for child in (api, worker):
-        assert (granted < 21) == (SAYS.format(granted) in small_service.log(child))
-        assert (granted < 15) == (SAYS_SLOWLY in small_service.log(child))
+        assert (granted < 19) == (SAYS.format(granted) in small_service.log(child))
+        assert (granted < 13) == (SAYS_SLOWLY in small_service.log(child))
 
 
 def _read(service, job_id, over):
@@ -145,15 +145,15 @@ def test_check_names_a_role_that_is_granted_too_few(postgres, environ, settings)
     finally:
         postgres.execute(f"DROP ROLE {role}")
 
-    assert "open up to 21" in budget.warning(settings, 9)
-    assert budget.warning(settings, 21) is None
+    assert "open up to 19" in budget.warning(settings, 9)
+    assert budget.warning(settings, 19) is None
 
 
 def test_a_process_keeps_to_its_share_of_what_is_granted(postgres, database_url, environ):
-    """Fifteen for two processes of an API, two of a worker, and one for metrics: one each for its threads to share."""
+    """Thirteen for two processes of an API, two of a worker, and one for metrics: one each for its threads to share."""
     name = database_url.rpartition("/")[2]
     role = f"few_of_{name}"
-    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 15", name)
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 13", name)
     postgres.execute(f"GRANT SELECT ON workers TO {role}", name)
     url = database_url.replace(f"{postgres.USER}:{postgres.PASSWORD}", f"{role}:secret")
     database = open_database(Settings.from_env(environ | {"DATABASE_URL": url}), service="app", has_reserve=True)
@@ -180,7 +180,7 @@ def test_a_process_keeps_to_its_share_of_what_is_granted(postgres, database_url,
 def test_no_connection_stays_open_where_there_are_fewer_than_purposes(postgres, database_url, environ):
     name = database_url.rpartition("/")[2]
     role = f"few_of_{name}"
-    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 14", name)
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 12", name)
     url = database_url.replace(f"{postgres.USER}:{postgres.PASSWORD}", f"{role}:secret")
     database = open_database(
         Settings.from_env(environ | {"DATABASE_URL": url}), service="app", connections=1, prepares=True
@@ -209,12 +209,12 @@ def test_the_page_says_what_the_settings_come_to():
     ("granted", "expected"),
     [
         (1_000, None),
-        (21, None),
-        (20, Share(2, is_kept=True)),
-        (19, Share(2, is_kept=True)),
-        (18, Share(1, is_kept=True)),
-        (15, Share(1, is_kept=True)),
-        (14, Share(1, is_kept=False)),
+        (19, None),
+        (18, Share(2, is_kept=True)),
+        (17, Share(2, is_kept=True)),
+        (16, Share(1, is_kept=True)),
+        (13, Share(1, is_kept=True)),
+        (12, Share(1, is_kept=False)),
         (1, Share(1, is_kept=False)),
     ],
 )

@@ -82,7 +82,7 @@ class JobBatch:
         self.submitter = submitter
         self.max_bytes = max(max_bytes, max_job_bytes)
         self.max_job_bytes = max_job_bytes
-        # Its own, as the database is: a batch takes longer than anything else.
+        # Of its own: a batch takes longer than anything else.
         self.threads = Threads(1, max_waiting=MAX_WAITING)
 
     @operation(
@@ -115,7 +115,7 @@ class JobBatch:
         problems=(*PROBLEMS, *idempotency.PROBLEMS),
     )
     async def on_post(self, req: Request, resp: Response) -> None:
-        query: BatchQuery = getattr(req.context, "query", BatchQuery())
+        query: BatchQuery = req.context.query
         if reason := self.submitter.database.refusal():
             raise DatabaseUnavailable(reason)
         raw = await read_bytes(req, self.max_bytes, (batch_body.JSON, batch_body.NDJSON))
