@@ -12,7 +12,7 @@ SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
 PARALLEL := $(if $(filter tests,$(TESTS)),-n 4 --dist loadfile --no-loadscope-reorder)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint audit format ci chaos soak bench bench-metrics bench-backlog profile shape compose-test dashboards docs clean
+.PHONY: help run test lint audit format ci chaos soak bench bench-metrics bench-backlog bench-batch profile shape compose-test dashboards docs clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench-metrics: $(STAMP) ## measure the cost of metrics: this service beside itse
 
 bench-backlog: $(STAMP) ## measure with ROWS jobs waiting (a million), or FINISHED jobs in the table, beside an empty queue
 	@$(BIN)/python -m bench.backlog --rows $(or $(ROWS),1000000) --finished $(or $(FINISHED),0) $(BENCH)
+
+bench-batch: $(STAMP) ## measure jobs submitted in batches beside single ones
+	@$(BIN)/python -m bench.batch $(BENCH)
 
 profile: $(STAMP) ## write flame graphs of the API and the worker under load to output/profile/
 	@$(BIN)/python -m bench.profile $(PROFILE)

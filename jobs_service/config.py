@@ -2,6 +2,7 @@
 
 import dataclasses
 import ipaddress
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -201,6 +202,8 @@ class Settings:
     rate_limit_per_second: int = _setting(0, _whole(0, 999_999))
     rate_limit_burst: int = _setting(0, _whole(0, 999_999))
     queue_limit: int = _setting(0, _whole(0, 10_000_000))
+    max_batch_bytes: int = _setting(16_777_216, _whole(1_024, 1_073_741_824))
+    idempotency_key_seconds: int = _setting(86_400, _whole(1, 31_536_000))
 
     # E-mail.
     mail_host: str = _setting("localhost", _host)
@@ -322,6 +325,11 @@ class Settings:
     def hard_limit_seconds(self) -> float:
         """Seconds after which the process of an attempt that ignores its time limit is ended."""
         return self.time_limit_seconds + self.hang_grace_seconds
+
+    @property
+    def longest_timeout_seconds(self) -> int:
+        """The longest time limit in seconds that a client may give a job, as `TIMEOUT_ORDER` demands."""
+        return math.ceil(self.worker_shutdown_seconds - self.hang_grace_seconds) - 1
 
     @property
     def kill_after_seconds(self) -> float:

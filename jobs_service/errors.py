@@ -63,6 +63,18 @@ class TooBusy(JobsError):
     """As many calls wait in this process as may wait, jobs to be written for example. Nothing was written."""
 
 
+class IdempotencyConflict(JobsError):
+    """A request was not carried out because of its Idempotency-Key."""
+
+
+class IdempotencyKeyReused(IdempotencyConflict):
+    """An Idempotency-Key came with another request than before."""
+
+
+class IdempotencyKeyInFlight(IdempotencyConflict):
+    """An Idempotency-Key belongs to a request that is being carried out."""
+
+
 class NotThisProcess(JobsError):
     """A forked process tried to use a resource of its parent."""
 
@@ -109,6 +121,19 @@ class UnknownJobType(InvalidRequest):
 
 class MalformedBody(InvalidRequest):
     """The body could not be read as JSON."""
+
+
+class InvalidBatch(JobsError):
+    """Jobs of a batch are invalid, so none was submitted.
+
+    `problems` has a pointer into the body and a sentence for each, or for the first of them. `invalid` is how many jobs
+    are invalid, of all that were looked at.
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, str]], *, invalid: int) -> None:
+        super().__init__(f"{invalid} jobs are invalid")
+        self.problems = problems
+        self.invalid = invalid
 
 
 class Rejected(JobsError):

@@ -4,6 +4,10 @@ import os
 import time
 from uuid import UUID
 
+#: The difference in time by which two ids surely have different ones: two of the units in an id, because a float of
+#: the present time in seconds is precise to one.
+STEP_SECONDS = 2 * 0.001 / 4_096
+
 
 def new_id(unix_seconds: float | None = None) -> UUID:
     """Return a UUIDv7 (RFC 9562, section 5.7) for this time; by default the present time of this process's clock.

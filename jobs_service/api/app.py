@@ -9,11 +9,13 @@ from jobs_service.api import problems
 from jobs_service.api.access.guard import Guard
 from jobs_service.api.access.known_keys import KnownKeys
 from jobs_service.api.background import Refresher
+from jobs_service.api.batch_body import PATH as BATCH_PATH
 from jobs_service.api.event_loop import Lifespan
 from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetrics
 from jobs_service.api.openapi import Route
 from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
+from jobs_service.api.resources.batches import JobBatch
 from jobs_service.api.resources.docs import ApiPage, ErrorsPage, Files
 from jobs_service.api.resources.explanations import JobExplanation
 from jobs_service.api.resources.health import Liveness, Readiness
@@ -35,6 +37,7 @@ from jobs_service.jobs.job_types import load
 from jobs_service.metrics import catalogue, log_records
 from jobs_service.metrics.exposition import build_registry
 from jobs_service.observability import logs
+from jobs_service.submission.batches import BatchSubmitter
 from jobs_service.submission.queue_limits import QueueLimits
 from jobs_service.submission.submit import Submitter
 
@@ -63,9 +66,11 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     database = open_database(settings, service="app")
     broker = JobBroker.from_settings(settings)
     broker.learn(job_type.name for job_type in registry)
-    # A database of its own: no list that takes long holds up a new job.
+    # A database of its own: no list or batch that takes long holds up a new job.
     intake_database = open_database(settings, service="intake", connections=1, prepares=True)
-    submitter = Submitter(intake_database, Publisher(broker), registry, settings)
+    publisher = Publisher(broker)
+    submitter = Submitter(intake_database, publisher, registry, settings)
+    batches = BatchSubmitter(database, publisher, submitter)
     catalogue.zero_api(registry)
     events.subscribe("metrics", count)
     logs.observe(log_records.count)
@@ -91,6 +96,7 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     queues = QueueReader(database, threads, registry, settings)
     routes = [
         Route("/jobs", JobCollection(database, threads, submitter, pages, body_reader)),
+        Route(BATCH_PATH, JobBatch(batches, max_bytes=settings.max_batch_bytes, max_job_bytes=settings.max_body_bytes)),
         Route("/jobs/{job_id}", JobItem(database, threads)),
         Route("/jobs/{job_id}/cancel", JobCancellation(database, threads)),
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys))),

@@ -22,7 +22,7 @@ from gunicorn.asgi.parser import CallbackRequest
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
-from jobs_service.api import problem_types
+from jobs_service.api import batch_body, problem_types
 from jobs_service.api.security_headers import SECURITY_HEADERS
 from jobs_service.config import Settings
 
@@ -42,6 +42,8 @@ CHUNKING_BYTES = 65_536
 #: The memory that all unfinished requests may use together: this many bytes, or this many of the largest bodies.
 MAX_COLLECTED_BYTES = 67_108_864
 MAX_COLLECTED_BODIES = 8
+#: The same for batches of jobs, which have a room of their own: a few slow ones must not keep out other requests.
+MAX_COLLECTED_BATCHES = 4
 #: The memory that responses may use together while their clients do not read them.
 MAX_UNSENT_BYTES = 67_108_864
 
@@ -57,6 +59,19 @@ class Refusal(Exception):
 
     def __init__(self, reply: bytes) -> None:
         self.reply = reply
+
+
+class Room:
+    """The memory that unfinished requests of one kind may use, each and together."""
+
+    def __init__(self, max_body_bytes: int, max_bytes: int) -> None:
+        self.max_body_bytes = max_body_bytes
+        self.max_bytes = max_bytes
+        #: The bytes that have arrived.
+        self.bytes = 0
+        self.too_large = _problem(
+            413, "Content Too Large", "content_too_large", f"Send a body of at most {max_body_bytes} bytes."
+        )
 
 
 class Waiting:
@@ -106,13 +121,10 @@ class HttpWorker(gasgi.ASGIWorker):  # type: ignore[misc] # gunicorn has no type
         super().__init__(*arguments, **options)
         settings = Settings.from_env(os.environ)
         self.worker_connections: int
-        self.max_body_bytes = settings.max_body_bytes
-        self.max_collected_bytes = max(MAX_COLLECTED_BYTES, MAX_COLLECTED_BODIES * self.max_body_bytes)
-        self.body_too_large = _problem(
-            413, "Content Too Large", "content_too_large", f"Send a body of at most {self.max_body_bytes} bytes."
-        )
-        #: The bytes that have arrived of all unfinished requests.
-        self.collected_bytes = 0
+        most = settings.max_body_bytes
+        self.room = Room(most, max(MAX_COLLECTED_BYTES, MAX_COLLECTED_BODIES * most))
+        most = max(most, settings.max_batch_bytes)
+        self.batch_room = Room(most, max(MAX_COLLECTED_BYTES, MAX_COLLECTED_BATCHES * most))
         self.idle = Waiting(settings.api_keepalive_seconds, HttpProtocol.finish)
         self.receiving = Waiting(settings.api_request_timeout_seconds, HttpProtocol.refuse_slow)
         self.sending = Waiting(ANSWER_SECONDS, HttpProtocol.check_progress)
@@ -207,6 +219,8 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # as above
         #: The bytes received of a request that has not arrived completely, and those of its decoded body.
         self._collected_bytes = 0
         self._body = bytearray()
+        #: The room that the request takes: until its head has arrived, the general one.
+        self._room = worker.room
         #: Whether the client has closed its sending side.
         self._has_ended = False
         self._last_unsent_bytes = 0
@@ -284,7 +298,7 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # as above
         except Refusal as refusal:
             self._refuse(refusal.reply)
         except ValueError:  # int() refuses a length of thousands of digits
-            self._refuse(self.worker.body_too_large)
+            self._refuse(self._room.too_large)
         else:
             if goes_on and not self._callback_parser.is_complete:
                 self._collect(len(data))
@@ -295,13 +309,13 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # as above
         if not self._collected_bytes:
             self._wait(self.worker.receiving)
         self._collected_bytes += count
-        self.worker.collected_bytes += count
+        self._room.bytes += count
         receiver = self._body_receiver
         if receiver is None and self._collected_bytes > MAX_HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
-        elif self._collected_bytes > MAX_HEAD_BYTES + self.worker.max_body_bytes + CHUNKING_BYTES:
-            self._refuse(self.worker.body_too_large)
-        elif self.worker.collected_bytes > self.worker.max_collected_bytes:
+        elif self._collected_bytes > MAX_HEAD_BYTES + self._room.max_body_bytes + CHUNKING_BYTES:
+            self._refuse(self._room.too_large)
+        elif self._room.bytes > self._room.max_bytes:
             self._refuse(_NO_ROOM)
         elif receiver is not None and receiver.expect_continue:
             receiver.expect_continue = False
@@ -317,16 +331,26 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # as above
         request = self._current_request
         if sum(len(name) + len(value) for name, value in request.headers_bytes) > MAX_HEAD_BYTES:
             raise Refusal(_HEAD_TOO_LARGE)
-        if request.content_length > self.worker.max_body_bytes:
-            # Without a look at the body. gunicorn would read all of it before the next request.
-            raise Refusal(self.worker.body_too_large)
         _remove_authority(request)
+        self._change_room(self._room_for(request))
+        if request.content_length > self._room.max_body_bytes:
+            # Without a look at the body. gunicorn would read all of it before the next request.
+            raise Refusal(self._room.too_large)
         return False
+
+    def _room_for(self, request: CallbackRequest) -> Room:
+        is_batch = request.method == "POST" and request.path == batch_body.PATH
+        return self.worker.batch_room if is_batch else self.worker.room
+
+    def _change_room(self, room: Room) -> None:
+        self._room.bytes -= self._collected_bytes
+        room.bytes += self._collected_bytes
+        self._room = room
 
     def _on_body(self, chunk: bytes) -> None:
         self._body += chunk
-        if len(self._body) > self.worker.max_body_bytes:
-            raise Refusal(self.worker.body_too_large)
+        if len(self._body) > self._room.max_body_bytes:
+            raise Refusal(self._room.too_large)
 
     def _on_message_complete(self) -> None:
         self._wait(None)
@@ -375,8 +399,9 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # as above
             waiting.add(self, now)
             self.worker.sweep_by(now + waiting.seconds)
         if waiting is not self.worker.receiving:
-            self.worker.collected_bytes -= self._collected_bytes
+            self._room.bytes -= self._collected_bytes
             self._collected_bytes = 0
+            self._room = self.worker.room
 
     def _wait_for_reading(self) -> None:
         self._last_unsent_bytes = self.unsent_bytes

@@ -531,12 +531,17 @@ def _by_status(codes: Iterable[str]) -> dict[HTTPStatus, list[str]]:
     return found
 
 
+def _of_codes(codes: Iterable[str]) -> tuple[str, ...]:
+    """Return the headers of some problems of a status only."""
+    return (RETRY_AFTER.name,) if "idempotency_key_in_flight" in codes else ()
+
+
 def _problem(status: HTTPStatus, codes: list[str], always: Iterable[str]) -> Json:
     """Return the answer of the problems with one status."""
     meanings = [f"- `{code}`: {PROBLEM_TYPES[code].meaning}" for code in codes]
     return {
         "description": "\n".join(meanings),
-        "headers": _header_refs((*always, *_OF_STATUS.get(status, ()))),
+        "headers": _header_refs((*always, *_OF_STATUS.get(status, ()), *_of_codes(codes))),
         "content": {
             MEDIA_TYPE: {
                 "schema": {"$ref": REF.format(name="Problem")},

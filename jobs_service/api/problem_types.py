@@ -21,6 +21,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "key_expired": ProblemType(HTTPStatus.UNAUTHORIZED, "The API key has expired."),
     "scope_missing": ProblemType(HTTPStatus.FORBIDDEN, "The API key lacks the scope that `detail` names."),
     "cross_origin": ProblemType(HTTPStatus.FORBIDDEN, "A page of another site may change nothing without a key."),
+    "idempotency_key_invalid": ProblemType(HTTPStatus.BAD_REQUEST, "The Idempotency-Key is not valid."),
     "forbidden": ProblemType(HTTPStatus.FORBIDDEN, "This is only served to private networks."),
     "not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no such route."),
     "job_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no job with this id."),
@@ -29,6 +30,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "method_not_allowed": ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "`Allow` lists the methods of this route."),
     "request_timeout": ProblemType(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time."),
     "wrong_status": ProblemType(HTTPStatus.CONFLICT, "The job's status does not allow this."),
+    "idempotency_key_in_flight": ProblemType(
+        HTTPStatus.CONFLICT, "A request with this Idempotency-Key is being carried out."
+    ),
     "length_required": ProblemType(HTTPStatus.LENGTH_REQUIRED, "A body needs a Content-Length."),
     "content_too_large": ProblemType(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large."),
     "uri_too_long": ProblemType(HTTPStatus.REQUEST_URI_TOO_LONG, "The request line is too long."),
@@ -37,6 +41,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "invalid_request": ProblemType(
         HTTPStatus.UNPROCESSABLE_ENTITY, "A field or a parameter is wrong; `errors` names it."
+    ),
+    "idempotency_key_reused": ProblemType(
+        HTTPStatus.UNPROCESSABLE_ENTITY, "This Idempotency-Key was sent before with another request."
     ),
     "headers_too_large": ProblemType(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large."),
     "not_implemented": ProblemType(HTTPStatus.NOT_IMPLEMENTED, "The body has a transfer coding other than chunked."),

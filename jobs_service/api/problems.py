@@ -11,6 +11,9 @@ from structlog.stdlib import get_logger
 from jobs_service.api import problem_types
 from jobs_service.errors import (
     DatabaseUnavailable,
+    IdempotencyKeyInFlight,
+    IdempotencyKeyReused,
+    InvalidBatch,
     InvalidRequest,
     MalformedBody,
     QueueFull,
@@ -37,6 +40,9 @@ def install(app: "App[Any, Any]") -> None:
     app.add_error_handler(TooBusy, _too_busy)
     app.add_error_handler(QueueFull, _queue_full)
     app.add_error_handler(InvalidRequest, _invalid_request)
+    app.add_error_handler(InvalidBatch, _invalid_batch)
+    app.add_error_handler(IdempotencyKeyInFlight, _key_in_flight)
+    app.add_error_handler(IdempotencyKeyReused, _key_reused)
 
 
 async def _invalid_request(req: Request, resp: Response, error: InvalidRequest, params: object) -> None:  # noqa: ARG001
@@ -45,6 +51,25 @@ async def _invalid_request(req: Request, resp: Response, error: InvalidRequest, 
     problem = {"pointer": error.pointer, "detail": error.detail}
     code = "malformed_body" if malformed else "invalid_request"
     _answer(req, resp, status, code, _sentence(error), errors=[problem])
+
+
+async def _invalid_batch(req: Request, resp: Response, error: InvalidBatch, params: object) -> None:  # noqa: ARG001
+    pointer, detail = error.problems[0]
+    rest = f" {error.invalid} jobs are invalid." if error.invalid > 1 else ""
+    problems = [{"pointer": pointer, "detail": detail} for pointer, detail in error.problems]
+    sentence = f"{pointer}: {detail}.{rest} No job was submitted."
+    _answer(req, resp, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", sentence, errors=problems)
+
+
+async def _key_in_flight(req: Request, resp: Response, error: IdempotencyKeyInFlight, params: object) -> None:  # noqa: ARG001
+    resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+    detail = "A request with this Idempotency-Key is being carried out. Send it again to get its answer."
+    _answer(req, resp, HTTPStatus.CONFLICT, "idempotency_key_in_flight", detail)
+
+
+async def _key_reused(req: Request, resp: Response, error: IdempotencyKeyReused, params: object) -> None:  # noqa: ARG001
+    detail = "This Idempotency-Key was sent before with another request. Send this one with a new key."
+    _answer(req, resp, HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail)
 
 
 async def _database_unavailable(

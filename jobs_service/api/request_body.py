@@ -2,6 +2,7 @@
 
 import codecs
 import json
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import TypeVar
 
@@ -36,7 +37,14 @@ class BodyReader:
 
     async def read(self, req: Request, form: type[T]) -> T:
         """Decode the body as the type `form`. Raises `InvalidRequest` with a pointer, or Falcon's 411, 413 and 415."""
-        raw = await _bytes(req, self.max_bytes)
+        return await self.decoded(await self.raw(req), form)
+
+    async def raw(self, req: Request) -> bytes:
+        """Return the body as it was sent. Raises `MalformedBody`, or Falcon's 411, 413 and 415."""
+        return await read_bytes(req, self.max_bytes)
+
+    async def decoded(self, raw: bytes, form: type[T]) -> T:
+        """Decode a body. Raises `InvalidRequest` with a pointer."""
         if len(raw) > LARGE_BYTES:
             return await self._threads.run(decode, raw, form)
         return decode(raw, form)
@@ -56,20 +64,30 @@ def check(raw: bytes) -> None:
     """Raise `MalformedBody` if the body is not JSON, and `InvalidRequest` if it is, but cannot be stored."""
     try:
         # A parser may ignore a byte order mark (RFC 8259, section 8.1).
-        value = _READER.decode(raw.decode("utf-8-sig"))
+        value = READER.decode(raw.decode("utf-8-sig"))
     except RecursionError:
         raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep") from None
     except UnicodeDecodeError:
         raise MalformedBody("the body is not UTF-8") from None
     except ValueError as error:
         raise MalformedBody(f"the body is not JSON: {error}") from None
+    check_value(value)
+
+
+def check_value(value: object) -> None:
+    """Raise `InvalidRequest` if a value that `READER` has decoded cannot be stored."""
     _check(value, "", MAX_DEPTH)
 
 
-async def _bytes(req: Request, max_bytes: int) -> bytes:
-    media_type = (req.content_type or "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise falcon.HTTPUnsupportedMediaType(description="Send the body as Content-Type: application/json.")
+def media_type_of(req: Request) -> str:
+    """Return the media type of a request's body, without parameters; "" if it says none."""
+    return (req.content_type or "").partition(";")[0].strip().lower()
+
+
+async def read_bytes(req: Request, max_bytes: int, media_types: Sequence[str] = ("application/json",)) -> bytes:
+    """Return the body of a request. Raises `MalformedBody`, or Falcon's 411, 413 and 415."""
+    if media_type_of(req) not in media_types:
+        raise falcon.HTTPUnsupportedMediaType(description=f"Send the body as Content-Type: {' or '.join(media_types)}.")
     if (req.get_header("Content-Encoding") or "identity").strip().lower() != "identity":
         raise falcon.HTTPUnsupportedMediaType(
             # The accepted encodings (RFC 9110, section 12.5.3).
@@ -102,7 +120,8 @@ def _number(digits: str) -> Decimal:
         return Decimal("Infinity")
 
 
-_READER = json.JSONDecoder(
+#: Reads JSON that all parsers read in the same way, and raises `ValueError` for any other.
+READER = json.JSONDecoder(
     object_pairs_hook=jsonb.unique, parse_constant=jsonb.no_constant, parse_float=_number, parse_int=_number
 )
 

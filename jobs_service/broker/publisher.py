@@ -44,6 +44,12 @@ class Publisher:
         self._counted_at[line] = now
         return self._has_room(queue, job_type, priority)
 
+    def room(self, queue: str, job_type: str, priority: int) -> int:
+        """Return how many messages may be published now: as many as the window has room for, 0 while Redis is away."""
+        if any(self._breaker(key).refusal() for key in (_SERVER, queue)):
+            return 0
+        return self._room(queue, job_type, priority) or 0
+
     def publish(self, jobs: Iterable[tuple[NewJob, Submitted]]) -> dict[str, str]:
         """Send the messages of jobs, those of a queue together.
 
@@ -68,15 +74,20 @@ class Publisher:
         return ""
 
     def _has_room(self, queue: str, job_type: str, priority: int) -> bool:
+        room = self._room(queue, job_type, priority)
+        if room == 0:
+            self._breaker((queue, job_type, priority)).open("the window is full")
+        return bool(room)
+
+    def _room(self, queue: str, job_type: str, priority: int) -> int | None:
+        """Return how much room the window has, None if Redis does not say."""
         try:
-            is_full = self.broker.waiting_from(queue, job_type)[priority] >= self.broker.window
+            waiting = self.broker.waiting_from(queue, job_type)[priority]
         except BrokerUnavailable as error:
             self._redis_failed(queue, error)
             events.emit(events.MessageNotPublished(queue=queue, error=str(error)))
-            return False
-        if is_full:
-            self._breaker((queue, job_type, priority)).open("the window is full")
-        return not is_full
+            return None
+        return max(0, self.broker.window - waiting)
 
     def _redis_failed(self, queue: str, error: BrokerUnavailable) -> None:
         is_away = isinstance(error.__cause__, redis.ConnectionError | redis.TimeoutError)

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from threading import Lock
 from typing import Any, Protocol, cast
 from uuid import UUID, uuid4
+from weakref import WeakSet
 
 import redis
 from dramatiq.actor import Actor
@@ -126,6 +127,7 @@ class JobBroker(RedisBroker):
         #: A worker process sets its own before it consumes.
         self.claims: Claiming = NoClaims()
         self._spellings: dict[str, str] = {}
+        self._consumers: WeakSet[QueueConsumer] = WeakSet()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "JobBroker":
@@ -260,7 +262,15 @@ class JobBroker(RedisBroker):
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> "QueueConsumer":
         """Return a consumer. The consumers of all queues together hold at most `prefetch` messages."""
         self.limits.total = prefetch
-        return QueueConsumer(self, queue_name, timeout)
+        consumer = QueueConsumer(self, queue_name, timeout)
+        self._consumers.add(consumer)
+        return consumer
+
+    def done(self, job_types: Sequence[str | None]) -> None:
+        """Make room for as many messages of these types, in all queues: a type's jobs may be in several."""
+        self.limits.give_back(job_types)
+        for consumer in list(self._consumers):
+            consumer.room_was_made(job_types)
 
     def flush(self, queue_name: str) -> None:
         self.client.delete(*self.lines(queue_name))
@@ -313,11 +323,13 @@ class QueueConsumer(Consumer):
     nack = ack
 
     def done(self, messages: Sequence["Popped"]) -> None:
-        """Make room for as many messages. Redis is only called if the present wait leaves out one of their types."""
-        types = [message.counted_type for message in messages]
+        """Make room for as many messages."""
+        self.broker.done([message.counted_type for message in messages])
+
+    def room_was_made(self, job_types: Sequence[str | None]) -> None:
+        """Have the next wait include these types. Redis is only called if the present one leaves out one of them."""
         with self._lock:
-            self.broker.limits.give_back(types)
-            was_left_out = not self._left_out.isdisjoint(types)
+            was_left_out = not self._left_out.isdisjoint(job_types)
             self._was_full |= was_left_out
             if was_left_out:
                 # One call ends the wait: those who come before it has ended need not make another.

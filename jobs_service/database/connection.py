@@ -89,6 +89,14 @@ class Database(peewee.PostgresqlDatabase):
         found = self.rows(sql, parameters, reserved=reserved)
         return found[0] if found else None
 
+    def in_one_transaction(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, whose statements on this database are one transaction.
+
+        Like a statement it must be safe to carry out twice. What it raises rolls the transaction back. Raises what
+        `rows` raises.
+        """
+        return self._carry_out(lambda: self._committed(work))
+
     def refusal(self) -> str:
         """Return why a statement would be refused now without being sent, or "". Never blocks."""
         return self._answering.refusal() or self._connecting.refusal()
@@ -159,7 +167,13 @@ class Database(peewee.PostgresqlDatabase):
             case _:
                 self._give_back(or_drop=True)
 
-    def _run(self, sql: str, parameters: Sequence[object] | Mapping[str, object]) -> list[Row]:
+    def _committed(self, work: Callable[[], T]) -> T:
+        self._run("BEGIN")
+        result = work()
+        self._run("COMMIT")
+        return result
+
+    def _run(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         connection = self.connection()
         with connection.cursor() as cursor:
             if connection.prepared is None:

@@ -18,9 +18,9 @@ from uuid import UUID, uuid4, uuid5
 import msgspec
 
 from jobs_service.database.connection import Database, Row
-from jobs_service.errors import DatabaseUnavailable
+from jobs_service.errors import DatabaseUnavailable, IdempotencyConflict, IdempotencyKeyInFlight
 from jobs_service.events import JobFacts
-from jobs_service.jobs import jsonb
+from jobs_service.jobs import idempotency, jsonb
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.deferral import Deferral
 
@@ -111,6 +111,11 @@ class NewJob:
     on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
     request_id: str | None = None
     traceparent: str | None = None
+    tags: Sequence[str] = ()
+    #: The time limit of its attempts, in place of the type's.
+    timeout_seconds: int | None = None
+    #: The request's Idempotency-Key, and its answer.
+    once: idempotency.Once | None = None
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -160,6 +165,8 @@ class Claim(msgspec.Struct, frozen=True):
     waits_for: str | None = None
     #: The servers that are known to be unavailable, and that this attempt must not contact.
     away: Sequence[str] = ()
+    #: The attempt's time limit, in place of the type's.
+    timeout_seconds: int | None = None
 
     @property
     def origin(self) -> Origin:
@@ -254,7 +261,8 @@ class Cancelled(TransitionedJob):
 FENCE = """(%(fence)s::bigint IS NULL
        OR EXISTS (SELECT FROM leases WHERE name = 'maintenance' AND token = %(fence)s))"""
 
-_SUBMIT = """
+# `<with>` and `<guard>` are what a job with an Idempotency-Key adds.
+_SUBMISSION = """
 WITH new AS (
   SELECT *, due <= now() AS is_due,
          -- Sent again after a lost reply, the statement finds its own row, which was written in time.
@@ -264,32 +272,102 @@ WITH new AS (
     %(id)s::uuid[], %(type)s::text[], %(payload)s::text[], %(queue)s::text[], %(priority)s::smallint[],
     %(max_attempts)s::integer[], %(run_at)s::timestamptz[], %(delay_seconds)s::float8[],
     %(publish_grace_seconds)s::float8[], %(expires_at)s::timestamptz[], %(on_ambiguous)s::text[],
-    %(request_id)s::text[], %(traceparent)s::text[], %(keep_text)s::boolean[]
+    %(request_id)s::text[], %(traceparent)s::text[], %(keep_text)s::boolean[], %(tags)s::text[],
+    %(timeout_seconds)s::integer[]
   ) AS wanted (id, type, payload, queue, priority, max_attempts, wish, delay_seconds, publish_grace_seconds,
-               expires_at, on_ambiguous, request_id, traceparent, keep_text)
+               expires_at, on_ambiguous, request_id, traceparent, keep_text, tags, timeout_seconds)
   CROSS JOIN LATERAL (
     SELECT GREATEST(now(), COALESCE(wish, now() + delay_seconds * interval '1 second'))
   ) AS dates (due)
-), written AS (
+)<with>, written AS (
   INSERT INTO jobs (id, type, status, payload, payload_text, queue, priority, max_attempts, run_at, publish_at,
-                    expires_at, on_ambiguous, request_id, traceparent)
+                    expires_at, on_ambiguous, request_id, traceparent, tags, timeout_seconds)
   SELECT id, type, 'pending', payload::jsonb, CASE WHEN keep_text THEN payload::json END, queue, priority, max_attempts,
          due, due + CASE WHEN is_due THEN publish_grace_seconds ELSE 0 END * interval '1 second',
-         expires_at, on_ambiguous, request_id, traceparent
-  FROM new WHERE NOT is_expired
+         expires_at, on_ambiguous, request_id, traceparent, tags::text[], timeout_seconds
+  FROM new WHERE NOT is_expired<guard>
   ON CONFLICT (id) DO NOTHING
 )
 SELECT id, (extract(epoch FROM due) * 1000)::float8, is_due, is_expired, extract(epoch FROM clock_timestamp())::float8
 FROM new"""
 
+_SUBMIT = _SUBMISSION.replace("<with>", "").replace("<guard>", "")
+
+# The lock is tried first, so that the insert meets no key of a transaction in progress and never waits. A key that was
+# committed since the statement began is found by the insert. The job's id is the request's token.
+_SUBMIT_ONCE = (
+    _SUBMISSION.replace(
+        "<with>",
+        """, asked AS MATERIALIZED (
+  SELECT *, pg_try_advisory_xact_lock(lock_id) AS is_free
+  FROM unnest(
+    %(id)s::uuid[], %(lock_id)s::bigint[], %(caller)s::text[], %(path)s::text[], %(key)s::text[],
+    %(fingerprint)s::bytea[], %(answer_status)s::smallint[], %(location)s::text[], %(body)s::bytea[]
+  ) AS request (id, lock_id, caller, path, key, fingerprint, answer_status, location, body)
+), keyed AS (
+  INSERT INTO idempotency_keys (caller, path, key, fingerprint, token, status, location, body)
+  SELECT caller, path, key, fingerprint, id, answer_status, location, body
+  FROM asked JOIN new USING (id) WHERE is_free AND NOT is_expired
+  ON CONFLICT (caller, path, key) DO NOTHING
+  RETURNING token
+)""",
+    ).replace("<guard>", " AND id IN (SELECT token FROM keyed)")
+    + """ JOIN asked USING (id) LEFT JOIN keyed ON token = id"""
+).replace("clock_timestamp())::float8\nFROM new", "clock_timestamp())::float8, is_free, token IS NOT NULL\nFROM new")
+
 
 def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
     """Insert jobs as pending. All but those that had expired are committed when this returns."""
-    columns = {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__}
-    columns["keep_text"] = [not jsonb.preserves(job.payload) for job in jobs]
-    rows = database.rows(_SUBMIT, columns)
+    rows = database.rows(_SUBMIT, _columns(jobs))
     found = {row[0]: Submitted(*row) for row in rows}
     return [found[job.id] for job in jobs]
+
+
+def _columns(jobs: Sequence[NewJob]) -> dict[str, list[Any]]:
+    columns = {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__}
+    columns["keep_text"] = [not jsonb.preserves(job.payload) for job in jobs]
+    columns["tags"] = [_text_array(job.tags) if job.tags else None for job in jobs]
+    return columns
+
+
+def submit_once(
+    database: Database, jobs: Sequence[NewJob]
+) -> list[Submitted | idempotency.KeptAnswer | IdempotencyConflict]:
+    """Insert jobs that have an Idempotency-Key, each with its key. Return for each what came of it.
+
+    That is the answer of an earlier request with the key, or why this one was not carried out. A job whose reply was
+    lost, and which is sent again, is found by its id.
+    """
+    requests = [(job.id, job.once) for job in jobs if job.once is not None]
+    columns = _columns(jobs) | {
+        "lock_id": [once.key.lock_id for _, once in requests],
+        "caller": [once.key.caller for _, once in requests],
+        "path": [once.key.path for _, once in requests],
+        "key": [once.key.text for _, once in requests],
+        "fingerprint": [once.key.fingerprint for _, once in requests],
+        "answer_status": [once.answer.status for _, once in requests],
+        "location": [once.answer.location for _, once in requests],
+        "body": [once.answer.body for _, once in requests],
+    }
+    rows = {row[0]: row for row in database.rows(_SUBMIT_ONCE, columns)}
+    others = [once.key for job_id, once in requests if not rows[job_id][-1]]
+    stored = idempotency.find(database, others) if others else {}
+    return [_of_request(rows[job_id], once, stored) for job_id, once in requests]
+
+
+def _of_request(
+    row: Row, once: idempotency.Once, stored: Mapping[idempotency.Name, idempotency.Stored]
+) -> Submitted | idempotency.KeptAnswer | IdempotencyConflict:
+    *of_job, is_free, is_written = row
+    submitted = Submitted(*of_job)
+    found = stored.get(once.key.name)
+    if is_written or (found is not None and found.token == submitted.id):
+        return msgspec.structs.replace(submitted, is_expired=False)
+    if found is not None:
+        return found.replay(once.key)
+    if is_free and submitted.is_expired:
+        return submitted
+    return IdempotencyKeyInFlight("a request with this Idempotency-Key is in flight")
 
 
 def database_seconds(database: Database) -> float:
@@ -354,13 +432,13 @@ WHERE id = ask.job_id AND (status = 'pending') IS TRUE AND run_at <= now()
 RETURNING lease_token::text, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
           extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
           extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
-          request_id, traceparent, deferrals, waits_for, {_AWAY}"""
+          request_id, traceparent, deferrals, waits_for, {_AWAY}, timeout_seconds"""
 
 _CLAIMED = f"""
 SELECT lease_token::text, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
        extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
        extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
-       request_id, traceparent, deferrals, waits_for, {_AWAY}
+       request_id, traceparent, deferrals, waits_for, {_AWAY}, timeout_seconds
 FROM jobs WHERE id = ANY(%(job_ids)s::uuid[]) AND lease_token = ANY(%(tokens)s::uuid[])"""
 
 
@@ -995,6 +1073,12 @@ def _held(held: Sequence[Row], verb: str) -> dict[str, Any]:
 def _array(ids: Iterable[UUID]) -> str:
     """Return an array of ids as PostgreSQL reads it: one value to quote instead of many."""
     return f"{{{','.join(map(str, ids))}}}"
+
+
+def _text_array(texts: Iterable[str]) -> str:
+    """Return an array of texts as PostgreSQL reads it: one row's value in a column of such arrays."""
+    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
 
 
 def _transition(lease: UUID, verb: str) -> UUID:

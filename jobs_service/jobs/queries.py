@@ -35,6 +35,12 @@ class RawJSONField(Field):
         return None if value is None else msgspec.Raw(value.encode())
 
 
+class TextArrayField(Field):
+    """A TEXT[] column, read as a list."""
+
+    field_type = "TEXT[]"
+
+
 class Job(Model):
     """A row of `jobs`, as `seeds/` creates it. It has no database of its own: each query is given one."""
 
@@ -51,6 +57,8 @@ class Job(Model):
     max_attempts = IntegerField()
     queue = CharField()
     priority = SmallIntegerField()
+    tags = TextArrayField(null=True)
+    timeout_seconds = IntegerField(null=True)
     run_at = DateTimeField()
     created_at = DateTimeField()
     updated_at = DateTimeField()
@@ -73,7 +81,8 @@ class Job(Model):
         """Return the job as the API shows it."""
         fields: dict[str, Any] = {name: getattr(self, name) for name in (*_SHOWN, "history", "history_omitted")}
         times: dict[str, Any] = {name: rfc3339(getattr(self, name)) for name in _SHOWN_TIMES}
-        return representation.Job(job_id=self.id, trace_id=Origin(None, self.traceparent).trace_id, **fields, **times)
+        trace_id = Origin(None, self.traceparent).trace_id
+        return representation.Job(job_id=self.id, trace_id=trace_id, tags=self.tags or [], **fields, **times)
 
 
 _SHOWN = (
@@ -86,6 +95,7 @@ _SHOWN = (
     "max_attempts",
     "queue",
     "priority",
+    "timeout_seconds",
     "on_ambiguous",
     "end_reason",
     "waits_for",
@@ -93,7 +103,7 @@ _SHOWN = (
 )
 _SHOWN_TIMES = ("run_at", "created_at", "updated_at", "started_at", "finished_at", "expires_at", "deferred_since")
 _WRITTEN = ("payload", "result")
-_READ = ("id", *_SHOWN, *_SHOWN_TIMES, "history", "history_omitted", "traceparent")
+_READ = ("id", *_SHOWN, *_SHOWN_TIMES, "tags", "history", "history_omitted", "traceparent")
 
 
 #: The columns that `job_of` takes: payload and result as they were written. A text counts where it equals the value; a

@@ -25,6 +25,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int
     queue: str
     priority: int
+    tags: Annotated[list[str], Meta(description="In the order in which they were sent.")]
+    timeout_seconds: Annotated[
+        int | None, Meta(description="How long each attempt may run. Null: the type's time limit applies.")
+    ]
     on_ambiguous: OnAmbiguous
     end_reason: Annotated[EndReason | None, Meta(description="Why it ended without a result.")]
     waits_for: Annotated[str | None, Meta(description="The unavailable server that it waits for.")]
@@ -59,6 +63,8 @@ EXAMPLE: dict[str, Any] = {
     "max_attempts": 8,
     "queue": "default",
     "priority": 5,
+    "tags": ["invoices"],
+    "timeout_seconds": None,
     "on_ambiguous": "resend",
     "end_reason": None,
     "waits_for": None,

@@ -18,6 +18,7 @@ from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.history import History
+from jobs_service.maintenance.idempotency_keys import IdempotencyKeys
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.neighbours import NeighbourWatch
 from jobs_service.maintenance.pruner import Pruner
@@ -106,6 +107,9 @@ def _services(
     )
     yield SearchIndex(database, interval_seconds=SEARCH_INDEX_SECONDS, is_on=settings.search == "on")
     yield History(database, interval_seconds=HISTORY_SECONDS)
+    yield IdempotencyKeys(
+        database, interval_seconds=settings.prune_interval_seconds, kept_seconds=settings.idempotency_key_seconds
+    )
 
 
 def _canaries(settings: Settings, registry: Registry, database: Database, broker: JobBroker) -> Iterator[Service]:

@@ -19,6 +19,7 @@ from typing import Any
 from structlog.stdlib import get_logger
 
 from jobs_service.errors import DatabaseUnavailable, TooBusy
+from jobs_service.jobs.idempotency import KeptAnswer
 from jobs_service.jobs.lifecycle import NewJob
 from jobs_service.observability import logs
 from jobs_service.submission.writer import JobWriter, Written
@@ -90,13 +91,15 @@ class Intake:
             seconds = self._writer.time.estimate() or answered
         return seconds
 
-    async def write(self, job: NewJob, size: int) -> Written:
+    async def write(self, job: NewJob, size: int) -> Written | KeptAnswer:
         """Commit the job and publish it if it is due. Its payload has `size` bytes.
+
+        Return the earlier answer instead if the job has an Idempotency-Key that was sent before.
 
         A caller that is cancelled meanwhile does not take the job back. Raises `TooBusy` when too many jobs wait,
         `DatabaseUnavailable` when the job was not confirmed, and what PostgreSQL refuses about this job.
         """
-        written: Written = await self._call(job, size)
+        written: Written | KeptAnswer = await self._call(job, size)
         return written
 
     def open(self) -> None:

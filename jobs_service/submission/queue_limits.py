@@ -7,7 +7,6 @@ from structlog.stdlib import get_logger
 
 from jobs_service.database.connection import Database
 from jobs_service.errors import DatabaseUnavailable, QueueFull
-from jobs_service.jobs.job_types import JobType
 from jobs_service.jobs.queries import WAITING_LINES
 
 log = get_logger(module=__name__)
@@ -44,17 +43,17 @@ class QueueLimits:
         self._waiting: Mapping[str, int] = {}
         self._next_count_at = 0.0
 
-    def check(self, job_type: JobType, jobs: int = 1) -> None:
-        """Raise `QueueFull` if the type's queue has no room for so many further jobs. Canaries are always let in.
+    def check(self, queue: str, jobs: int = 1) -> None:
+        """Raise `QueueFull` if the queue has no room for so many further jobs.
 
         The count is about a second old: a queue may pass its limit by what is submitted meanwhile.
         """
-        if not self.limit or job_type.is_canary:
+        if not self.limit:
             return
-        waiting = self._waiting.get(job_type.queue, 0)
+        waiting = self._waiting.get(queue, 0)
         if waiting + jobs > self.limit:
             raise QueueFull(
-                f"The queue {job_type.queue} has {waiting} waiting jobs; {self.limit} are allowed. Nothing was written."
+                f"The queue {queue} has {waiting} waiting jobs; {self.limit} are allowed. Nothing was written."
             )
 
     def count(self, database: Database) -> None:

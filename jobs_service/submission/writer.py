@@ -1,14 +1,16 @@
 """Writes new jobs, many in one statement, and publishes the messages of those that are due."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 from uuid import UUID
 
 from jobs_service.broker.publisher import Publisher
 from jobs_service.database.connection import Database
 from jobs_service.errors import DatabaseUnavailable
 from jobs_service.failpoints import failpoint
-from jobs_service.jobs import lifecycle
+from jobs_service.jobs import idempotency, lifecycle
+from jobs_service.jobs.lifecycle import Submitted
 from jobs_service.metrics.clock import DatabaseTime, measure_offset, steady_seconds
 
 
@@ -23,6 +25,12 @@ class Written:
     relay_error: str = ""
 
 
+#: What came of a job: besides an error, the answer that its Idempotency-Key had before.
+Outcome = Written | idempotency.KeptAnswer | Exception
+
+T = TypeVar("T")
+
+
 class JobWriter:
     """Commits new jobs and publishes them. Its methods block. Thread-safe if the database is."""
 
@@ -32,27 +40,22 @@ class JobWriter:
         #: Ids are made from PostgreSQL's time, and lists are sorted by id: so they are in order across processes.
         self.time = DatabaseTime(lambda: lifecycle.database_seconds(database))
 
-    def write(self, jobs: Sequence[lifecycle.NewJob]) -> list[Written | Exception]:
+    def write(self, jobs: Sequence[lifecycle.NewJob]) -> Sequence[Outcome]:
         """Write the jobs by one statement and publish them. Return for each the result, or the error that it met.
 
-        All have the error of a database that does not answer. Any other error is that of a few of them: the halves are
-        then written by themselves, until only those fail. Safe to run twice for the same jobs.
+        Those with an Idempotency-Key have a statement of their own. All have the error of a database that does not
+        answer. Any other error is that of a few of them: the halves are then written by themselves, until only those
+        fail. Safe to run twice for the same jobs.
         """
-        try:
-            return list(self._write(jobs) if jobs else [])
-        except DatabaseUnavailable as error:
-            return [error] * len(jobs)
-        except Exception as error:  # noqa: BLE001 - it is raised to the caller of the job that it is about
-            if len(jobs) == 1:
-                return [error]
-            half = len(jobs) // 2
-            return [*self.write(jobs[:half]), *self.write(jobs[half:])]
+        keyed = [job for job in jobs if job.once is not None]
+        if not keyed:
+            return _by_halves(jobs, self._write)
+        written = iter(_by_halves([job for job in jobs if job.once is None], self._write))
+        answered = iter(_by_halves(keyed, self._write_once))
+        return [next(written if job.once is None else answered) for job in jobs]
 
-    def _write(self, jobs: Sequence[lifecycle.NewJob]) -> list[Written]:
-        jobs = self._within_the_windows(jobs)
-        failpoint("api.before_commit")
-        submitted = self._commit(jobs)
-        failpoint("api.after_commit")
+    def publish(self, jobs: Sequence[lifecycle.NewJob], submitted: Sequence[lifecycle.Submitted]) -> list[Written]:
+        """Publish jobs that were committed. Return for each what is known about it."""
         unsent = self._publish(jobs, submitted)
         relay_error = self._leave_to_the_relay(unsent)
         failpoint("api.after_publish")
@@ -60,6 +63,22 @@ class JobWriter:
             Written(answer, unsent[answer.id], relay_error) if answer.id in unsent else Written(answer)
             for answer in submitted
         ]
+
+    def _write(self, jobs: Sequence[lifecycle.NewJob]) -> list[Written]:
+        jobs = self._within_the_windows(jobs)
+        failpoint("api.before_commit")
+        submitted = self._commit(jobs)
+        failpoint("api.after_commit")
+        return self.publish(jobs, submitted)
+
+    def _write_once(self, jobs: Sequence[lifecycle.NewJob]) -> list[Outcome]:
+        jobs = self._within_the_windows(jobs)
+        failpoint("api.before_commit")
+        answers = lifecycle.submit_once(self.database, jobs)
+        failpoint("api.after_commit")
+        new = [(job, answer) for job, answer in zip(jobs, answers, strict=True) if isinstance(answer, Submitted)]
+        written = iter(self.publish([job for job, _ in new], [answer for _, answer in new]) if new else ())
+        return [next(written) if isinstance(answer, Submitted) else answer for answer in answers]
 
     def _within_the_windows(self, jobs: Sequence[lifecycle.NewJob]) -> Sequence[lifecycle.NewJob]:
         """Leave those jobs to the relay from the start that may not be published now."""
@@ -103,3 +122,17 @@ class JobWriter:
         except DatabaseUnavailable as error:
             return str(error) or type(error).__name__
         return ""
+
+
+def _by_halves(
+    jobs: Sequence[lifecycle.NewJob], write: Callable[[Sequence[lifecycle.NewJob]], Sequence[T]]
+) -> Sequence[T | Exception]:
+    try:
+        return write(jobs) if jobs else []
+    except DatabaseUnavailable as error:
+        return [error] * len(jobs)
+    except Exception as error:  # noqa: BLE001 - it is raised to the caller of the job that it is about
+        if len(jobs) == 1:
+            return [error]
+        half = len(jobs) // 2
+        return [*_by_halves(jobs[:half], write), *_by_halves(jobs[half:], write)]

@@ -1,13 +1,14 @@
 """`make bench` and `make bench-backlog` in their shortest form: do they run to the end and measure everything?"""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench import backlog, packages
+from bench import backlog, batch, packages
 from bench.report import ROWS
 from bench.rounds import PHASES
 
@@ -85,3 +86,24 @@ def test_a_small_backlog_is_measured_beside_an_empty_queue(kind):
         assert f"\n{row.label}  " in run.stdout
     # The scrape counts what waits, and here all do.
     assert "Seq Scan jobs" not in run.stdout.partition("scrape:")[0]
+
+
+def test_a_few_batches_are_measured_beside_single_jobs():
+    sizes = ["--singles", "20", "--batched", "10000", "--rounds", "1"]
+
+    run = subprocess.run(
+        [sys.executable, "-m", "bench.batch", *sizes],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+    assert 0 == run.returncode, run.stderr
+    rates = {
+        name: float(re.search(rf"^{name} +([\d,]+)", run.stdout, re.MULTILINE)[1].replace(",", ""))
+        for name in batch.RATES
+    }
+    assert all(rate > 0 for rate in rates.values())
+    assert "single job answered, beside batches: p50 " in run.stdout

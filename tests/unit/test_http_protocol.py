@@ -19,6 +19,8 @@ from jobs_service.api import http_protocol
 from jobs_service.api.http_protocol import MAX_HEAD_BYTES, HttpProtocol, HttpWorker
 
 MAX_BODY_BYTES = 1_024
+MAX_BATCH_BYTES = 4_096
+BATCH = "/jobs/batch"
 #: The tests end what takes longer.
 PATIENCE_SECONDS = 60
 #: More than the buffers of both sockets take.
@@ -59,6 +61,7 @@ def settings(monkeypatch):
         "DATABASE_URL": "postgresql://localhost/none",
         "REDIS_URL": "redis://localhost",
         "MAX_BODY_BYTES": str(MAX_BODY_BYTES),
+        "MAX_BATCH_BYTES": str(MAX_BATCH_BYTES),
     }.items():
         monkeypatch.setenv(name, value)
 
@@ -165,7 +168,7 @@ def test_the_application_gets_a_request_with_its_last_byte_and_not_before(data, 
             await asyncio.sleep(0)
         await until(lambda: server.app.ended)
         assert server.app.requests == [("POST", "/jobs", WHOLE[data])]
-        assert server.worker.collected_bytes == 0
+        assert server.worker.room.bytes == 0
 
     served(scenario)
 
@@ -199,6 +202,12 @@ class Silent(asyncio.Transport):
         request(f"Content-Length: {'9' * 5_000}"): (413, "content_too_large"),
         request(f"Content-Length: {MAX_BODY_BYTES + 1}", "Expect: 100-continue"): (413, "content_too_large"),
         request("Transfer-Encoding: chunked", body=b"fff\r\n" + b"x" * 4_095): (413, "content_too_large"),
+        request(f"Content-Length: {MAX_BATCH_BYTES + 1}", path=BATCH): (413, "content_too_large"),
+        request("Transfer-Encoding: chunked", path=BATCH, body=b"1001\r\n" + b"x" * 4_097): (413, "content_too_large"),
+        # The room is that of submitting a batch, not of all that is sent there.
+        request(f"Content-Length: {MAX_BODY_BYTES + 1}", path=BATCH, method="GET"): (413, "content_too_large"),
+        request(f"Content-Length: {MAX_BODY_BYTES + 1}", path=f"{BATCH}/x"): (413, "content_too_large"),
+        request(f"Content-Length: {MAX_BODY_BYTES + 1}", path=f"/x?{BATCH}"): (413, "content_too_large"),
         # No more than the body itself: the rest are extensions of chunks.
         request("Transfer-Encoding: chunked", body=(b"1;a=" + b"x" * 5_000 + b"\r\nx\r\n") * 30): (
             413,
@@ -221,7 +230,42 @@ def test_what_is_refused_does_not_reach_the_application(data, expected):
         assert (*statuses(answers), code(answers)) == expected
         assert b"Connection: close" in answers
         assert server.app.requests == []
-        assert server.worker.collected_bytes == 0
+        assert server.worker.room.bytes == server.worker.batch_room.bytes == 0
+
+    served(scenario)
+
+
+@pytest.mark.parametrize("target", [BATCH, f"{BATCH}?mode=partial", f"http://a.example{BATCH}", "/jobs/b%61tch"])
+def test_a_batch_may_be_larger_than_other_bodies_and_the_next_request_may_not(target):
+    async def scenario(server):
+        batch = request(f"Content-Length: {MAX_BATCH_BYTES}", path=target, body=b"x" * MAX_BATCH_BYTES)
+        answers = await server.answers(batch + request(f"Content-Length: {MAX_BODY_BYTES + 1}"))
+        assert statuses(answers) == [200, 413]
+        [(_, path, body)] = server.app.requests
+        assert (path, len(body)) == (BATCH, MAX_BATCH_BYTES)
+
+    served(scenario)
+
+
+def test_unfinished_batches_keep_out_further_ones_and_no_other_request():
+    async def scenario(server):
+        room, batches = server.worker.room, server.worker.batch_room
+        batches.max_bytes = 2 * MAX_BATCH_BYTES
+        begun = request(f"Content-Length: {MAX_BATCH_BYTES}", path=BATCH, body=b"x" * (MAX_BATCH_BYTES - 1))
+        # The head comes in two pieces: until it is whole, nobody knows what it begins.
+        _, first = await server.connect(begun[:20])
+        await until(lambda: room.bytes == 20)
+        first.write(begun[20:])
+        await until(lambda: (room.bytes, batches.bytes) == (0, len(begun)))
+
+        refused = await server.answers(begun, end=False)
+        assert (*statuses(refused), code(refused)) == (503, "too_many_unfinished_requests")
+        assert statuses(await server.answers(request("Content-Length: 2", body=b"{}"))) == [200]
+
+        first.close()
+        await until(lambda: batches.bytes == 0)
+        assert room.bytes == 0
+        assert statuses(await server.answers(begun + b"x")) == [200]
 
     served(scenario)
 
@@ -266,7 +310,7 @@ def test_a_client_is_told_once_to_send_its_body():
         reader, writer = await server.connect(request("Content-Length: 2", "Expect: 100-Continue"))
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"{")
-        await until(lambda: server.worker.collected_bytes and server.connections[0]._body == b"{")
+        await until(lambda: server.worker.room.bytes and server.connections[0]._body == b"{")
         writer.write(b"}")
         writer.write_eof()
         assert statuses(await reader.read()) == [200]
@@ -304,16 +348,16 @@ def test_a_wish_for_a_web_socket_is_not_granted():
 
 def test_unfinished_requests_share_their_memory_and_give_it_back():
     async def scenario(server):
-        server.worker.max_collected_bytes = 2_900
+        server.worker.room.max_bytes = 2_900
         begun = request("Content-Length: 1000", body=b"x" * 900)
         for _ in range(2):
             await server.connect(begun)
-        await until(lambda: server.worker.collected_bytes == 2 * len(begun))
+        await until(lambda: server.worker.room.bytes == 2 * len(begun))
         refused = await server.answers(begun + b"x" * 99, end=False)
         assert (*statuses(refused), code(refused)) == (503, "too_many_unfinished_requests")
 
         server.clients[0].close()
-        await until(lambda: server.worker.collected_bytes == len(begun))
+        await until(lambda: server.worker.room.bytes == len(begun))
         assert statuses(await server.answers(begun + b"x" * 100)) == [200]
 
     served(scenario)

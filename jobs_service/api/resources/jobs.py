@@ -8,7 +8,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from jobs_service import events
-from jobs_service.api import request_body
+from jobs_service.api import idempotency, request_body
 from jobs_service.api.callers import Scope
 from jobs_service.api.etags import ETAG, IF_NONE_MATCH, show
 from jobs_service.api.operations import Answer, Header, operation
@@ -20,6 +20,7 @@ from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle, queries, representation
+from jobs_service.jobs.idempotency import KeptAnswer
 from jobs_service.metrics import observations
 from jobs_service.metrics.catalogue import PAYLOAD_BYTES
 from jobs_service.submission.submit import Submission, Submitter
@@ -59,8 +60,10 @@ class JobCollection(DatabaseResource):
     @operation(
         id="submit_job",
         summary="Submit a job",
-        description="When the answer arrives, the job is committed: it is not lost.",
+        description="When the answer arrives, the job is committed: it is not lost. A request with an "
+        "`Idempotency-Key` can be sent again until there is an answer, and submits one job.",
         tag="jobs",
+        headers=(idempotency.HEADER,),
         scope=Scope.JOBS_WRITE,
         body=Submission,
         body_examples={
@@ -76,20 +79,27 @@ class JobCollection(DatabaseResource):
             HTTPStatus.CREATED: Answer(
                 "The job is committed.",
                 SubmittedJob,
-                headers=(_LOCATION,),
+                headers=(_LOCATION, idempotency.REPLAYED),
                 example={"job_id": representation.EXAMPLE["job_id"], "status": "pending"},
             )
         },
-        problems=(*PROBLEMS, "queue_full"),
+        problems=(*PROBLEMS, "queue_full", *idempotency.PROBLEMS),
     )
     async def on_post(self, req: Request, resp: Response) -> None:
-        submission = await self.body_reader.read(req, Submission)
+        raw = await self.body_reader.raw(req)
+        submission = await self.body_reader.decoded(raw, Submission)
         failpoint("api.in_event_loop")
-        job = await self.submitter.submit(submission, req.context.origin)
-        observations.add(PAYLOAD_BYTES.labels(), len(job.payload.encode()))
-        resp.status = falcon.HTTP_CREATED
-        resp.set_header("Location", f"{req.root_path}/jobs/{job.id}")
-        resp.data = b'{"job_id":"%b","status":"pending"}' % str(job.id).encode()
+        key = idempotency.key_of(req, raw)
+        if key is None:
+            job = await self.submitter.submit(submission, req.context.origin)
+            answer, is_replayed = _created(req, job), False
+        else:
+            answer, is_replayed = await self.submitter.submit_once(
+                submission, req.context.origin, key, lambda job: _created(req, job)
+            )
+        if not is_replayed:
+            observations.add(PAYLOAD_BYTES.labels(), memoryview(submission.payload).nbytes)
+        idempotency.send(resp, answer, is_replayed=is_replayed)
 
     @operation(
         id="list_jobs",
@@ -227,6 +237,11 @@ class JobRetry(DatabaseResource):
             self.dead_letters.remove(job_id)
             events.emit(events.JobRedriven(**moved.facts))
         return moved
+
+
+def _created(req: Request, job: lifecycle.NewJob) -> KeptAnswer:
+    body = b'{"job_id":"%b","status":"pending"}' % str(job.id).encode()
+    return KeptAnswer(HTTPStatus.CREATED, f"{req.root_path}/jobs/{job.id}", body)
 
 
 def parse_id(text: str) -> UUID:

@@ -93,7 +93,10 @@ class LifecycleSync(Middleware):
         self.attempts.begin(running)
         claim = running.claim
         running.begin_effect = lambda: self.claims.begin_effect(running)
-        running.limit_seconds = self._options(running).get("time_limit", math.inf) / 1000
+        limit_ms = self._limit_ms(running)
+        running.limit_seconds = limit_ms / 1000
+        # `TimeLimit` takes it from the message.
+        message.options["time_limit"] = limit_ms
         message.options[ISOLATED_OPTION] = running.is_suspect
         # The row counts attempts and says how many there may be; Retries reads both from the message.
         message.options["retries"] = claim.attempts - 1
@@ -103,6 +106,12 @@ class LifecycleSync(Middleware):
     def _is_settled_here(self, running: RunningAttempt) -> bool:
         """An effect that cannot be undone is settled before its thread does anything else."""
         return running.effect_begun or bool(self._options(running)["is_canary"])
+
+    def _limit_ms(self, running: RunningAttempt) -> float:
+        if running.claim.timeout_seconds is not None:
+            return running.claim.timeout_seconds * 1000
+        limit_ms: float = self._options(running).get("time_limit", math.inf)
+        return limit_ms
 
     def _options(self, running: RunningAttempt) -> dict[str, Any]:
         return self.broker.get_actor(running.claim.type).options

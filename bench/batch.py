@@ -1,0 +1,141 @@
+"""`python -m bench.batch`: compares `POST /jobs/batch` with as many single `POST /jobs`, in one run.
+
+One API, no worker. Each round submits the same number of jobs in three ways: one by one over one connection, one by one
+over 32 connections, and in batches of 10,000 over one connection.
+"""
+
+import argparse
+import contextlib
+import http
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bench import machine, servers, systems
+from bench.errors import Failed
+from bench.load import BODY
+from bench.observer import Observer
+from bench.rounds import percentile
+from bench.servers import Servers
+from bench.systems import ROOT, Stack
+from devstack.servers import ServerError
+
+CONNECTIONS = 32
+STOP_SECONDS = 90
+#: How many jobs a batch has.
+BATCH = 10_000
+
+SINGLE, MANY, BATCHES, NDJSON = "one connection", f"{CONNECTIONS} connections", "batches, JSON", "batches, NDJSON"
+RATES = (SINGLE, MANY, BATCHES, NDJSON)
+
+
+def _singles(stack: Stack, jobs: int, connections: int) -> tuple[float, list[float]]:
+    """Submit jobs one by one. Return the jobs per second, and the seconds that each answer took."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench.load", str(stack.port), str(jobs), str(connections)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ran.returncode:
+        raise Failed(f"{ran.stderr}\n{stack.log()}")
+    answers = json.loads(ran.stdout)
+    return jobs / (answers["answered_at"] - answers["began_at"]), answers["answer_seconds"]
+
+
+def _batches(stack: Stack, jobs: int, media_type: str) -> float:
+    body = b"\n".join([BODY] * BATCH) if "ndjson" in media_type else b"[%b]" % b",".join([BODY] * BATCH)
+    began_at = time.monotonic()
+    with contextlib.closing(stack.connect()) as connection:
+        for _ in range(jobs // BATCH):
+            connection.request("POST", "/jobs/batch", body, {"Content-Type": media_type})
+            reply = connection.getresponse()
+            answer = json.load(reply)
+            if reply.status != http.HTTPStatus.CREATED or len(answer["results"]) != BATCH:
+                raise Failed(f"a batch was answered with {reply.status}: {answer.get('detail')}\n{stack.log()}")
+    return jobs / (time.monotonic() - began_at)
+
+
+def _round(stack: Stack, singles: int, batched: int) -> dict[str, float]:
+    return {
+        SINGLE: _singles(stack, singles, 1)[0],
+        MANY: _singles(stack, singles * 4, CONNECTIONS)[0],
+        BATCHES: _batches(stack, batched, "application/json"),
+        NDJSON: _batches(stack, batched, "application/x-ndjson"),
+    }
+
+
+def measure(options: argparse.Namespace, running: Servers, folder: Path) -> list[str]:
+    """Return the lines of the report."""
+    with Observer(running, "bench_batch"), Stack(systems.ours(), running, "bench_batch", folder / "batch") as stack:
+        stack.stop_worker(STOP_SECONDS)
+        _round(stack, 200, BATCH)
+        rounds = []
+        for number in range(1, options.rounds + 1):
+            print(f"round {number}/{options.rounds}", file=sys.stderr, flush=True)
+            rounds.append(_round(stack, options.singles, options.batched))
+        return [*_table(rounds), "", *_beside_batches(stack, options.singles)]
+
+
+def _table(rounds: Sequence[dict[str, float]]) -> list[str]:
+    lines = [f"{'jobs/s':<20}{'':>9}   a batch is faster by"]
+    for name in rounds[0]:
+        rate = statistics.median(found[name] for found in rounds)
+        ratios = sorted(found[BATCHES] / found[name] for found in rounds)
+        ratio = f"{statistics.median(ratios):5.1f}x ({ratios[0]:.1f}-{ratios[-1]:.1f})" if "batch" not in name else ""
+        lines.append(f"{name:<20}{rate:>9,.0f}   {ratio}")
+    return lines
+
+
+def _beside_batches(stack: Stack, jobs: int) -> list[str]:
+    """Measure the answers to single jobs over four connections, alone, then while one batch follows the other."""
+    _, alone = _singles(stack, jobs, 4)
+    ended = threading.Event()
+
+    def submit() -> None:
+        while not ended.is_set():
+            _batches(stack, BATCH, "application/json")
+
+    with ThreadPoolExecutor(1) as pool:
+        batches = pool.submit(submit)
+        try:
+            _, beside = _singles(stack, jobs, 4)
+        finally:
+            ended.set()
+        batches.result()
+    times = {"alone": alone, "beside batches": beside}
+    return [
+        f"single job answered, {name}: p50 {percentile(seconds, 50) * 1000:.1f} ms, "
+        f"p99 {percentile(seconds, 99) * 1000:.1f} ms"
+        for name, seconds in times.items()
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.batch", description=__doc__)
+    parser.add_argument("--singles", type=int, default=1_000, help="jobs over one connection in a round; 4 x over 32")
+    parser.add_argument("--batched", type=int, default=3 * BATCH, help="jobs in batches in a round (default 30,000)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder, servers.running(Path(folder)) as running:
+            facts = {"command": shlex.join(["python", "-m", "bench.batch", *arguments]), **machine.describe(running)}
+            lines = measure(options, running, Path(folder))
+    except (Failed, ServerError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print("\n".join([*lines, "", *(f"{name}: {fact}" for name, fact in facts.items())]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
