@@ -5,12 +5,14 @@ from typing import Any
 import falcon.asgi
 
 from jobs_service import events
-from jobs_service.api import problems
+from jobs_service.api import event_loop, problems
+from jobs_service.api.event_feed import EventFeed, Wait
 from jobs_service.api.event_loop import Lifespan
 from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetrics
 from jobs_service.api.openapi import Route
 from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
+from jobs_service.api.resources.event_streams import Events, JobEvents
 from jobs_service.api.resources.health import Liveness, Readiness
 from jobs_service.api.resources.index import OpenApi, Root
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
@@ -30,6 +32,7 @@ from jobs_service.submission.submit import Submitter
 #: What `GET /` lists.
 LINKS = {
     "jobs": "/jobs",
+    "events": "/events",
     "openapi": "/openapi.json",
     "liveness": "/livez",
     "readiness": "/readyz",
@@ -46,6 +49,13 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     # A database of its own: no list that takes long holds up a new job.
     intake_database = open_database(settings, service="intake", connections=1, prepares=True)
     submitter = Submitter(intake_database, Publisher(broker), registry, settings)
+    # As well: no statement of others delays what those are told who watch.
+    feed = EventFeed(
+        open_database(settings, service="events", connections=1),
+        database,
+        hidden=[kind.name for kind in registry.canaries],
+    )
+    event_loop.at_stop(feed.end)
     catalogue.zero_api(registry)
     events.subscribe("metrics", count)
     logs.observe(log_records.count)
@@ -65,7 +75,9 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     served = build_registry(settings, registry)
     routes = [
         Route("/jobs", JobCollection(database, threads, submitter, registry, body_reader)),
-        Route("/jobs/{job_id}", JobItem(database, threads)),
+        Route("/jobs/{job_id}", JobItem(database, threads, Wait(feed))),
+        Route("/jobs/{job_id}/events", JobEvents(feed)),
+        Route("/events", Events(feed, registry)),
         Route("/jobs/{job_id}/cancel", JobCancellation(database, threads)),
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys))),
         Route("/livez", Liveness()),

@@ -21,7 +21,7 @@ from gunicorn.asgi.parser import CallbackRequest
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
-from jobs_service.api import problem_types
+from jobs_service.api import event_loop, problem_types
 from jobs_service.config import Settings
 
 #: How long a client may leave its response unread before the connection is closed.
@@ -144,6 +144,7 @@ class HttpWorker(gasgi.ASGIWorker):  # type: ignore[misc] # gunicorn has no type
 
     def _begin_stop(self) -> None:
         self._stops_at = min(self._stops_at, self.loop.time() + STOP_SECONDS)
+        event_loop.begin_stop()
         self._sweep()
 
     def _setup_event_loop(self) -> None:

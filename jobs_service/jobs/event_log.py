@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import msgspec
@@ -65,7 +65,8 @@ def with_event(verb: str, statement: str, columns: str) -> str:
 
     `statement` is an UPDATE of `jobs` without RETURNING. Where it changes nothing, it writes nothing.
     """
-    return f"WITH moved AS ({statement}\nRETURNING jobs.*\n), {events_of(verb, 'moved')}\nSELECT {columns} FROM moved AS jobs"
+    told = events_of(verb, "moved")
+    return f"WITH moved AS ({statement}\nRETURNING jobs.*\n), {told}\nSELECT {columns} FROM moved AS jobs"
 
 
 def events_of(verb: str, moved: str) -> str:
@@ -89,7 +90,7 @@ def _details(verb: str) -> str:
     facts = f"'reason', end_reason, 'error', left(error, {ERROR_KEPT}), 'waits_for', waits_for"
     if verb in _DATED:
         facts += f", 'run_at', CASE status WHEN 'pending' THEN to_char(timezone('utc', run_at), {_TIME}) END"
-    return f"jsonb_strip_nulls(jsonb_build_object({facts}))"
+    return f"NULLIF(jsonb_strip_nulls(jsonb_build_object({facts})), '{{}}')"
 
 
 class Snapshot(NamedTuple):
@@ -174,12 +175,9 @@ def _snapshot(text: str) -> Snapshot:
     return Snapshot(end, frozenset(end - distance for distance in distances))
 
 
-class JobEvent(msgspec.Struct, frozen=True):
-    """What happened to a job."""
+class JobState(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's state at some time."""
 
-    xact: int
-    place: Place
-    name: str
     job_id: str
     type: str
     queue: str
@@ -190,7 +188,7 @@ class JobEvent(msgspec.Struct, frozen=True):
     details: str | None = None
 
     def data(self) -> bytes:
-        """Return the event as JSON in one line."""
+        """Return it as JSON in one line."""
         fields = {
             "job_id": self.job_id,
             "type": self.type,
@@ -203,16 +201,12 @@ class JobEvent(msgspec.Struct, frozen=True):
         return shown if self.details is None else shown[:-1] + b"," + self.details.encode()[1:]
 
 
-class JobState(msgspec.Struct, frozen=True):
-    """A job's state when a page was read."""
+class JobEvent(JobState, frozen=True, kw_only=True):
+    """What happened to a job, and the state that it left it in."""
 
-    job_id: str
-    type: str
-    queue: str
-    status: str
-    attempt: int
-    at: str
-    details: str | None = None
+    xact: int
+    place: Place
+    name: str
 
 
 class Tokens(NamedTuple):
@@ -273,7 +267,7 @@ _HERE = f"""SELECT (SELECT xact::text FROM job_events_horizon), NULL::bigint, 'h
 
 _STATES = f"""SELECT NULL, NULL, 'state', type, queue, status, ARRAY[id::text], ARRAY[attempts],
   to_char(updated_at, {_TIME}),
-  jsonb_strip_nulls(jsonb_build_object('reason', end_reason, 'error', left(error, {ERROR_KEPT})))
+  NULLIF(jsonb_strip_nulls(jsonb_build_object('reason', end_reason, 'error', left(error, {ERROR_KEPT}))), '{{}}')
 FROM jobs WHERE id = ANY(%(wanted)s::uuid[])"""
 
 #: The rows of a page at most. A row has the jobs of a whole statement.
@@ -297,7 +291,7 @@ def read(
     names = {"wanted": list(wanted), "job_id": job_id, "limit": limit, **(_after(position) if position else {})}
     rows = database.rows("\nUNION ALL\n".join(f"({part})" for part in parts), names)
     [here] = [row for row in rows if row[2] == "here"]
-    states = [JobState(*row[6], *row[3:6], *row[7], *row[8:]) for row in rows if row[2] == "state"]
+    states = [state for row in rows if row[2] == "state" for state in _states(row)]
     told = sorted((row for row in rows if row[1] is not None), key=lambda row: int(row[1]))
     return _page(position, here, told, {state.job_id: state for state in states}, is_full=len(told) == limit)
 
@@ -337,11 +331,22 @@ _AFTER_ALL = 2**31
 
 
 def _events(row: Row) -> list[JobEvent]:
-    xact, number, name, job_type, queue, status, job_ids, attempts, at, details = row
+    xact, number, name, *_ = row
     return [
-        JobEvent(int(xact), (number, index), name, job_id, job_type, queue, status, attempt, at, details)
-        for index, (job_id, attempt) in enumerate(zip(job_ids, attempts, strict=True))
+        JobEvent(xact=int(xact), place=(number, index), name=name, **fields)
+        for index, fields in enumerate(_fields(row))
     ]
+
+
+def _states(row: Row) -> list[JobState]:
+    return [JobState(**fields) for fields in _fields(row)]
+
+
+def _fields(row: Row) -> list[dict[str, Any]]:
+    """Return what a row says of each of its jobs."""
+    _, _, _, job_type, queue, status, job_ids, attempts, at, details = row
+    common = {"type": job_type, "queue": queue, "status": status, "at": at, "details": details}
+    return [{"job_id": job_id, "attempt": attempt, **common} for job_id, attempt in zip(job_ids, attempts, strict=True)]
 
 
 class Gap(StrEnum):

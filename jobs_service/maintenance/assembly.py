@@ -16,6 +16,7 @@ from jobs_service.jobs.job_types import Registry
 from jobs_service.jobs.lifecycle import Status
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
+from jobs_service.maintenance.event_pruner import EventPruner
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.neighbours import NeighbourWatch
@@ -95,6 +96,11 @@ def _services(
             Status.FAILED: settings.retention_failed_seconds,
             Status.CANCELLED: settings.retention_cancelled_seconds,
         },
+    )
+    yield EventPruner(
+        database,
+        interval_seconds=settings.prune_interval_seconds,
+        retention_seconds=settings.events_retention_seconds,
     )
 
 

@@ -15,6 +15,7 @@ from msgspec import Meta
 from jobs_service import events
 from jobs_service.api import request_body
 from jobs_service.api.callers import Scope
+from jobs_service.api.event_feed import Wait
 from jobs_service.api.operations import Answer, Header, operation
 from jobs_service.api.resources.database import PROBLEMS, DatabaseResource
 from jobs_service.api.resources.follow_up import FollowUp
@@ -33,6 +34,8 @@ DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 #: No further job is added to a page of this size.
 PAGE_BYTES = 8 * 2**20
+#: How long `GET /jobs/{job_id}` may wait for the end of the job.
+MAX_WAIT_SECONDS = 60
 
 
 class JobsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,26 +162,47 @@ class JobCollection(DatabaseResource):
             raise InvalidRequest(error.detail, pointer="type") from None
 
 
+class JobQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether `GET /jobs/{job_id}` waits."""
+
+    wait: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=MAX_WAIT_SECONDS,
+            description="Answer when the job has ended, but after so many seconds in any case.",
+        ),
+    ] = 0
+
+
 class JobItem(DatabaseResource):
     """/jobs/{job_id}."""
+
+    def __init__(self, database: Database, threads: Threads, waiting: Wait) -> None:
+        super().__init__(database, threads)
+        self.waiting = waiting
 
     @operation(
         id="get_job",
         summary="Read a job",
         tag="jobs",
         scope=Scope.JOBS_READ,
+        query=JobQuery,
         answers={HTTPStatus.OK: Answer("The job.", representation.Job, example=representation.EXAMPLE)},
         problems=(*PROBLEMS, "job_not_found"),
     )
-    async def on_get(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
-        resp.data = await self.run(self._shown, parse_id(job_id), job_id)
+    async def on_get(self, req: Request, resp: Response, job_id: str) -> None:
+        query: JobQuery = req.context.query
+        id_ = parse_id(job_id)
+        async with self.waiting.until_ended(id_, query.wait):
+            resp.data = await self.run(self._shown, id_, job_id)
 
     on_head = on_get
 
     def _shown(self, id_: UUID, job_id: str) -> bytes:
         job = queries.find_job(self.database, id_)
         if job is None:
-            raise _not_found(job_id)
+            raise not_found(job_id)
         return msgspec.json.encode(job.representation())
 
 
@@ -275,7 +299,7 @@ def parse_id(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise _not_found(text) from None
+        raise not_found(text) from None
 
 
 def _answer(moved: lifecycle.TransitionedJob, status: lifecycle.Status) -> bytes:
@@ -286,11 +310,11 @@ def _conflict(database: Database, job_id: str, rule: str) -> falcon.HTTPError:
     """Return the error for a job whose status does not allow an action: 409, or 404 if there is no such job."""
     job = queries.find_job(database, parse_id(job_id))
     if job is None:
-        return _not_found(job_id)
+        return not_found(job_id)
     return falcon.HTTPConflict(title="wrong_status", description=f"The job has status {job.status}. {rule}")
 
 
-def _not_found(job_id: str) -> falcon.HTTPNotFound:
+def not_found(job_id: str) -> falcon.HTTPNotFound:
     return falcon.HTTPNotFound(title="job_not_found", description=f"There is no job {job_id[:64]}.")
 
 

@@ -1,0 +1,272 @@
+"""Clients that watch jobs, on real processes: Server-Sent Events, and `GET /jobs/{job_id}?wait=`."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from event_source import EventSource
+from eventually import eventually
+
+ALICE = {"name": "Alice", "score": 95}
+
+
+@pytest.fixture
+def source(service):
+    """Open streams. All are closed at the end."""
+    opened = []
+
+    def source(path, **options):
+        opened.append(EventSource(service.api_port, path, **options))
+        return opened[-1]
+
+    yield source
+    for each in opened:
+        each.close()
+
+
+def names(messages):
+    return [message.name for message in messages]
+
+
+def is_last(message):
+    return message.data["status"] in {"completed", "failed", "cancelled"}
+
+
+def test_a_job_is_watched_until_it_has_ended(service, source):
+    service.start_api()
+    job_id = service.post("csv-generation", ALICE)
+    stream = source(f"/jobs/{job_id}/events")
+    assert 200 == stream.connect()
+    assert stream.reply.headers["Content-Type"].startswith("text/event-stream")
+    assert "no-store" == stream.reply.headers["Cache-Control"]
+    messages = [next(iter(stream))]
+    assert ("state", "pending") == (messages[0].name, messages[0].data["status"])
+
+    service.start_worker()
+    messages += list(stream)
+
+    assert ["state", "processing", "completed"] == names(messages)
+    assert {(job_id, "csv-generation", "default")} == {
+        (message.data["job_id"], message.data["type"], message.data["queue"]) for message in messages
+    }
+    assert [0, 1, 1] == [message.data["attempt"] for message in messages]
+    # What a browser does next: it has all, and is told not to come back.
+    assert 204 == stream.connect()
+    # A client that comes anew is told the state.
+    late = source(f"/jobs/{job_id}/events")
+    late.connect()
+    assert [("state", "completed")] == [(message.name, message.data["status"]) for message in late]
+
+
+def test_the_events_of_all_jobs_and_of_some(service, source):
+    service.start_api()
+    streams = {
+        path: source(path)
+        for path in ("/events", "/events?type=TEST_ECHO", "/events?status=completed", "/events?queue=other")
+    }
+    for stream in streams.values():
+        assert 200 == stream.connect()
+        stream.has_begun()
+    service.start_worker()
+
+    csv, echo = service.post("csv-generation", ALICE), service.post("test-echo", {})
+    for job_id in (csv, echo):
+        service.when(job_id, "completed")
+
+    ended = set()
+
+    def both_ended(message):
+        if message.name == "completed":
+            ended.add(message.data["job_id"])
+        return len(ended) == 2
+
+    every = streams["/events"].until(both_ended)
+    assert {
+        csv: ["submitted", "processing", "completed"],
+        echo: ["submitted", "processing", "completed"],
+    } == _by_job(every)
+    assert {echo: ["submitted", "processing", "completed"]} == _by_job(streams["/events?type=TEST_ECHO"].until(is_last))
+    ended.clear()
+    assert {csv: ["completed"], echo: ["completed"]} == _by_job(streams["/events?status=completed"].until(both_ended))
+    assert streams["/events?queue=other"].parser.comments == []
+
+
+def test_a_stream_goes_on_where_it_was_in_another_process_and_after_a_restart(service, source):
+    """Whatever happened meanwhile: nothing is skipped, and nothing is sent twice."""
+    api = service.start_api()
+    stream = source("/events")
+    stream.connect()
+    stream.has_begun()
+    first = service.post("test-echo", {})
+    messages = stream.until(lambda message: message.name == "submitted")
+    api.stop(seconds=15)
+    messages += list(stream)
+    service.start_worker()
+    service.start_api()
+    missed = [service.post("test-echo", {}) for _ in range(5)]
+    for job_id in (first, *missed):
+        service.when(job_id, "completed")
+
+    assert 200 == stream.connect()
+    live = service.post("test-echo", {})
+    messages += stream.until(lambda message: message.data["job_id"] == live and is_last(message))
+
+    assert dict.fromkeys([first, *missed, live], ["submitted", "processing", "completed"]) == _by_job(messages)
+
+
+def test_a_stop_ends_streams_and_waits_at_once(service, source):
+    api = service.start_api()
+    job_id = service.post("csv-generation", ALICE)
+    streams = [source("/events"), source(f"/jobs/{job_id}/events")]
+    for stream in streams:
+        stream.connect()
+        stream.has_begun()
+    with ThreadPoolExecutor() as clients:
+        waiting = clients.submit(service.get, f"/jobs/{job_id}?wait=60")
+        eventually(lambda: "http_server_active_requests 2.0\n" in service.get("/metrics")[1], what="a waiting client")
+
+        api.stop(seconds=15)
+
+        assert (200, "pending") == (waiting.result()[0], waiting.result()[1]["status"])
+    for stream in streams:
+        # Ends orderly: a connection that was cut would raise.
+        assert names(stream) in ([], ["state"])
+        assert 500 <= stream.parser.retry_ms <= 1_500
+
+
+def test_streams_stay_open_while_postgresql_is_away(service, source, postgres, database_url):
+    service.start_api()
+    stream = source("/events")
+    stream.connect()
+    stream.has_begun()
+    name = database_url.rpartition("/")[2]
+    postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS FALSE")
+    postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    [api] = service.children
+    eventually(lambda: "Events not read" in service.log(api), what="an API without PostgreSQL")
+    fresh = source("/events")
+    assert 200 == fresh.connect()
+
+    postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS TRUE")
+    fresh.has_begun()
+    job_id = eventually(lambda: service.request("POST", "/jobs", {"type": "test-echo", "payload": {}})[1].get("job_id"))
+
+    for each in (stream, fresh):
+        assert [job_id] == [message.data["job_id"] for message in each.until(lambda _: True)]
+
+
+def test_events_that_were_deleted_are_a_gap(service, source, database):
+    service.start_api()
+    stream = source("/events")
+    stream.connect()
+    stream.has_begun()
+    stream.close()
+    job_id = service.post("test-echo", {})
+    database.rows("UPDATE job_events_horizon SET xact = (SELECT max(xact::text::bigint) FROM job_events)::text::xid8")
+    database.rows("DELETE FROM job_events")
+
+    stream.connect()
+    [reset] = stream.until(lambda _: True)
+    assert ("reset", {"reason": "expired"}) == (reset.name, reset.data)
+    of_job = source(f"/jobs/{job_id}/events", last_event_id="0_1")
+    of_job.connect()
+    reset, state = [next(iter(of_job)) for _ in range(2)]
+    assert ("reset", {"reason": "unknown"}) == (reset.name, reset.data)
+    assert ("state", "pending") == (state.name, state.data["status"])
+    # Both go on from the present.
+    service.start_worker()
+    assert ["processing", "completed"] == names(of_job)
+    assert ["processing", "completed"] == names(stream.until(is_last))
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "code"),
+    [
+        ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41/events", "", 404, "job_not_found"),
+        ("/jobs/nonsense/events", "", 404, "job_not_found"),
+        ("/events", "nonsense", 422, "invalid_request"),
+        ("/events?type=nonsense", "", 422, "invalid_request"),
+        ("/events?status=nonsense", "", 422, "invalid_request"),
+        ("/events?wait=1", "", 422, "invalid_request"),
+        ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41?wait=61", "", 422, "invalid_request"),
+        ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41?wait=-1", "", 422, "invalid_request"),
+        ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41?wait=nan", "", 422, "invalid_request"),
+        ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41?wait=30", "", 404, "job_not_found"),
+    ],
+)
+def test_what_is_refused(service, source, path, headers, status, code):
+    service.start_api()
+    stream = source(path, last_event_id=headers)
+
+    assert status == stream.connect()
+    assert f'"code":"{code}"' in stream.reply.read().decode()
+
+
+def test_head_has_the_headers_alone(service):
+    service.start_api()
+
+    assert 200 == service.request("HEAD", "/events")[0]
+
+
+def test_a_wait_ends_with_the_job(service):
+    service.start_api()
+    job_id = service.post("csv-generation", ALICE)
+    with ThreadPoolExecutor() as clients:
+        waiting = [clients.submit(service.get, f"/jobs/{job_id}?wait=60") for _ in range(4)]
+        started = time.monotonic()
+        assert "pending" == service.get(f"/jobs/{job_id}?wait=0.1")[1]["status"]
+        service.start_worker()
+
+        assert ["completed"] * 4 == [answer.result()[1]["status"] for answer in waiting]
+    assert time.monotonic() - started < 60
+    # It has ended: answered at once.
+    assert "completed" == service.get(f"/jobs/{job_id}?wait=60")[1]["status"]
+
+
+def test_nobody_watches_and_nothing_is_asked(service, source, database):
+    service.start_api()
+    stream = source("/events")
+    stream.connect()
+    stream.has_begun()
+    assert _looks(database) == 1
+    stream.close()
+    # The API notices with the next event or heartbeat that the client has gone.
+    eventually(lambda: service.post("test-echo", {}) and service.get("/metrics")[1].count("jobs_event_streams 0.0"))
+
+    before = _looked_at(database)
+    service.post("test-echo", {})
+    assert before == _looked_at(database)
+
+
+def _looks(database):
+    return database.row("SELECT count(*)::int FROM pg_stat_activity WHERE application_name LIKE '%% events'")[0]
+
+
+def _looked_at(database):
+    return database.rows("SELECT query_start FROM pg_stat_activity WHERE application_name LIKE '%% events'")
+
+
+def _by_job(messages):
+    found = {}
+    for message in messages:
+        found.setdefault(message.data["job_id"], []).append(message.name)
+    return found
+
+
+def test_two_threads_are_enough(service, source):  # noqa: D103
+    api = service.start_api()
+    before = _threads(api)
+    streams = [source("/events") for _ in range(50)]
+    for stream in streams:
+        stream.connect()
+        stream.has_begun()
+
+    assert _threads(api) <= before + 2
+    assert threading.active_count() < 50
+
+
+def _threads(api):
+    from pathlib import Path  # noqa: PLC0415
+
+    return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in api.pids())
