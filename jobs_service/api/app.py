@@ -15,6 +15,7 @@ from jobs_service.api.request_body import BodyReader
 from jobs_service.api.resources.event_streams import Events, JobEvents
 from jobs_service.api.resources.health import Liveness, Readiness
 from jobs_service.api.resources.index import OpenApi, Root
+from jobs_service.api.resources.job_logs import Logs
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
 from jobs_service.api.resources.metrics import Metrics
 from jobs_service.api.threads import Threads
@@ -77,6 +78,7 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         Route("/jobs", JobCollection(database, threads, submitter, registry, body_reader)),
         Route("/jobs/{job_id}", JobItem(database, threads, Wait(feed))),
         Route("/jobs/{job_id}/events", JobEvents(feed)),
+        Route("/jobs/{job_id}/logs", Logs(database, threads)),
         Route("/events", Events(feed, registry)),
         Route("/jobs/{job_id}/cancel", JobCancellation(database, threads)),
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys))),

@@ -1002,10 +1002,15 @@ def prune(
 ) -> int:
     """Delete those of the jobs that have been in this terminal status for `retention_seconds`. Return how many."""
     sql = f"""
-    DELETE FROM jobs
-    WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
-      AND finished_at < now() - %(retention)s * interval '1 second' AND {FENCE}
-    RETURNING id"""
+    WITH gone AS (
+      DELETE FROM jobs
+      WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
+        AND finished_at < now() - %(retention)s * interval '1 second' AND {FENCE}
+      RETURNING id
+    ), forgotten AS (
+      DELETE FROM attempt_notes USING gone WHERE attempt_notes.job_id = gone.id
+    )
+    SELECT id FROM gone"""
     names = {"job_ids": list(job_ids), "status": status, "retention": retention_seconds, "fence": fence}
     return len(database.rows(sql, names))
 

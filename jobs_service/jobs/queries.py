@@ -52,6 +52,18 @@ class RawJSONField(Field):
         return None if value is None else msgspec.Raw(value.encode())
 
 
+class AttemptNotes(Model):
+    """A row of `attempt_notes`: what an attempt's code has said."""
+
+    job_id = UUIDField()
+    started_at = DateTimeField()
+    progress = RawJSONField(null=True)
+
+    class Meta:
+        table_name = "attempt_notes"
+        primary_key = False
+
+
 class Job(Model):
     """A row of `jobs`, as `seeds/` creates it. It has no database of its own: each query is given one."""
 
@@ -88,7 +100,9 @@ class Job(Model):
 
     def representation(self) -> representation.Job:
         """Return the job as the API shows it."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in (*_SHOWN, "history", "history_omitted")}
+        fields: dict[str, Any] = {
+            name: getattr(self, name) for name in (*_SHOWN, "progress", "history", "history_omitted")
+        }
         times: dict[str, Any] = {name: _rfc3339(getattr(self, name)) for name in _SHOWN_TIMES}
         return representation.Job(job_id=self.id, trace_id=Origin(None, self.traceparent).trace_id, **fields, **times)
 
@@ -122,8 +136,14 @@ def _read(source: Any) -> "ModelSelect[Job]":  # noqa: ANN401 - the model, or th
     """Select the columns that the API shows, payload and result as they were written."""
     written = {name: _as_written(getattr(source, name), getattr(source, f"{name}_text")) for name in _WRITTEN}
     columns = [written[name].alias(name) if name in written else getattr(source, name) for name in _READ]
-    selected: ModelSelect[Job] = Job.select(*columns)
+    selected: ModelSelect[Job] = Job.select(*columns, _progress(source).alias("progress"))
     return selected
+
+
+def _progress(source: Any) -> "ModelSelect[AttemptNotes]":  # noqa: ANN401 - as above
+    """Select what the last attempt that said something said of its progress."""
+    selected: ModelSelect[AttemptNotes] = AttemptNotes.select(AttemptNotes.progress)
+    return selected.where(AttemptNotes.job_id == source.id).order_by(AttemptNotes.started_at.desc()).limit(1)
 
 
 def _as_written(value: Any, text: Any) -> Case:  # noqa: ANN401 - as above

@@ -1,8 +1,9 @@
 """Clients that watch jobs, on real processes: Server-Sent Events, and `GET /jobs/{job_id}?wait=`."""
 
-import threading
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from event_source import EventSource
@@ -112,7 +113,8 @@ def test_a_stream_goes_on_where_it_was_in_another_process_and_after_a_restart(se
     live = service.post("test-echo", {})
     messages += stream.until(lambda message: message.data["job_id"] == live and is_last(message))
 
-    assert dict.fromkeys([first, *missed, live], ["submitted", "processing", "completed"]) == _by_job(messages)
+    told = ["submitted", "processing", "completed"]
+    assert dict.fromkeys((first, *missed, live), told) == _by_job(messages)
 
 
 def test_a_stop_ends_streams_and_waits_at_once(service, source):
@@ -180,33 +182,28 @@ def test_events_that_were_deleted_are_a_gap(service, source, database):
     assert ["processing", "completed"] == names(stream.until(is_last))
 
 
-@pytest.mark.parametrize(
-    ("path", "headers", "status", "code"),
-    [
-        ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41/events", "", 404, "job_not_found"),
-        ("/jobs/nonsense/events", "", 404, "job_not_found"),
-        ("/events", "nonsense", 422, "invalid_request"),
-        ("/events?type=nonsense", "", 422, "invalid_request"),
-        ("/events?status=nonsense", "", 422, "invalid_request"),
-        ("/events?wait=1", "", 422, "invalid_request"),
-        ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41?wait=61", "", 422, "invalid_request"),
-        ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41?wait=-1", "", 422, "invalid_request"),
-        ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41?wait=nan", "", 422, "invalid_request"),
-        ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41?wait=30", "", 404, "job_not_found"),
-    ],
+#: Path, Last-Event-ID, and what is answered.
+REFUSED = (
+    ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41/events", "", (404, "job_not_found")),
+    ("/jobs/nonsense/events", "", (404, "job_not_found")),
+    ("/events", "nonsense", (422, "invalid_request")),
+    ("/events?type=nonsense", "", (422, "invalid_request")),
+    ("/events?status=nonsense", "", (422, "invalid_request")),
+    ("/events?wait=1", "", (422, "invalid_request")),
+    ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41?wait=61", "", (422, "invalid_request")),
+    ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41?wait=-1", "", (422, "invalid_request")),
+    ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41?wait=nan", "", (422, "invalid_request")),
+    ("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41?wait=30", "", (404, "job_not_found")),
 )
-def test_what_is_refused(service, source, path, headers, status, code):
-    service.start_api()
-    stream = source(path, last_event_id=headers)
-
-    assert status == stream.connect()
-    assert f'"code":"{code}"' in stream.reply.read().decode()
 
 
-def test_head_has_the_headers_alone(service):
+def test_what_is_refused(service, source):
     service.start_api()
 
     assert 200 == service.request("HEAD", "/events")[0]
+    for path, last_event_id, refusal in REFUSED:
+        stream = source(path, last_event_id=last_event_id)
+        assert refusal == (stream.connect(), json.loads(stream.reply.read())["code"]), path
 
 
 def test_a_wait_ends_with_the_job(service):
@@ -254,7 +251,7 @@ def _by_job(messages):
     return found
 
 
-def test_two_threads_are_enough(service, source):  # noqa: D103
+def test_two_threads_are_enough(service, source):
     api = service.start_api()
     before = _threads(api)
     streams = [source("/events") for _ in range(50)]
@@ -262,11 +259,117 @@ def test_two_threads_are_enough(service, source):  # noqa: D103
         stream.connect()
         stream.has_begun()
 
+    # The reader's, and that of missed events.
     assert _threads(api) <= before + 2
-    assert threading.active_count() < 50
 
 
 def _threads(api):
-    from pathlib import Path  # noqa: PLC0415
-
     return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in api.pids())
+
+
+def test_a_reader_that_is_too_slow_is_dropped(service, source, database):
+    """It resumes where it was, and misses nothing."""
+    service.start_api()
+    stream = source("/events")
+    stream.connect()
+    stream.has_begun()
+    # More than its buffers and the kernel's take. It reads nothing meanwhile.
+    _write_events(database, 100_000)
+    eventually(
+        lambda: "jobs_event_readers_dropped_total 1.0\n" in service.get("/metrics")[1], what="a reader that is dropped"
+    )
+    assert "jobs_event_streams 1.0\n" in service.get("/metrics")[1]
+
+    messages = list(stream)
+    assert 0 < len(messages) < 100_000
+    while len(messages) < 100_000:
+        stream.connect()
+        messages += stream.until(lambda message: message.data["attempt"] == 100_000)
+    assert list(range(1, 100_001)) == [message.data["attempt"] for message in messages]
+
+
+def _write_events(database, count):
+    """Write so many events in rows of 500 jobs, numbered by their attempts."""
+    database.rows(
+        """INSERT INTO job_events (name, type, queue, status, job_ids, attempts)
+        SELECT 'completed', 'test-echo', 'default', 'completed', array_agg(gen_random_uuid()), array_agg(n ORDER BY n)
+        FROM generate_series(1, %s) AS n GROUP BY (n - 1) / 500 ORDER BY min(n)""",
+        (count,),
+    )
+
+
+def test_progress_and_lines_are_told_before_the_end(service, source):
+    service.start_api()
+    job_id = service.post("test-say", {"lines": 3, "total": 10})
+    stream = source(f"/jobs/{job_id}/events")
+    stream.connect()
+    service.start_worker()
+
+    *messages, last = list(stream)
+
+    assert "completed" == last.name
+    said = [message for message in messages if message.name == "log"]
+    lines = [line for message in said for line in message.data["lines"]]
+    assert [("info", "Line said", {"number": number}) for number in range(3)] == [
+        (line["level"], line["text"], line["facts"]) for line in lines
+    ]
+    progress = [message.data["progress"] for message in messages if message.name == "progress"]
+    assert {"done": 10, "total": 10, "note": "things"} == progress[-1]
+    assert progress[-1] == service.job(job_id)["progress"]
+    [attempt] = service.get(f"/jobs/{job_id}/logs")[1]["attempts"]
+    assert (1, progress[-1], lines, 0) == tuple(
+        attempt[name] for name in ("attempt", "progress", "lines", "lines_omitted")
+    )
+
+
+def test_what_each_attempt_says_is_kept_within_limits(service):
+    service.start_api()
+    worker = service.start_worker()
+    job_id = service.post("test-say", {"lines": 150, "total": 5, "fail": True}, max_attempts=2)
+    failed = service.when(job_id, "failed")
+
+    attempts = service.get(f"/jobs/{job_id}/logs")[1]["attempts"]
+    assert [1, 2] == [attempt["attempt"] for attempt in attempts]
+    for attempt in attempts:
+        assert 150 == len(attempt["lines"]) + attempt["lines_omitted"]
+        assert len(json.dumps(attempt["lines"], separators=(",", ":"))) <= 10_240 + 200
+    assert 5 == failed["progress"]["done"]
+    # The log has all of them.
+    assert 300 == service.log(worker).count('"Line said"')
+
+
+def test_a_suspect_is_heard_too(service, source, tmp_path):
+    """The first attempt kills its worker, so that the next one has a process of its own."""
+    service.start_api()
+    job_id = service.post("test-say", {"lines": 2, "total": 3, "crash": str(tmp_path / "crash")})
+    stream = source(f"/jobs/{job_id}/events")
+    stream.connect()
+    service.start_worker()
+
+    messages = list(stream)
+
+    assert "completed" == messages[-1].name
+    assert {"done": 3, "total": 3, "note": "things"} == service.job(job_id)["progress"]
+    assert 2 == len(service.get(f"/jobs/{job_id}/logs")[1]["attempts"][-1]["lines"])
+    assert "log" in names(messages)
+
+
+def test_jobs_that_say_nothing_have_no_logs(service):
+    service.start_api()
+    service.start_worker()
+    job_id = service.post("csv-generation", ALICE)
+    assert service.when(job_id, "completed")["progress"] is None
+
+    assert {"job_id": job_id, "attempts": []} == service.get(f"/jobs/{job_id}/logs")[1]
+    status, body = service.get("/jobs/0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41/logs")
+    assert (404, "job_not_found") == (status, body["code"])
+
+
+def test_the_rows_of_a_large_table_are_counted(service):
+    service.start_api()
+    service.start_worker()
+    job_id = service.post("csv-generation", [{"n": n} for n in range(12_000)])
+
+    service.when(job_id, "completed")
+
+    assert {"done": 10_000, "total": 12_000, "note": "rows"} == service.job(job_id)["progress"]
