@@ -50,12 +50,7 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     # A database of its own: no list that takes long holds up a new job.
     intake_database = open_database(settings, service="intake", connections=1, prepares=True)
     submitter = Submitter(intake_database, Publisher(broker), registry, settings)
-    # As well: no statement of others delays what those are told who watch.
-    feed = EventFeed(
-        open_database(settings, service="events", connections=1),
-        database,
-        hidden=[kind.name for kind in registry.canaries],
-    )
+    feed = EventFeed(database, hidden=[kind.name for kind in registry.canaries])
     event_loop.at_stop(feed.end)
     catalogue.zero_api(registry)
     events.subscribe("metrics", count)

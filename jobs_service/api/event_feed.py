@@ -179,13 +179,9 @@ def id_block(position: Position) -> bytes:
 class EventFeed:
     """Reads the events of all jobs while there are watchers, and tells each of them those that it asked for."""
 
-    def __init__(self, database: Database, shared: Database, *, hidden: Collection[str] = ()) -> None:
-        """`database` is for the reader alone; what clients have missed is read from the `shared` one.
-
-        The events of `hidden` types are told only to clients that name the type, or the job.
-        """
+    def __init__(self, database: Database, *, hidden: Collection[str] = ()) -> None:
+        """The events of `hidden` types are told only to clients that name the type, or the job."""
         self.database = database
-        self.shared = shared
         self.hidden = frozenset(hidden)
         self._threads = Threads(1)
         #: Apart from the reader's, so that a client which has missed much holds up no other.
@@ -243,7 +239,7 @@ class EventFeed:
         """Return a page of what a client has missed. Raises `DatabaseUnavailable`."""
         async with self._missed_places:
             return await self._missed_threads.run(
-                event_log.read, self.shared, position, job_id=None if job_id is None else UUID(job_id)
+                event_log.read, self.database, position, job_id=None if job_id is None else UUID(job_id)
             )
 
     def end(self) -> None:

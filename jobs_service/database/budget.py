@@ -7,9 +7,6 @@ from jobs_service.config import Settings
 #: The connection of an API process that writes new jobs.
 OF_INTAKE = 1
 
-#: The connection of an API process that reads the events of jobs, while clients watch.
-OF_EVENTS = 1
-
 #: Connections of a worker process for the two statements of every attempt: one claims jobs, one completes them.
 OF_ATTEMPTS = 2
 
@@ -43,7 +40,7 @@ class Share:
 
 def of_api(settings: Settings) -> int:
     """Return how many connections an API opens at most."""
-    return settings.api_processes * (OF_INTAKE + OF_EVENTS + settings.database_connections + FOR_METRICS)
+    return settings.api_processes * (OF_INTAKE + settings.database_connections + FOR_METRICS)
 
 
 def of_worker(settings: Settings) -> int:
@@ -88,5 +85,5 @@ def warning(settings: Settings, granted: int) -> str | None:
 
 def _dedicated(settings: Settings) -> int:
     """Return how many connections the threads of the processes do not share."""
-    of_api = settings.api_processes * (OF_INTAKE + OF_EVENTS + FOR_METRICS)
+    of_api = settings.api_processes * (OF_INTAKE + FOR_METRICS)
     return of_api + settings.worker_processes * OF_ATTEMPTS + FOR_METRICS
