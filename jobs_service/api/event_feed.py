@@ -13,6 +13,7 @@ from uuid import UUID
 
 from structlog.stdlib import get_logger
 
+from jobs_service import descriptors
 from jobs_service.api.threads import Threads
 from jobs_service.database.connection import Database
 from jobs_service.errors import PostgresError, TooBusy
@@ -28,10 +29,14 @@ INTERVAL_SECONDS = 0.05
 #: The pause after a look that failed.
 PAUSE_SECONDS = 0.25
 
-#: The clients that may watch in one process: streams, and requests that wait for their job.
+#: The clients that may watch in one process: streams, and requests that wait for their job. Fewer where the system does
+#: not allow so many open files: those that other connections and everything else need are left.
 MAX_WATCHERS = 8_000
+OTHER_FILES = 768
 #: The clients whose jobs are looked up by one statement.
 JOINS_AT_ONCE = 500
+#: How many clients are told an event before other tasks of the event loop have their turn.
+TOLD_AT_ONCE = 200
 #: The statements for missed events that wait for the thread that sends them.
 MISSED_AT_ONCE = 8
 
@@ -182,6 +187,7 @@ class EventFeed:
     def __init__(self, database: Database, *, hidden: Collection[str] = ()) -> None:
         """The events of `hidden` types are told only to clients that name the type, or the job."""
         self.database = database
+        self.most = max(1, min(MAX_WATCHERS, descriptors.allowed() - OTHER_FILES))
         self.hidden = frozenset(hidden)
         self._threads = Threads(1)
         #: Apart from the reader's, so that a client which has missed much holds up no other.
@@ -210,7 +216,7 @@ class EventFeed:
 
     def check_place(self) -> None:
         """Raise `TooBusy` if so many clients watch that another one must not."""
-        if self._count >= MAX_WATCHERS:
+        if self._count >= self.most:
             raise TooBusy("too many clients watch jobs")
 
     @property
@@ -270,7 +276,7 @@ class EventFeed:
             await asyncio.sleep(PAUSE_SECONDS)
             return
         self._is_failing = False
-        self._tell(page)
+        await self._tell(page)
         self._position = page.position
         self._admit(joining, page)
         if not page.is_full:
@@ -282,20 +288,30 @@ class EventFeed:
             async with asyncio.timeout_at(until):
                 await self._joined.wait()
 
-    def _tell(self, page: Page) -> None:
+    async def _tell(self, page: Page) -> None:
+        """Tell the watchers a page. Connections take what they are told meanwhile, and other requests are answered."""
         if page.gap:
             for watcher in [*self._all()]:
                 watcher.since = page.now
                 watcher.reset(page.gap, page.position.token())
             return
-        everyone = self._watchers.get(None, ())
+        told = 0
         for event in page.events:
-            asked = [*self._watchers.get(event.job_id, ())]
-            asked += [watcher for watcher in everyone if watcher.filter.matches(event, self.hidden)]
+            asked = self._asked(event)
             event_id = page.tokens.at(event.place) if asked else ""
             for watcher in asked:
                 if watcher.since is not None and not watcher.since.sees(event.xact):
                     watcher.take(event, event_id)
+            told += 1 + len(asked)
+            if told >= TOLD_AT_ONCE:
+                told = 0
+                await asyncio.sleep(0)
+
+    def _asked(self, event: JobEvent) -> list[Watcher]:
+        """Return those who watch the job, or all jobs like it."""
+        everyone = self._watchers.get(None, ())
+        matching = [watcher for watcher in everyone if watcher.filter.matches(event, self.hidden)]
+        return [*self._watchers.get(event.job_id, ()), *matching]
 
     def _admit(self, joining: Collection[tuple[Watcher, "asyncio.Future[Joined]"]], page: Page) -> None:
         for watcher, joined in joining:

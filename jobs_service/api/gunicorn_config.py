@@ -2,7 +2,6 @@
 
 import gc
 import os
-import resource
 
 # What these modules need in memory, the processes share with the main process. The application itself is imported by
 # each of them, so that a reload takes the new code.
@@ -12,24 +11,8 @@ import gunicorn.workers.gasgi  # noqa: F401
 import prometheus_client  # noqa: F401
 import structlog  # noqa: F401
 
+from jobs_service import descriptors
 from jobs_service.config import Settings
-
-#: The most connections of a process, and the open files that it needs for everything else.
-MOST_CONNECTIONS, OTHER_FILES = 10_000, 512
-
-
-def most_connections() -> int:
-    """Return how many connections a process may have, and allow it so many open files, as far as the system does.
-
-    Many systems allow a process 1,024 files, unless it asks for more.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS + OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else max(soft, min(wanted, hard))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(256, min(MOST_CONNECTIONS, soft - OTHER_FILES))
-
 
 _settings = Settings.from_env(os.environ)
 
@@ -43,8 +26,11 @@ worker_class = "jobs_service.api.http_protocol.HttpWorker"
 #: Not uvloop where that happens to be installed: the tests run with this one.
 asgi_loop = "asyncio"
 asgi_lifespan = "on"
-#: Per process. Those of clients that watch jobs stay open all the time.
-worker_connections = most_connections()
+#: Per process, of those that are not being answered. Each client that watches jobs is being answered all the time.
+worker_connections = 512
+#: Open files of a process: connections of both kinds, and everything else.
+FILES = 10_000
+descriptors.allow(FILES)
 #: Idle connections are closed earlier when new ones need their place.
 keepalive = _settings.api_keepalive_seconds
 #: A process whose event loop has not run for this long is replaced.

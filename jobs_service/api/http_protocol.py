@@ -104,6 +104,8 @@ class HttpWorker(gasgi.ASGIWorker):  # type: ignore[misc] # gunicorn has no type
         super().__init__(*arguments, **options)
         settings = Settings.from_env(os.environ)
         self.worker_connections: int
+        #: Of both kinds: those that wait for their clients, and those that are being answered.
+        self.most_connections = math.inf
         self.max_body_bytes = settings.max_body_bytes
         self.max_collected_bytes = max(MAX_COLLECTED_BYTES, MAX_COLLECTED_BODIES * self.max_body_bytes)
         self.body_too_large = _problem(
@@ -117,6 +119,14 @@ class HttpWorker(gasgi.ASGIWorker):  # type: ignore[misc] # gunicorn has no type
         self.closing = Waiting(LINGER_SECONDS, HttpProtocol.drop)
         self._stops_at = math.inf
         self._sweep_timer: TimerHandle | None = None
+
+    def is_full(self) -> bool:
+        """Tell whether another connection needs the place of one that waits for its client.
+
+        Those that are being answered do not count, as clients that watch jobs are being answered for hours.
+        """
+        waiting = sum(map(len, (self.idle, self.receiving, self.sending, self.closing)))
+        return waiting >= self.worker_connections or self.nr_conns >= self.most_connections
 
     def make_room(self) -> None:
         """End one connection: one that is closing, else the one idle longest, else the one sending longest."""
@@ -185,9 +195,10 @@ class HttpWorker(gasgi.ASGIWorker):  # type: ignore[misc] # gunicorn has no type
         """Have fewer connections from now on: no file could be opened for a new one."""
         # asyncio reports the same failure many times in a row.
         most = max(self.nr_conns - SPARE_FILES, 1)
-        if most < self.worker_connections:
+        if most < self.most_connections:
             self.log.warning("No more files can be opened. Connections are limited to %d", most)
-            self.worker_connections = most
+            self.most_connections = most
+            self.worker_connections = min(self.worker_connections, most)
             for _ in range(SPARE_FILES):
                 self.make_room()
 
@@ -218,7 +229,7 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # as above
         return self.transport.get_write_buffer_size()
 
     def connection_made(self, transport: Transport) -> None:
-        if self.worker.nr_conns >= self.worker.worker_connections:
+        if self.worker.is_full():
             self.worker.make_room()
         super().connection_made(transport)
         self._wait(self.worker.idle)
