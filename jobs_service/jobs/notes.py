@@ -25,8 +25,8 @@ MAX_TEXT = 1_000
 class Progress(msgspec.Struct, frozen=True):
     """How far an attempt is."""
 
-    done: Annotated[float, Meta(description="How much is done, in the units of `total`.")]
-    total: Annotated[float | None, Meta(description="How much there is to do; null if that is not known.")] = None
+    done: Annotated[int | float, Meta(description="How much is done, in the units of `total`.")]
+    total: Annotated[int | float | None, Meta(description="How much there is to do; null if that is not known.")] = None
     note: Annotated[str, Meta(description="What is being done.")] = ""
 
 

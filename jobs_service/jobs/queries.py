@@ -95,14 +95,17 @@ class Job(Model):
     request_id = CharField(null=True)
     traceparent = CharField(null=True)
 
+    #: Of `attempt_notes`.
+    progress: str | None
+
     class Meta:
         table_name = "jobs"
 
     def representation(self) -> representation.Job:
         """Return the job as the API shows it."""
-        fields: dict[str, Any] = {
-            name: getattr(self, name) for name in (*_SHOWN, "progress", "history", "history_omitted")
-        }
+        fields: dict[str, Any] = {name: getattr(self, name) for name in (*_SHOWN, "history", "history_omitted")}
+        # It comes from another table, so peewee does not convert it.
+        fields["progress"] = Job.history.python_value(self.progress)
         times: dict[str, Any] = {name: _rfc3339(getattr(self, name)) for name in _SHOWN_TIMES}
         return representation.Job(job_id=self.id, trace_id=Origin(None, self.traceparent).trace_id, **fields, **times)
 

@@ -1,5 +1,6 @@
 """Clients that watch jobs, on real processes: Server-Sent Events, and `GET /jobs/{job_id}?wait=`."""
 
+import asyncio
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -376,3 +377,101 @@ def test_the_rows_of_a_large_table_are_counted(service):
     service.when(job_id, "completed")
 
     assert {"done": 10_000, "total": 12_000, "note": "rows"} == service.job(job_id)["progress"]
+
+
+#: Streams on one process, and clients that wait, in the tests of many.
+STREAMS, WAITERS = 2_000, 1_000
+
+
+def test_two_thousand_streams_on_one_process(service):
+    """All are told the same events, while jobs are submitted and run."""
+    service.start_api()
+    service.start_worker()
+
+    told = asyncio.run(_crowd(service.api_port))
+
+    assert STREAMS == len(told)
+    assert 20 == len(set(told[0]))
+    assert {told[0]} == set(told)
+    eventually(lambda: "jobs_event_streams 0.0\n" in service.get("/metrics")[1], seconds=60)
+
+
+async def _crowd(port):
+    """Open the streams, and submit jobs. Return the events of each."""
+    clients = [await _Client.connect(port, "/events?type=test-echo&status=completed") for _ in range(STREAMS)]
+    reading = [asyncio.create_task(client.events(20)) for client in clients]
+    await _submit(port, 20, "test-echo")
+    told = await asyncio.gather(*reading)
+    for client in clients:
+        client.writer.close()
+    return [tuple(events) for events in told]
+
+
+def test_a_thousand_clients_wait_on_one_process(service):
+    service.start_api()
+    jobs = [service.post("test-echo", {}) for _ in range(10)]
+
+    statuses = asyncio.run(_wait_for(service, jobs))
+
+    assert ["completed"] * WAITERS == statuses
+
+
+async def _wait_for(service, jobs):
+    waiting = [
+        await _Client.connect(service.api_port, f"/jobs/{jobs[number % len(jobs)]}?wait=60", waits=True)
+        for number in range(WAITERS)
+    ]
+    loop = asyncio.get_running_loop()
+
+    def all_wait():
+        active = f"http_server_active_requests {WAITERS + 1}.0\n"
+        return active in service.get("/metrics")[1]
+
+    await loop.run_in_executor(None, lambda: eventually(all_wait, what="all clients waiting"))
+    await loop.run_in_executor(None, service.start_worker)
+    return [(await client.answer())["status"] for client in waiting]
+
+
+async def _submit(port, count, job_type):
+    """Submit so many jobs over one connection."""
+    client = await _Client.connect(port, "/livez", waits=True)
+    await client.answer()
+    body = json.dumps({"type": job_type, "payload": {}}).encode()
+    for _ in range(count):
+        client.writer.write(
+            b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+        assert "pending" == (await client.answer())["status"]
+    client.writer.close()
+
+
+class _Client:
+    """A connection of which there may be thousands."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def connect(cls, port, path, *, waits=False):
+        """Send a request. Unless it `waits` for its answer, read that up to the first id."""
+        client = cls(*await asyncio.open_connection("127.0.0.1", port, limit=2**20))
+        client.writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        if not waits:
+            await client.reader.readuntil(b"\nid: ")
+            await client.reader.readuntil(b"\n\n")
+        return client
+
+    async def answer(self):
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return json.loads(await self.reader.readexactly(length))
+
+    async def events(self, count):
+        """Return the next events' lines of data."""
+        found = []
+        while len(found) < count:
+            line = await self.reader.readline()
+            if line.startswith(b"data: "):
+                found.append(line)
+        return found
