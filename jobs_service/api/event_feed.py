@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import cached_property
+from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from structlog.stdlib import get_logger
@@ -18,7 +19,7 @@ from jobs_service.api.threads import Threads
 from jobs_service.database.connection import Database
 from jobs_service.errors import PostgresError, TooBusy
 from jobs_service.jobs import event_log
-from jobs_service.jobs.event_log import Gap, JobEvent, JobState, Page, Position, Snapshot
+from jobs_service.jobs.event_log import Gap, JobEvent, JobState, Page, Position, Snapshot, Tokens
 from jobs_service.jobs.lifecycle import TERMINAL
 from jobs_service.metrics.catalogue import EVENT_READERS_DROPPED
 
@@ -59,6 +60,18 @@ class Filter(NamedTuple):
         )
 
 
+class Told:
+    """An event that is told. Its block is made when the first client needs it, and for all of them."""
+
+    def __init__(self, event: JobEvent, tokens: Tokens) -> None:
+        self.event = event
+        self._tokens = tokens
+
+    @cached_property
+    def block(self) -> bytes:
+        return event_block(self.event, self._tokens.at(self.event.place))
+
+
 class Watcher(Protocol):
     """A client of the feed. All methods are called in the event loop."""
 
@@ -68,7 +81,7 @@ class Watcher(Protocol):
     job_id: str | None
     filter: Filter
 
-    def take(self, event: JobEvent, event_id: str) -> None:
+    def take(self, told: "Told") -> None:
         """Take an event that the client asked for."""
 
     def reset(self, gap: Gap, event_id: str) -> None:
@@ -97,8 +110,8 @@ class Waiter:
         self.job_id: str | None = job_id
         self.has_ended = asyncio.Event()
 
-    def take(self, event: JobEvent, event_id: str) -> None:  # noqa: ARG002 - as declared
-        if event.status in TERMINAL:
+    def take(self, told: "Told") -> None:
+        if told.event.status in TERMINAL:
             self.has_ended.set()
 
     def reset(self, gap: Gap, event_id: str) -> None:  # noqa: ARG002 - as declared
@@ -123,10 +136,10 @@ class Stream:
         self._bytes = 0
         self._changed = asyncio.Event()
 
-    def take(self, event: JobEvent, event_id: str) -> None:
+    def take(self, told: "Told") -> None:
         if not self.is_over:
-            self._add(event_block(event, event_id))
-            self.is_over = self.is_over or (self.job_id is not None and event.status in TERMINAL)
+            self._add(told.block)
+            self.is_over = self.is_over or (self.job_id is not None and told.event.status in TERMINAL)
 
     def reset(self, gap: Gap, event_id: str) -> None:
         if not self.is_over:
@@ -194,8 +207,9 @@ class EventFeed:
         self._missed_threads = Threads(1)
         self._missed_places = asyncio.Semaphore(MISSED_AT_ONCE)
         self._position: Position | None = None
-        #: By the job that they watch; None: all jobs.
-        self._watchers: dict[str | None, set[Watcher]] = {}
+        self._of_jobs: dict[str, set[Watcher]] = {}
+        #: By what they ask for: most of them ask for the same.
+        self._of_filters: dict[Filter, set[Watcher]] = {}
         self._count = 0
         self._joining: deque[tuple[Watcher, asyncio.Future[Joined]]] = deque()
         self._joined = asyncio.Event()
@@ -258,7 +272,7 @@ class EventFeed:
 
     async def _read_on(self) -> None:
         try:
-            while self._watchers or self._joining:
+            while self._of_jobs or self._of_filters or self._joining:
                 await self._look()
         finally:
             self._reading, self._position = None, None
@@ -278,8 +292,11 @@ class EventFeed:
         self._is_failing = False
         await self._tell(page)
         self._position = page.position
-        self._admit(joining, page)
-        if not page.is_full:
+        if page.is_full:
+            # A watcher joins where the reader is: what it is told from then on is told to all.
+            self._joining.extendleft(reversed(joining))
+        else:
+            self._admit(joining, page)
             await self._pause(begun_at + INTERVAL_SECONDS)
 
     async def _pause(self, until: float) -> None:
@@ -295,30 +312,30 @@ class EventFeed:
                 watcher.since = page.now
                 watcher.reset(page.gap, page.position.token())
             return
-        told = 0
+        count = 0
         for event in page.events:
-            asked = self._asked(event)
-            event_id = page.tokens.at(event.place) if asked else ""
-            for watcher in asked:
+            told = Told(event, page.tokens)
+            for watcher in self._asked(event):
                 if watcher.since is not None and not watcher.since.sees(event.xact):
-                    watcher.take(event, event_id)
-            told += 1 + len(asked)
-            if told >= TOLD_AT_ONCE:
-                told = 0
-                await asyncio.sleep(0)
+                    watcher.take(told)
+                    count += 1
+                    if count % TOLD_AT_ONCE == 0:
+                        await asyncio.sleep(0)
 
     def _asked(self, event: JobEvent) -> list[Watcher]:
         """Return those who watch the job, or all jobs like it."""
-        everyone = self._watchers.get(None, ())
-        matching = [watcher for watcher in everyone if watcher.filter.matches(event, self.hidden)]
-        return [*self._watchers.get(event.job_id, ()), *matching]
+        asked = [*self._of_jobs.get(event.job_id, ())]
+        for filter_, watchers in self._of_filters.items():
+            if filter_.matches(event, self.hidden):
+                asked += watchers
+        return asked
 
     def _admit(self, joining: Collection[tuple[Watcher, "asyncio.Future[Joined]"]], page: Page) -> None:
         for watcher, joined in joining:
             # Not one whose client has gone meanwhile.
             if not joined.done():
                 watcher.since = page.now
-                self._watchers.setdefault(watcher.job_id, set()).add(watcher)
+                self._add(watcher)
                 mark = page.position.mark
                 joined.set_result(Joined(Position(mark, page.now), page.states.get(watcher.job_id or "")))
 
@@ -334,14 +351,30 @@ class EventFeed:
                 joined.set_exception(error)
 
     def _all(self) -> Iterator[Watcher]:
-        for watchers in self._watchers.values():
+        for watchers in (*self._of_jobs.values(), *self._of_filters.values()):
             yield from watchers
 
+    def _add(self, watcher: Watcher) -> None:
+        if watcher.job_id is None:
+            self._of_filters.setdefault(watcher.filter, set()).add(watcher)
+        else:
+            self._of_jobs.setdefault(watcher.job_id, set()).add(watcher)
+
     def _remove(self, watcher: Watcher) -> None:
-        watchers = self._watchers.get(watcher.job_id, set())
-        watchers.discard(watcher)
-        if not watchers:
-            self._watchers.pop(watcher.job_id, None)
+        if watcher.job_id is None:
+            _discard(self._of_filters, watcher.filter, watcher)
+        else:
+            _discard(self._of_jobs, watcher.job_id, watcher)
+
+
+Key = TypeVar("Key")
+
+
+def _discard(watchers: dict[Key, set[Watcher]], key: Key, watcher: Watcher) -> None:
+    found = watchers.get(key, set())
+    found.discard(watcher)
+    if not found:
+        watchers.pop(key, None)
 
 
 class Wait:

@@ -18,6 +18,8 @@ from jobs_service.jobs import event_log, lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.event_log import Gap, Position, Snapshot
 from jobs_service.jobs.lifecycle import EndReason
+from jobs_service.maintenance.event_pruner import EventPruner
+from jobs_service.maintenance.service import Turn
 
 
 class Reader:
@@ -350,3 +352,58 @@ def test_a_token_is_the_position():
         assert position == Position.of_token(position.token())
     assert "7:1000:7,990" == seen.text
     assert seen == Snapshot.of_text(seen.text)
+
+
+def test_a_user_without_privileges_can_read(postgres, database_url, submit):
+    name = database_url.rpartition("/")[2]
+    role = f"reader_of_{name}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    postgres.execute(f"GRANT SELECT ON jobs, job_events, job_events_horizon TO {role}", name)
+    try:
+        with opened(database_url.replace(f"{postgres.USER}:{postgres.PASSWORD}", f"{role}:secret")) as own:
+            reader = Reader(own)
+            submit()
+            assert ["submitted"] == [event.name for event in reader.read()]
+    finally:
+        postgres.execute(f"DROP OWNED BY {role}", name)
+        postgres.execute(f"DROP ROLE {role}")
+
+
+def test_maintenance_deletes_events_after_their_retention(database, submit):
+    for _ in range(3):
+        submit()
+    database.rows("UPDATE job_events SET at = now() - interval '2 hours' WHERE id < (SELECT max(id) FROM job_events)")
+    pruner = EventPruner(database, interval_seconds=10, retention_seconds=3_600)
+
+    assert {"events": 2} == pruner.run_once(Turn())
+    assert {"events": 0} == pruner.run_once(Turn())
+    # Not by a leader that has lost its lease.
+    database.rows("UPDATE job_events SET at = now() - interval '2 hours'")
+    assert {"events": 0} == pruner.run_once(Turn(fence=7))
+    assert (1,) == database.row("SELECT count(*)::int FROM job_events")
+
+
+def test_a_look_takes_the_index_however_large_the_table_and_old_a_transaction_is(database, database_url):
+    """Without statistics too, as in the first minutes of a new table."""
+    with closing(psycopg2.connect(database_url)) as foreign:
+        foreign.cursor().execute("SELECT pg_current_xact_id()")
+        database.rows(
+            """INSERT INTO job_events (name, type, queue, status, job_ids, attempts)
+            SELECT 'completed', 't', 'q', 'completed', ARRAY[gen_random_uuid()], '{1}' FROM generate_series(1, 50000)"""
+        )
+        position = event_log.read(database, None).position
+        assert position.seen.in_flight
+        for _ in range(2):
+            before = _rows_read(database)
+            event_log.read(database, position)
+            assert _rows_read(database) - before < 10
+            database.rows("ANALYZE job_events")
+
+
+def _rows_read(database):
+    """Return how many rows of the table and entries of its index were read so far."""
+    database.rows("SELECT pg_stat_force_next_flush()")
+    [(rows,)] = database.rows(
+        "SELECT (seq_tup_read + idx_tup_fetch)::int FROM pg_stat_user_tables WHERE relname = 'job_events'"
+    )
+    return rows
