@@ -65,8 +65,9 @@ def with_event(verb: str, statement: str, columns: str) -> str:
 
     `statement` is an UPDATE of `jobs` without RETURNING. Where it changes nothing, it writes nothing.
     """
-    told = events_of(verb, "moved")
-    return f"WITH moved AS ({statement}\nRETURNING jobs.*\n), {told}\nSELECT {columns} FROM moved AS jobs"
+    # It begins with what it does, which is what pg_stat_activity shows of it.
+    told = events_of(verb, "new")
+    return f"WITH new AS ({statement.strip()}\nRETURNING jobs.*\n), {told}\nSELECT {columns} FROM new AS jobs"
 
 
 def events_of(verb: str, moved: str) -> str:

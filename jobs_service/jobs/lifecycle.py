@@ -303,6 +303,8 @@ def database_seconds(database: Database) -> float:
 _TRY_SUBMIT = """
 BEGIN;
 INSERT INTO jobs (id, type, status, payload) VALUES (%s, 'readiness', 'pending', '{}');
+INSERT INTO job_events (name, type, queue, status, job_ids, attempts)
+VALUES ('submitted', 'readiness', 'default', 'pending', '{}', '{}');
 ROLLBACK"""
 
 
