@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from jobs_service.errors import InvalidRequest
-from jobs_service.jobs.job_types import JobContext, job
+from jobs_service.jobs.job_types import JobContext, Reporter, job
 from jobs_service.jobs.validation import invalid
 
 Row = dict[str, Any]
@@ -26,6 +26,9 @@ Payload = Row | list[Row]
 #: Rows times columns. Otherwise the table of small rows that each have a different key grows with the square of their
 #: number: one request of a megabyte could produce ten billion empty cells.
 MAX_CELLS = 5_000_000
+
+#: The rows between two reports of the progress.
+REPORT_ROWS = 5_000
 
 #: The characters that make a spreadsheet read a cell as a formula. Compared after NFKC, which covers full-width forms.
 FORMULA_STARTS = frozenset("=+-@")
@@ -85,14 +88,23 @@ def fits(payload: Payload) -> None:
 )
 def generate_csv(payload: Payload, context: JobContext) -> str:
     """Write the file and return its reference, "output/<job-id>.csv"."""
-    return context.outputs.write(f"{context.job_id}.csv", to_csv(payload).encode())
+    return context.outputs.write(f"{context.job_id}.csv", to_csv(payload, context.progress).encode())
 
 
-def to_csv(payload: Payload) -> str:
+def to_csv(payload: Payload, progress: Reporter | None = None) -> str:
     if table := _table(payload):
         mark = _BYTE_ORDER_MARK if table.bom else ""
-        return mark + _written(table.lines(), table.delimiter or ",")
+        lines = table.lines() if progress is None else _reported(table.lines(), len(table.rows), progress)
+        return mark + _written(lines, table.delimiter or ",")
     return _written([("key", "value"), *payload.items()], ",") if isinstance(payload, dict) else ""
+
+
+def _reported(lines: Iterator[Iterable[object]], rows: int, progress: Reporter) -> Iterator[Iterable[object]]:
+    """Yield the lines, and say how many of the rows are written; of a small table nothing."""
+    for number, line in enumerate(lines):
+        if number and number % REPORT_ROWS == 0:
+            progress(number, rows, "rows")
+        yield line
 
 
 def _table(payload: Payload) -> Table | None:

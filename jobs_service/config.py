@@ -255,6 +255,7 @@ class Settings:
     retention_completed_seconds: int = _setting(604_800, _whole(0, 3_153_600_000))
     retention_failed_seconds: int = _setting(7_776_000, _whole(0, 3_153_600_000))
     retention_cancelled_seconds: int = _setting(604_800, _whole(0, 3_153_600_000))
+    events_retention_seconds: int = _setting(3_600, _whole(60, 604_800))
     prune_interval_seconds: float = _setting(10.0, _seconds(0.05, 3_600))
 
     # Canaries. An interval of 0 sends none. Without a URL they are submitted without going through the API.

@@ -5,7 +5,9 @@ one needs a few connections to shut down, for example to give its jobs back.
 """
 
 import errno
+import math
 import os
+import resource
 from contextlib import suppress
 
 #: The limit of this process, and that of the whole machine.
@@ -47,3 +49,20 @@ def is_exhaustion(error: BaseException | None) -> bool:
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return False
+
+
+def allow(count: int) -> None:
+    """Let this process open so many files, as far as the system allows.
+
+    Many systems allow 1,024, and more to a process that asks for it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def allowed() -> float:
+    """Return how many files this process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if soft == resource.RLIM_INFINITY else soft

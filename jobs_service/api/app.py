@@ -5,11 +5,12 @@ from typing import Any
 import falcon.asgi
 
 from jobs_service import events
-from jobs_service.api import problems
+from jobs_service.api import event_loop, problems
 from jobs_service.api.access.guard import Guard
 from jobs_service.api.access.known_keys import KnownKeys
 from jobs_service.api.background import Refresher
 from jobs_service.api.batch_body import PATH as BATCH_PATH
+from jobs_service.api.event_feed import EventFeed, Wait
 from jobs_service.api.event_loop import Lifespan
 from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetrics
 from jobs_service.api.openapi import Route
@@ -17,9 +18,11 @@ from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
 from jobs_service.api.resources.batches import JobBatch
 from jobs_service.api.resources.docs import ApiPage, ErrorsPage, Files
+from jobs_service.api.resources.event_streams import Events, JobEvents
 from jobs_service.api.resources.explanations import JobExplanation
 from jobs_service.api.resources.health import Liveness, Readiness
 from jobs_service.api.resources.index import OpenApi, Root
+from jobs_service.api.resources.job_logs import Logs
 from jobs_service.api.resources.job_pages import JobPages
 from jobs_service.api.resources.job_types import JobTypeCollection, JobTypeItem
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
@@ -51,6 +54,7 @@ LINKS = {
     "queues": "/queues",
     "workers": "/workers",
     "stats": "/stats",
+    "events": "/events",
     "openapi": "/openapi.json",
     "docs": "/docs",
     "errors": "/docs/errors",
@@ -71,6 +75,8 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     publisher = Publisher(broker)
     submitter = Submitter(intake_database, publisher, registry, settings)
     batches = BatchSubmitter(database, publisher, submitter)
+    feed = EventFeed(database, hidden=[kind.name for kind in registry.canaries])
+    event_loop.at_stop(feed.end)
     catalogue.zero_api(registry)
     events.subscribe("metrics", count)
     logs.observe(log_records.count)
@@ -97,7 +103,10 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     routes = [
         Route("/jobs", JobCollection(database, threads, submitter, pages, body_reader)),
         Route(BATCH_PATH, JobBatch(batches, max_bytes=settings.max_batch_bytes, max_job_bytes=settings.max_body_bytes)),
-        Route("/jobs/{job_id}", JobItem(database, threads)),
+        Route("/jobs/{job_id}", JobItem(database, threads, Wait(feed))),
+        Route("/jobs/{job_id}/events", JobEvents(feed)),
+        Route("/jobs/{job_id}/logs", Logs(database, threads)),
+        Route("/events", Events(feed, registry)),
         Route("/jobs/{job_id}/cancel", JobCancellation(database, threads)),
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys))),
         Route("/jobs/{job_id}/explain", JobExplanation(database, threads, registry, settings)),

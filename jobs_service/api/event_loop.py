@@ -1,6 +1,7 @@
 """What begins and ends with the event loop, and how late the loop is."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from falcon.asgi import Request, Response
@@ -16,6 +17,21 @@ IDLE_INTERVAL_SECONDS = 1.0
 
 #: How long a stopping process waits for jobs that are being written. Their clients have gone: others were waited for.
 CLOSE_SECONDS = 5.0
+
+
+#: What to call when the process is told to stop, while its connections are still open.
+_at_stop: list[Callable[[], None]] = []
+
+
+def at_stop(call: Callable[[], None]) -> None:
+    """Have `call` called in the event loop when the process is told to stop."""
+    _at_stop.append(call)
+
+
+def begin_stop() -> None:
+    """End what would keep connections open. Idempotent."""
+    for call in _at_stop:
+        call()
 
 
 class Lifespan:

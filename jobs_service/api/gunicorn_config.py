@@ -13,6 +13,7 @@ import structlog  # noqa: F401
 
 # Its memory is shared too: the limits of callers count for all processes.
 import jobs_service.api.access.rate_limits  # noqa: F401
+from jobs_service import descriptors
 from jobs_service.config import Settings
 
 _settings = Settings.from_env(os.environ)
@@ -27,8 +28,11 @@ worker_class = "jobs_service.api.http_protocol.HttpWorker"
 #: Not uvloop where that happens to be installed: the tests run with this one.
 asgi_loop = "asyncio"
 asgi_lifespan = "on"
-#: Per process. Below the 1,024 open files that many systems allow a process.
+#: Per process, of those that are not being answered. Each client that watches jobs is being answered all the time.
 worker_connections = 512
+#: Open files of a process: connections of both kinds, and everything else.
+FILES = 10_000
+descriptors.allow(FILES)
 #: Idle connections are closed earlier when new ones need their place.
 keepalive = _settings.api_keepalive_seconds
 #: A process whose event loop has not run for this long is replaced.

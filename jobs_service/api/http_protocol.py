@@ -22,7 +22,7 @@ from gunicorn.asgi.parser import CallbackRequest
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
-from jobs_service.api import batch_body, problem_types
+from jobs_service.api import batch_body, event_loop, problem_types
 from jobs_service.api.security_headers import SECURITY_HEADERS
 from jobs_service.config import Settings
 
@@ -125,12 +125,22 @@ class HttpWorker(gasgi.ASGIWorker):  # type: ignore[misc] # gunicorn has no type
         self.room = Room(most, max(MAX_COLLECTED_BYTES, MAX_COLLECTED_BODIES * most))
         most = max(most, settings.max_batch_bytes)
         self.batch_room = Room(most, max(MAX_COLLECTED_BYTES, MAX_COLLECTED_BATCHES * most))
+        #: Of both kinds: those that wait for their clients, and those that are being answered.
+        self.most_connections = math.inf
         self.idle = Waiting(settings.api_keepalive_seconds, HttpProtocol.finish)
         self.receiving = Waiting(settings.api_request_timeout_seconds, HttpProtocol.refuse_slow)
         self.sending = Waiting(ANSWER_SECONDS, HttpProtocol.check_progress)
         self.closing = Waiting(LINGER_SECONDS, HttpProtocol.drop)
         self._stops_at = math.inf
         self._sweep_timer: TimerHandle | None = None
+
+    def is_full(self) -> bool:
+        """Tell whether another connection needs the place of one that waits for its client.
+
+        Those that are being answered do not count, as clients that watch jobs are being answered for hours.
+        """
+        waiting = sum(map(len, (self.idle, self.receiving, self.sending, self.closing)))
+        return waiting >= self.worker_connections or self.nr_conns >= self.most_connections
 
     def make_room(self) -> None:
         """End one connection: one that is closing, else the one idle longest, else the one sending longest."""
@@ -158,6 +168,7 @@ class HttpWorker(gasgi.ASGIWorker):  # type: ignore[misc] # gunicorn has no type
 
     def _begin_stop(self) -> None:
         self._stops_at = min(self._stops_at, self.loop.time() + STOP_SECONDS)
+        event_loop.begin_stop()
         self._sweep()
 
     def _setup_event_loop(self) -> None:
@@ -198,9 +209,10 @@ class HttpWorker(gasgi.ASGIWorker):  # type: ignore[misc] # gunicorn has no type
         """Have fewer connections from now on: no file could be opened for a new one."""
         # asyncio reports the same failure many times in a row.
         most = max(self.nr_conns - SPARE_FILES, 1)
-        if most < self.worker_connections:
+        if most < self.most_connections:
             self.log.warning("No more files can be opened. Connections are limited to %d", most)
-            self.worker_connections = most
+            self.most_connections = most
+            self.worker_connections = min(self.worker_connections, most)
             for _ in range(SPARE_FILES):
                 self.make_room()
 
@@ -233,7 +245,7 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # as above
         return self.transport.get_write_buffer_size()
 
     def connection_made(self, transport: Transport) -> None:
-        if self.worker.nr_conns >= self.worker.worker_connections:
+        if self.worker.is_full():
             self.worker.make_room()
         super().connection_made(transport)
         self._wait(self.worker.idle)

@@ -31,7 +31,7 @@ _OUTDATED = frozenset({"0A000", "26000", "42P05"})
 _PLACEHOLDER = re.compile(r"%%|%(?:\((?P<name>\w+)\))?s(?P<cast>::\w+(?:\[\])?)?")
 
 #: What a statement's name has of its text: PostgreSQL's limit is 63 bytes.
-_NAME_LENGTH = 48
+_NAME_LENGTH = 50
 
 
 class PreparedStatements:

@@ -4,12 +4,13 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
 
 from jobs_service.errors import UnknownJobType
+from jobs_service.jobs.notes import JobLog
 from jobs_service.jobs.validation import decoded, encoded, invalid
 from jobs_service.mail.mailer import Mailer
 from jobs_service.observability import logs
@@ -21,6 +22,12 @@ DEFAULT_QUEUE = "default"
 MAX_NAME = 50
 
 CANARY_LIMIT_SECONDS = 30
+
+
+class Reporter(Protocol):
+    """Takes how far an attempt is."""
+
+    def __call__(self, done: float, total: float | None = None, note: str = "") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,11 @@ class JobContext:
     #: To be called with a server's name before each request to it. Raises `Unavailable` at once while the server is
     #: known to be unavailable: the job is then deferred until the server is back.
     ask: Callable[[str], None] = lambda server: None  # noqa: ARG005 - callers may pass it by name
+    #: Says how far the attempt is: `progress(done, total, note)`. Clients see it within about a second. Cheap enough to
+    #: be called for each row.
+    progress: Reporter = lambda done, total=None, note="": None  # noqa: ARG005 - as above
+    #: The job's own logger. Its lines are kept with the attempt too, up to a limit.
+    log: JobLog = field(default_factory=JobLog)
 
 
 #: Takes the typed payload and the context, and returns a small JSON value: the job's `result`.

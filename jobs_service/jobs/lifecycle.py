@@ -20,7 +20,7 @@ import msgspec
 from jobs_service.database.connection import Database, Row
 from jobs_service.errors import DatabaseUnavailable, IdempotencyConflict, IdempotencyKeyInFlight
 from jobs_service.events import JobFacts
-from jobs_service.jobs import idempotency, jsonb
+from jobs_service.jobs import event_log, idempotency, jsonb
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.deferral import Deferral
 
@@ -287,9 +287,10 @@ WITH new AS (
          expires_at, on_ambiguous, request_id, traceparent, tags::text[], timeout_seconds
   FROM new WHERE NOT is_expired<guard>
   ON CONFLICT (id) DO NOTHING
-)
+  RETURNING *
+), <told>
 SELECT id, (extract(epoch FROM due) * 1000)::float8, is_due, is_expired, extract(epoch FROM clock_timestamp())::float8
-FROM new"""
+FROM new""".replace("<told>", event_log.events_of("submit", "written"))
 
 _SUBMIT = _SUBMISSION.replace("<with>", "").replace("<guard>", "")
 
@@ -380,6 +381,8 @@ def database_seconds(database: Database) -> float:
 _TRY_SUBMIT = """
 BEGIN;
 INSERT INTO jobs (id, type, status, payload) VALUES (%s, 'readiness', 'pending', '{}');
+INSERT INTO job_events (name, type, queue, status, job_ids, attempts)
+VALUES ('submitted', 'readiness', 'default', 'pending', '{}', '{}');
 ROLLBACK"""
 
 
@@ -422,23 +425,25 @@ _AWAY = "ARRAY(SELECT name FROM servers WHERE prober IS DISTINCT FROM jobs.id)"
 
 # A statement that selects jobs by id writes its guard as (status = …) IS TRUE: equivalent, but it matches no partial
 # index. Otherwise PostgreSQL, with statistics from an empty queue, would scan all waiting rows to find an id.
-_CLAIM = f"""
+_CLAIM_COLUMNS = f"""lease_token::text, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
+       extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
+       extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
+       request_id, traceparent, deferrals, waits_for, {_AWAY}, timeout_seconds"""
+
+_CLAIM = event_log.with_event(
+    "claim",
+    """
 UPDATE jobs
 SET status = 'processing', attempts = attempts + 1, lease_token = ask.token, worker_id = ask.worker_id,
     started_at = now(), effect_started_at = NULL, updated_at = timezone('utc', now())
 FROM unnest(%(job_ids)s::uuid[], %(worker_ids)s::uuid[], %(tokens)s::uuid[]) AS ask (job_id, worker_id, token)
 WHERE id = ask.job_id AND (status = 'pending') IS TRUE AND run_at <= now()
-  AND (expires_at IS NULL OR expires_at > now())
-RETURNING lease_token::text, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
-          extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
-          extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
-          request_id, traceparent, deferrals, waits_for, {_AWAY}, timeout_seconds"""
+  AND (expires_at IS NULL OR expires_at > now())""",
+    _CLAIM_COLUMNS,
+)
 
 _CLAIMED = f"""
-SELECT lease_token::text, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
-       extract(epoch FROM now() - GREATEST(run_at, returned_at))::float8,
-       extract(epoch FROM timezone('utc', now()) - created_at)::float8, on_ambiguous,
-       request_id, traceparent, deferrals, waits_for, {_AWAY}, timeout_seconds
+SELECT {_CLAIM_COLUMNS}
 FROM jobs WHERE id = ANY(%(job_ids)s::uuid[]) AND lease_token = ANY(%(tokens)s::uuid[])"""
 
 
@@ -478,7 +483,9 @@ def begin_effect(database: Database, claim: Claim) -> bool:
     return database.row(sql, (claim.job_id, claim.token)) is not None
 
 
-_COMPLETE = """
+_COMPLETE = event_log.with_event(
+    "complete",
+    """
 UPDATE jobs
 SET status = 'completed', result = done.result::jsonb,
     result_text = CASE WHEN done.keep_text THEN done.result::json END,
@@ -486,8 +493,9 @@ SET status = 'completed', result = done.result::jsonb,
     transition_token = done.transition, finished_at = now(), updated_at = timezone('utc', now())
 FROM unnest(%(job_ids)s::uuid[], %(leases)s::uuid[], %(transitions)s::uuid[], %(results)s::text[],
             %(keep_text)s::boolean[]) AS done (job_id, lease, transition, result, keep_text)
-WHERE id = done.job_id AND (status = 'processing') IS TRUE AND lease_token = done.lease
-RETURNING id"""
+WHERE id = done.job_id AND (status = 'processing') IS TRUE AND lease_token = done.lease""",
+    "id",
+)
 
 
 def complete(database: Database, done: Sequence[tuple[Claim, str]]) -> list[bool]:
@@ -533,7 +541,9 @@ _HISTORY = f"""CASE WHEN jsonb_array_length(history) < {HISTORY_FIRST + HISTORY_
         || jsonb_path_query_array(history, '$[last - {HISTORY_LAST - 2} to last]') END"""
 _OMITTED = f"history_omitted + GREATEST(0, jsonb_array_length(history) - {HISTORY_FIRST + HISTORY_LAST - 1})"
 
-_RETRY = f"""
+_RETRY = event_log.with_event(
+    "retry",
+    f"""
 UPDATE jobs
 SET status = 'pending', error = %(message)s, lease_token = NULL, transition_token = %(transition)s,
     waits_for = NULL, deferrals = 0,
@@ -541,8 +551,9 @@ SET status = 'pending', error = %(message)s, lease_token = NULL, transition_toke
     history_omitted = {_OMITTED},
     history = {_HISTORY} || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
     updated_at = timezone('utc', now())
-WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
-RETURNING id"""
+WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s""",
+    "id",
+)
 
 
 def retry(database: Database, claim: Claim, failure: Failure, *, delay_seconds: float) -> bool:
@@ -550,15 +561,18 @@ def retry(database: Database, claim: Claim, failure: Failure, *, delay_seconds: 
     return _settle(database, claim, "retry", _RETRY, {"delay": delay_seconds, **_record(claim, failure)})
 
 
-_FAIL = f"""
+_FAIL = event_log.with_event(
+    "fail",
+    f"""
 UPDATE jobs
 SET status = 'failed', end_reason = %(reason)s, error = %(message)s, lease_token = NULL, waits_for = NULL,
     transition_token = %(transition)s,
     history_omitted = {_OMITTED},
     history = {_HISTORY} || jsonb_build_array(%(entry)s::jsonb || jsonb_build_object('started_at', started_at)),
     finished_at = now(), updated_at = timezone('utc', now())
-WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
-RETURNING id"""
+WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s""",
+    "id",
+)
 
 
 def fail(database: Database, claim: Claim, failure: Failure, *, reason: EndReason) -> bool:
@@ -568,18 +582,20 @@ def fail(database: Database, claim: Claim, failure: Failure, *, reason: EndReaso
 
 # A job that is given back keeps its place in the queue, before jobs submitted later. `returned_at` is when it began to
 # wait again.
-_RELEASE = """
+_GIVE_BACK = """
 UPDATE jobs
 SET status = 'pending', attempts = attempts - 1, lease_token = NULL, started_at = NULL,
     transition_token = held.transition, run_at = LEAST(run_at, now()), publish_at = now(), returned_at = now(),
     updated_at = timezone('utc', now())
 FROM unnest(%(job_ids)s::uuid[], %(leases)s::uuid[], %(transitions)s::uuid[]) AS held (job_id, lease, transition)
-WHERE id = held.job_id AND (status = 'processing') IS TRUE AND lease_token = held.lease AND effect_started_at IS NULL
-RETURNING """
+WHERE id = held.job_id AND (status = 'processing') IS TRUE AND lease_token = held.lease AND effect_started_at IS NULL"""
 
 # The number of the attempt that was given back, even if the next one has begun before the lost reply was looked up.
 _RELEASED = """id, type, queue, CASE status WHEN 'processing' THEN attempts ELSE attempts + 1 END,
   request_id, traceparent"""
+
+_RELEASE = event_log.with_event("release", _GIVE_BACK, "id")
+_RELEASE_WORKER = event_log.with_event("release", _GIVE_BACK, _RELEASED)
 
 
 def release(database: Database, claims: Sequence[Claim]) -> list[bool]:
@@ -588,7 +604,7 @@ def release(database: Database, claims: Sequence[Claim]) -> list[bool]:
     False: the lease is gone, or the effect has begun, and so the attempt has to count.
     """
     names = _held(sorted((claim.job_id, claim.token) for claim in claims), "release")
-    released = {job_id for (job_id,) in _send(database, _RELEASE + "id", "id", names)}
+    released = {job_id for (job_id,) in _send(database, _RELEASE, "id", names)}
     return [claim.job_id in released for claim in claims]
 
 
@@ -606,21 +622,23 @@ def release_worker(
     `known` are the lease tokens that the worker knows: those attempts are running, or about to be settled.
     """
     lost_reply = lost_reply or LostReply()
-    sql = _RELEASE + _RELEASED
-    rows = _resend(database, lost_reply, sql, _RELEASED)
+    rows = _resend(database, lost_reply, _RELEASE_WORKER, _RELEASED)
     if not rows and (held := database.rows(_HELD, (worker_id, list(known)))):
-        rows = _send_tracked(database, lost_reply, sql, _RELEASED, _held(held, "release"))
+        rows = _send_tracked(database, lost_reply, _RELEASE_WORKER, _RELEASED, _held(held, "release"))
     return [TransitionedJob(*row) for row in rows]
 
 
-_SNOOZE = """
+_SNOOZE = event_log.with_event(
+    "snooze",
+    """
 UPDATE jobs
 SET status = 'pending', attempts = attempts - 1, error = %(message)s, lease_token = NULL, started_at = NULL,
     transition_token = %(transition)s, waits_for = NULL,
     run_at = now() + %(delay)s * interval '1 second', publish_at = now() + %(delay)s * interval '1 second',
     updated_at = timezone('utc', now())
-WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s
-RETURNING id"""
+WHERE id = %(job_id)s AND (status = 'processing') IS TRUE AND lease_token = %(lease)s""",
+    "id",
+)
 
 
 def snooze(database: Database, claim: Claim, message: str | None, *, delay_seconds: float) -> bool:
@@ -668,8 +686,8 @@ WITH held AS (
         ELSE history END,
       updated_at = timezone('utc', now())
   FROM dated WHERE jobs.id = dated.id
-  RETURNING jobs.id, end_reason, run_at
-), noted AS (
+  RETURNING jobs.*
+), {event_log.events_of("defer", "moved")}, noted AS (
   INSERT INTO servers (name, error, probe_at)
   SELECT name, %(message)s, now() + %(pause)s * interval '1 second' FROM waited, moved
   WHERE name IS NOT NULL AND %(tried)s
@@ -763,7 +781,9 @@ def bring_forward(database: Database, server: str, *, limit: int, fence: int | N
 
 _MOVED = "jobs.id, type, queue, attempts, request_id, traceparent"
 
-_FAIL_UNKNOWN = f"""
+_FAIL_UNKNOWN = event_log.with_event(
+    "fail_unknown",
+    f"""
 WITH strays AS (
   SELECT id FROM jobs
   WHERE id = ANY(%(job_ids)s) AND (type = %(job_type)s) IS TRUE AND (status = 'pending') IS TRUE
@@ -773,8 +793,9 @@ WITH strays AS (
 UPDATE jobs
 SET status = 'failed', end_reason = 'unknown_type', error = 'no worker knows the job type ' || type,
     transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now())
-FROM strays WHERE jobs.id = strays.id
-RETURNING {_MOVED}"""
+FROM strays WHERE jobs.id = strays.id""",
+    _MOVED,
+)
 
 
 def fail_unknown(
@@ -831,8 +852,7 @@ SET status = CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
       || CASE WHEN lost.on_ambiguous IS NULL THEN '{{}}' ELSE '{{"ambiguous": true}}'::jsonb END
       || CASE WHEN %(counted)s THEN '{{}}' ELSE '{{"counted": false}}'::jsonb END),
     updated_at = timezone('utc', now())
-FROM lost WHERE jobs.id = lost.id
-RETURNING {_TAKEN_BACK}"""
+FROM lost WHERE jobs.id = lost.id"""
 
 _KEEPS_ITS_PLACE = "LEAST(run_at, now())"
 
@@ -845,19 +865,25 @@ WHERE status = 'processing'
 ORDER BY id LIMIT %(limit)s
 FOR NO KEY UPDATE SKIP LOCKED"""
 
+
+def _take_back(verb: str, *, run_at: str, guard: str = "TRUE") -> str:
+    return event_log.with_event(verb, _TAKE_BACK.replace("<run_at>", run_at).replace("<guard>", guard), _TAKEN_BACK)
+
+
 # A worker that has sent a heartbeat since it was found silent is alive, and keeps its jobs.
-_RESCUE = _TAKE_BACK.replace("<run_at>", _KEEPS_ITS_PLACE).replace(
-    "<guard>",
-    f"""{FENCE} AND EXISTS (
+_RESCUE = _take_back(
+    "rescue",
+    run_at=_KEEPS_ITS_PLACE,
+    guard=f"""{FENCE} AND EXISTS (
     SELECT FROM {_SILENT}
     WHERE silent.id IS NOT DISTINCT FROM jobs.worker_id
       AND NOT EXISTS (SELECT FROM workers WHERE workers.id = silent.id AND workers.beats IS DISTINCT FROM silent.beats)
   )""",
 )
 
-_CRASH = _TAKE_BACK.replace("<run_at>", "now() + %(delay)s * interval '1 second'").replace("<guard>", "TRUE")
+_CRASH = _take_back("crash", run_at="now() + %(delay)s * interval '1 second'")
 
-_ABANDON = _TAKE_BACK.replace("<run_at>", _KEEPS_ITS_PLACE).replace("<guard>", "TRUE")
+_ABANDON = _take_back("abandon", run_at=_KEEPS_ITS_PLACE)
 
 #: The `error` that the history has for an attempt whose process was lost.
 WORKER_LOST = "WorkerLost"
@@ -930,7 +956,9 @@ SELECT id FROM jobs WHERE status = 'pending' AND expires_at <= now()
 ORDER BY expires_at LIMIT %s
 FOR NO KEY UPDATE SKIP LOCKED"""
 
-_EXPIRE = f"""
+_EXPIRE = event_log.with_event(
+    "expire",
+    f"""
 WITH late AS (
   SELECT id FROM jobs
   WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND expires_at <= now() AND {FENCE}
@@ -940,8 +968,9 @@ UPDATE jobs
 SET status = 'failed', end_reason = CASE WHEN deferrals > 0 THEN 'unavailable' ELSE 'expired' END,
     error = CASE WHEN deferrals > 0 THEN error ELSE 'not begun before expires_at' END,
     transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now())
-FROM late WHERE jobs.id = late.id
-RETURNING {_EXPIRED}"""
+FROM late WHERE jobs.id = late.id""",
+    _EXPIRED,
+)
 
 
 def expire(
@@ -962,7 +991,9 @@ _CANCELLED = f"""{_MOVED},
        THEN on_ambiguous END"""
 
 # A running attempt is interrupted. If its effect had begun, it is unknown whether it happened.
-_CANCEL = f"""
+_CANCEL = event_log.with_event(
+    "cancel",
+    f"""
 UPDATE jobs
 SET status = 'cancelled', end_reason = 'cancelled_by_operator', lease_token = NULL,
     transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now()),
@@ -974,8 +1005,9 @@ SET status = 'cancelled', end_reason = 'cancelled_by_operator', lease_token = NU
         'seconds', round(extract(epoch FROM now() - started_at)::numeric, 3),
         'error', 'Cancelled', 'message', 'cancelled after its effect had begun', 'ambiguous', TRUE))
       ELSE history END
-WHERE id = ANY(%(job_ids)s) AND (status IN ('pending', 'processing')) IS TRUE
-RETURNING {_CANCELLED}"""
+WHERE id = ANY(%(job_ids)s) AND (status IN ('pending', 'processing')) IS TRUE""",
+    _CANCELLED,
+)
 
 
 def cancel(database: Database, job_id: UUID, *, lost_reply: LostReply | None = None) -> Cancelled | None:
@@ -1000,15 +1032,18 @@ SELECT status, transition_token, finished_at FROM jobs
 WHERE id = %s AND (status IN ('completed', 'failed', 'cancelled')) IS TRUE"""
 
 # Only if the job still has the end that was seen: sent twice, it must not redrive a job that has finished again since.
-_REDRIVE = f"""
+_REDRIVE = event_log.with_event(
+    "redrive",
+    """
 UPDATE jobs
 SET status = 'pending', attempts = 0, worker_losses = 0, end_reason = NULL, error = NULL, result = NULL,
     result_text = NULL, worker_id = NULL, started_at = NULL, finished_at = NULL, expires_at = NULL,
     waits_for = NULL, deferrals = 0, deferred_since = NULL,
     transition_token = %(transition)s, run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
 WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
-  AND transition_token IS NOT DISTINCT FROM %(seen)s AND finished_at = %(finished_at)s
-RETURNING {_MOVED}"""
+  AND transition_token IS NOT DISTINCT FROM %(seen)s AND finished_at = %(finished_at)s""",
+    _MOVED,
+)
 
 # 0, because the first attempt after the redrive may have begun already.
 _REDRIVEN = "jobs.id, type, queue, 0, request_id, traceparent"
@@ -1047,10 +1082,15 @@ def prune(
 ) -> int:
     """Delete those of the jobs that have been in this terminal status for `retention_seconds`. Return how many."""
     sql = f"""
-    DELETE FROM jobs
-    WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
-      AND finished_at < now() - %(retention)s * interval '1 second' AND {FENCE}
-    RETURNING id"""
+    WITH gone AS (
+      DELETE FROM jobs
+      WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
+        AND finished_at < now() - %(retention)s * interval '1 second' AND {FENCE}
+      RETURNING id
+    ), forgotten AS (
+      DELETE FROM attempt_notes USING gone WHERE attempt_notes.job_id = gone.id
+    )
+    SELECT id FROM gone"""
     names = {"job_ids": list(job_ids), "status": status, "retention": retention_seconds, "fence": fence}
     return len(database.rows(sql, names))
 

@@ -74,12 +74,17 @@ class Job(Model):
     request_id = CharField(null=True)
     traceparent = CharField(null=True)
 
+    #: A column of `attempt_notes`: what the last attempt that reports any has said.
+    progress = RawJSONField(null=True)
+
     class Meta:
         table_name = "jobs"
 
     def representation(self) -> representation.Job:
         """Return the job as the API shows it."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in (*_SHOWN, "history", "history_omitted")}
+        fields: dict[str, Any] = {
+            name: getattr(self, name) for name in (*_SHOWN, "progress", "history", "history_omitted")
+        }
         times: dict[str, Any] = {name: rfc3339(getattr(self, name)) for name in _SHOWN_TIMES}
         trace_id = Origin(None, self.traceparent).trace_id
         return representation.Job(job_id=self.id, trace_id=trace_id, tags=self.tags or [], **fields, **times)
@@ -100,20 +105,26 @@ _SHOWN = (
     "end_reason",
     "waits_for",
     "request_id",
+    "progress",
+    "history",
+    "history_omitted",
 )
 _SHOWN_TIMES = ("run_at", "created_at", "updated_at", "started_at", "finished_at", "expires_at", "deferred_since")
 _WRITTEN = ("payload", "result")
-_READ = ("id", *_SHOWN, *_SHOWN_TIMES, "tags", "history", "history_omitted", "traceparent")
+_READ = ("id", *_SHOWN, *_SHOWN_TIMES, "tags", "traceparent")
 
+_EXPRESSIONS = {
+    # As they were written. A text counts where it equals the value; a later write may have changed that alone.
+    **{
+        name: f"CASE WHEN {name}_text::jsonb = {name} THEN {name}_text::text ELSE {name}::text END" for name in _WRITTEN
+    },
+    "progress": """(
+      SELECT progress::text FROM attempt_notes WHERE job_id = jobs.id ORDER BY attempt_notes.started_at DESC LIMIT 1
+    )""",
+}
 
-#: The columns that `job_of` takes: payload and result as they were written. A text counts where it equals the value; a
-#: later write may have changed that alone.
-COLUMNS = ", ".join(
-    f"CASE WHEN {name}_text::jsonb = {name} THEN {name}_text::text ELSE {name}::text END"
-    if name in _WRITTEN
-    else f"jobs.{name}"
-    for name in _READ
-)
+#: The columns that `job_of` takes, of a selection from `jobs`.
+COLUMNS = ", ".join(_EXPRESSIONS.get(name, f"jobs.{name}") for name in _READ)
 
 
 def job_of(columns: Row) -> Job:

@@ -41,6 +41,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: Time | None
     expires_at: Time | None
     deferred_since: Time | None
+    progress: Annotated[
+        msgspec.Raw | None,
+        Meta(
+            description="How far its last attempt is, or was, if its code says so: `done`, `total` and `note`.",
+            extra_json_schema={"type": ["object", "null"]},
+        ),
+    ]
     history: Annotated[
         msgspec.Raw,
         Meta(
@@ -77,6 +84,7 @@ EXAMPLE: dict[str, Any] = {
     "finished_at": "2026-11-26T09:30:00.084Z",
     "expires_at": None,
     "deferred_since": None,
+    "progress": {"done": 5000, "total": 12000, "note": ""},
     "history": [],
     "history_omitted": 0,
 }

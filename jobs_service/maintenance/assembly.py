@@ -16,6 +16,7 @@ from jobs_service.jobs.job_types import Registry
 from jobs_service.jobs.lifecycle import Status
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
+from jobs_service.maintenance.event_pruner import EventPruner
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.history import History
 from jobs_service.maintenance.idempotency_keys import IdempotencyKeys
@@ -109,6 +110,11 @@ def _services(
     yield History(database, interval_seconds=HISTORY_SECONDS)
     yield IdempotencyKeys(
         database, interval_seconds=settings.prune_interval_seconds, kept_seconds=settings.idempotency_key_seconds
+    )
+    yield EventPruner(
+        database,
+        interval_seconds=settings.prune_interval_seconds,
+        retention_seconds=settings.events_retention_seconds,
     )
 
 

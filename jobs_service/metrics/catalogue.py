@@ -203,6 +203,14 @@ HTTP_LOOP_DELAY = _histogram(
     "Measured ten times a second while there are requests, and once a second while there are none.",
     _DELAY,
 )
+EVENT_STREAMS = _gauge("jobs_event_streams", _API, "", "Clients that are sent events of jobs as they happen.")
+EVENTS_SENT = _counter("jobs_events_sent_total", _API, "", "Events that were sent to clients, counted for each client.")
+EVENT_READERS_DROPPED = _counter(
+    "jobs_event_readers_dropped_total",
+    _API,
+    "",
+    "Streams of events that were ended because their clients read too slowly. Such a client resumes where it was.",
+)
 HTTP_ACTIVE = _gauge("http_server_active_requests", _API, "", "Requests that are being answered.")
 
 # --- The workers: attempts and their outcomes ---

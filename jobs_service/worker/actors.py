@@ -25,6 +25,7 @@ from jobs_service.errors import (
 from jobs_service.jobs import jsonb
 from jobs_service.jobs.failures import ProcessBroken
 from jobs_service.jobs.job_types import JobContext, JobType, Registry, spelling
+from jobs_service.jobs.notes import JobLog
 from jobs_service.jobs.validation import encoded
 from jobs_service.mail.mailer import SmtpMailer
 from jobs_service.outputs.local import OutputStore
@@ -130,6 +131,8 @@ def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, maile
         begin_effect=begin_effect,
         ask=running.ask,
         is_cancelled=lambda: running.is_cancelled,
+        progress=running.notes.progress,
+        log=JobLog(running.notes.add_line),
     )
     try:
         result = job_type.function(payload, context)

@@ -42,6 +42,7 @@ from jobs_service.worker.middleware.lifecycle_sync import LifecycleSync
 from jobs_service.worker.middleware.log_context import LogContext
 from jobs_service.worker.middleware.time_limit import StrictTimeLimit
 from jobs_service.worker.middleware.worker_services import WorkerServices
+from jobs_service.worker.note_writer import NoteWriter
 from jobs_service.worker.release import Release
 from jobs_service.worker.sampler import Sampler
 from jobs_service.worker.settler import Settler
@@ -224,4 +225,12 @@ def build_lifecycle_sync(
     release = Release(
         database, wait, attempts, claims, settler, worker_id=worker_id, give_back_seconds=give_back_seconds
     )
-    return LifecycleSync(broker, attempts, claims, settler=settler, completions=completions, release=release)
+    return LifecycleSync(
+        broker,
+        attempts,
+        claims,
+        settler=settler,
+        completions=completions,
+        release=release,
+        notes=NoteWriter(database),
+    )

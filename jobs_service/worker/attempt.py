@@ -16,6 +16,7 @@ from jobs_service.errors import KnownUnavailable, server_name
 from jobs_service.events import EndFacts, JobFacts
 from jobs_service.jobs.correlation import Origin
 from jobs_service.jobs.lifecycle import Claim
+from jobs_service.jobs.notes import AttemptNotes
 from jobs_service.observability import logs, tracing
 from jobs_service.worker.begun import BegunAttempts
 
@@ -53,6 +54,8 @@ class RunningAttempt:
     returned_at: float | None = None
     #: What events and log lines say about it.
     facts: JobFacts = field(init=False)
+    #: What its code says.
+    notes: AttemptNotes = field(init=False)
 
     def __post_init__(self) -> None:
         claim = self.claim
@@ -62,6 +65,9 @@ class RunningAttempt:
             "queue": claim.queue,
             "attempt": claim.attempts,
         }
+        self.notes = AttemptNotes(
+            claim.job_id, claim.token, attempt=claim.attempts, job_type=claim.type, queue=claim.queue
+        )
 
     def __repr__(self) -> str:
         """Return what Dramatiq's log lines show of a message's arguments. No fields: the claim holds the payload."""

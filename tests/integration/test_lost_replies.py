@@ -323,6 +323,7 @@ def test_a_transition_whose_reply_is_lost_is_told_of_once(world, case, loss):
     prepared = case.prepare(world)
     [(job_id,)] = world.near.rows("SELECT id FROM jobs")
     world.announced.clear()
+    world.near.rows("DELETE FROM job_events")
     for statement, times in loss.items():
         world.proxy.lose_reply(case.transition if statement is TRANSITION else statement, times=times)
 
@@ -337,6 +338,8 @@ def test_a_transition_whose_reply_is_lost_is_told_of_once(world, case, loss):
     eventually(lambda: [str(job_id)] * case.is_dead == world.dead_letters.ids(), what="the list of dead letters")
     assert answer in case.answers(loss)
     assert world.proxy.lost >= min(loss[TRANSITION], 2)
+    # Clients that watch are told once as well.
+    assert [([job_id],)] * (case.row is not None) == world.near.rows("SELECT job_ids FROM job_events")
 
 
 def test_a_redrive_that_is_sent_again_late_runs_nothing_again(world, worker_id):

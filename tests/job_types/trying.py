@@ -248,3 +248,17 @@ def quote(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
 def skip(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     """Raise what only Dramatiq's middleware may raise."""
     raise SkipMessage("as asked")
+
+
+@job("test-say", payload=dict[str, Any])
+def say(payload: dict[str, Any], context: JobContext) -> None:
+    """Log so many lines, and report the progress. If the file `crash` is not there, create it and die."""
+    for number in range(payload["lines"]):
+        context.log.info("Line said", number=number)
+    for done in range(payload["total"] + 1):
+        context.progress(done, payload["total"], "things")
+    if "crash" in payload and not Path(payload["crash"]).exists():
+        Path(payload["crash"]).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if payload.get("fail"):
+        raise RuntimeError("as asked")

@@ -532,6 +532,26 @@ def test_more_connections_than_allowed_close_those_that_are_idle():
     served(scenario)
 
 
+def test_connections_that_are_being_answered_take_no_places():
+    async def scenario(server):
+        server.worker.worker_connections = 3
+        server.app.go.clear()
+        watching = [await server.connect(request()) for _ in range(6)]
+        await until(lambda: len(server.app.requests) == 6)
+        idle = [await server.connect() for _ in range(3)]
+        await until(lambda: server.worker.nr_conns == 9)
+        another = await server.connect()
+        assert await idle[0][0].read() == b""
+        await until(lambda: server.worker.nr_conns == 9)
+        server.app.go.set()
+        for reader, _ in watching:
+            assert await reader.readuntil(b"{}")
+        another[1].write(request())
+        assert await another[0].readuntil(b"{}")
+
+    served(scenario)
+
+
 def test_without_further_files_there_are_fewer_connections():
     async def scenario(server):
         for _ in range(40):

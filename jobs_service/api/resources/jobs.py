@@ -1,16 +1,19 @@
 """/jobs, /jobs/{id}, and the actions on a job."""
 
 from http import HTTPStatus
+from typing import Annotated
 from uuid import UUID
 
 import falcon
 import msgspec
 from falcon.asgi import Request, Response
+from msgspec import Meta
 
 from jobs_service import events
 from jobs_service.api import idempotency, request_body
 from jobs_service.api.callers import Scope
 from jobs_service.api.etags import ETAG, IF_NONE_MATCH, show
+from jobs_service.api.event_feed import Wait
 from jobs_service.api.operations import Answer, Header, operation
 from jobs_service.api.resources.database import PROBLEMS, DatabaseResource
 from jobs_service.api.resources.follow_up import FollowUp
@@ -126,14 +129,36 @@ class JobCollection(DatabaseResource):
     on_head = on_get
 
 
+#: How long `GET /jobs/{job_id}` may wait for the end of the job.
+MAX_WAIT_SECONDS = 60
+
+
+class JobQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether `GET /jobs/{job_id}` waits."""
+
+    wait: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=MAX_WAIT_SECONDS,
+            description="Answer when the job has ended, but after so many seconds in any case.",
+        ),
+    ] = 0
+
+
 class JobItem(DatabaseResource):
     """/jobs/{job_id}."""
+
+    def __init__(self, database: Database, threads: Threads, waiting: Wait) -> None:
+        super().__init__(database, threads)
+        self.waiting = waiting
 
     @operation(
         id="get_job",
         summary="Read a job",
         tag="jobs",
         scope=Scope.JOBS_READ,
+        query=JobQuery,
         headers=(IF_NONE_MATCH,),
         answers={
             HTTPStatus.OK: Answer("The job.", representation.Job, headers=(ETAG,), example=representation.EXAMPLE),
@@ -142,7 +167,10 @@ class JobItem(DatabaseResource):
         problems=(*PROBLEMS, "job_not_found"),
     )
     async def on_get(self, req: Request, resp: Response, job_id: str) -> None:
-        show(req, resp, await self.run(self._shown, parse_id(job_id), job_id))
+        query: JobQuery = req.context.query
+        id_ = parse_id(job_id)
+        async with self.waiting.until_ended(id_, query.wait):
+            show(req, resp, await self.run(self._shown, id_, job_id))
 
     on_head = on_get
 

@@ -30,6 +30,7 @@ from jobs_service.jobs.failures import (
     ProcessLost,
 )
 from jobs_service.jobs.lifecycle import Failure
+from jobs_service.jobs.notes import NotesState
 from jobs_service.metrics import multiprocess
 from jobs_service.worker.attempt import Cancelled, RunningAttempt
 
@@ -58,7 +59,8 @@ STANDS_FOR: dict[str, type[IsolatedFailure]] = {
 class ChildMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """A line from the attempt's process.
 
-    Its kind: ready, effect, completed, snoozed, unavailable, known_unavailable, lease_lost, or one of `STANDS_FOR`.
+    Its kind: ready, notes, effect, completed, snoozed, unavailable, known_unavailable, lease_lost, or one of
+    `STANDS_FOR`.
     """
 
     kind: str
@@ -69,6 +71,7 @@ class ChildMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     delay_seconds: float = 0
     server: str | None = None
     retry_after_seconds: float | None = None
+    notes: NotesState | None = None
 
 
 def run(running: RunningAttempt) -> str:
@@ -114,6 +117,8 @@ def _result_of(
             case "effect":
                 running.begin_effect()
                 _send(process, GO)
+            case "notes" if answer.notes is not None:
+                running.notes.adopt(answer.notes)
             case _:
                 _raise(answer)
     while (code := process.poll()) is None:

@@ -14,6 +14,7 @@ from jobs_service.worker.attempt import RunningAttempt, RunningAttempts, attempt
 from jobs_service.worker.claims import Claims
 from jobs_service.worker.completions import Completions
 from jobs_service.worker.middleware.time_limit import ISOLATED_OPTION
+from jobs_service.worker.note_writer import NoteWriter
 from jobs_service.worker.release import Release
 from jobs_service.worker.settler import Settler
 
@@ -36,6 +37,7 @@ class LifecycleSync(Middleware):
         settler: Settler,
         completions: Completions,
         release: Release,
+        notes: NoteWriter,
     ) -> None:
         self.broker = broker
         self.attempts = attempts
@@ -43,6 +45,7 @@ class LifecycleSync(Middleware):
         self.settler = settler
         self.completions = completions
         self.release = release
+        self.notes = notes
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         self.release.of_lost_process()
@@ -70,6 +73,9 @@ class LifecycleSync(Middleware):
     ) -> None:
         if running := attempt_of(message):
             self.attempts.returned(running)
+            # Before the verdict: a client that sees the end of the job has seen what it said.
+            self.notes.flush(running.notes)
+            self.notes.forget(running.notes)
             if exception is None and not self._is_settled_here(running) and self.completions.add(running):
                 return
             retry_seconds = None if message.failed else message.options.get(RETRY_DELAY_OPTION, 0) / 1000
@@ -97,6 +103,7 @@ class LifecycleSync(Middleware):
         running.limit_seconds = limit_ms / 1000
         # `TimeLimit` takes it from the message.
         message.options["time_limit"] = limit_ms
+        running.notes.on_change = self.notes.add
         message.options[ISOLATED_OPTION] = running.is_suspect
         # The row counts attempts and says how many there may be; Retries reads both from the message.
         message.options["retries"] = claim.attempts - 1
