@@ -13,6 +13,7 @@ from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
 from jobs_service.api.resources.health import Liveness, Readiness
 from jobs_service.api.resources.index import OpenApi, Root
+from jobs_service.api.resources.job_changes import JobChanger
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
 from jobs_service.api.resources.metrics import Metrics
 from jobs_service.api.threads import Threads
@@ -45,7 +46,8 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     broker.learn(job_type.name for job_type in registry)
     # A database of its own: no list that takes long holds up a new job.
     intake_database = open_database(settings, service="intake", connections=1, prepares=True)
-    submitter = Submitter(intake_database, Publisher(broker), registry, settings)
+    publisher = Publisher(broker)
+    submitter = Submitter(intake_database, publisher, registry, settings)
     catalogue.zero_api(registry)
     events.subscribe("metrics", count)
     logs.observe(log_records.count)
@@ -61,13 +63,14 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     problems.install(app)
     threads = Threads(settings.api_threads)
     body_reader = BodyReader(settings.max_body_bytes)
+    dead_letters = DeadLetterList(broker.client, broker.keys)
     readiness = Readiness(database, broker, registry.queues, threads, intake_database=intake_database)
     served = build_registry(settings, registry)
     routes = [
         Route("/jobs", JobCollection(database, threads, submitter, registry, body_reader)),
-        Route("/jobs/{job_id}", JobItem(database, threads)),
-        Route("/jobs/{job_id}/cancel", JobCancellation(database, threads)),
-        Route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys))),
+        Route("/jobs/{job_id}", JobItem(database, threads, body_reader, JobChanger(database, publisher))),
+        Route("/jobs/{job_id}/cancel", JobCancellation(database, threads, body_reader)),
+        Route("/jobs/{job_id}/retry", JobRetry(database, threads, dead_letters, submitter, body_reader)),
         Route("/livez", Liveness()),
         Route("/readyz", readiness),
         # A thread of its own: a scrape takes seconds while a server does not answer.

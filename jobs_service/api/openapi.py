@@ -172,7 +172,7 @@ def _described(header: Header, schemas: _Schemas) -> Json:
 def _body(declared: Operation, schemas: _Schemas) -> Json:
     examples = {name: {"value": value} for name, value in declared.body_examples.items()}
     content = {"schema": schemas.of(declared.body), **({"examples": examples} if examples else {})}
-    return {"required": True, "content": dict.fromkeys(declared.body_media_types, content)}
+    return {"required": not declared.body_is_optional, "content": dict.fromkeys(declared.body_media_types, content)}
 
 
 def _responses(declared: Operation, schemas: _Schemas) -> Json:

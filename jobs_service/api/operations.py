@@ -66,6 +66,8 @@ class Operation:
     #: The type of the body. None: it takes none.
     body: Any = None
     body_media_types: Sequence[str] = ("application/json",)
+    #: Whether a request without a body means something else than one with it.
+    body_is_optional: bool = False
     #: Name -> a body.
     body_examples: Mapping[str, object] = field(default_factory=dict)
     headers: Sequence[Header] = ()

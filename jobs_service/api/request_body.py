@@ -2,6 +2,7 @@
 
 import codecs
 import json
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import TypeVar
 
@@ -23,6 +24,9 @@ LARGE_BYTES = 32_768
 #: The limits of a number's absolute value. `jsonb` writes out every digit: 300 zeros for 1e300, fifty times its length.
 SMALLEST, LARGEST = Decimal("1e-64"), Decimal("1e64")
 
+#: The media types of bodies, where a route takes no others.
+JSON = ("application/json",)
+
 T = TypeVar("T")
 
 
@@ -34,12 +38,20 @@ class BodyReader:
         # Not those of other calls: while PostgreSQL does not answer, they may all be occupied.
         self._threads = Threads(1)
 
-    async def read(self, req: Request, form: type[T]) -> T:
+    async def read(self, req: Request, form: type[T], *, media_types: Sequence[str] = JSON) -> T:
         """Decode the body as the type `form`. Raises `InvalidRequest` with a pointer, or Falcon's 411, 413 and 415."""
-        raw = await _bytes(req, self.max_bytes)
+        return await self.decode(await _bytes(req, self.max_bytes, media_types), form)
+
+    async def decode(self, raw: bytes, form: type[T]) -> T:
+        """Decode JSON text as the type `form`. Raises `InvalidRequest` with a pointer."""
         if len(raw) > LARGE_BYTES:
             return await self._threads.run(decode, raw, form)
         return decode(raw, form)
+
+    async def read_if_any(self, req: Request, form: type[T]) -> T | None:
+        """Decode the body like `read`. None: the request has no body."""
+        is_chunked = "chunked" in (req.get_header("Transfer-Encoding") or "").lower()
+        return await self.read(req, form) if req.content_length or is_chunked else None
 
 
 def decode(raw: bytes, form: type[T]) -> T:
@@ -66,10 +78,10 @@ def check(raw: bytes) -> None:
     _check(value, "", MAX_DEPTH)
 
 
-async def _bytes(req: Request, max_bytes: int) -> bytes:
+async def _bytes(req: Request, max_bytes: int, media_types: Sequence[str]) -> bytes:
     media_type = (req.content_type or "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise falcon.HTTPUnsupportedMediaType(description="Send the body as Content-Type: application/json.")
+    if media_type not in media_types:
+        raise falcon.HTTPUnsupportedMediaType(description=f"Send the body as Content-Type: {' or '.join(media_types)}.")
     if (req.get_header("Content-Encoding") or "identity").strip().lower() != "identity":
         raise falcon.HTTPUnsupportedMediaType(
             # The accepted encodings (RFC 9110, section 12.5.3).

@@ -52,6 +52,12 @@ class RawJSONField(Field):
         return None if value is None else msgspec.Raw(value.encode())
 
 
+class TextArrayField(Field):
+    """A TEXT[] column, read as a list."""
+
+    field_type = "TEXT[]"
+
+
 class Job(Model):
     """A row of `jobs`, as `seeds/` creates it. It has no database of its own: each query is given one."""
 
@@ -68,6 +74,7 @@ class Job(Model):
     max_attempts = IntegerField()
     queue = CharField()
     priority = SmallIntegerField()
+    tags = TextArrayField(null=True)
     run_at = DateTimeField()
     created_at = DateTimeField()
     updated_at = DateTimeField()
@@ -78,6 +85,9 @@ class Job(Model):
     waits_for = TextField(null=True)
     deferred_since = DateTimeField(null=True)
     end_reason = CharField(null=True)
+    cancel_reason = TextField(null=True)
+    cancelled_by = TextField(null=True)
+    retry_of = UUIDField(null=True)
     history = RawJSONField()
     history_omitted = IntegerField()
     request_id = CharField(null=True)
@@ -90,7 +100,8 @@ class Job(Model):
         """Return the job as the API shows it."""
         fields: dict[str, Any] = {name: getattr(self, name) for name in (*_SHOWN, "history", "history_omitted")}
         times: dict[str, Any] = {name: _rfc3339(getattr(self, name)) for name in _SHOWN_TIMES}
-        return representation.Job(job_id=self.id, trace_id=Origin(None, self.traceparent).trace_id, **fields, **times)
+        trace_id = Origin(None, self.traceparent).trace_id
+        return representation.Job(job_id=self.id, trace_id=trace_id, tags=self.tags or [], **fields, **times)
 
 
 _SHOWN = (
@@ -105,12 +116,15 @@ _SHOWN = (
     "priority",
     "on_ambiguous",
     "end_reason",
+    "cancel_reason",
+    "cancelled_by",
+    "retry_of",
     "waits_for",
     "request_id",
 )
 _SHOWN_TIMES = ("run_at", "created_at", "updated_at", "started_at", "finished_at", "expires_at", "deferred_since")
 _WRITTEN = ("payload", "result")
-_READ = ("id", *_SHOWN, *_SHOWN_TIMES, "history", "history_omitted", "traceparent")
+_READ = ("id", *_SHOWN, *_SHOWN_TIMES, "tags", "history", "history_omitted", "traceparent")
 
 
 def find_job(database: Database, job_id: UUID) -> Job | None:
