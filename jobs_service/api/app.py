@@ -16,6 +16,7 @@ from jobs_service.api.resources.index import OpenApi, Root
 from jobs_service.api.resources.job_changes import JobChanger
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
 from jobs_service.api.resources.metrics import Metrics
+from jobs_service.api.resources.queue_actions import QueuePause, QueueResume
 from jobs_service.api.threads import Threads
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.publisher import Publisher
@@ -71,6 +72,8 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         Route("/jobs/{job_id}", JobItem(database, threads, body_reader, JobChanger(database, publisher))),
         Route("/jobs/{job_id}/cancel", JobCancellation(database, threads, body_reader)),
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, dead_letters, submitter, body_reader)),
+        Route("/queues/{name}/pause", QueuePause(database, threads, registry, body_reader)),
+        Route("/queues/{name}/resume", QueueResume(database, threads, registry)),
         Route("/livez", Liveness()),
         Route("/readyz", readiness),
         # A thread of its own: a scrape takes seconds while a server does not answer.

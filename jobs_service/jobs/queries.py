@@ -220,8 +220,11 @@ def _newest_of_type(job_type: str, statuses: Sequence[Status], before: UUID, lim
 
 
 def _rfc3339(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
+    return None if moment is None else rfc3339(moment)
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return a date of PostgreSQL's as the API shows it: in UTC, with milliseconds."""
     # created_at and updated_at have no time zone and hold UTC; the others have one.
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return aware.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -397,6 +397,9 @@ OLDEST_ELIGIBLE = _computed(
     "queue_name",
     "Seconds for which the first job of the queue has been due; 0 if no job is due.",
 )
+QUEUE_PAUSED = _computed(
+    "jobs_queue_paused", "queue_name", "1 while the queue is paused, so that none of its jobs is claimed, else 0."
+)
 OVERDUE = _computed(
     "jobs_scheduled_overdue",
     "queue_name",

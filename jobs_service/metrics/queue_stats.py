@@ -79,6 +79,8 @@ _DEAD = (
 
 _CANARIES = "SELECT queue, extract(epoch FROM finished_at)::float8, seconds FROM canaries WHERE queue = ANY(%s)"
 
+_PAUSED = "SELECT queue FROM queue_pauses"
+
 _WORKERS = """
 SELECT count(*) FROM workers
 WHERE heartbeat_at BETWEEN now() - %(lease)s * interval '1 second' AND now() + %(lease)s * interval '1 second'"""
@@ -104,6 +106,9 @@ class JobRows:
                 current.add_metric([queue, state], counts.get((queue, state), (0, 0))[0])
             oldest.add_metric([queue], max(0.0, counts.get((queue, "pending"), (0, 0.0))[1]))
         yield from (current, oldest)
+
+    def pauses(self) -> Iterator[Any]:
+        yield self._by_queue(catalogue.QUEUE_PAUSED, [(queue, 1) for (queue,) in self.database.rows(_PAUSED)])
 
     def overdue(self) -> Iterator[Any]:
         yield self._by_queue(

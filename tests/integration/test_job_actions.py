@@ -157,7 +157,7 @@ def test_the_answer_has_the_tag_for_the_next_change(client, patch, post):
     assert client.simulate_get(f"/jobs/{job_id}").headers["etag"] == second.headers["etag"] != first.headers["etag"]
 
 
-def test_tags_are_removed_by_null_and_other_fields_are_not(client, patch, post):
+def test_tags_are_removed_by_null_and_other_fields_are_not(patch, post):
     job_id = post(delay_seconds=3_600)
     patch(job_id, {"tags": ["a"]})
 
