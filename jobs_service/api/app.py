@@ -11,12 +11,15 @@ from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetric
 from jobs_service.api.openapi import Route
 from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
+from jobs_service.api.resources.dead_letters import DeadLetterCollection, DeadLetterItem
+from jobs_service.api.resources.error_groups import ErrorGroups, GroupIgnoring, GroupReopening, GroupResolution
 from jobs_service.api.resources.health import Liveness, Readiness
 from jobs_service.api.resources.index import OpenApi, Root
 from jobs_service.api.resources.job_changes import JobChanger
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
 from jobs_service.api.resources.metrics import Metrics
 from jobs_service.api.resources.queue_actions import QueuePause, QueueResume
+from jobs_service.api.resources.redrives import RedriveCancellation, RedriveCollection, RedriveItem
 from jobs_service.api.threads import Threads
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.publisher import Publisher
@@ -32,6 +35,9 @@ from jobs_service.submission.submit import Submitter
 #: What `GET /` lists.
 LINKS = {
     "jobs": "/jobs",
+    "dead_letters": "/dead-letters",
+    "error_groups": "/dead-letters/groups",
+    "redrives": "/dead-letters/redrives",
     "openapi": "/openapi.json",
     "liveness": "/livez",
     "readiness": "/readyz",
@@ -74,6 +80,15 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, dead_letters, submitter, body_reader)),
         Route("/queues/{name}/pause", QueuePause(database, threads, registry, body_reader)),
         Route("/queues/{name}/resume", QueueResume(database, threads, registry)),
+        Route("/dead-letters", DeadLetterCollection(database, threads, registry)),
+        Route("/dead-letters/{job_id}", DeadLetterItem(database, threads, dead_letters)),
+        Route("/dead-letters/groups", ErrorGroups(database, threads)),
+        Route("/dead-letters/groups/{group_id}/resolve", GroupResolution(database, threads, body_reader)),
+        Route("/dead-letters/groups/{group_id}/ignore", GroupIgnoring(database, threads, body_reader)),
+        Route("/dead-letters/groups/{group_id}/reopen", GroupReopening(database, threads)),
+        Route("/dead-letters/redrives", RedriveCollection(database, threads, registry, body_reader)),
+        Route("/dead-letters/redrives/{redrive_id}", RedriveItem(database, threads)),
+        Route("/dead-letters/redrives/{redrive_id}/cancel", RedriveCancellation(database, threads)),
         Route("/livez", Liveness()),
         Route("/readyz", readiness),
         # A thread of its own: a scrape takes seconds while a server does not answer.
@@ -93,6 +108,11 @@ def count(event: events.Event) -> None:
             catalogue.SUBMITTED.labels(event.queue, event.type, "api").inc()
         case events.JobRedriven():
             catalogue.SUBMITTED.labels(event.queue, event.type, "redrive").inc()
+        case events.JobDiscarded():
+            catalogue.DISCARDED.labels(event.queue, event.type).inc()
+        case events.RedriveEnded():
+            catalogue.REDRIVES.labels(event.state).inc()
+            catalogue.REDRIVE_JOBS.labels("skipped").inc(event.skipped)
         case events.JobCancelled():
             catalogue.FINISHED.labels(event.queue, event.type, "cancelled").inc()
         case events.AttemptAmbiguous():

@@ -1001,6 +1001,8 @@ WITH running AS (
 )
 SELECT id, type, queue, 0, request_id, traceparent FROM moved"""
 
+_LEFT = "SELECT count(*) FROM redrive_jobs WHERE redrive_id = %(redrive_id)s AND place = ANY(%(places)s)"
+
 _MEMBERS = "SELECT place, job_id FROM redrive_jobs WHERE redrive_id = %s ORDER BY place LIMIT %s"
 
 
@@ -1023,7 +1025,7 @@ def redrive_some(
     """Redrive the next `limit` members of a running operation that are still the dead letters that they were.
 
     That they are done is written by the same statement, so that no member is redriven twice, whatever is lost. The
-    batch is empty when no member is left.
+    batch is empty when no member is left, or the operation must not go on.
     """
     lost_reply = lost_reply or LostReply()
     names = lost_reply.parameters
@@ -1038,7 +1040,9 @@ def redrive_some(
     if names is None:
         return Batch(0, ())
     rows = _send_tracked(database, lost_reply, _REDRIVE_SOME, _REDRIVEN, names)
-    return Batch(len(names["job_ids"]), [TransitionedJob(*row) for row in rows])
+    # If none was moved, the operation may have been cancelled, or the fence be gone: then they are members still.
+    (left,) = (0,) if rows else database.row(_LEFT, names) or (0,)
+    return Batch(len(names["job_ids"]) - left, [TransitionedJob(*row) for row in rows])
 
 
 _DISCARDED = "job_id, type, queue, attempts, request_id, traceparent"

@@ -77,6 +77,8 @@ _DEAD = (
     "SELECT queue, count(*), extract(epoch FROM min(finished_at))::float8 FROM jobs WHERE status = 'failed' GROUP BY 1"
 )
 
+_REDRIVES = "SELECT count(*), COALESCE(sum(matched - moved - skipped), 0) FROM redrives WHERE state = 'running'"
+
 _CANARIES = "SELECT queue, extract(epoch FROM finished_at)::float8, seconds FROM canaries WHERE queue = ANY(%s)"
 
 _PAUSED = "SELECT queue FROM queue_pauses"
@@ -122,6 +124,13 @@ class JobRows:
         for queue, _, failed_at in rows:
             oldest.add_metric([queue], failed_at)
         yield oldest
+
+    def redrives(self) -> Iterator[Any]:
+        count, remaining = self.database.row(_REDRIVES) or (0, 0)
+        for row, value in ((catalogue.REDRIVES_RUNNING, count), (catalogue.REDRIVES_REMAINING, remaining)):
+            family = row.family()
+            family.add_metric([], value)
+            yield family
 
     def breakers(self) -> Iterator[Any]:
         is_open, waiting = catalogue.BREAKER_OPEN.family(), catalogue.BREAKER_WAITING.family()
