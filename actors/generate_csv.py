@@ -9,7 +9,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -78,14 +78,17 @@ def fits(payload: Payload) -> None:
 @job("csv-generation", payload=Payload, check=fits, decimals=True)
 def generate_csv(payload: Payload, context: JobContext) -> str:
     """Write the file and return its reference, "output/<job-id>.csv"."""
-    return context.outputs.write(f"{context.job_id}.csv", to_csv(payload).encode())
+    content = to_csv(payload, context.stop_if_cancelled).encode()
+    context.stop_if_cancelled()
+    return context.outputs.write(f"{context.job_id}.csv", content)
 
 
-def to_csv(payload: Payload) -> str:
+def to_csv(payload: Payload, before_row: Callable[[], None] = lambda: None) -> str:
+    """Return the file's content. `before_row` may raise an error to stop."""
     if table := _table(payload):
         mark = _BYTE_ORDER_MARK if table.bom else ""
-        return mark + _written(table.lines(), table.delimiter or ",")
-    return _written([("key", "value"), *payload.items()], ",") if isinstance(payload, dict) else ""
+        return mark + _written(table.lines(), table.delimiter or ",", before_row)
+    return _written([("key", "value"), *payload.items()], ",", before_row) if isinstance(payload, dict) else ""
 
 
 def _table(payload: Payload) -> Table | None:
@@ -106,10 +109,12 @@ def _has_rows(payload: Row) -> bool:
     return isinstance(rows, list) and (not rows or isinstance(rows[0], dict))
 
 
-def _written(rows: Iterable[Iterable[object]], delimiter: str) -> str:
+def _written(rows: Iterable[Iterable[object]], delimiter: str, before_row: Callable[[], None]) -> str:
     lines = _Lines(delimiter)
     writer = csv.writer(lines, delimiter=delimiter)
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    for row in rows:
+        before_row()
+        writer.writerow([_cell(value) for value in row])
     return "".join(lines)
 
 

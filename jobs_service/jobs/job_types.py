@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from jobs_service.errors import UnknownJobType
+from jobs_service.errors import LeaseLost, UnknownJobType
 from jobs_service.jobs.validation import decoded, encoded, invalid
 from jobs_service.mail.mailer import Mailer
 from jobs_service.observability import logs
@@ -40,6 +40,16 @@ class JobContext:
     #: To be called with a server's name before each request to it. Raises `Unavailable` at once while the server is
     #: known to be unavailable: the job is then deferred until the server is back.
     ask: Callable[[str], None] = lambda server: None  # noqa: ARG005 - callers may pass it by name
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job has been cancelled: what its code does from now on is not wanted."""
+        return self.is_cancelled()
+
+    def stop_if_cancelled(self) -> None:
+        """To be called between two steps. Raises `LeaseLost` if the job has been cancelled."""
+        if self.is_cancelled():
+            raise LeaseLost("the job was cancelled, or given to another worker")
 
 
 #: Takes the typed payload and the context, and returns a small JSON value: the job's `result`.
