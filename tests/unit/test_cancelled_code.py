@@ -77,4 +77,4 @@ def test_a_mail_is_given_up_between_two_recipients():
         with pytest.raises(LeaseLost):
             send_email.send_email(MAIL, context)
 
-    assert ["rcpt TO:<ann@example.com>"] == [command for command in server.commands[2:]]
+    assert ["rcpt TO:<ann@example.com>"] == server.commands[2:]
