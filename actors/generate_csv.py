@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from jobs_service.errors import InvalidRequest
-from jobs_service.jobs.job_types import JobContext, Reporter, job
+from jobs_service.jobs.job_types import JobContext, job
 from jobs_service.jobs.validation import invalid
 
 Row = dict[str, Any]
@@ -88,22 +88,26 @@ def fits(payload: Payload) -> None:
 )
 def generate_csv(payload: Payload, context: JobContext) -> str:
     """Write the file and return its reference, "output/<job-id>.csv"."""
-    return context.outputs.write(f"{context.job_id}.csv", to_csv(payload, context.progress).encode())
+    content = to_csv(payload, context).encode()
+    context.stop_if_cancelled()
+    return context.outputs.write(f"{context.job_id}.csv", content)
 
 
-def to_csv(payload: Payload, progress: Reporter | None = None) -> str:
+def to_csv(payload: Payload, context: JobContext | None = None) -> str:
+    """Return the file's content. Raises `LeaseLost` if the job of the context is cancelled meanwhile."""
     if table := _table(payload):
         mark = _BYTE_ORDER_MARK if table.bom else ""
-        lines = table.lines() if progress is None else _reported(table.lines(), len(table.rows), progress)
+        lines = table.lines() if context is None else _watched(table.lines(), len(table.rows), context)
         return mark + _written(lines, table.delimiter or ",")
     return _written([("key", "value"), *payload.items()], ",") if isinstance(payload, dict) else ""
 
 
-def _reported(lines: Iterator[Iterable[object]], rows: int, progress: Reporter) -> Iterator[Iterable[object]]:
-    """Yield the lines, and say how many of the rows are written; of a small table nothing."""
+def _watched(lines: Iterator[Iterable[object]], rows: int, context: JobContext) -> Iterator[Iterable[object]]:
+    """Yield the lines until the job is cancelled, and report how many of the rows are written; of a few, nothing."""
     for number, line in enumerate(lines):
+        context.stop_if_cancelled()
         if number and number % REPORT_ROWS == 0:
-            progress(number, rows, "rows")
+            context.progress(number, rows, "rows")
         yield line
 
 
@@ -128,7 +132,8 @@ def _has_rows(payload: Row) -> bool:
 def _written(rows: Iterable[Iterable[object]], delimiter: str) -> str:
     lines = _Lines(delimiter)
     writer = csv.writer(lines, delimiter=delimiter)
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
     return "".join(lines)
 
 

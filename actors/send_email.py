@@ -122,8 +122,11 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def send_email(mail: Mail, context: JobContext) -> str:
     """Send the mail and return its message id."""
     message = compose(mail, context.job_id, context.mailer.sender)
+    context.stop_if_cancelled()
     _attachments.attach(message, mail.attachments or (), context.outputs)
+    context.stop_if_cancelled()
     refuse_added_headers(message)
+    context.stop_if_cancelled()
     context.mailer.send(message, recipients=mail.recipients, before_data=context.begin_effect)
     return str(message["Message-ID"])
 

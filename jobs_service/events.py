@@ -133,8 +133,56 @@ class JobCancelled(JobEvent, frozen=True, kw_only=True):
     text: ClassVar[str] = "Job cancelled"
 
 
+class JobChanged(Event, frozen=True, kw_only=True):
+    text: ClassVar[str] = "Job changed"
+    job_id: str
+    type: str
+    queue: str
+    #: The names of the fields, separated by commas.
+    changed: str
+
+
+class JobDiscarded(JobEvent, frozen=True, kw_only=True):
+    text: ClassVar[str] = "Dead letter discarded"
+    by: str
+
+
 class JobRedriven(JobEvent, frozen=True, kw_only=True):
     text: ClassVar[str] = "Job redriven"
+
+
+class RedriveStarted(Event, frozen=True, kw_only=True):
+    text: ClassVar[str] = "Redrive started"
+    redrive_id: str
+    jobs: int
+    by: str
+
+
+class RedriveEnded(Event, frozen=True, kw_only=True):
+    text: ClassVar[str] = "Redrive ended"
+    redrive_id: str
+    state: str
+    moved: int
+    skipped: int
+
+
+class ErrorGroupDecided(Event, frozen=True, kw_only=True):
+    text: ClassVar[str] = "Error group decided"
+    group_id: str
+    state: str
+    by: str
+
+
+class QueuePaused(Event, frozen=True, kw_only=True):
+    text: ClassVar[str] = "Queue paused"
+    queue: str
+    by: str
+
+
+class QueueResumed(Event, frozen=True, kw_only=True):
+    text: ClassVar[str] = "Queue resumed"
+    queue: str
+    by: str
 
 
 class JobsPruned(Event, frozen=True, kw_only=True):

@@ -17,17 +17,22 @@ from jobs_service.api.openapi import Route
 from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
 from jobs_service.api.resources.batches import JobBatch
+from jobs_service.api.resources.dead_letters import DeadLetterCollection, DeadLetterItem
 from jobs_service.api.resources.docs import ApiPage, ErrorsPage, Files
+from jobs_service.api.resources.error_groups import ErrorGroups, GroupIgnoring, GroupReopening, GroupResolution
 from jobs_service.api.resources.event_streams import Events, JobEvents
 from jobs_service.api.resources.explanations import JobExplanation
 from jobs_service.api.resources.health import Liveness, Readiness
 from jobs_service.api.resources.index import OpenApi, Root
+from jobs_service.api.resources.job_changes import JobChanger
 from jobs_service.api.resources.job_logs import Logs
 from jobs_service.api.resources.job_pages import JobPages
 from jobs_service.api.resources.job_types import JobTypeCollection, JobTypeItem
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
 from jobs_service.api.resources.metrics import Metrics
+from jobs_service.api.resources.queue_actions import QueuePause, QueueResume
 from jobs_service.api.resources.queues import QueueCollection, QueueItem, QueueReader
+from jobs_service.api.resources.redrives import RedriveCancellation, RedriveCollection, RedriveItem
 from jobs_service.api.resources.stats import Statistics
 from jobs_service.api.resources.workers import WorkerCollection
 from jobs_service.api.threads import Threads
@@ -50,11 +55,14 @@ COUNT_SECONDS = 1.0
 #: What `GET /` lists.
 LINKS = {
     "jobs": "/jobs",
-    "job-types": "/job-types",
+    "job_types": "/job-types",
     "queues": "/queues",
     "workers": "/workers",
     "stats": "/stats",
     "events": "/events",
+    "dead_letters": "/dead-letters",
+    "error_groups": "/dead-letters/groups",
+    "redrives": "/dead-letters/redrives",
     "openapi": "/openapi.json",
     "docs": "/docs",
     "errors": "/docs/errors",
@@ -96,6 +104,7 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     problems.install(app)
     threads = Threads(settings.api_threads)
     body_reader = BodyReader(settings.max_body_bytes)
+    dead_letters = DeadLetterList(broker.client, broker.keys)
     readiness = Readiness(database, broker, registry.queues, threads, intake_database=intake_database)
     served = build_registry(settings, registry)
     pages = JobPages(database, registry, has_search=settings.search == "on")
@@ -103,17 +112,28 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     routes = [
         Route("/jobs", JobCollection(database, threads, submitter, pages, body_reader)),
         Route(BATCH_PATH, JobBatch(batches, max_bytes=settings.max_batch_bytes, max_job_bytes=settings.max_body_bytes)),
-        Route("/jobs/{job_id}", JobItem(database, threads, Wait(feed))),
+        Route("/jobs/{job_id}", JobItem(database, threads, Wait(feed), body_reader, JobChanger(database, publisher))),
+        Route("/jobs/{job_id}/cancel", JobCancellation(database, threads, body_reader)),
+        Route("/jobs/{job_id}/retry", JobRetry(database, threads, dead_letters, submitter, body_reader)),
         Route("/jobs/{job_id}/events", JobEvents(feed)),
         Route("/jobs/{job_id}/logs", Logs(database, threads)),
-        Route("/events", Events(feed, registry)),
-        Route("/jobs/{job_id}/cancel", JobCancellation(database, threads)),
-        Route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys))),
         Route("/jobs/{job_id}/explain", JobExplanation(database, threads, registry, settings)),
+        Route("/events", Events(feed, registry)),
+        Route("/dead-letters", DeadLetterCollection(database, threads, registry)),
+        Route("/dead-letters/{job_id}", DeadLetterItem(database, threads, dead_letters)),
+        Route("/dead-letters/groups", ErrorGroups(database, threads)),
+        Route("/dead-letters/groups/{group_id}/resolve", GroupResolution(database, threads, body_reader)),
+        Route("/dead-letters/groups/{group_id}/ignore", GroupIgnoring(database, threads, body_reader)),
+        Route("/dead-letters/groups/{group_id}/reopen", GroupReopening(database, threads)),
+        Route("/dead-letters/redrives", RedriveCollection(database, threads, registry, body_reader)),
+        Route("/dead-letters/redrives/{redrive_id}", RedriveItem(database, threads)),
+        Route("/dead-letters/redrives/{redrive_id}/cancel", RedriveCancellation(database, threads)),
         Route("/job-types", JobTypeCollection(registry, settings)),
         Route("/job-types/{name}", JobTypeItem(registry, settings)),
         Route("/queues", QueueCollection(queues)),
         Route("/queues/{name}", QueueItem(queues)),
+        Route("/queues/{name}/pause", QueuePause(database, threads, registry, body_reader)),
+        Route("/queues/{name}/resume", QueueResume(database, threads, registry)),
         Route("/workers", WorkerCollection(database, threads, settings.lease_seconds)),
         Route("/stats", Statistics(database, threads)),
         Route("/livez", Liveness()),
@@ -145,6 +165,11 @@ def count(event: events.Event) -> None:
             catalogue.SUBMITTED.labels(event.queue, event.type, "api").inc()
         case events.JobRedriven():
             catalogue.SUBMITTED.labels(event.queue, event.type, "redrive").inc()
+        case events.JobDiscarded():
+            catalogue.DISCARDED.labels(event.queue, event.type).inc()
+        case events.RedriveEnded():
+            catalogue.REDRIVES.labels(event.state).inc()
+            catalogue.REDRIVE_JOBS.labels("skipped").inc(event.skipped)
         case events.JobCancelled():
             catalogue.FINISHED.labels(event.queue, event.type, "cancelled").inc()
         case events.AttemptAmbiguous():

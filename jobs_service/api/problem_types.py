@@ -27,13 +27,20 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "job_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no job with this id."),
     "job_type_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no job type with this name."),
     "queue_not_found": ProblemType(HTTPStatus.NOT_FOUND, "No job type of this installation has this queue."),
+    "dead_letter_not_found": ProblemType(HTTPStatus.NOT_FOUND, "No failed job has this id."),
+    "error_group_not_found": ProblemType(HTTPStatus.NOT_FOUND, "No dead letter belongs to this group."),
+    "redrive_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no redrive with this id."),
     "method_not_allowed": ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "`Allow` lists the methods of this route."),
     "request_timeout": ProblemType(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time."),
     "wrong_status": ProblemType(HTTPStatus.CONFLICT, "The job's status does not allow this."),
     "idempotency_key_in_flight": ProblemType(
         HTTPStatus.CONFLICT, "A request with this Idempotency-Key is being carried out."
     ),
+    "redrive_finished": ProblemType(HTTPStatus.CONFLICT, "The redrive is completed already."),
     "length_required": ProblemType(HTTPStatus.LENGTH_REQUIRED, "A body needs a Content-Length."),
+    "precondition_failed": ProblemType(
+        HTTPStatus.PRECONDITION_FAILED, "The job is not any more what `If-Match` says; nothing was changed."
+    ),
     "content_too_large": ProblemType(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large."),
     "uri_too_long": ProblemType(HTTPStatus.REQUEST_URI_TOO_LONG, "The request line is too long."),
     "unsupported_media_type": ProblemType(
@@ -44,6 +51,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "idempotency_key_reused": ProblemType(
         HTTPStatus.UNPROCESSABLE_ENTITY, "This Idempotency-Key was sent before with another request."
+    ),
+    "precondition_required": ProblemType(
+        HTTPStatus.PRECONDITION_REQUIRED, "The request needs `If-Match` with the job's `ETag`."
     ),
     "headers_too_large": ProblemType(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large."),
     "not_implemented": ProblemType(HTTPStatus.NOT_IMPLEMENTED, "The body has a transfer coding other than chunked."),

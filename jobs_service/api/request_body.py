@@ -24,6 +24,9 @@ LARGE_BYTES = 32_768
 #: The limits of a number's absolute value. `jsonb` writes out every digit: 300 zeros for 1e300, fifty times its length.
 SMALLEST, LARGEST = Decimal("1e-64"), Decimal("1e64")
 
+#: The media types of bodies, where a route takes no others.
+JSON = ("application/json",)
+
 T = TypeVar("T")
 
 
@@ -35,9 +38,9 @@ class BodyReader:
         # Not those of other calls: while PostgreSQL does not answer, they may all be occupied.
         self._threads = Threads(1)
 
-    async def read(self, req: Request, form: type[T]) -> T:
+    async def read(self, req: Request, form: type[T], *, media_types: Sequence[str] = JSON) -> T:
         """Decode the body as the type `form`. Raises `InvalidRequest` with a pointer, or Falcon's 411, 413 and 415."""
-        return await self.decoded(await self.raw(req), form)
+        return await self.decoded(await read_bytes(req, self.max_bytes, media_types), form)
 
     async def raw(self, req: Request) -> bytes:
         """Return the body as it was sent. Raises `MalformedBody`, or Falcon's 411, 413 and 415."""
@@ -48,6 +51,11 @@ class BodyReader:
         if len(raw) > LARGE_BYTES:
             return await self._threads.run(decode, raw, form)
         return decode(raw, form)
+
+    async def read_if_any(self, req: Request, form: type[T]) -> T | None:
+        """Decode the body like `read`. None: the request has no body."""
+        is_chunked = "chunked" in (req.get_header("Transfer-Encoding") or "").lower()
+        return await self.read(req, form) if req.content_length or is_chunked else None
 
 
 def decode(raw: bytes, form: type[T]) -> T:
@@ -84,7 +92,7 @@ def media_type_of(req: Request) -> str:
     return (req.content_type or "").partition(";")[0].strip().lower()
 
 
-async def read_bytes(req: Request, max_bytes: int, media_types: Sequence[str] = ("application/json",)) -> bytes:
+async def read_bytes(req: Request, max_bytes: int, media_types: Sequence[str] = JSON) -> bytes:
     """Return the body of a request. Raises `MalformedBody`, or Falcon's 411, 413 and 415."""
     if media_type_of(req) not in media_types:
         raise falcon.HTTPUnsupportedMediaType(description=f"Send the body as Content-Type: {' or '.join(media_types)}.")

@@ -57,6 +57,17 @@ class DeadLetterList:
             reason = str(unavailable(error, self.key))
             log.warning("Dead letter still listed in Redis", job_id=str(job_id), error=reason)
 
+    def remove_oldest(self, job_ids: Sequence[UUID]) -> None:
+        """Remove ids that are near the beginning of the list. Redis errors are only logged, as above."""
+        try:
+            with self.client.pipeline(transaction=False) as pipeline:
+                for job_id in job_ids:
+                    pipeline.lrem(self.key, 1, str(job_id))
+                pipeline.execute()
+        except redis.RedisError as error:
+            reason = str(unavailable(error, self.key))
+            log.warning("Dead letters still listed in Redis", jobs=len(job_ids), error=reason)
+
     def length(self) -> int:
         """Return the number of ids. Raises `NameTaken` if the key holds no list, or `BrokerUnavailable`."""
         try:

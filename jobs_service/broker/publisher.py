@@ -12,7 +12,7 @@ from jobs_service import events
 from jobs_service.broker.redis import JobBroker, message_for
 from jobs_service.circuit_breaker import CircuitBreaker
 from jobs_service.errors import BrokerUnavailable
-from jobs_service.jobs.lifecycle import NewJob, Submitted
+from jobs_service.jobs.lifecycle import Changed, NewJob, Submitted
 
 #: Seconds during which a queue is left to the relay after it was found full, or Redis did not answer.
 LEAVE_SECONDS = 1.0
@@ -60,6 +60,18 @@ class Publisher:
         for job, submitted in jobs:
             messages[job.queue].append((message_for(job.id, job.type, job.queue, job.priority), submitted.due_ms))
         return {queue: error for queue, due in messages.items() if (error := self._send(queue, due))}
+
+    def move(self, job: Changed, *, former_priority: int) -> None:
+        """Move the message of a job whose `run_at` or priority has changed.
+
+        If Redis does not answer, the job may run at its former place: its row says whether it may be claimed.
+        """
+        former = message_for(job.job_id, job.type, job.queue, former_priority)
+        message = message_for(job.job_id, job.type, job.queue, job.priority)
+        try:
+            self.broker.replace(job.queue, [former], message, job.due_ms if job.is_due else None)
+        except BrokerUnavailable as error:
+            events.emit(events.MessageNotPublished(queue=job.queue, error=str(error)))
 
     def _send(self, queue: str, messages: Sequence[tuple[Message[Any], float]]) -> str:
         """Return "", or why the messages were not sent."""

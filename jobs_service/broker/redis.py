@@ -207,6 +207,23 @@ class JobBroker(RedisBroker):
         except redis.RedisError as error:
             raise unavailable(error, self.key(queue_name)) from error
 
+    def replace(
+        self, queue_name: str, former: Iterable[Message[Any]], message: Message[Any], due_ms: float | None
+    ) -> None:
+        """Move a job's message to the place it has from now on, and remove its `former` messages.
+
+        Without `due_ms` the job is not due, and has no message. Raises `BrokerUnavailable`.
+        """
+        line = self.line(queue_name, message.actor_name)
+        try:
+            with self.client.pipeline(transaction=True) as pipeline:
+                pipeline.zrem(line, message.encode(), *(each.encode() for each in former))
+                if due_ms is not None:
+                    pipeline.zadd(line, {message.encode(): score(message, due_ms)})
+                pipeline.execute()
+        except redis.RedisError as error:
+            raise unavailable(error, self.key(queue_name)) from error
+
     def waiting(self, queue_name: str) -> int:
         """Return the number of messages on a queue. Raises `BrokerUnavailable`."""
         try:

@@ -33,6 +33,7 @@ EVENT_NAMES: Mapping[str, str] = {
     "expire": "failed",
     "cancel": "cancelled",
     "redrive": "redriven",
+    "discard": "discarded",
 }
 
 #: The events that an attempt's own code causes.
@@ -77,7 +78,8 @@ def events_of(verb: str, moved: str) -> str:
     their earlier events.
     """
     name = EVENT_NAMES[verb]
-    shown = f"CASE status WHEN 'failed' THEN 'failed' ELSE '{name}' END"
+    # A discarded job had failed long before.
+    shown = f"'{name}'" if verb == "discard" else f"CASE status WHEN 'failed' THEN 'failed' ELSE '{name}' END"
     return f"""told AS (
   INSERT INTO job_events (name, type, queue, status, job_ids, attempts, details)
   SELECT {shown}, type, queue, status, array_agg(id), array_agg({_ATTEMPTS.get(verb, "attempts")}), {_details(verb)}

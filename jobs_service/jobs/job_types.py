@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from jobs_service.errors import UnknownJobType
+from jobs_service.errors import LeaseLost, UnknownJobType
 from jobs_service.jobs.notes import JobLog
 from jobs_service.jobs.validation import decoded, encoded, invalid
 from jobs_service.mail.mailer import Mailer
@@ -53,6 +53,16 @@ class JobContext:
     progress: Reporter = lambda done, total=None, note="": None  # noqa: ARG005 - as above
     #: The job's own logger. Its lines are kept with the attempt too, up to a limit.
     log: JobLog = field(default_factory=JobLog)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job has been cancelled: what its code does from now on is not wanted."""
+        return self.is_cancelled()
+
+    def stop_if_cancelled(self) -> None:
+        """To be called between two steps. Raises `LeaseLost` if the job has been cancelled."""
+        if self.is_cancelled():
+            raise LeaseLost("the job was cancelled, or given to another worker")
 
 
 #: Takes the typed payload and the context, and returns a small JSON value: the job's `result`.

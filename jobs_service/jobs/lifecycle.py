@@ -52,6 +52,8 @@ TRANSITIONS: Mapping[str, tuple[tuple[Status, ...], tuple[Status, ...]]] = {
     "expire": ((Status.PENDING,), (Status.FAILED,)),
     "cancel": ((Status.PENDING, Status.PROCESSING), (Status.CANCELLED,)),
     "redrive": ((Status.COMPLETED, Status.FAILED, Status.CANCELLED), (Status.PENDING,)),
+    # Leads to no state: the row is deleted.
+    "discard": ((Status.FAILED,), ()),
 }
 
 #: A job stays in one of these states until it is redriven or its retention is over.
@@ -116,6 +118,8 @@ class NewJob:
     timeout_seconds: int | None = None
     #: The request's Idempotency-Key, and its answer.
     once: idempotency.Once | None = None
+    #: The finished job that this one repeats with changes.
+    retry_of: UUID | None = None
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -273,18 +277,19 @@ WITH new AS (
     %(max_attempts)s::integer[], %(run_at)s::timestamptz[], %(delay_seconds)s::float8[],
     %(publish_grace_seconds)s::float8[], %(expires_at)s::timestamptz[], %(on_ambiguous)s::text[],
     %(request_id)s::text[], %(traceparent)s::text[], %(keep_text)s::boolean[], %(tags)s::text[],
-    %(timeout_seconds)s::integer[]
+    %(timeout_seconds)s::integer[], %(retry_of)s::uuid[]
   ) AS wanted (id, type, payload, queue, priority, max_attempts, wish, delay_seconds, publish_grace_seconds,
-               expires_at, on_ambiguous, request_id, traceparent, keep_text, tags, timeout_seconds)
+               expires_at, on_ambiguous, request_id, traceparent, keep_text, tags, timeout_seconds,
+               retry_of)
   CROSS JOIN LATERAL (
     SELECT GREATEST(now(), COALESCE(wish, now() + delay_seconds * interval '1 second'))
   ) AS dates (due)
 )<with>, written AS (
   INSERT INTO jobs (id, type, status, payload, payload_text, queue, priority, max_attempts, run_at, publish_at,
-                    expires_at, on_ambiguous, request_id, traceparent, tags, timeout_seconds)
+                    expires_at, on_ambiguous, request_id, traceparent, tags, timeout_seconds, retry_of)
   SELECT id, type, 'pending', payload::jsonb, CASE WHEN keep_text THEN payload::json END, queue, priority, max_attempts,
          due, due + CASE WHEN is_due THEN publish_grace_seconds ELSE 0 END * interval '1 second',
-         expires_at, on_ambiguous, request_id, traceparent, tags::text[], timeout_seconds
+         expires_at, on_ambiguous, request_id, traceparent, tags::text[], timeout_seconds, retry_of
   FROM new WHERE NOT is_expired<guard>
   ON CONFLICT (id) DO NOTHING
   RETURNING *
@@ -423,6 +428,9 @@ _PAYLOAD = "CASE WHEN payload_text::jsonb = payload THEN payload_text::text ELSE
 # always empty. A server's prober is the one job that may contact it.
 _AWAY = "ARRAY(SELECT name FROM servers WHERE prober IS DISTINCT FROM jobs.id)"
 
+#: Whether a job's queue runs. The table is nearly always empty, and read once for a statement.
+NOT_PAUSED = "queue <> ALL(ARRAY(SELECT queue FROM queue_pauses))"
+
 # A statement that selects jobs by id writes its guard as (status = …) IS TRUE: equivalent, but it matches no partial
 # index. Otherwise PostgreSQL, with statistics from an empty queue, would scan all waiting rows to find an id.
 _CLAIM_COLUMNS = f"""lease_token::text, type, queue, {_PAYLOAD}, attempts, max_attempts, worker_losses,
@@ -432,13 +440,13 @@ _CLAIM_COLUMNS = f"""lease_token::text, type, queue, {_PAYLOAD}, attempts, max_a
 
 _CLAIM = event_log.with_event(
     "claim",
-    """
+    f"""
 UPDATE jobs
 SET status = 'processing', attempts = attempts + 1, lease_token = ask.token, worker_id = ask.worker_id,
     started_at = now(), effect_started_at = NULL, updated_at = timezone('utc', now())
 FROM unnest(%(job_ids)s::uuid[], %(worker_ids)s::uuid[], %(tokens)s::uuid[]) AS ask (job_id, worker_id, token)
 WHERE id = ask.job_id AND (status = 'pending') IS TRUE AND run_at <= now()
-  AND (expires_at IS NULL OR expires_at > now())""",
+  AND (expires_at IS NULL OR expires_at > now()) AND {NOT_PAUSED}""",
     _CLAIM_COLUMNS,
 )
 
@@ -448,7 +456,9 @@ FROM jobs WHERE id = ANY(%(job_ids)s::uuid[]) AND lease_token = ANY(%(tokens)s::
 
 
 def claim(database: Database, asks: Sequence[ClaimRequest]) -> list[Claim | None]:
-    """Begin the next attempt of jobs that are due, and count it. None: finished, running, not due, expired or unknown.
+    """Begin the next attempt of jobs that are due, and count it.
+
+    None: it is finished, running, not due, expired or unknown, or its queue is paused.
 
     After `DatabaseUnavailable`, call again with the same tokens to learn whether the claims succeeded.
     """
@@ -750,7 +760,8 @@ run_at = LEAST(now(), COALESCE((
 _PROBE = f"""
 WITH next AS (
   SELECT id FROM jobs
-  WHERE status = 'pending' AND waits_for = %(server)s AND id IS DISTINCT FROM %(instead_of)s AND {FENCE}
+  WHERE status = 'pending' AND waits_for = %(server)s AND id IS DISTINCT FROM %(instead_of)s AND {NOT_PAUSED}
+    AND {FENCE}
   ORDER BY run_at LIMIT 1
   FOR NO KEY UPDATE SKIP LOCKED
 ), brought AS (
@@ -760,7 +771,10 @@ UPDATE servers SET prober = brought.id FROM brought WHERE name = %(server)s RETU
 
 
 def probe(database: Database, server: str, *, instead_of: UUID | None = None, fence: int | None = None) -> bool:
-    """Let the first of the jobs that wait for an unavailable server try it now. False: no job waits for it."""
+    """Let the first of the jobs that wait for an unavailable server try it now. False: no job waits for it.
+
+    A job in a paused queue is not chosen, because nobody would claim it.
+    """
     return database.row(_PROBE, {"server": server, "instead_of": instead_of, "fence": fence}) is not None
 
 
@@ -996,6 +1010,7 @@ _CANCEL = event_log.with_event(
     f"""
 UPDATE jobs
 SET status = 'cancelled', end_reason = 'cancelled_by_operator', lease_token = NULL,
+    cancel_reason = %(reason)s, cancelled_by = %(by)s,
     transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now()),
     history_omitted = CASE WHEN status = 'processing' AND effect_started_at IS NOT NULL
       THEN {_OMITTED} ELSE history_omitted END,
@@ -1010,14 +1025,23 @@ WHERE id = ANY(%(job_ids)s) AND (status IN ('pending', 'processing')) IS TRUE"""
 )
 
 
-def cancel(database: Database, job_id: UUID, *, lost_reply: LostReply | None = None) -> Cancelled | None:
+def cancel(
+    database: Database,
+    job_id: UUID,
+    *,
+    reason: str | None = None,
+    by: str | None = None,
+    lost_reply: LostReply | None = None,
+) -> Cancelled | None:
     """End a job that is not finished. None: it is finished, or there is no such job.
+
+    The row keeps the reason, and `by`: the name of who cancelled it.
 
     A running attempt loses its lease: it can no longer begin its effect, and its verdict is refused. Its worker learns
     of this with its next heartbeat, and interrupts it.
     """
     lost_reply = lost_reply or LostReply()
-    names = lost_reply.parameters or {"job_ids": [job_id], "transition": uuid4()}
+    names = lost_reply.parameters or {"job_ids": [job_id], "transition": uuid4(), "reason": reason, "by": by}
     rows = _send_tracked(database, lost_reply, _CANCEL, _CANCELLED, names)
     return _cancelled(rows[0]) if rows else None
 
@@ -1032,14 +1056,16 @@ SELECT status, transition_token, finished_at FROM jobs
 WHERE id = %s AND (status IN ('completed', 'failed', 'cancelled')) IS TRUE"""
 
 # Only if the job still has the end that was seen: sent twice, it must not redrive a job that has finished again since.
-_REDRIVE = event_log.with_event(
-    "redrive",
-    """
-UPDATE jobs
+_PENDING_AGAIN = """
 SET status = 'pending', attempts = 0, worker_losses = 0, end_reason = NULL, error = NULL, result = NULL,
     result_text = NULL, worker_id = NULL, started_at = NULL, finished_at = NULL, expires_at = NULL,
-    waits_for = NULL, deferrals = 0, deferred_since = NULL,
-    transition_token = %(transition)s, run_at = now(), publish_at = now(), updated_at = timezone('utc', now())
+    waits_for = NULL, deferrals = 0, deferred_since = NULL, cancel_reason = NULL, cancelled_by = NULL,
+    transition_token = %(transition)s, run_at = now(), publish_at = now(), updated_at = timezone('utc', now())"""
+
+_REDRIVE = event_log.with_event(
+    "redrive",
+    f"""
+UPDATE jobs {_PENDING_AGAIN}
 WHERE id = ANY(%(job_ids)s) AND (status = %(status)s) IS TRUE
   AND transition_token IS NOT DISTINCT FROM %(seen)s AND finished_at = %(finished_at)s""",
     _MOVED,
@@ -1062,6 +1088,176 @@ def _end_of(database: Database, job_id: UUID) -> dict[str, Any] | None:
     end = database.row(_FINISHED, (job_id,))
     seen = dict(zip(("status", "seen", "finished_at"), end or (), strict=False))
     return seen | {"job_ids": [job_id], "transition": uuid4()} if seen else None
+
+
+# A job that has left `failed` since the operation began, or has failed again, has another end than was seen then.
+_REDRIVE_SOME = f"""
+WITH running AS (
+  SELECT id FROM redrives WHERE id = %(redrive_id)s AND state = 'running' AND {FENCE} FOR NO KEY UPDATE
+), members AS (
+  DELETE FROM redrive_jobs USING running
+  WHERE redrive_id = running.id AND place = ANY(%(places)s)
+  RETURNING job_id, seen, redrive_jobs.finished_at
+), dead AS (
+  SELECT jobs.id FROM jobs JOIN members ON jobs.id = job_id
+  WHERE (status = 'failed') IS TRUE AND transition_token IS NOT DISTINCT FROM seen
+    AND jobs.finished_at = members.finished_at
+  ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+), moved AS (
+  UPDATE jobs {_PENDING_AGAIN}
+  FROM dead WHERE jobs.id = dead.id
+  RETURNING jobs.*
+), {event_log.events_of("redrive", "moved")}, counted AS (
+  UPDATE redrives
+  SET moved = moved + (SELECT count(*) FROM moved),
+      skipped = skipped + (SELECT count(*) FROM members) - (SELECT count(*) FROM moved)
+  FROM running WHERE redrives.id = running.id
+)
+SELECT id, type, queue, 0, request_id, traceparent FROM moved"""
+
+_LEFT = "SELECT count(*) FROM redrive_jobs WHERE redrive_id = %(redrive_id)s AND place = ANY(%(places)s)"
+
+_MEMBERS = "SELECT place, job_id FROM redrive_jobs WHERE redrive_id = %s ORDER BY place LIMIT %s"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some jobs of a redrive: how many were looked at, and those of them that are pending again."""
+
+    taken: int
+    moved: Sequence[TransitionedJob]
+
+
+def redrive_some(
+    database: Database,
+    redrive_id: UUID,
+    *,
+    limit: int,
+    fence: int | None = None,
+    lost_reply: LostReply | None = None,
+) -> Batch:
+    """Redrive the next `limit` members of a running operation that are still the dead letters that they were.
+
+    That they are done is written by the same statement, so that no member is redriven twice, whatever is lost. The
+    batch is empty when no member is left, or the operation must not go on.
+    """
+    lost_reply = lost_reply or LostReply()
+    names = lost_reply.parameters
+    if names is None and (members := database.rows(_MEMBERS, (redrive_id, limit))):
+        names = {
+            "redrive_id": redrive_id,
+            "places": [place for place, _ in members],
+            "job_ids": [job_id for _, job_id in members],
+            "transition": uuid4(),
+            "fence": fence,
+        }
+    if names is None:
+        return Batch(0, ())
+    rows = _send_tracked(database, lost_reply, _REDRIVE_SOME, _REDRIVEN, names)
+    # If none was moved, the operation may have been cancelled, or the fence be gone: then they are members still.
+    (left,) = (0,) if rows else database.row(_LEFT, names) or (0,)
+    return Batch(len(names["job_ids"]) - left, [TransitionedJob(*row) for row in rows])
+
+
+_DISCARDED = "job_id, type, queue, attempts, request_id, traceparent"
+
+# The row in `discards` is also what a statement whose reply was lost is recognised by.
+_DISCARD = f"""
+WITH gone AS (
+  DELETE FROM jobs WHERE id = %(job_id)s AND (status = 'failed') IS TRUE
+  RETURNING id, type, queue, status, attempts, request_id, traceparent
+), {event_log.events_of("discard", "gone")}
+INSERT INTO discards (job_id, type, queue, attempts, request_id, traceparent, transition_token, discarded_by)
+SELECT id, type, queue, attempts, request_id, traceparent, %(transition)s, %(by)s FROM gone
+ON CONFLICT (job_id) DO UPDATE SET transition_token = excluded.transition_token, discarded_by = excluded.discarded_by
+RETURNING {_DISCARDED}"""
+
+_IS_DISCARDED = f"SELECT {_DISCARDED} FROM discards WHERE job_id = %(job_id)s AND transition_token = %(transition)s"
+
+
+def discard(
+    database: Database, job_id: UUID, *, by: str, lost_reply: LostReply | None = None
+) -> TransitionedJob | None:
+    """Delete a dead letter. None: it has another status, or there is no such job. The pruner deletes its files.
+
+    `by` is the name of who discards it.
+    """
+    lost_reply = lost_reply or LostReply()
+    names = lost_reply.parameters or {"job_id": job_id, "transition": uuid4(), "by": by}
+    lost_reply.parameters = None
+    try:
+        # `rows` may have sent it twice, and then only the first one found the row: look for our own token.
+        found = next((row for sql in (_DISCARD, _IS_DISCARDED) if (row := database.row(sql, names))), None)
+    except DatabaseUnavailable:
+        lost_reply.parameters = names
+        raise
+    return TransitionedJob(*found) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is to be changed of a pending job. None: it stays as it is."""
+
+    run_at: datetime | None = None
+    priority: int | None = None
+    max_attempts: int | None = None
+    #: An empty one removes all tags.
+    tags: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A job that was changed, with what its message says. Times are PostgreSQL's."""
+
+    job_id: UUID
+    type: str
+    queue: str
+    priority: int
+    #: Its `run_at`, in Unix milliseconds.
+    due_ms: float
+    is_due: bool
+
+
+_CHANGED = "id, type, queue, priority, (extract(epoch FROM run_at) * 1000)::float8, run_at <= now()"
+
+# `version` is that of the row as the caller saw it: whatever has changed the row since is not overwritten.
+_CHANGE = f"""
+UPDATE jobs
+SET run_at = CASE WHEN %(run_at)s::timestamptz IS NULL THEN run_at ELSE GREATEST(now(), %(run_at)s::timestamptz) END,
+    publish_at = GREATEST(now(), COALESCE(%(run_at)s::timestamptz, run_at)),
+    priority = COALESCE(%(priority)s, priority), max_attempts = COALESCE(%(max_attempts)s, max_attempts),
+    tags = CASE WHEN %(keeps_tags)s THEN tags ELSE NULLIF(%(tags)s::text[], '{{}}') END,
+    transition_token = %(transition)s, updated_at = timezone('utc', now())
+WHERE id = ANY(%(job_ids)s) AND (status = 'pending') IS TRUE AND xmin::text = %(version)s
+RETURNING {_CHANGED}"""
+
+
+def version(database: Database, job_id: UUID) -> str | None:
+    """Return what differs after each change of the row, or None: there is no such job."""
+    row = database.row("SELECT xmin::text FROM jobs WHERE id = %s", (job_id,))
+    return None if row is None else str(row[0])
+
+
+def change(
+    database: Database, job_id: UUID, changes: Changes, *, version: str, lost_reply: LostReply | None = None
+) -> Changed | None:
+    """Change a pending job whose row still has this version. None: it has another, is not pending, or does not exist.
+
+    The relay publishes its message again when the job is due.
+    """
+    lost_reply = lost_reply or LostReply()
+    names = lost_reply.parameters or {
+        "job_ids": [job_id],
+        "transition": uuid4(),
+        "version": version,
+        "run_at": changes.run_at,
+        "priority": changes.priority,
+        "max_attempts": changes.max_attempts,
+        "keeps_tags": changes.tags is None,
+        "tags": list(changes.tags or ()),
+    }
+    rows = _send_tracked(database, lost_reply, _CHANGE, _CHANGED, names)
+    return Changed(*rows[0]) if rows else None
 
 
 def move(database: Database, job_ids: Sequence[UUID], *, queue: str, fence: int | None = None) -> None:

@@ -1,7 +1,7 @@
 """Jobs as peewee reads them, one or a page at a time. Nothing here writes: `lifecycle.py` alone writes jobs."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, overload
 from uuid import UUID
 
 import msgspec
@@ -69,6 +69,9 @@ class Job(Model):
     waits_for = TextField(null=True)
     deferred_since = DateTimeField(null=True)
     end_reason = CharField(null=True)
+    cancel_reason = TextField(null=True)
+    cancelled_by = TextField(null=True)
+    retry_of = UUIDField(null=True)
     history = RawJSONField()
     history_omitted = IntegerField()
     request_id = CharField(null=True)
@@ -103,6 +106,9 @@ _SHOWN = (
     "timeout_seconds",
     "on_ambiguous",
     "end_reason",
+    "cancel_reason",
+    "cancelled_by",
+    "retry_of",
     "waits_for",
     "request_id",
     "progress",
@@ -143,7 +149,12 @@ def bytes_of(job: Job) -> int:
     return sum(memoryview(raw).nbytes for raw in (job.payload, job.result, job.history) if raw is not None)
 
 
+@overload
+def rfc3339(moment: datetime) -> str: ...
+@overload
+def rfc3339(moment: datetime | None) -> str | None: ...
 def rfc3339(moment: datetime | None) -> str | None:
+    """Return a date of PostgreSQL's as the API shows it: in UTC, with milliseconds. None: there is none."""
     if moment is None:
         return None
     # created_at and updated_at have no time zone and hold UTC; the others have one.

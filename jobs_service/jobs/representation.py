@@ -31,6 +31,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     ]
     on_ambiguous: OnAmbiguous
     end_reason: Annotated[EndReason | None, Meta(description="Why it ended without a result.")]
+    cancel_reason: Annotated[str | None, Meta(description="What was said when it was cancelled.")]
+    cancelled_by: Annotated[str | None, Meta(description="Who cancelled it: the name of an API key.")]
+    retry_of: Annotated[UUID | None, Meta(description="The finished job that it repeats with changes.")]
     waits_for: Annotated[str | None, Meta(description="The unavailable server that it waits for.")]
     request_id: str | None
     trace_id: str | None
@@ -74,6 +77,9 @@ EXAMPLE: dict[str, Any] = {
     "timeout_seconds": None,
     "on_ambiguous": "resend",
     "end_reason": None,
+    "cancel_reason": None,
+    "cancelled_by": None,
+    "retry_of": None,
     "waits_for": None,
     "request_id": "7f1c9a52-order-4711",
     "trace_id": None,

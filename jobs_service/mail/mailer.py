@@ -123,6 +123,7 @@ class SmtpMailer:
         self._timeout_seconds = timeout_seconds
         self._server = name_of(host, port)
         self._ask: Callable[[str], None] = lambda server: None  # noqa: ARG005 - the name says what it takes
+        self._before_recipient: Callable[[], None] = lambda: None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -137,14 +138,15 @@ class SmtpMailer:
             timeout_seconds=settings.mail_timeout_seconds,
         )
 
-    def asking(self, ask: Callable[[str], None]) -> Self:
+    def asking(self, ask: Callable[[str], None], before_recipient: Callable[[], None] = lambda: None) -> Self:
         """Return a mailer that calls `ask` with the server's name before each mail.
 
-        `ask` raises `Unavailable` while that server is known to be away.
+        `ask` raises `Unavailable` while that server is known to be away. `before_recipient` is called before the server
+        is told a recipient, and may raise an error to send nothing.
         """
         # What `copy.copy` does, in a tenth of the time: every attempt has one.
         mailer = object.__new__(type(self))
-        mailer.__dict__.update(self.__dict__, _ask=ask)
+        mailer.__dict__.update(self.__dict__, _ask=ask, _before_recipient=before_recipient)
         return mailer
 
     @property
@@ -160,7 +162,12 @@ class SmtpMailer:
             with self._conversation() as conversation:
                 _refuse_utf8_beyond_the_server(conversation, utf8=utf8)
                 refused = conversation.deliver(
-                    content, self._sender.addr_spec, recipients, utf8=utf8, before_data=before_data
+                    content,
+                    self._sender.addr_spec,
+                    recipients,
+                    utf8=utf8,
+                    before_data=before_data,
+                    before_recipient=self._before_recipient,
                 )
         except (OSError, UnicodeError) as error:  # smtplib's errors are OSErrors; UnicodeErrors come from host names
             if is_exhaustion(error):

@@ -70,6 +70,7 @@ class Conversation(smtplib.SMTP):
         self._handed_over = False
         self._in_content = False
         self._before_data: Callable[[], None] = lambda: None
+        self._before_recipient: Callable[[], None] = lambda: None
         self._answer_to_ehlo = (0, b"")
         super().__init__(host, port, local_hostname=ehlo_name, timeout=deadline.remaining())
 
@@ -81,12 +82,14 @@ class Conversation(smtplib.SMTP):
         *,
         utf8: bool,
         before_data: Callable[[], None],
+        before_recipient: Callable[[], None] = lambda: None,
     ) -> int:
         """Send the mail. Return how many recipients were refused permanently while others were accepted.
 
-        `before_data` is called after recipients were accepted, just before the mail is sent.
+        `before_recipient` is called before each recipient, `before_data` after recipients were accepted, just before
+        the mail is sent.
         """
-        self._before_data = before_data
+        self._before_data, self._before_recipient = before_data, before_recipient
         try:
             return len(self.sendmail(sender, recipients, content, ["SMTPUTF8"] if utf8 else []))
         except smtplib.SMTPServerDisconnected as error:
@@ -124,6 +127,7 @@ class Conversation(smtplib.SMTP):
 
     def rcpt(self, recip: str, options: Sequence[str] = ()) -> tuple[int, bytes]:
         """Give up the whole mail when a recipient is refused temporarily, so that a retry sends no duplicates."""
+        self._before_recipient()
         code, reply = super().rcpt(recip, options)
         if 400 <= code < 500:  # noqa: PLR2004 - RFC 5321's "transient negative completion"
             raise ReplyToMail(code, reply)

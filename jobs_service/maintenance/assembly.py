@@ -24,6 +24,7 @@ from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.neighbours import NeighbourWatch
 from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.recovery import Recovery
+from jobs_service.maintenance.redrives import Redrives
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.rescuer import Rescuer
 from jobs_service.maintenance.search_index import SearchIndex
@@ -96,6 +97,7 @@ def _services(
     yield Expirer(database, dead_letters, interval_seconds=settings.sweep_interval_seconds)
     yield Recovery(database, interval_seconds=settings.relay_interval_seconds)
     yield Strays(database, broker, dead_letters, interval_seconds=STRAYS_SECONDS, liveness=liveness)
+    yield Redrives(database, dead_letters, interval_seconds=settings.relay_interval_seconds)
     yield Pruner(
         database,
         outputs,

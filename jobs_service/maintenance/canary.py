@@ -19,6 +19,7 @@ log = get_logger(module=__name__)
 #: Seconds to wait for the API. The leader's other services wait meanwhile.
 API_SECONDS = 2.0
 
+# Those of paused queues count as on their way: they would only wait.
 # An index range for each type and status, whatever the statistics say: by an order that no other index has.
 _ON_THEIR_WAY = """
 SELECT DISTINCT kind
@@ -26,11 +27,14 @@ FROM unnest(%(types)s::text[]) AS kind
 CROSS JOIN unnest(%(statuses)s::text[]) AS state
 CROSS JOIN LATERAL (
   SELECT id FROM jobs WHERE type = kind AND status = state ORDER BY id DESC NULLS LAST LIMIT 1
-) AS found"""
+) AS found
+UNION
+SELECT kind
+FROM unnest(%(types)s::text[], %(queues)s::text[]) AS served (kind, queue) JOIN queue_pauses USING (queue)"""
 
 
 class Canary(Service):
-    """One canary for each queue at a time: while one is on its way, no second is sent.
+    """One canary for each queue at a time: while one is on its way, or the queue is paused, no second is sent.
 
     A canary that completes is deleted from the table; one that fails stays, a dead letter like any other.
     """
@@ -64,6 +68,7 @@ class Canary(Service):
     def _on_their_way(self) -> set[str]:
         names = {
             "types": [job_type.name for job_type in self.job_types],
+            "queues": [job_type.queue for job_type in self.job_types],
             "statuses": [Status.PENDING, Status.PROCESSING],
         }
         return {kind for (kind,) in self.database.rows(_ON_THEIR_WAY, names)}

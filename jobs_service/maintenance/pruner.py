@@ -1,4 +1,4 @@
-"""Deletes jobs that have been finished for longer than their retention, and the files that they wrote."""
+"""Deletes jobs that have been finished for longer than their retention, and their files and those of discarded jobs."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from uuid import UUID
 from jobs_service import events
 from jobs_service.database.connection import Database
 from jobs_service.failpoints import failpoint
-from jobs_service.jobs import lifecycle
+from jobs_service.jobs import dead_letters, lifecycle
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.outputs.local import OutputStore, Search
 
@@ -43,9 +43,11 @@ _FIRST = UUID(int=0)
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Expired jobs of each status that are yet to be deleted, and the search for their files."""
+    """Expired jobs of each status that are yet to be deleted, discarded jobs, and the search for the files of all."""
 
     expired: Mapping[lifecycle.Status, list[UUID]]
+    #: Jobs whose rows a person has deleted.
+    discarded: list[UUID]
     search: Search
 
     def batches(self) -> Iterator[tuple[lifecycle.Status, list[UUID]]]:
@@ -94,10 +96,11 @@ class Pruner(Service):
     def _next_round(self, turn: Turn) -> Round | None:
         """Return the next round. The first one also removes the files that earlier versions left in the folder."""
         expired = {status: self._expired(status, turn) for status in self.retention_seconds}
-        if self._has_searched and not any(expired.values()):
+        discarded = dead_letters.discarded(self.database, limit=BATCH)
+        if self._has_searched and not any(expired.values()) and not discarded:
             return None
         self._has_searched = True
-        return Round(expired, self.outputs.search(chain(*expired.values())))
+        return Round(expired, discarded, self.outputs.search(chain(*expired.values(), discarded)))
 
     def _expired(self, status: lifecycle.Status, turn: Turn) -> list[UUID]:
         expired: list[UUID] = []
@@ -115,6 +118,8 @@ class Pruner(Service):
         """Do the next piece of the round, and return how many jobs of each status it deleted."""
         pruned = Counter[lifecycle.Status]()
         is_searched = work.search.go_on(seconds=self.interval_seconds * SEARCH_SHARE)
+        if is_searched and work.discarded:
+            self._forget_discarded(work, turn)
         for status, job_ids in islice(work.batches(), BATCHES if is_searched else 0):
             pruned[status] += self._delete(work, status, job_ids, turn)
             if turn.is_over:
@@ -123,6 +128,12 @@ class Pruner(Service):
         if not is_searched or any(work.expired.values()):
             self._round = work
         return +pruned
+
+    def _forget_discarded(self, work: Round, turn: Turn) -> None:
+        """Delete the files of discarded jobs, and then what says that these have to be deleted."""
+        self.outputs.remove(work.search.files_of(work.discarded))
+        dead_letters.forget_discarded(self.database, work.discarded, fence=turn.fence)
+        work.discarded.clear()
 
     def _walk(self, status: lifecycle.Status) -> list[tuple[UUID, bool]]:
         retention = self.retention_seconds[status]

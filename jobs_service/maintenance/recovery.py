@@ -60,11 +60,12 @@ SELECT name, servers.probe_at IS NOT NULL, prober,
   CASE WHEN servers.probe_at IS NULL THEN (
     SELECT count(*) FROM (
       SELECT FROM jobs AS due
-      WHERE due.status = 'pending' AND due.waits_for = name AND due.run_at <= now() LIMIT %(most)s
+      WHERE due.status = 'pending' AND due.waits_for = name AND due.run_at <= now() AND due.<not paused>
+      LIMIT %(most)s
     ) AS on_their_way
   ) ELSE 0 END
 FROM waited FULL JOIN servers USING (name)
-LEFT JOIN jobs ON jobs.id = prober"""
+LEFT JOIN jobs ON jobs.id = prober""".replace("<not paused>", lifecycle.NOT_PAUSED)
 
 _CLOSE = """
 DELETE FROM servers

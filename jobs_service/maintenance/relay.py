@@ -20,7 +20,10 @@ BATCH = 500
 #: A queue and a type: in Redis each pair has its own sorted set of messages.
 Line = tuple[str, str]
 
-_LINES = "<lines> SELECT queue, type FROM lines WHERE queue = ANY(%s)".replace("<lines>", WAITING_LINES)
+# The jobs of a paused queue would not be claimed: they wait here.
+_LINES = "<lines> SELECT queue, type FROM lines WHERE queue = ANY(%s) AND <not paused>".replace(
+    "<lines>", WAITING_LINES
+).replace("<not paused>", lifecycle.NOT_PAUSED)
 
 # One index range for each priority, so that scheduled jobs of a high priority are not read again and again: the range
 # ends at now(), or at the date of the newest message in Redis. Published rows are filtered out; there are at most as

@@ -39,6 +39,7 @@ ATTEMPT_OUTCOMES = (
 FINISHED_OUTCOMES = ("completed", "failed", "cancelled")
 DEAD_LETTER_REASONS = tuple(reason for reason in EndReason if reason is not EndReason.CANCELLED_BY_OPERATOR)
 SOURCES = ("api", "redrive")
+REDRIVE_OUTCOMES = ("moved", "skipped")
 OPERATIONS = (
     "claim",
     "begin_effect",
@@ -167,9 +168,10 @@ _JOB = "queue_name actor_name"
 
 SUBMITTED = _counter(
     "jobs_submitted_total",
-    _API,
+    _BOTH,
     f"{_JOB} source",
-    "Jobs submitted, by source: api (a new job) or redrive (a finished job that runs again).",
+    "Jobs submitted, by source: api (a new job) or redrive (a finished job that runs again; counted by the workers if "
+    "an operation redrives many).",
 )
 SUBMISSION_ERRORS = _counter(
     "jobs_submission_errors_total",
@@ -182,6 +184,7 @@ SUBMISSION_ERRORS = _counter(
 PAYLOAD_BYTES = _histogram(
     "jobs_payload_bytes", _API, "", "Size in bytes of the payloads of submitted jobs, as they were sent.", _BYTES
 )
+DISCARDED = _counter("jobs_discarded_total", _API, _JOB, "Dead letters that a person deleted, by job type.")
 REJECTIONS = _counter(
     "jobs_request_rejections_total",
     _API,
@@ -247,6 +250,19 @@ DEAD_LETTERS = _counter(
 )
 RESCUED = _counter(
     "jobs_rescued_total", _WORKER, _JOB, "Jobs taken back from workers that stopped sending heartbeats, by job type."
+)
+REDRIVES = _counter(
+    "jobs_redrives_total",
+    _BOTH,
+    "state",
+    "Redrives of many dead letters that ended, by state: completed (counted by the workers) or cancelled (by the API).",
+)
+REDRIVE_JOBS = _counter(
+    "jobs_redrives_jobs_total",
+    _BOTH,
+    "outcome",
+    "Members of redrives, by outcome: moved (pending again) or skipped (no dead letters any more; counted when the "
+    "redrive has ended).",
 )
 QUARANTINED = _counter(
     "jobs_quarantined_total",
@@ -412,6 +428,9 @@ OLDEST_ELIGIBLE = _computed(
     "queue_name",
     "Seconds for which the first job of the queue has been due; 0 if no job is due.",
 )
+QUEUE_PAUSED = _computed(
+    "jobs_queue_paused", "queue_name", "1 while the queue is paused, so that none of its jobs is claimed, else 0."
+)
 OVERDUE = _computed(
     "jobs_scheduled_overdue",
     "queue_name",
@@ -428,6 +447,10 @@ DEAD_OLDEST = _computed(
     "jobs_dead_oldest_timestamp_seconds",
     "queue_name",
     "Unix time at which the oldest dead letter failed; absent if there is none.",
+)
+REDRIVES_RUNNING = _computed("jobs_redrives_running", "", "Redrives of many dead letters that are running.")
+REDRIVES_REMAINING = _computed(
+    "jobs_redrives_remaining", "", "Members of running redrives that were not looked at yet."
 )
 BREAKER_OPEN = _computed(
     "jobs_breaker_open",
@@ -574,6 +597,7 @@ def zero_worker(registry: "Registry") -> None:
         job = (job_type.queue, job_type.name)
         for row in (RUN_DURATION, ATTEMPTS_PER_JOB, RESCUED, SNOOZED):
             row.labels(*job)
+        SUBMITTED.labels(*job, "redrive")
         _each(ATTEMPTS, job, ATTEMPT_OUTCOMES)
         _each(FINISHED, job, FINISHED_OUTCOMES)
         _each(DEAD_LETTERS, job, DEAD_LETTER_REASONS)
@@ -581,6 +605,8 @@ def zero_worker(registry: "Registry") -> None:
     _each(STATE_SYNC_DURATION, (), OPERATIONS)
     _each(STATE_SYNC_ERRORS, (), OPERATIONS)
     _each(PRUNED, (), TERMINAL)
+    _each(REDRIVE_JOBS, (), REDRIVE_OUTCOMES)
+    REDRIVES.labels("completed")
     CLOCK_STEPS.labels()
     _zero_both()
 
@@ -591,6 +617,9 @@ def zero_api(registry: "Registry") -> None:
         job = (job_type.queue, job_type.name)
         _each(SUBMITTED, job, SOURCES)
         FINISHED.labels(*job, Status.CANCELLED)
+        DISCARDED.labels(*job)
+    REDRIVES.labels("cancelled")
+    REDRIVE_JOBS.labels("skipped")
     _each(SUBMISSION_ERRORS, (), SUBMISSION_ERROR_REASONS)
     _each(REJECTIONS, (), REJECTIONS_KNOWN)
     PAYLOAD_BYTES.labels()

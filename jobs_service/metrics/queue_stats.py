@@ -77,7 +77,11 @@ _DEAD = (
     "SELECT queue, count(*), extract(epoch FROM min(finished_at))::float8 FROM jobs WHERE status = 'failed' GROUP BY 1"
 )
 
+_REDRIVES = "SELECT count(*), COALESCE(sum(matched - moved - skipped), 0) FROM redrives WHERE state = 'running'"
+
 _CANARIES = "SELECT queue, extract(epoch FROM finished_at)::float8, seconds FROM canaries WHERE queue = ANY(%s)"
+
+_PAUSED = "SELECT queue FROM queue_pauses"
 
 _WORKERS = """
 SELECT count(*) FROM workers
@@ -105,6 +109,9 @@ class JobRows:
             oldest.add_metric([queue], max(0.0, counts.get((queue, "pending"), (0, 0.0))[1]))
         yield from (current, oldest)
 
+    def pauses(self) -> Iterator[Any]:
+        yield self._by_queue(catalogue.QUEUE_PAUSED, [(queue, 1) for (queue,) in self.database.rows(_PAUSED)])
+
     def overdue(self) -> Iterator[Any]:
         yield self._by_queue(
             catalogue.OVERDUE, self.database.rows(_OVERDUE, {"queues": self.queues, "seconds": OVERDUE_SECONDS})
@@ -117,6 +124,13 @@ class JobRows:
         for queue, _, failed_at in rows:
             oldest.add_metric([queue], failed_at)
         yield oldest
+
+    def redrives(self) -> Iterator[Any]:
+        count, remaining = self.database.row(_REDRIVES) or (0, 0)
+        for row, value in ((catalogue.REDRIVES_RUNNING, count), (catalogue.REDRIVES_REMAINING, remaining)):
+            family = row.family()
+            family.add_metric([], value)
+            yield family
 
     def breakers(self) -> Iterator[Any]:
         is_open, waiting = catalogue.BREAKER_OPEN.family(), catalogue.BREAKER_WAITING.family()

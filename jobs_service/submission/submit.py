@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
+from uuid import UUID
 
 import msgspec
 from structlog.stdlib import get_logger
@@ -90,8 +91,10 @@ class Submitter:
         self.writer = JobWriter(database, publisher)
         self.intake = Intake(self.writer, announce)
 
-    async def submit(self, submission: Submission, origin: Origin) -> NewJob:
+    async def submit(self, submission: Submission, origin: Origin, *, retry_of: UUID | None = None) -> NewJob:
         """Commit the job, then publish it. Jobs that are submitted at the same time share statement and commit.
+
+        `retry_of` is the finished job that it repeats with changes.
 
         Raises `InvalidRequest`, `QueueFull`, `TooBusy`, and `DatabaseUnavailable` when the job could not be committed.
         If Redis does not answer, the relay publishes the job later. A job whose caller is cancelled may be submitted
@@ -101,7 +104,7 @@ class Submitter:
             job_type, size = self._checked_type(submission), memoryview(submission.payload).nbytes
             job = self._new_job(submission, job_type, origin, now=await self.intake.now(size))
             self._check_room(job, job_type)
-            job, _ = await self._submit(job, size)
+            job, _ = await self._submit(replace(job, retry_of=retry_of) if retry_of else job, size)
         return job
 
     async def submit_once(
@@ -252,10 +255,16 @@ def _check_expiry(written: Written) -> None:
 def _check_times(submission: Submission, now: datetime) -> None:
     if submission.run_at is not None and submission.delay_seconds is not None:
         raise InvalidRequest("send run_at or delay_seconds, not both", pointer="/delay_seconds")
-    if submission.run_at is not None and abs(submission.run_at - now) > MAX_DELAY + SLACK:
-        raise InvalidRequest(f"run_at must be at most {MAX_DELAY.days} days from now", pointer="/run_at")
+    if submission.run_at is not None:
+        check_run_at(submission.run_at, now)
     if submission.expires_at is not None and submission.expires_at - now > 2 * MAX_DELAY + SLACK:
         raise InvalidRequest(f"expires_at must be at most {2 * MAX_DELAY.days} days from now", pointer="/expires_at")
+
+
+def check_run_at(run_at: datetime, now: datetime) -> None:
+    """Raise `InvalidRequest` for a date that is too far away."""
+    if abs(run_at - now) > MAX_DELAY + SLACK:
+        raise InvalidRequest(f"run_at must be at most {MAX_DELAY.days} days from now", pointer="/run_at")
 
 
 def _check_canary(submission: Submission) -> None:

@@ -123,11 +123,14 @@ def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, maile
             raise NotThisProcess("a forked process cannot begin the effect of its parent's attempt")
         running.begin_effect()
 
+    def stop_if_cancelled() -> None:
+        context.stop_if_cancelled()
+
     context = JobContext(
         claim.job_id,
         claim.attempts,
         outputs,
-        mailer.asking(running.ask),
+        mailer.asking(running.ask, stop_if_cancelled),
         begin_effect=begin_effect,
         ask=running.ask,
         is_cancelled=lambda: running.is_cancelled,

@@ -13,7 +13,7 @@ from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.redis import JobBroker
 from jobs_service.database.connection import Database
-from jobs_service.errors import SchemaUnavailable
+from jobs_service.errors import LeaseLost, SchemaUnavailable
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
@@ -53,7 +53,7 @@ class Settler:
         A row must not stay with a living worker that has forgotten it: no sweep would ever take it back. An attempt
         that was interrupted because its lease was gone has no verdict.
         """
-        if isinstance(exception, Cancelled):
+        if isinstance(exception, Cancelled) or (running.is_cancelled and isinstance(exception, LeaseLost)):
             events.emit(events.AttemptInterrupted(**running.end_facts))
             return
         try:

@@ -15,11 +15,12 @@ def build() -> Json:
         description="One queue or several: whether it is on time, where its jobs are, and how they ended.",
         variables=[datasource_variable(), label_variable("queue_name", "Queue", "jobs_current")],
         rows=[
-            Row("On time", [_late(), *_waits()]),
+            Row("On time", [_late(), _paused(), *_waits()]),
             Row("Where its jobs are", _places()),
             Row("Flow", _flow()),
             Row("Latency", _latency()),
             Row("How jobs ended", _ends()),
+            Row("Redrives and discards", _decisions()),
             Row("Faults", _mishaps()),
         ],
     )
@@ -31,6 +32,15 @@ def _late() -> Panel:
         "Late: the first job in line has waited longer than the queue's target. The objective counts this time.",
         Query(f"queue_name:jobs_late:bool{{{QUEUES}}}", BY_QUEUE),
         words={0: ("on time", "green"), 1: ("late", "red")},
+    )
+
+
+def _paused() -> Panel:
+    return timeline(
+        "Paused",
+        "While a queue is paused, none of its jobs starts, and whether it is late is not recorded.",
+        Query(truth("jobs_queue_paused", "queue_name"), BY_QUEUE),
+        words={0: ("runs", "green"), 1: ("paused", "yellow")},
     )
 
 
@@ -181,6 +191,39 @@ def _ends() -> list[Panel]:
             [Query(f"time() - {oldest}", BY_QUEUE)],
             unit="s",
             width=6,
+        ),
+    ]
+
+
+def _decisions() -> list[Panel]:
+    return [
+        graph(
+            "Redrives",
+            "Operations that run many dead letters again: how many run, and, of all queues, the jobs they have left.",
+            [
+                Query(truth("jobs_redrives_running", "", ""), "running"),
+                Query(truth("jobs_redrives_remaining", "", ""), "jobs left"),
+            ],
+            unit="short",
+            width=8,
+        ),
+        graph(
+            "Redriven by operations",
+            "Members of redrives in each interval: moved, or skipped because they were no dead letters any more. "
+            "Ended: operations.",
+            [
+                Query(increase("jobs_redrives_jobs_total", "outcome", ""), "{{outcome}}"),
+                Query(increase("jobs_redrives_total", "state", ""), "ended, {{state}}"),
+            ],
+            unit="short",
+            width=8,
+        ),
+        graph(
+            "Discarded",
+            "Dead letters that a person deleted in each interval.",
+            [Query(increase("jobs_discarded_total", "queue_name"), BY_QUEUE)],
+            unit="short",
+            width=8,
         ),
     ]
 

@@ -28,6 +28,7 @@ from jobs_service.events import (
     JobCancelled,
     JobCompleted,
     JobDeferred,
+    JobDiscarded,
     JobFailed,
     JobProcessing,
     JobReceived,
@@ -36,13 +37,15 @@ from jobs_service.events import (
     JobRescued,
     JobRetried,
     JobSnoozed,
+    RedriveEnded,
 )
-from jobs_service.jobs import lifecycle
+from jobs_service.jobs import dead_letters, lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.failures import ProcessBroken, ProcessLost
 from jobs_service.jobs.lifecycle import OnAmbiguous
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.liveness import Liveness
+from jobs_service.maintenance.redrives import Redrives
 from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays
 from jobs_service.worker.assembly import build_lifecycle_sync
@@ -50,7 +53,7 @@ from jobs_service.worker.attempt import RunningAttempts
 
 TRANSITION = b"UPDATE jobs"
 #: How a verb looks for what it did itself.
-LOOK = (b"transition_token = ANY", b"lease_token = ANY", b"SELECT job_id FROM canaries")
+LOOK = (b"transition_token = ANY", b"lease_token = ANY", b"SELECT job_id FROM canaries", b"FROM discards WHERE")
 
 #: What is lost, and how often in a row. Twice is what no repetition on another connection makes good.
 LOSSES = {
@@ -120,6 +123,11 @@ class World:
 
     def post(self, path):
         return falcon.testing.TestClient(create_app(self.settings)).simulate_post(path).status_code
+
+    def delete(self, path):
+        """Delete, and say it as an answer with a body would."""
+        status = falcon.testing.TestClient(create_app(self.settings)).simulate_delete(path).status_code
+        return 200 if status == 204 else status
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +230,30 @@ def dead(world):
     return job_id
 
 
+def failed(world):
+    job_id = stray(world)
+    lifecycle.fail_unknown(world.near, [job_id], job_type="gone", grace_seconds=0)
+    world.dead_letters.push(job_id)
+    return job_id
+
+
+def member_of_a_redrive(world):
+    job_id = failed(world)
+    dead_letters.begin_redrive(world.near, uuid4(), {}, text="{}", rate_per_second=1_000, by="b")
+    return job_id
+
+
+def redrive_members(world, _):
+    service = Redrives(world.database, world.dead_letters, interval_seconds=1)
+
+    def has_ended():
+        with suppress(DatabaseUnavailable):
+            service.run_once(Turn())
+        return world.near.rows("SELECT FROM redrives WHERE state = 'completed'")
+
+    eventually(has_ended, what="the end of the redrive")
+
+
 #: Verb, and where it has several callers which one, -> how it is called and what must come of it:
 #: the events, and the row's status, attempts, worker_losses and length of history.
 CASES = {
@@ -278,6 +310,20 @@ CASES = {
         ("cancelled", 1, 0, 1),
         is_a_request=True,
     ),
+    "discard": Case(
+        failed,
+        lambda world, job_id: world.delete(f"/dead-letters/{job_id}"),
+        [JobDiscarded],
+        None,
+        is_a_request=True,
+        transition=b"DELETE FROM jobs",
+    ),
+    "redrive, of an operation": Case(
+        member_of_a_redrive,
+        redrive_members,
+        [JobRedriven, RedriveEnded],
+        ("pending", 0, 0, 0),
+    ),
     "redrive": Case(
         dead,
         lambda world, job_id: world.post(f"/jobs/{job_id}/retry"),
@@ -331,7 +377,7 @@ def test_a_transition_whose_reply_is_lost_is_told_of_once(world, case, loss):
 
     eventually(lambda: len(world.announced) >= len(case.announced), what="the events")
     assert case.announced == [type(event) for event in world.announced]
-    assert {str(job_id)} == {event.job_id for event in world.announced}
+    assert {str(job_id)} == {event.job_id for event in world.announced if type(event) is not RedriveEnded}
     assert [case.row] * (case.row is not None) == world.near.rows(
         "SELECT status, attempts, worker_losses, jsonb_array_length(history) FROM jobs"
     )

@@ -17,7 +17,8 @@ SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
 #: The routes that a runbook may call, of the API and of the servers that watch it.
 ROUTES = re.compile(
-    r"http://localhost:(3000/(livez|readyz|jobs(/<job-id>(/retry|/cancel)?|/\{\}/retry|\?status=failed&limit=20)?)"
+    r"http://localhost:(3000/(livez|readyz|jobs(/<job-id>(/retry|/cancel)?|/\{\}/retry|\?status=failed&limit=20)?"
+    r"|dead-letters/(groups|redrives)|queues/default/(pause|resume))"
     r"|9090/api/v1/(alerts|rules)|9093/(api/v2/alerts|-/ready))"
 )
 #: The subcommands of docker compose that a runbook may use; those that remove data are not among them.

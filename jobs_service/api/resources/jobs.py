@@ -1,7 +1,7 @@
 """/jobs, /jobs/{id}, and the actions on a job."""
 
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import falcon
@@ -12,21 +12,42 @@ from msgspec import Meta
 from jobs_service import events
 from jobs_service.api import idempotency, request_body
 from jobs_service.api.callers import Scope
-from jobs_service.api.etags import ETAG, IF_NONE_MATCH, show
+from jobs_service.api.etags import ETAG, IF_NONE_MATCH, etag_of, show
 from jobs_service.api.event_feed import Wait
 from jobs_service.api.operations import Answer, Header, operation
 from jobs_service.api.resources.database import PROBLEMS, DatabaseResource
 from jobs_service.api.resources.follow_up import FollowUp
+from jobs_service.api.resources.job_changes import PATCH_MEDIA_TYPES, JobChanger, JobPatch, parse
 from jobs_service.api.resources.job_pages import JobPage, JobPages, JobsQuery, next_page
 from jobs_service.api.threads import Threads
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
+from jobs_service.errors import InvalidRequest
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle, queries, representation
 from jobs_service.jobs.idempotency import KeptAnswer
 from jobs_service.metrics import observations
 from jobs_service.metrics.catalogue import PAYLOAD_BYTES
 from jobs_service.submission.submit import Submission, Submitter
+
+
+class Cancellation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a cancel."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=1_000, description="Kept on the job.")] | None = None
+
+
+#: The fields of a submission that an edited retry takes over from the finished job unless its body has them.
+_INHERITED = ("payload", "queue", "priority", "max_attempts", "on_ambiguous", "timeout_seconds", "tags")
+
+#: The body of an edited retry, as the OpenAPI document shows it: each field of a submission but the type, all optional.
+EditedRetry = msgspec.defstruct(
+    "EditedRetry",
+    [(item.name, item.type | None, None) for item in msgspec.structs.fields(Submission) if item.name != "type"],
+    namespace={"__doc__": "What is different in the new job. Other fields are those of the finished one."},
+    frozen=True,
+    forbid_unknown_fields=True,
+)
 
 
 class SubmittedJob(msgspec.Struct, frozen=True):
@@ -146,12 +167,29 @@ class JobQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0
 
 
+def answer_submitted(req: Request, resp: Response, job: lifecycle.NewJob) -> None:
+    """Answer that a new job is committed."""
+    observations.add(PAYLOAD_BYTES.labels(), len(job.payload.encode()))
+    resp.status = falcon.HTTP_CREATED
+    resp.set_header("Location", f"{req.root_path}/jobs/{job.id}")
+    resp.data = b'{"job_id":"%b","status":"pending"}' % str(job.id).encode()
+
+
 class JobItem(DatabaseResource):
     """/jobs/{job_id}."""
 
-    def __init__(self, database: Database, threads: Threads, waiting: Wait) -> None:
+    def __init__(
+        self,
+        database: Database,
+        threads: Threads,
+        waiting: Wait,
+        body_reader: request_body.BodyReader,
+        changer: JobChanger,
+    ) -> None:
         super().__init__(database, threads)
         self.waiting = waiting
+        self.body_reader = body_reader
+        self.changer = changer
 
     @operation(
         id="get_job",
@@ -174,18 +212,51 @@ class JobItem(DatabaseResource):
 
     on_head = on_get
 
+    @operation(
+        id="change_job",
+        summary="Change a pending job",
+        description="A merge patch (RFC 7396). `tags` may be null, which removes them; other fields may not.",
+        tag="jobs",
+        scope=Scope.JOBS_WRITE,
+        body=JobPatch,
+        body_media_types=PATCH_MEDIA_TYPES,
+        body_examples={"earlier and first": {"run_at": "2026-11-26T09:30:00Z", "priority": 9}},
+        headers=(Header("If-Match", "The `ETag` of the job as you know it, or `*`.", is_required=True),),
+        answers={
+            HTTPStatus.OK: Answer(
+                "The job as it is now.", representation.Job, headers=(ETAG,), example=representation.EXAMPLE
+            )
+        },
+        problems=(*PROBLEMS, "job_not_found", "wrong_status", "precondition_failed", "precondition_required"),
+    )
+    async def on_patch(self, req: Request, resp: Response, job_id: str) -> None:
+        if_match = req.get_header("If-Match")
+        if if_match is None:
+            raise falcon.HTTPPreconditionRequired(
+                title="precondition_required",
+                description="Send If-Match with the ETag of the job as you know it, from GET /jobs/{job_id}.",
+            )
+        changes = parse(await self.body_reader.read(req, dict[str, Any], media_types=PATCH_MEDIA_TYPES))
+        resp.data = await self.run(self._change, parse_id(job_id), job_id, if_match, changes)
+        resp.set_header("ETag", etag_of(resp.data))
+
     def _shown(self, id_: UUID, job_id: str) -> bytes:
         job = queries.find_job(self.database, id_)
         if job is None:
             raise not_found(job_id)
         return msgspec.json.encode(job.representation())
 
+    def _change(self, id_: UUID, job_id: str, if_match: str, changes: lifecycle.Changes) -> bytes:
+        self.changer.change(id_, if_match, changes, not_found=not_found(job_id))
+        return self._shown(id_, job_id)
+
 
 class JobCancellation(DatabaseResource):
     """/jobs/{job_id}/cancel."""
 
-    def __init__(self, database: Database, threads: Threads) -> None:
+    def __init__(self, database: Database, threads: Threads, body_reader: request_body.BodyReader) -> None:
         super().__init__(database, threads)
+        self.body_reader = body_reader
         self.follow_up = FollowUp()
 
     @operation(
@@ -194,6 +265,9 @@ class JobCancellation(DatabaseResource):
         description="A pending job is cancelled at once. A running attempt loses its lease and is interrupted.",
         tag="jobs",
         scope=Scope.JOBS_WRITE,
+        body=Cancellation,
+        body_is_optional=True,
+        body_examples={"with a reason": {"reason": "ordered twice"}},
         answers={
             HTTPStatus.OK: Answer(
                 "The job is cancelled.",
@@ -203,19 +277,22 @@ class JobCancellation(DatabaseResource):
         },
         problems=(*PROBLEMS, "job_not_found", "wrong_status"),
     )
-    async def on_post(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
+    async def on_post(self, req: Request, resp: Response, job_id: str) -> None:
         """Cancel the job. A running attempt loses its lease at once, and is interrupted with the next heartbeat."""
-        resp.data = await self.run(self._answer, parse_id(job_id), job_id)
+        wish = await self.body_reader.read_if_any(req, Cancellation) or Cancellation()
+        resp.data = await self.run(self._answer, parse_id(job_id), job_id, wish.reason, req.context.caller.name)
 
-    def _answer(self, id_: UUID, job_id: str) -> bytes:
+    def _answer(self, id_: UUID, job_id: str, reason: str | None, by: str) -> bytes:
         lost_reply = lifecycle.LostReply()
-        moved = self.follow_up.call(lambda: self._cancel(id_, lost_reply), lost_reply)
+        moved = self.follow_up.call(lambda: self._cancel(id_, reason, by, lost_reply), lost_reply)
         if moved is None:
             raise _conflict(self.database, job_id, "Only a job that is pending or processing can be cancelled.")
         return _answer(moved, lifecycle.Status.CANCELLED)
 
-    def _cancel(self, job_id: UUID, lost_reply: lifecycle.LostReply) -> lifecycle.TransitionedJob | None:
-        if cancelled := lifecycle.cancel(self.database, job_id, lost_reply=lost_reply):
+    def _cancel(
+        self, job_id: UUID, reason: str | None, by: str, lost_reply: lifecycle.LostReply
+    ) -> lifecycle.TransitionedJob | None:
+        if cancelled := lifecycle.cancel(self.database, job_id, reason=reason, by=by, lost_reply=lost_reply):
             if cancelled.on_ambiguous:
                 events.emit(events.AttemptAmbiguous(**cancelled.facts, policy=str(cancelled.on_ambiguous)))
             events.emit(events.JobCancelled(**cancelled.facts))
@@ -225,29 +302,73 @@ class JobCancellation(DatabaseResource):
 class JobRetry(DatabaseResource):
     """/jobs/{job_id}/retry."""
 
-    def __init__(self, database: Database, threads: Threads, dead_letters: DeadLetterList) -> None:
+    def __init__(
+        self,
+        database: Database,
+        threads: Threads,
+        dead_letters: DeadLetterList,
+        submitter: Submitter,
+        body_reader: request_body.BodyReader,
+    ) -> None:
         super().__init__(database, threads)
         self.dead_letters = dead_letters
+        self.submitter = submitter
+        self.body_reader = body_reader
         self.follow_up = FollowUp()
 
     @operation(
         id="retry_job",
         summary="Run a finished job again",
-        description="The id and the history stay; the attempts start at 0.",
+        description=(
+            "Without a body, or with `{}`, the id and the history stay, and the attempts start at 0. A body with fields"
+            " of a submission makes a new job, which differs in these fields and names the finished one in `retry_of`."
+        ),
         tag="jobs",
         scope=Scope.JOBS_WRITE,
+        body=EditedRetry,
+        body_is_optional=True,
+        body_examples={"with another payload": {"payload": {"name": "Alice", "score": 96}}},
         answers={
             HTTPStatus.OK: Answer(
                 "The job is pending again.",
                 SubmittedJob,
                 example={"job_id": representation.EXAMPLE["job_id"], "status": "pending"},
-            )
+            ),
+            HTTPStatus.CREATED: Answer(
+                "The new job is committed.",
+                SubmittedJob,
+                headers=(_LOCATION,),
+                example={"job_id": representation.EXAMPLE["job_id"], "status": "pending"},
+            ),
         },
         problems=(*PROBLEMS, "job_not_found", "wrong_status"),
     )
-    async def on_post(self, req: Request, resp: Response, job_id: str) -> None:  # noqa: ARG002
+    async def on_post(self, req: Request, resp: Response, job_id: str) -> None:
         """Redrive the job: its attempts start at 0, its history stays. The relay publishes it."""
-        resp.data = await self.run(self._answer, parse_id(job_id), job_id)
+        if edits := await self.body_reader.read_if_any(req, dict[str, msgspec.Raw]):
+            await self._submit_edited(req, resp, job_id, edits)
+        else:
+            resp.data = await self.run(self._answer, parse_id(job_id), job_id)
+
+    async def _submit_edited(self, req: Request, resp: Response, job_id: str, edits: dict[str, msgspec.Raw]) -> None:
+        if "type" in edits:
+            raise InvalidRequest("a retry has the type of the finished job: send it without type", pointer="/type")
+        finished = await self.run(self._finished, parse_id(job_id), job_id)
+        wanted = {item.encode_name for item in msgspec.structs.fields(Submission)} & {*_INHERITED}
+        kept = {name: getattr(finished, name) for name in wanted}
+        submission = await self.body_reader.decoded(
+            msgspec.json.encode({"type": finished.type} | kept | edits), Submission
+        )
+        job = await self.submitter.submit(submission, req.context.origin, retry_of=finished.job_id)
+        answer_submitted(req, resp, job)
+
+    def _finished(self, id_: UUID, job_id: str) -> representation.Job:
+        job = queries.find_job(self.database, id_)
+        if job is None:
+            raise not_found(job_id)
+        if job.status not in lifecycle.TERMINAL:
+            raise _conflict(self.database, job_id, "Only a finished job can be run again with changes.")
+        return job.representation()
 
     def _answer(self, id_: UUID, job_id: str) -> bytes:
         lost_reply = lifecycle.LostReply()

@@ -79,6 +79,12 @@ class AttemptMetrics(Middleware):
                 metrics.QUARANTINED.labels(event.queue).inc()
             case events.JobsPruned():
                 metrics.PRUNED.labels(event.status).inc(event.jobs)
+            case events.JobRedriven():
+                metrics.SUBMITTED.labels(event.queue, event.type, "redrive").inc()
+                metrics.REDRIVE_JOBS.labels("moved").inc()
+            case events.RedriveEnded():
+                metrics.REDRIVES.labels(event.state).inc()
+                metrics.REDRIVE_JOBS.labels("skipped").inc(event.skipped)
             case events.SubscriberFailed():
                 metrics.EVENT_SUBSCRIBER_ERRORS.labels(event.subscriber).inc()
 

@@ -1,0 +1,257 @@
+"""/dead-letters/groups, and what is decided about a group."""
+
+from http import HTTPStatus
+from typing import Annotated
+from uuid import UUID
+
+import falcon
+import msgspec
+from falcon.asgi import Request, Response
+from msgspec import Meta
+
+from jobs_service import events
+from jobs_service.api import request_body
+from jobs_service.api.callers import Scope
+from jobs_service.api.operations import Answer, Header, operation
+from jobs_service.api.resources.database import PROBLEMS, DatabaseResource
+from jobs_service.api.resources.dead_letters import MAX_LIMIT, next_page
+from jobs_service.api.threads import Threads
+from jobs_service.database.connection import Database
+from jobs_service.errors import InvalidRequest
+from jobs_service.jobs import dead_letters
+from jobs_service.jobs.dead_letters import MOST_COUNTED, GroupState
+from jobs_service.jobs.queries import rfc3339
+from jobs_service.jobs.representation import Time
+
+DEFAULT_LIMIT = 100
+
+
+class GroupsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which groups."""
+
+    state: Annotated[GroupState | None, Meta(description="Only groups in this state.")] = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many groups a page looks at.")] = DEFAULT_LIMIT
+    cursor: Annotated[str | None, Meta(description="The `next_cursor` of the previous page.")] = None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a person said about a group. If the group has failed since it was resolved, it is open all the same."""
+
+    reason: str
+    by: Annotated[str, Meta(description="The name of an API key.")]
+    at: Time
+
+
+class ErrorGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Dead letters of one type with one error class, whose messages differ in details only."""
+
+    id: UUID
+    type: str
+    error_class: str
+    message: Annotated[str, Meta(description="Without quoted texts, URLs, addresses, ids and numbers.")]
+    count: Annotated[int, Meta(description=f"How many dead letters it has; {MOST_COUNTED:,} means as many or more.")]
+    first_seen: Time
+    last_seen: Time
+    sample_job_id: Annotated[UUID, Meta(description="The last of its jobs to fail.")]
+    state: GroupState
+    decision: Annotated[Decision | None, Meta(description="Null: nobody has resolved or ignored it.")]
+
+
+class GroupPage(msgspec.Struct, frozen=True):
+    """Groups of dead letters, the last seen first within the page."""
+
+    groups: list[ErrorGroup]
+    next_cursor: Annotated[str | None, Meta(description="The `cursor` of the next page; null on the last one.")]
+
+
+class DecisionForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a decision."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=1_000, description="Kept and shown with the group.")]
+
+
+EXAMPLE = {
+    "id": "8c1f2a6d-9be3-3f10-7c55-04d2a8f0e6b1",
+    "type": "csv-generation",
+    "error_class": "OSError",
+    "message": 'cannot write "…": no space left after N bytes',
+    "count": 214,
+    "first_seen": "2026-11-26T09:58:40.100Z",
+    "last_seen": "2026-11-26T10:02:11.084Z",
+    "sample_job_id": "0197a3f2-5c1e-7d3a-9b60-2f6c1d9e8a41",
+    "state": "open",
+    "decision": None,
+}
+_RESOLVED = EXAMPLE | {
+    "state": "resolved",
+    "decision": {"reason": "the disk is larger now", "by": "operations", "at": "2026-11-26T10:30:00.000Z"},
+}
+_IGNORED = EXAMPLE | {
+    "state": "ignored",
+    "decision": {"reason": "only test data", "by": "operations", "at": "2026-11-26T10:30:00.000Z"},
+}
+_LINK = Header("Link", "The next page, with `rel=next`; absent on the last one.")
+_PATH = {"group_id": Header("group_id", "The id of a group.", example=f"{EXAMPLE['id']}")}
+_PROBLEMS = (*PROBLEMS, "error_group_not_found")
+
+
+def shown(group: dead_letters.Group) -> ErrorGroup:
+    """Return a group as the API shows it."""
+    decision = None
+    if group.decided_at is not None:
+        decision = Decision(group.reason or "", group.decided_by or "", rfc3339(group.decided_at))
+    return ErrorGroup(
+        id=group.id,
+        type=group.type,
+        error_class=group.error_class,
+        message=group.pattern,
+        count=group.count,
+        first_seen=rfc3339(group.first_seen),
+        last_seen=rfc3339(group.last_seen),
+        sample_job_id=group.sample_job_id,
+        state=group.state,
+        decision=decision,
+    )
+
+
+class ErrorGroups(DatabaseResource):
+    """/dead-letters/groups."""
+
+    @operation(
+        id="list_error_groups",
+        summary="List groups of dead letters with equal errors",
+        description=(
+            "Only groups that have dead letters now. A page has fewer than `limit` groups if `state` leaves some out:"
+            " `next_cursor` says whether others follow."
+        ),
+        tag="dead letters",
+        scope=Scope.JOBS_READ,
+        query=GroupsQuery,
+        answers={
+            HTTPStatus.OK: Answer(
+                "A page of groups.", GroupPage, headers=(_LINK,), example={"groups": [EXAMPLE], "next_cursor": None}
+            )
+        },
+        problems=PROBLEMS,
+    )
+    async def on_get(self, req: Request, resp: Response) -> None:
+        query: GroupsQuery = req.context.query
+        page = await self.run(self._page, query.state, query.limit, _decoded(query.cursor))
+        resp.data = msgspec.json.encode(page)
+        if page.next_cursor:
+            resp.append_link(next_page(req, page.next_cursor), "next")
+
+    on_head = on_get
+
+    def _page(self, state: GroupState | None, limit: int, after: UUID | None) -> GroupPage:
+        found = dead_letters.groups(self.database, limit=limit + 1, after=after)
+        page = [group for group in found[:limit] if state in (None, group.state)]
+        page.sort(key=lambda group: group.last_seen, reverse=True)
+        return GroupPage([shown(group) for group in page], str(found[limit - 1].id) if len(found) > limit else None)
+
+
+class _GroupDecision(DatabaseResource):
+    """What the decisions about a group have in common."""
+
+    state: GroupState
+
+    def __init__(self, database: Database, threads: Threads) -> None:
+        super().__init__(database, threads)
+
+    def decide(self, group_id: str, reason: str, by: str) -> bytes:
+        """Record the decision and return the group. Raises 404 if it has no dead letter."""
+        id_ = self._find(group_id).id
+        dead_letters.decide(self.database, id_, self.state, reason=reason, by=by)
+        events.emit(events.ErrorGroupDecided(group_id=str(id_), state=self.state, by=by))
+        return msgspec.json.encode(shown(self._find(group_id)))
+
+    def _find(self, group_id: str) -> dead_letters.Group:
+        try:
+            group = dead_letters.find_group(self.database, UUID(group_id))
+        except ValueError:
+            group = None
+        if group is None:
+            description = f"There is no dead letter in a group {group_id[:64]}."
+            raise falcon.HTTPNotFound(title="error_group_not_found", description=description)
+        return group
+
+
+class _ReasonedDecision(_GroupDecision):
+    """A decision with a reason."""
+
+    def __init__(self, database: Database, threads: Threads, body_reader: request_body.BodyReader) -> None:
+        super().__init__(database, threads)
+        self.body_reader = body_reader
+
+    async def answer(self, req: Request, resp: Response, group_id: str) -> None:
+        form = await self.body_reader.read(req, DecisionForm)
+        resp.data = await self.run(self.decide, group_id, form.reason, req.context.caller.name)
+
+
+class GroupResolution(_ReasonedDecision):
+    """/dead-letters/groups/{group_id}/resolve."""
+
+    state = GroupState.RESOLVED
+
+    @operation(
+        id="resolve_error_group",
+        summary="Say that the cause of a group's errors is gone",
+        description="If a job of the group fails later, the group is open again. Redrive its jobs to run them again.",
+        tag="dead letters",
+        scope=Scope.DEAD_LETTERS_WRITE,
+        body=DecisionForm,
+        body_examples={"with a reason": {"reason": "the disk is larger now"}},
+        answers={HTTPStatus.OK: Answer("The group is resolved.", ErrorGroup, example=_RESOLVED)},
+        path=_PATH,
+        problems=_PROBLEMS,
+    )
+    async def on_post(self, req: Request, resp: Response, group_id: str) -> None:
+        await self.answer(req, resp, group_id)
+
+
+class GroupIgnoring(_ReasonedDecision):
+    """/dead-letters/groups/{group_id}/ignore."""
+
+    state = GroupState.IGNORED
+
+    @operation(
+        id="ignore_error_group",
+        summary="Say that a group's errors do not matter",
+        description="The group stays ignored, also if further jobs fail, until it is reopened.",
+        tag="dead letters",
+        scope=Scope.DEAD_LETTERS_WRITE,
+        body=DecisionForm,
+        body_examples={"with a reason": {"reason": "only test data"}},
+        answers={HTTPStatus.OK: Answer("The group is ignored.", ErrorGroup, example=_IGNORED)},
+        path=_PATH,
+        problems=_PROBLEMS,
+    )
+    async def on_post(self, req: Request, resp: Response, group_id: str) -> None:
+        await self.answer(req, resp, group_id)
+
+
+class GroupReopening(_GroupDecision):
+    """/dead-letters/groups/{group_id}/reopen."""
+
+    state = GroupState.OPEN
+
+    @operation(
+        id="reopen_error_group",
+        summary="Take back what was decided about a group",
+        tag="dead letters",
+        scope=Scope.DEAD_LETTERS_WRITE,
+        answers={HTTPStatus.OK: Answer("The group is open.", ErrorGroup, example=EXAMPLE)},
+        path=_PATH,
+        problems=_PROBLEMS,
+    )
+    async def on_post(self, req: Request, resp: Response, group_id: str) -> None:
+        resp.data = await self.run(self.decide, group_id, "", req.context.caller.name)
+
+
+def _decoded(cursor: str | None) -> UUID | None:
+    if cursor is None:
+        return None
+    try:
+        return UUID(cursor)
+    except ValueError:
+        raise InvalidRequest("expected the next_cursor of an earlier response", pointer="cursor") from None

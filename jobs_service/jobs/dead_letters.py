@@ -1,0 +1,376 @@
+"""Dead letters: the failed jobs as a list, in groups of equal errors, and operations that redrive many of them.
+
+What is read is bounded: a page looks at `LOOK` rows at most, however many dead letters there are and whichever of them
+a filter leaves out. The database computes a job's group, with the functions of `seeds/`, when the job fails.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from jobs_service.database.connection import Database, Row
+from jobs_service.jobs.lifecycle import FENCE
+
+#: How many dead letters a page of the list looks at.
+LOOK = 10_000
+
+#: How many jobs of a group are counted.
+MOST_COUNTED = 100_000
+
+#: How many jobs a dry run shows.
+SAMPLE = 10
+
+#: How many jobs an operation may redrive.
+MOST_MEMBERS = 1_000_000
+
+_GROUP = "job_error_group(type, end_reason, error, history)"
+
+#: Field of a filter -> its condition.
+_CONDITIONS: Mapping[str, str] = {
+    "type": "type = %(type)s",
+    "queue": "queue = %(queue)s",
+    "end_reason": "end_reason = %(end_reason)s",
+    "group": f"{_GROUP} = %(group)s",
+    "created_after": "created_at >= timezone('utc', %(created_after)s)",
+    "created_before": "created_at < timezone('utc', %(created_before)s)",
+    "finished_after": "finished_at >= %(finished_after)s",
+    "finished_before": "finished_at < %(finished_before)s",
+}
+#: The conditions that an index finds: no other row is looked at for them.
+_INDEXED = ("group", "finished_after", "finished_before")
+
+#: Field of a filter -> its value.
+Filter = Mapping[str, Any]
+
+_SHOWN = f"""id, type, queue, end_reason, error, job_error_class(end_reason, history), {_GROUP}, attempts,
+  timezone('utc', created_at), finished_at"""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """What the list shows of a failed job."""
+
+    job_id: UUID
+    type: str
+    queue: str
+    end_reason: str
+    error: str | None
+    error_class: str
+    group_id: UUID
+    attempts: int
+    created_at: datetime
+    finished_at: datetime
+
+
+#: When a dead letter failed, and its id: the order of the list, the last one first.
+Place = tuple[datetime, UUID]
+
+# The rows are read one by one, until enough match or `look` of them were looked at. If a page is short, its last row
+# says how far that was.
+_LIST = """
+WITH scanned AS MATERIALIZED (
+  SELECT id, finished_at, <matches> AS matches FROM jobs
+  WHERE status = 'failed' AND <indexed>
+    AND (finished_at, id) < (COALESCE(%(before)s::timestamptz, 'infinity'), %(before_id)s::uuid)
+  ORDER BY <order> finished_at DESC, id DESC LIMIT %(look)s
+), page AS MATERIALIZED (
+  SELECT id, finished_at FROM scanned WHERE matches LIMIT %(limit)s
+)
+SELECT id, finished_at, TRUE FROM page
+UNION ALL
+SELECT id, finished_at, FALSE FROM (
+  SELECT id, finished_at FROM scanned WHERE (SELECT count(*) FROM page) < %(limit)s OFFSET %(look)s - 1
+) AS last"""
+
+_BY_ID = """
+SELECT <shown> FROM jobs WHERE id = ANY(%(ids)s::uuid[]) AND (status = 'failed') IS TRUE""".replace("<shown>", _SHOWN)
+
+_LAST = UUID(int=2**128 - 1)
+
+
+def newest(
+    database: Database, chosen: Filter, *, limit: int, before: Place | None = None
+) -> tuple[list[DeadLetter], Place | None]:
+    """Return a page of the dead letters that a filter chooses, the last to fail first, and the place of the next page.
+
+    A page may be shorter than `limit`, or empty, although others follow. None: it is the last one.
+    """
+    names = dict(chosen) | {"limit": limit + 1, "look": LOOK}
+    names |= {"before": before[0], "before_id": before[1]} if before else {"before": None, "before_id": _LAST}
+    sql = _LIST.replace("<matches>", _conditions(chosen, but=_INDEXED))
+    sql = sql.replace("<indexed>", _conditions(chosen, only=_INDEXED))
+    sql = sql.replace("<order>", f"{_GROUP} DESC," if "group" in chosen else "")
+    rows = database.rows(sql, names)
+    found = [(finished_at, job_id) for job_id, finished_at, is_match in rows if is_match]
+    looked_at = [(finished_at, job_id) for job_id, finished_at, is_match in rows if not is_match]
+    page = found[:limit]
+    following = page[-1] if len(found) > limit else None
+    return _shown(database, page), following or (looked_at[0] if looked_at else None)
+
+
+def _shown(database: Database, places: Sequence[Place]) -> list[DeadLetter]:
+    ids = [job_id for _, job_id in places]
+    found = {row[0]: DeadLetter(*row) for row in database.rows(_BY_ID, {"ids": ids})} if ids else {}
+    # One that was redriven just now is a dead letter no more.
+    return [found[job_id] for job_id in ids if job_id in found]
+
+
+def _conditions(chosen: Filter, *, only: Sequence[str] = tuple(_CONDITIONS), but: Sequence[str] = ()) -> str:
+    conditions = [_CONDITIONS[name] for name in chosen if name in only and name not in but]
+    return " AND ".join(conditions) or "TRUE"
+
+
+class GroupState(StrEnum):
+    """What was decided about a group of dead letters."""
+
+    OPEN = "open"
+    #: The cause is said to be gone. If a job of the group fails later, the group is open again.
+    RESOLVED = "resolved"
+    IGNORED = "ignored"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Dead letters with the same type, error class and normalised message."""
+
+    id: UUID
+    type: str
+    error_class: str
+    #: The message without what differs from job to job.
+    pattern: str
+    #: At most `MOST_COUNTED`.
+    count: int
+    first_seen: datetime
+    last_seen: datetime
+    #: The last of its jobs to fail.
+    sample_job_id: UUID
+    state: GroupState
+    reason: str | None
+    decided_by: str | None
+    decided_at: datetime | None
+
+
+# One group after the other is found in the index jobs_error_groups. Of a group only its ends are read, and entries of
+# the index are counted.
+_GROUPS = """
+WITH RECURSIVE ids (id, place) AS (
+  (SELECT <group>, 1 FROM jobs WHERE status = 'failed' AND <group> <first> ORDER BY <group> LIMIT 1)
+  UNION ALL
+  SELECT following.id, ids.place + 1
+  FROM ids CROSS JOIN LATERAL (
+    SELECT <group> AS id FROM jobs WHERE status = 'failed' AND <group> > ids.id ORDER BY <group> LIMIT 1
+  ) AS following
+  WHERE ids.place < %(limit)s
+)
+SELECT ids.id, latest.type, latest.error_class, latest.pattern,
+       (SELECT count(*) FROM (
+          SELECT FROM jobs WHERE status = 'failed' AND <group> = ids.id LIMIT %(most)s
+        ) AS counted),
+       first_seen, latest.finished_at, latest.id,
+       CASE WHEN error_groups.state = 'ignored' OR error_groups.state = 'resolved' AND latest.finished_at <= decided_at
+            THEN error_groups.state ELSE 'open' END,
+       reason, decided_by, decided_at
+FROM ids
+CROSS JOIN LATERAL (
+  SELECT finished_at AS first_seen FROM jobs WHERE status = 'failed' AND <group> = ids.id
+  ORDER BY <group>, finished_at, id LIMIT 1
+) AS earliest
+CROSS JOIN LATERAL (
+  SELECT id, finished_at, type, job_error_class(end_reason, history) AS error_class, job_error_pattern(error) AS pattern
+  FROM jobs WHERE status = 'failed' AND <group> = ids.id
+  ORDER BY <group> DESC, finished_at DESC, id DESC LIMIT 1
+) AS latest
+LEFT JOIN error_groups ON error_groups.id = ids.id
+ORDER BY ids.id""".replace("<group>", _GROUP)
+
+
+def groups(database: Database, *, limit: int, after: UUID | None = None) -> list[Group]:
+    """Return the groups that have dead letters, in the order of their ids, from the one behind `after`."""
+    sql = _GROUPS.replace("<first>", "> %(first)s")
+    first = after or UUID(int=0)
+    return [_group(row) for row in database.rows(sql, {"first": first, "limit": limit, "most": MOST_COUNTED})]
+
+
+def find_group(database: Database, group_id: UUID) -> Group | None:
+    """Return a group, or None if it has no dead letter."""
+    sql = _GROUPS.replace("<first>", "= %(first)s")
+    row = database.row(sql, {"first": group_id, "limit": 1, "most": MOST_COUNTED})
+    return None if row is None else _group(row)
+
+
+def _group(row: Row) -> Group:
+    *found, state, reason, decided_by, decided_at = row
+    return Group(*[*found, GroupState(state), reason, decided_by, decided_at])
+
+
+_DECIDE = """
+INSERT INTO error_groups (id, state, reason, decided_by) VALUES (%(id)s, %(state)s, %(reason)s, %(by)s)
+ON CONFLICT (id) DO UPDATE
+SET state = excluded.state, reason = excluded.reason, decided_by = excluded.decided_by, decided_at = now()"""
+
+
+def decide(database: Database, group_id: UUID, state: GroupState, *, reason: str, by: str) -> None:
+    """Record what a person decided about a group, and why."""
+    if state is GroupState.OPEN:
+        database.rows("DELETE FROM error_groups WHERE id = %s", (group_id,))
+    else:
+        database.rows(_DECIDE, {"id": group_id, "state": state, "reason": reason, "by": by})
+
+
+class RedriveState(StrEnum):
+    RUNNING = "running"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Redrive:
+    """An operation that runs many dead letters again."""
+
+    id: UUID
+    state: RedriveState
+    #: JSON text, as it was sent; {} for all.
+    filter: str
+    rate_per_second: float
+    requested_by: str
+    matched: int
+    moved: int
+    skipped: int
+    created_at: datetime
+    finished_at: datetime | None
+    cancelled_by: str | None
+
+
+_REDRIVE = """id, state, filter::text, rate_per_second, requested_by, matched, moved, skipped, created_at, finished_at,
+  cancelled_by"""
+
+# The jobs and the end that each of them had: whatever fails later is not among them, nor a job that fails once more.
+_BEGIN = """
+WITH chosen AS MATERIALIZED (
+  SELECT id, transition_token, finished_at FROM jobs WHERE status = 'failed' AND <matches>
+  ORDER BY finished_at, id LIMIT %(most)s
+), begun AS (
+  INSERT INTO redrives (id, filter, rate_per_second, requested_by, matched)
+  SELECT %(redrive_id)s, %(filter)s, %(rate)s, %(by)s, (SELECT count(*) FROM chosen)
+  ON CONFLICT (id) DO NOTHING
+  RETURNING id
+)
+INSERT INTO redrive_jobs (redrive_id, place, job_id, seen, finished_at)
+SELECT begun.id, row_number() OVER (ORDER BY finished_at, chosen.id), chosen.id, transition_token, finished_at
+FROM chosen CROSS JOIN begun"""
+
+_COUNT = """
+SELECT count(*) FROM (SELECT FROM jobs WHERE status = 'failed' AND <matches> LIMIT %(most)s) AS chosen"""
+
+_SAMPLE = """
+SELECT id, finished_at FROM jobs WHERE status = 'failed' AND <matches>
+ORDER BY finished_at, id LIMIT %(sample)s"""
+
+
+def begin_redrive(
+    database: Database, redrive_id: UUID, chosen: Filter, *, text: str, rate_per_second: float, by: str
+) -> Redrive:
+    """Begin to redrive the dead letters that a filter chooses now, at most `MOST_MEMBERS` of them.
+
+    May be called again with the same id: it then changes nothing. `text` is the filter as it was sent.
+    """
+    names = dict(chosen) | {"redrive_id": redrive_id, "filter": text, "rate": rate_per_second, "by": by}
+    database.rows(_BEGIN.replace("<matches>", _conditions(chosen)), names | {"most": MOST_MEMBERS})
+    found = find_redrive(database, redrive_id)
+    if found is None:
+        raise RuntimeError("a redrive that was just begun does not exist")
+    return found
+
+
+def preview(database: Database, chosen: Filter) -> tuple[int, list[DeadLetter]]:
+    """Return how many dead letters a filter chooses, and those of them that failed first. Changes nothing."""
+    conditions = _conditions(chosen)
+    names = dict(chosen) | {"most": MOST_MEMBERS, "sample": SAMPLE}
+    (count,) = database.row(_COUNT.replace("<matches>", conditions), names) or (0,)
+    first = database.rows(_SAMPLE.replace("<matches>", conditions), names)
+    return int(count), _shown(database, [(finished_at, job_id) for job_id, finished_at in first])
+
+
+def find_redrive(database: Database, redrive_id: UUID) -> Redrive | None:
+    row = database.row(f"SELECT {_REDRIVE} FROM redrives WHERE id = %s", (redrive_id,))  # noqa: S608 - a constant
+    return None if row is None else _redrive(row)
+
+
+def redrives(database: Database, *, limit: int, before: UUID | None = None) -> list[Redrive]:
+    """Return redrives, the newest first; only those older than `before`, if it is given."""
+    sql = f"SELECT {_REDRIVE} FROM redrives WHERE id < %s ORDER BY id DESC LIMIT %s"  # noqa: S608 - as above
+    return [_redrive(row) for row in database.rows(sql, (before or _LAST, limit))]
+
+
+def running_redrives(database: Database, *, limit: int) -> list[Redrive]:
+    sql = f"SELECT {_REDRIVE} FROM redrives WHERE state = 'running' ORDER BY id LIMIT %s"  # noqa: S608 - as above
+    return [_redrive(row) for row in database.rows(sql, (limit,))]
+
+
+def _redrive(row: Row) -> Redrive:
+    redrive_id, state, *rest = row
+    return Redrive(redrive_id, RedriveState(state), *rest)
+
+
+_END = """
+UPDATE redrives SET state = %(state)s, finished_at = now(), cancelled_by = %(by)s
+WHERE id = %(id)s AND state = 'running'
+  AND (%(by)s IS NOT NULL OR NOT EXISTS (SELECT FROM redrive_jobs WHERE redrive_id = %(id)s)) AND <fence>
+RETURNING id""".replace("<fence>", FENCE)
+
+
+def cancel_redrive(database: Database, redrive_id: UUID, *, by: str) -> bool:
+    """Stop a redrive. Jobs that were moved stay moved. False: it had ended."""
+    names = {"id": redrive_id, "state": RedriveState.CANCELLED, "by": by, "fence": None}
+    return database.row(_END, names) is not None
+
+
+def complete_redrive(database: Database, redrive_id: UUID, *, fence: int | None) -> bool:
+    """Note that all members of a redrive were looked at. False: there are members left, or it has ended."""
+    names = {"id": redrive_id, "state": RedriveState.COMPLETED, "by": None, "fence": fence}
+    return database.row(_END, names) is not None
+
+
+_IS_ANY = "SELECT EXISTS (SELECT FROM redrive_jobs) OR EXISTS (SELECT FROM redrives WHERE state = 'running')"
+
+
+def is_any_redrive(database: Database) -> bool:
+    """Tell whether a redrive is running, or has members that are yet to be forgotten."""
+    return database.row(_IS_ANY) == (True,)
+
+
+_FORGET = """
+DELETE FROM redrive_jobs WHERE (redrive_id, place) IN (
+  SELECT redrive_id, place FROM redrive_jobs JOIN redrives ON redrives.id = redrive_id
+  WHERE state = 'cancelled' LIMIT %(limit)s
+) AND <fence>
+RETURNING 1""".replace("<fence>", FENCE)
+
+_PRUNE = """
+DELETE FROM redrives WHERE id IN (
+  SELECT id FROM redrives WHERE finished_at < now() - %(retention)s * interval '1 second' ORDER BY id LIMIT %(limit)s
+) AND <fence>""".replace("<fence>", FENCE)
+
+
+def forget_members(database: Database, *, limit: int, fence: int | None) -> int:
+    """Delete the members that are left of cancelled redrives. Return how many."""
+    return len(database.rows(_FORGET, {"limit": limit, "fence": fence}))
+
+
+def prune_redrives(database: Database, *, retention_seconds: float, limit: int, fence: int | None) -> None:
+    """Delete what is known of redrives that ended long ago."""
+    database.rows(_PRUNE, {"retention": retention_seconds, "limit": limit, "fence": fence})
+
+
+def discarded(database: Database, *, limit: int) -> list[UUID]:
+    """Return discarded jobs whose files are yet to be deleted."""
+    return [job_id for (job_id,) in database.rows("SELECT job_id FROM discards ORDER BY job_id LIMIT %s", (limit,))]
+
+
+def forget_discarded(database: Database, job_ids: Sequence[UUID], *, fence: int | None) -> None:
+    """Note that the files of discarded jobs are deleted."""
+    sql = "DELETE FROM discards WHERE job_id = ANY(%(job_ids)s::uuid[]) AND <fence>".replace("<fence>", FENCE)
+    database.rows(sql, {"job_ids": list(job_ids), "fence": fence})

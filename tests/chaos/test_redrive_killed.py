@@ -1,0 +1,36 @@
+"""A fault of our own: the leader is killed between two batches of a redrive, before it has told what it moved."""
+
+from eventually import eventually
+
+JOBS = 25
+
+
+def test_the_next_leader_moves_the_rest_and_no_member_twice(stack):
+    """Each job fails again when it is redriven, so one that were moved twice would have failed three times."""
+    stack.service.start_api()
+    orders = {"FAILPOINTS": "redrives.after_batch=kill once"}
+    stack.service.start_worker(WORKER_PROCESSES="2", **orders)
+    job_ids = [stack.submit(payload={"rejected": True}) for _ in range(JOBS)]
+    stack.settle()
+
+    stack.strike()
+    status, redrive = stack.service.request(
+        "POST", "/dead-letters/redrives", {"filter": {"type": "test-effect"}, "rate_per_second": 50}
+    )
+    assert (202, JOBS) == (status, redrive["matched"])
+    # It fails while the redrive runs: it is no member.
+    late = stack.submit(payload={"rejected": True})
+
+    eventually((stack.folder / "redrives.after_batch").exists, what="a killed leader")
+    path = f"/dead-letters/redrives/{redrive['id']}"
+    eventually(lambda: stack.service.get(path)[1]["state"] == "completed", what="the end of the redrive")
+    redrive = stack.service.get(path)[1]
+    assert (JOBS, 0) == (redrive["moved"], redrive["skipped"])
+    eventually(lambda: stack.values(job_ids, "status") == {"failed"}, what="jobs that have failed again")
+    assert {2} == stack.values(job_ids, "jsonb_array_length(history)")
+    assert 1 == len(stack.job(late)["history"])
+
+    # The invariants are about jobs that were not redriven.
+    for job_id in (*job_ids, late):
+        assert 204 == stack.service.request("DELETE", f"/dead-letters/{job_id}")[0]
+    stack.accepted.clear()
