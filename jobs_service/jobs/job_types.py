@@ -12,7 +12,7 @@ from jobs_service.errors import UnknownJobType
 from jobs_service.jobs.validation import decoded, encoded, invalid
 from jobs_service.mail.mailer import Mailer
 from jobs_service.observability import logs
-from jobs_service.outputs.local import OutputStore
+from jobs_service.outputs.contract import OutputStore
 
 DEFAULT_QUEUE = "default"
 

@@ -118,6 +118,13 @@ def find_job(database: Database, job_id: UUID) -> Job | None:
     return found
 
 
+def find_result(database: Database, job_id: UUID) -> Job | None:
+    """Return the job with its status and its result alone."""
+    result = _as_written(Job.result, Job.result_text)
+    found: Job | None = Job.select(Job.status, result.alias("result")).where(Job.id == job_id).first(database)
+    return found
+
+
 def _read(source: Any) -> "ModelSelect[Job]":  # noqa: ANN401 - the model, or the columns of a selection of it
     """Select the columns that the API shows, payload and result as they were written."""
     written = {name: _as_written(getattr(source, name), getattr(source, f"{name}_text")) for name in _WRITTEN}

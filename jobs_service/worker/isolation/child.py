@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -24,7 +23,7 @@ from jobs_service.jobs.lifecycle import Claim
 from jobs_service.mail.mailer import SmtpMailer
 from jobs_service.observability import logs
 from jobs_service.orphans import end_with_parent
-from jobs_service.outputs.local import LocalOutputs
+from jobs_service.outputs.assembly import open_outputs
 from jobs_service.worker.actors import call
 from jobs_service.worker.attempt import RunningAttempt
 from jobs_service.worker.isolation.parent import GO, ChildMessage
@@ -69,7 +68,7 @@ def _run(settings: Settings, file: int, sending: IO[bytes]) -> str:
     running = RunningAttempt(claim)
     running.begin()
     running.begin_effect = lambda: _begin_effect(running, sending)
-    outputs = LocalOutputs(Path(settings.output_dir))
+    outputs = open_outputs(settings)
     mailer = SmtpMailer.from_settings(settings)
     _send(sending, ChildMessage("ready"))
     return call(job_type_of(claim.type), running, outputs, mailer)
