@@ -15,6 +15,7 @@ from jobs_service.api.resources.health import Liveness, Readiness
 from jobs_service.api.resources.index import OpenApi, Root
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
 from jobs_service.api.resources.metrics import Metrics
+from jobs_service.api.resources.outputs import JobOutput
 from jobs_service.api.threads import Threads
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.publisher import Publisher
@@ -25,7 +26,11 @@ from jobs_service.jobs.job_types import load
 from jobs_service.metrics import catalogue, log_records
 from jobs_service.metrics.exposition import build_registry
 from jobs_service.observability import logs
+from jobs_service.outputs.assembly import open_outputs
 from jobs_service.submission.submit import Submitter
+
+#: How long downloads are refused at once after the store of files did not answer.
+OUTPUT_PAUSE_SECONDS = 2.0
 
 #: What `GET /` lists.
 LINKS = {
@@ -63,11 +68,13 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     body_reader = BodyReader(settings.max_body_bytes)
     readiness = Readiness(database, broker, registry.queues, threads, intake_database=intake_database)
     served = build_registry(settings, registry)
+    outputs = open_outputs(settings, pause_seconds=OUTPUT_PAUSE_SECONDS)
     routes = [
         Route("/jobs", JobCollection(database, threads, submitter, registry, body_reader)),
         Route("/jobs/{job_id}", JobItem(database, threads)),
         Route("/jobs/{job_id}/cancel", JobCancellation(database, threads)),
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys))),
+        Route("/jobs/{job_id}/output", JobOutput(database, threads, outputs, Threads(settings.api_threads))),
         Route("/livez", Liveness()),
         Route("/readyz", readiness),
         # A thread of its own: a scrape takes seconds while a server does not answer.

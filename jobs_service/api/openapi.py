@@ -186,7 +186,8 @@ def _answer(answer: Answer, schemas: _Schemas) -> Json:
     shown: Json = {"description": answer.description, "headers": _headers(answer.headers, schemas)}
     if answer.form is not None:
         example = {} if answer.example is None else {"example": answer.example}
-        shown["content"] = {answer.media_type: {"schema": schemas.of(answer.form), **example}}
+        content = {"schema": schemas.of(answer.form), **example}
+        shown["content"] = dict.fromkeys(answer.media_types or [answer.media_type], content)
     return shown
 
 
@@ -215,6 +216,8 @@ def _problem(status: HTTPStatus, codes: list[str]) -> Json:
     headers = {"X-Request-ID": {"schema": {"type": "string"}}}
     if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         headers[RETRY_AFTER.name] = {"schema": {"type": "integer"}}
+    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        headers["Content-Range"] = {"schema": {"type": "string"}}
     return cast(
         "Json",
         {

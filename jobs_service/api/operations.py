@@ -37,6 +37,8 @@ class Answer:
     #: The type of its body. None: it has none.
     form: Any = None
     media_type: str = "application/json"
+    #: Where it may have one of several.
+    media_types: Sequence[str] = ()
     headers: Sequence[Header] = ()
     example: object = None
 

@@ -15,6 +15,7 @@ from jobs_service.errors import (
     MalformedBody,
     SchemaUnavailable,
     TooBusy,
+    Unavailable,
     ValueRefused,
 )
 from jobs_service.metrics.catalogue import REJECTIONS
@@ -34,6 +35,7 @@ def install(app: "App[Any, Any]") -> None:
     app.add_error_handler(DatabaseUnavailable, _database_unavailable)
     app.add_error_handler(SchemaUnavailable, _not_migrated)
     app.add_error_handler(TooBusy, _too_busy)
+    app.add_error_handler(Unavailable, _output_store_unavailable)
     app.add_error_handler(InvalidRequest, _invalid_request)
 
 
@@ -73,6 +75,19 @@ async def _too_busy(req: Request, resp: Response, error: TooBusy, params: object
     resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
     detail = "Too many requests wait in this process. Nothing was written; try again."
     _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "too_busy", detail)
+
+
+async def _output_store_unavailable(
+    req: Request,
+    resp: Response,
+    error: Unavailable,
+    params: object,  # noqa: ARG001
+) -> None:
+    """Answer where files cannot be read: the only server beside PostgreSQL that an answer of the API needs."""
+    log.warning("Request refused: the store of files cannot be used", path=req.path, error=str(error))
+    resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+    detail = "The store of the files cannot be used at present. The job is not affected; try again."
+    _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "output_store_unavailable", detail)
 
 
 async def _value_refused(req: Request, resp: Response, error: ValueRefused, params: object) -> None:  # noqa: ARG001

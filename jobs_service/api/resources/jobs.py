@@ -178,7 +178,7 @@ class JobItem(DatabaseResource):
     def _shown(self, id_: UUID, job_id: str) -> bytes:
         job = queries.find_job(self.database, id_)
         if job is None:
-            raise _not_found(job_id)
+            raise not_found(job_id)
         return msgspec.json.encode(job.representation())
 
 
@@ -275,7 +275,7 @@ def parse_id(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise _not_found(text) from None
+        raise not_found(text) from None
 
 
 def _answer(moved: lifecycle.TransitionedJob, status: lifecycle.Status) -> bytes:
@@ -286,11 +286,11 @@ def _conflict(database: Database, job_id: str, rule: str) -> falcon.HTTPError:
     """Return the error for a job whose status does not allow an action: 409, or 404 if there is no such job."""
     job = queries.find_job(database, parse_id(job_id))
     if job is None:
-        return _not_found(job_id)
+        return not_found(job_id)
     return falcon.HTTPConflict(title="wrong_status", description=f"The job has status {job.status}. {rule}")
 
 
-def _not_found(job_id: str) -> falcon.HTTPNotFound:
+def not_found(job_id: str) -> falcon.HTTPNotFound:
     return falcon.HTTPNotFound(title="job_not_found", description=f"There is no job {job_id[:64]}.")
 
 
