@@ -41,7 +41,7 @@ def test_a_url_says_where_and_how(url, location):
         ("s3://bucket:9000", "expected s3://bucket/prefix"),
         ("s3://[bucket", "expected s3://bucket/prefix"),
         ("s3://bucket#kittiwake", "expected s3://bucket/prefix"),
-        ("s3://kittiwake/x:kittiwake@bucket", "expected s3://bucket/prefix"),
+        ("s3://kittiwake/x:kittiwake@bucket", "expected a prefix"),
         ("s3://kittiwake@bucket", "expected both keys"),
         ("s3://:kittiwake@bucket", "expected both keys"),
         ("s3://bucket/../etc", "expected a prefix"),
