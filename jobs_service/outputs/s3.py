@@ -1,5 +1,6 @@
 """Storage for the files that jobs write, in a bucket of an S3-compatible store."""
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,6 +33,8 @@ _CONNECT_SECONDS = 5.0
 #: Repetitions of a request whose connection was lost or that got a 5xx. Beyond these the job waits, not the request.
 _RETRIES = 2
 
+_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
 T = TypeVar("T")
 
 
@@ -50,7 +53,8 @@ class S3Outputs:
         self._timeout_seconds = timeout_seconds
         self._breaker = breaker or CircuitBreaker(open_seconds=0.0)
         self._store = _store(location, timeout_seconds)
-        endpoint = location.endpoint or self._store.config.get("endpoint") or "s3:/"
+        # The client reads these itself, and does not say what it found.
+        endpoint = location.endpoint or next(filter(None, map(os.environ.get, _ENDPOINT_VARIABLES)), "s3:/")
         self._server = f"{endpoint}/{location.bucket}"
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="output-store")
         self._ask: Callable[[str], None] = lambda server: None  # noqa: ARG005 - the name says what it takes
@@ -199,6 +203,7 @@ _TRY_LATER = frozenset({"408", "429"})
 
 _BAD_KEYS = "the output store refuses the keys: correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or OUTPUT_URL"
 _BAD_REGION = "the bucket is in another region: correct region in OUTPUT_URL, or AWS_REGION"
+_NO_KEYS = "there are no keys for the output store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _NO_RIGHT = "the output store denies access: grant the keys Get, Put, Delete and List on the bucket, or correct them"
 
 #: By the store's error code.
@@ -216,11 +221,12 @@ _BY_CODE = {
 }
 #: By the client's text where there is no code: an answer to HEAD has none.
 _BY_TEXT = {
+    # Where machines at Amazon get keys, which is asked if there are none in the environment.
+    "//169.254.": _NO_KEYS,
+    "/latest/api/token": _NO_KEYS,
     "status code: 401": _BAD_KEYS,
     "status code: 403": _NO_RIGHT,
     "incorrectly configured region": _BAD_REGION,
-    # Where machines at Amazon get keys, which is asked if there are none in the environment.
-    "//169.254.": "there are no keys for the output store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 
 
@@ -272,6 +278,8 @@ def _config(location: Location) -> Mapping[str, Any]:
         endpoint = endpoint.replace("://", f"://{location.bucket}.")
     config = {
         "endpoint": endpoint,
+        # The client takes this instead of `endpoint` if a variable sets it.
+        "aws_endpoint_url_s3": endpoint,
         "region": location.region,
         "access_key_id": location.access_key_id,
         "secret_access_key": location.secret_access_key,

@@ -3,7 +3,10 @@
 import http.client
 import json
 import os
+import re
+import shutil
 import socket
+import subprocess
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,7 +19,7 @@ from eventually import eventually
 from hypothesis import given, settings as examples, strategies as st
 from rows import add_worker, claim_one, complete_one
 from samples import new_job
-from service import QUICK, Service
+from service import QUICK, ROOT, Service
 
 from jobs_service.config import Settings
 from jobs_service.database.connection import open_database
@@ -24,6 +27,7 @@ from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.outputs.assembly import open_outputs
 
+DOCS = ROOT / "docs" / "api.md"
 CONTENT = b"key,value\nname,Alice\nscore,95\n"
 
 
@@ -177,6 +181,20 @@ def test_a_download_is_resumed_only_if_the_file_is_the_same(api):
 
     assert (200, b"another content of another length") == (changed.status, changed.body)
     assert (412, "precondition_failed") == (refused.status, refused.code)
+
+
+def test_curl_resumes_a_download_as_the_docs_say(api, job_id, tmp_path):
+    if not shutil.which("curl"):
+        pytest.skip("needs curl")
+    path = tmp_path / "report.csv"
+    path.write_bytes(CONTENT[:10])
+    [command] = re.findall(r"^(curl .*/output)$", DOCS.read_text(), re.MULTILINE)
+    here = f"http://127.0.0.1:{api.service.api_port}"
+    command = command.replace("http://localhost:3000", here).replace("<job-id>", str(job_id))
+
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+
+    assert CONTENT == path.read_bytes()
 
 
 def test_an_empty_file_is_downloaded(api):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from eventually import eventually
 from rows import pruner
+from s3_server import KEYS
 
 from jobs_service.circuit_breaker import CircuitBreaker
 from jobs_service.config import Settings
@@ -199,6 +200,42 @@ def test_objects_are_below_the_prefix(s3, bucket_url):
     outputs_at(bucket_url).write("a.csv", b"x")
 
     assert ["team/output/a.csv"] == s3.keys(location_of(bucket_url).bucket)
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_what_the_url_does_not_say_is_in_the_usual_variables(s3, bucket_url, monkeypatch, variable):
+    key, secret = KEYS
+    environ = {variable: s3.url, "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": "us-east-1"}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    bucket = location_of(bucket_url).bucket
+    outputs = outputs_at(f"s3://{bucket}")
+
+    outputs.write("a.csv", b"x")
+
+    assert ["a.csv"] == s3.keys(bucket)
+    assert f"{s3.url}/{bucket}" == outputs._server
+
+
+def test_the_url_counts_more_than_the_variables(s3, bucket_url, monkeypatch):
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    outputs = outputs_at(bucket_url)
+
+    outputs.write("a.csv", b"x")
+
+    assert f"{s3.url}/{location_of(bucket_url).bucket}" == outputs._server
+
+
+def test_without_keys_it_says_which_to_set(s3, monkeypatch):
+    """Machines at Amazon get theirs from an address that elsewhere is another server, or none."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
+
+    with pytest.raises(Unavailable, match="there are no keys for the output store: set AWS_ACCESS_KEY_ID"):
+        outputs_at(f"s3://bucket?endpoint={s3.url}").check()
 
 
 def test_more_files_than_one_request_lists_or_deletes(bucket_url, monkeypatch):
