@@ -32,6 +32,10 @@ from jobs_service.submission.submit import Submitter
 #: How long downloads are refused at once after the store of files did not answer.
 OUTPUT_PAUSE_SECONDS = 2.0
 
+#: The pieces of downloads that may wait for a thread: as many as a process has connections, so that none is refused in
+#: the middle of a file.
+PIECES_WAITING = 512
+
 #: What `GET /` lists.
 LINKS = {
     "jobs": "/jobs",
@@ -68,13 +72,14 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     body_reader = BodyReader(settings.max_body_bytes)
     readiness = Readiness(database, broker, registry.queues, threads, intake_database=intake_database)
     served = build_registry(settings, registry)
+    reading = Threads(settings.api_threads, max_waiting=PIECES_WAITING)
     outputs = open_outputs(settings, pause_seconds=OUTPUT_PAUSE_SECONDS)
     routes = [
         Route("/jobs", JobCollection(database, threads, submitter, registry, body_reader)),
         Route("/jobs/{job_id}", JobItem(database, threads)),
         Route("/jobs/{job_id}/cancel", JobCancellation(database, threads)),
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, DeadLetterList(broker.client, broker.keys))),
-        Route("/jobs/{job_id}/output", JobOutput(database, threads, outputs, Threads(settings.api_threads))),
+        Route("/jobs/{job_id}/output", JobOutput(database, threads, outputs, reading)),
         Route("/livez", Liveness()),
         Route("/readyz", readiness),
         # A thread of its own: a scrape takes seconds while a server does not answer.

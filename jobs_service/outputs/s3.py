@@ -98,7 +98,10 @@ class S3Outputs:
             # The answer to HEAD has no body that could say whether the bucket is missing.
             self.check()
             return None
-        return Output(name, meta["size"], meta["e_tag"] or "", meta["last_modified"])
+        etag = meta["e_tag"] or ""
+        if not etag.startswith('"'):
+            raise self._unavailable("the output store sends no strong ETag, without which no file can be downloaded")
+        return Output(name, meta["size"], etag, meta["last_modified"])
 
     def read_piece(self, output: Output, start: int, length: int) -> bytes:
         range_ = (start, min(start + length, output.size))

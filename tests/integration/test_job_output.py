@@ -1,5 +1,6 @@
 """GET /jobs/{job_id}/output over the wire, with the files in a folder and in a bucket."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -367,6 +368,26 @@ def test_a_large_file_is_downloaded_with_little_memory(api, large):
 
     assert size == count
     assert most - before < 2**24
+
+
+def test_no_download_is_refused_in_the_middle_of_its_file(api):
+    """With more clients than calls may wait for a thread elsewhere. At the beginning they may be told to come again."""
+    job_id, size = api.completed(bin=bytes(2**19)), 2**19
+
+    async def download(_):
+        status, body = b"503", b""
+        while status == b"503":
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.service.api_port)
+            writer.write(f"GET /jobs/{job_id}/output HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            status, body = head.split()[1], await reader.read(-1)
+            writer.close()
+        return status, len(body)
+
+    async def download_all():
+        return await asyncio.gather(*map(download, range(300)))
+
+    assert {(b"200", size)} == set(asyncio.run(download_all()))
 
 
 def test_a_download_whose_file_is_replaced_ends_early(api, large):

@@ -346,6 +346,17 @@ def test_after_a_failure_calls_are_refused_until_the_server_is_back(s3, bucket_u
     assert not breaker.refusal()
 
 
+@pytest.mark.parametrize("etag", [None, 'W/"weak"'])
+def test_a_file_without_a_strong_tag_is_not_offered(bucket_url, monkeypatch, etag):
+    """A part of it could not be told from a part of another file."""
+    outputs = outputs_at(bucket_url)
+    meta = {"path": "a.csv", "size": 1, "e_tag": etag, "last_modified": datetime.now(UTC), "version": None}
+    monkeypatch.setattr("obstore.head", lambda *_: meta)
+
+    with pytest.raises(Unavailable, match="no strong ETag"):
+        outputs.find("a.csv")
+
+
 def test_a_store_that_is_known_to_be_away_is_not_asked(free_port):
     def ask(server):
         raise KnownUnavailable("away", server=server)
