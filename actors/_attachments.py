@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from jobs_service.errors import InvalidRequest
-from jobs_service.outputs.local import OutputStore
+from jobs_service.outputs.contract import OutputStore
 
 MAX_ATTACHMENTS = 20
 #: All attachments of a mail together, if there are files among them. base64 adds a third, which most servers accept.

@@ -84,7 +84,7 @@ def check(settings: Settings) -> int:
         print(f"check: {warning}", file=sys.stderr)
     _check_types(settings)
     _check_names(settings)
-    print("check: the settings are valid, both servers can be used, and the database is migrated")
+    print("check: the settings are valid, the servers can be used, and the database is migrated")
     return 0
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from jobs_service import dsn
+from jobs_service import dsn, output_url
 from jobs_service.errors import SettingsError
 
 
@@ -108,6 +108,11 @@ def _redis_url(value: str) -> str:
         raise ValueError(
             "expected redis://user:password@host:port/name, with special characters encoded as %XX"
         ) from None
+    return value
+
+
+def _output_url(value: str) -> str:
+    output_url.location_of(value)
     return value
 
 
@@ -217,6 +222,8 @@ class Settings:
 
     # Files.
     output_dir: str = _setting("output", _text)
+    output_url: str = _setting("", _output_url, secret=True)
+    output_timeout_seconds: float = _setting(20.0, _seconds(0.1, 300))
 
     # Modules with further job types, besides those in actors/, separated by commas.
     actor_modules: str = _setting("", _text)
@@ -351,6 +358,8 @@ class Settings:
     def _collisions(self) -> Iterator[str]:
         """Check `TIMEOUT_ORDER`: what waits for something else must have the longer timeout of the two."""
         for lower, upper, reason in TIMEOUT_ORDER:
+            if lower == "output_timeout_seconds" and not self.output_url:
+                continue  # nothing waits for a folder that long
             low, high = getattr(self, lower), getattr(self, upper)
             if low >= high:
                 yield f"{variables_of(lower)} ({low:g}) must be less than {variables_of(upper)} ({high:g}): {reason}"
@@ -387,6 +396,11 @@ TIMEOUT_ORDER = (
         "mail_timeout_seconds",
         "time_limit_seconds",
         "otherwise the time limit can interrupt a mail just after it was sent, leaving its delivery unknown",
+    ),
+    (
+        "output_timeout_seconds",
+        "time_limit_seconds",
+        "otherwise the time limit interrupts jobs that should wait for OUTPUT_URL's store",
     ),
     (
         "hard_limit_seconds",

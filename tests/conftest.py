@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 import structlog
 from databases import TEMPLATE, postgres_with_template
+from s3_server import S3Server
 from service import QUICK
 
 from devstack import ports
@@ -48,6 +49,20 @@ def valkey(tmp_path_factory):
 def mail(tmp_path_factory):
     with MailCatcher(tmp_path_factory.mktemp("mail")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket_url(s3):
+    """The OUTPUT_URL of a bucket of the test's own."""
+    name = f"bucket-{next(_numbers)}"
+    s3.make_bucket(name)
+    return s3.url_of(name)
 
 
 @pytest.fixture

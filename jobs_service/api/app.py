@@ -30,6 +30,7 @@ from jobs_service.api.resources.job_pages import JobPages
 from jobs_service.api.resources.job_types import JobTypeCollection, JobTypeItem
 from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
 from jobs_service.api.resources.metrics import Metrics
+from jobs_service.api.resources.outputs import JobOutput
 from jobs_service.api.resources.queue_actions import QueuePause, QueueResume
 from jobs_service.api.resources.queues import QueueCollection, QueueItem, QueueReader
 from jobs_service.api.resources.redrives import RedriveCancellation, RedriveCollection, RedriveItem
@@ -45,12 +46,20 @@ from jobs_service.jobs.job_types import load
 from jobs_service.metrics import catalogue, log_records
 from jobs_service.metrics.exposition import build_registry
 from jobs_service.observability import logs
+from jobs_service.outputs.assembly import open_outputs
 from jobs_service.submission.batches import BatchSubmitter
 from jobs_service.submission.queue_limits import QueueLimits
 from jobs_service.submission.submit import Submitter
 
 #: Seconds between two counts of the waiting jobs.
 COUNT_SECONDS = 1.0
+
+#: How long downloads are refused at once after the store of files did not answer.
+OUTPUT_PAUSE_SECONDS = 2.0
+
+#: The pieces of downloads that may wait for a thread: as many as a process has connections, so that none is refused in
+#: the middle of a file.
+PIECES_WAITING = 512
 
 #: What `GET /` lists.
 LINKS = {
@@ -109,12 +118,15 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     served = build_registry(settings, registry)
     pages = JobPages(database, registry, has_search=settings.search == "on")
     queues = QueueReader(database, threads, registry, settings)
+    reading = Threads(settings.api_threads, max_waiting=PIECES_WAITING)
+    outputs = open_outputs(settings, pause_seconds=OUTPUT_PAUSE_SECONDS)
     routes = [
         Route("/jobs", JobCollection(database, threads, submitter, pages, body_reader)),
         Route(BATCH_PATH, JobBatch(batches, max_bytes=settings.max_batch_bytes, max_job_bytes=settings.max_body_bytes)),
         Route("/jobs/{job_id}", JobItem(database, threads, Wait(feed), body_reader, JobChanger(database, publisher))),
         Route("/jobs/{job_id}/cancel", JobCancellation(database, threads, body_reader)),
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, dead_letters, submitter, body_reader)),
+        Route("/jobs/{job_id}/output", JobOutput(database, threads, outputs, reading)),
         Route("/jobs/{job_id}/events", JobEvents(feed)),
         Route("/jobs/{job_id}/logs", Logs(database, threads)),
         Route("/jobs/{job_id}/explain", JobExplanation(database, threads, registry, settings)),

@@ -47,6 +47,10 @@ MAX_COLLECTED_BATCHES = 4
 #: The memory that responses may use together while their clients do not read them.
 MAX_UNSENT_BYTES = 67_108_864
 
+#: The key of a request's scope for a function: whether the connection is open. On a closed one `send` does nothing, so
+#: a long answer would be made to its end for nobody.
+IS_OPEN = "jobs.is_open"
+
 #: Open files that are left for other purposes when the system allows no more of them.
 SPARE_FILES = 32
 
@@ -440,6 +444,15 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # as above
         if status == HTTPStatus.BAD_REQUEST and self._current_request is not None:
             return "malformed_body"
         return _CODES.get(status) or HTTPStatus(status).phrase.lower().replace(" ", "_")
+
+    def _build_http_scope(self, request: Any, sockname: Any, peername: Any) -> dict[str, Any]:  # noqa: ANN401
+        scope: dict[str, Any] = super()._build_http_scope(request, sockname, peername)
+        scope[IS_OPEN] = self.is_open
+        return scope
+
+    def is_open(self) -> bool:
+        """Return whether what is sent can still reach the client."""
+        return not self._closed
 
     def _is_websocket_upgrade(self, request: Any) -> bool:  # noqa: ANN401, ARG002
         """Answer such a request like any other: no resource is a WebSocket."""

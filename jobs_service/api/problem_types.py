@@ -30,21 +30,27 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "dead_letter_not_found": ProblemType(HTTPStatus.NOT_FOUND, "No failed job has this id."),
     "error_group_not_found": ProblemType(HTTPStatus.NOT_FOUND, "No dead letter belongs to this group."),
     "redrive_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no redrive with this id."),
+    "output_not_found": ProblemType(HTTPStatus.NOT_FOUND, "The job has no such file."),
     "method_not_allowed": ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "`Allow` lists the methods of this route."),
     "request_timeout": ProblemType(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time."),
+    "not_finished": ProblemType(HTTPStatus.CONFLICT, "The job is not finished, so it has no output yet."),
     "wrong_status": ProblemType(HTTPStatus.CONFLICT, "The job's status does not allow this."),
     "idempotency_key_in_flight": ProblemType(
         HTTPStatus.CONFLICT, "A request with this Idempotency-Key is being carried out."
     ),
     "redrive_finished": ProblemType(HTTPStatus.CONFLICT, "The redrive is completed already."),
+    "output_gone": ProblemType(HTTPStatus.GONE, "The job wrote this file, and it was deleted since."),
     "length_required": ProblemType(HTTPStatus.LENGTH_REQUIRED, "A body needs a Content-Length."),
     "precondition_failed": ProblemType(
-        HTTPStatus.PRECONDITION_FAILED, "The job is not any more what `If-Match` says; nothing was changed."
+        HTTPStatus.PRECONDITION_FAILED, "This is not any more what the condition says; nothing was changed."
     ),
     "content_too_large": ProblemType(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large."),
     "uri_too_long": ProblemType(HTTPStatus.REQUEST_URI_TOO_LONG, "The request line is too long."),
     "unsupported_media_type": ProblemType(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body has another Content-Type or Content-Encoding than is accepted."
+    ),
+    "range_not_satisfiable": ProblemType(
+        HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "The range begins behind the end; `Content-Range` has the size."
     ),
     "invalid_request": ProblemType(
         HTTPStatus.UNPROCESSABLE_ENTITY, "A field or a parameter is wrong; `errors` names it."
@@ -67,6 +73,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "database_not_migrated": ProblemType(
         HTTPStatus.SERVICE_UNAVAILABLE, "The database is not migrated to this version; nothing was written."
+    ),
+    "output_store_unavailable": ProblemType(
+        HTTPStatus.SERVICE_UNAVAILABLE, "The store of the files does not answer; nothing is wrong with the job."
     ),
     "too_busy": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait; nothing was written."),
     "too_many_unfinished_requests": ProblemType(

@@ -19,6 +19,7 @@ from jobs_service.errors import (
     QueueFull,
     SchemaUnavailable,
     TooBusy,
+    Unavailable,
     ValueRefused,
 )
 from jobs_service.metrics.catalogue import REJECTIONS
@@ -39,6 +40,7 @@ def install(app: "App[Any, Any]") -> None:
     app.add_error_handler(SchemaUnavailable, _not_migrated)
     app.add_error_handler(TooBusy, _too_busy)
     app.add_error_handler(QueueFull, _queue_full)
+    app.add_error_handler(Unavailable, _output_store_unavailable)
     app.add_error_handler(InvalidRequest, _invalid_request)
     app.add_error_handler(InvalidBatch, _invalid_batch)
     app.add_error_handler(IdempotencyKeyInFlight, _key_in_flight)
@@ -106,6 +108,19 @@ async def _queue_full(req: Request, resp: Response, error: QueueFull, params: ob
     """Answer a submission to a queue at its limit. Without a log line: clients may send many."""
     resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
     _answer(req, resp, HTTPStatus.TOO_MANY_REQUESTS, "queue_full", str(error))
+
+
+async def _output_store_unavailable(
+    req: Request,
+    resp: Response,
+    error: Unavailable,
+    params: object,  # noqa: ARG001
+) -> None:
+    """Answer where files cannot be read: the only server beside PostgreSQL that an answer of the API needs."""
+    log.warning("Request refused: the store of files cannot be used", path=req.path, error=str(error))
+    resp.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+    detail = "The store of the files cannot be used at present. The job is not affected; try again."
+    _answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "output_store_unavailable", detail)
 
 
 async def _value_refused(req: Request, resp: Response, error: ValueRefused, params: object) -> None:  # noqa: ARG001

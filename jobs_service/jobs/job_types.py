@@ -14,7 +14,7 @@ from jobs_service.jobs.notes import JobLog
 from jobs_service.jobs.validation import decoded, encoded, invalid
 from jobs_service.mail.mailer import Mailer
 from jobs_service.observability import logs
-from jobs_service.outputs.local import OutputStore
+from jobs_service.outputs.contract import OutputStore
 
 DEFAULT_QUEUE = "default"
 

@@ -144,6 +144,12 @@ def find_job(database: Database, job_id: UUID) -> Job | None:
     return None if row is None else job_of(row)
 
 
+def find_result(database: Database, job_id: UUID) -> Job | None:
+    """Return the job with its status and its result alone."""
+    row = database.row(f"SELECT status, {_EXPRESSIONS['result']} FROM jobs WHERE id = %s", (job_id,))
+    return None if row is None else Job(status=row[0], result=Job.result.python_value(row[1]))
+
+
 def bytes_of(job: Job) -> int:
     """Return the bytes of a job's JSON, which is nearly all of a large job."""
     return sum(memoryview(raw).nbytes for raw in (job.payload, job.result, job.history) if raw is not None)

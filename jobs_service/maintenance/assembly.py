@@ -30,7 +30,7 @@ from jobs_service.maintenance.rescuer import Rescuer
 from jobs_service.maintenance.search_index import SearchIndex
 from jobs_service.maintenance.service import Service
 from jobs_service.maintenance.strays import Strays
-from jobs_service.outputs.local import OutputStore
+from jobs_service.outputs.contract import OutputStore
 from jobs_service.submission.submit import Submitter
 
 #: Seconds between two looks for jobs on queues that no worker serves.

@@ -7,7 +7,7 @@ from threading import Event, Thread
 
 from structlog.stdlib import get_logger
 
-from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable
+from jobs_service.errors import BrokerUnavailable, DatabaseUnavailable, Unavailable
 from jobs_service.maintenance.leadership import Leadership
 from jobs_service.maintenance.service import Service, Turn
 from jobs_service.metrics import catalogue as metrics
@@ -119,7 +119,7 @@ class Maintenance:
 
     def _failed(self, service: Service, error: Exception) -> None:
         """Log the error; the service runs again later. A server that is away is logged once, until a run succeeds."""
-        if not isinstance(error, DatabaseUnavailable | BrokerUnavailable):
+        if not isinstance(error, DatabaseUnavailable | BrokerUnavailable | Unavailable):
             log.error("Maintenance failed", maintenance=service.name, exc_info=error)
         elif service.name not in self._failing:
             self._failing.add(service.name)

@@ -11,7 +11,7 @@ from jobs_service.database.connection import Database
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import dead_letters, lifecycle
 from jobs_service.maintenance.service import Service, Turn
-from jobs_service.outputs.local import OutputStore, Search
+from jobs_service.outputs.contract import OutputStore, Search
 
 #: Rows of one statement; and how many statements of one run may look for expired jobs of a status, and delete jobs.
 #: This bounds how long a run holds up the leader's other services.

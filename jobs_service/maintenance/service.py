@@ -49,5 +49,6 @@ class Service(ABC):
         """Do the work that is due and return what was done, as counts by name. Idempotent.
 
         Returns soon after the turn is over, and calls `turn.again` if work is left. Each write names the turn's fence.
-        Raises `DatabaseUnavailable` or `BrokerUnavailable`; the next run tries again.
+        Raises `DatabaseUnavailable`, `BrokerUnavailable` or, for the store of files, `Unavailable`; the next run tries
+        again.
         """

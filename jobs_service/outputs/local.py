@@ -1,4 +1,4 @@
-"""Storage for the files that jobs write: the protocol, and its implementation in a local directory."""
+"""Storage for the files that jobs write, in a local directory."""
 
 import contextlib
 import errno
@@ -6,29 +6,27 @@ import math
 import os
 import re
 import secrets
+import stat
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from itertools import count, islice
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from hashlib import blake2b
+from itertools import count
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Self
 from uuid import UUID
 
 import structlog
 
-from jobs_service.errors import Rejected
+from jobs_service.errors import Rejected, Unavailable
 from jobs_service.failpoints import failpoint
+from jobs_service.outputs.contract import Output, OutputChanged, Search, check_name
 
 log = structlog.get_logger(__name__)
 
-#: A plain file name, short enough that the temporary name derived from it is valid too.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 #: For the names of temporary files. They begin at random, so that processes do not meet, also those of other machines.
 _numbers = count(secrets.randbits(64))
 _TEMPORARY_NAME = re.compile(r".+\.[0-9a-f]{16}\.tmp")
-
-#: Names read between two checks of the clock. Reading them takes about a millisecond.
-_PIECE = 1_000
 
 #: Never write to an existing file or through a symbolic link.
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,59 +36,15 @@ _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
+#: The errors for a name that does not exist, for a symbolic link, and for a socket.
+_NO_FILE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO})
+
 #: The errors with which network and desktop shares refuse operations that they do not support.
 _CANNOT_SYNC_A_FOLDER = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
 _CANNOT_SET_A_MODE = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS})
 
 #: Far longer than any write takes: the writer of an older temporary file must have been killed.
 STALE_AFTER_SECONDS = 3_600.0
-
-
-class Search:
-    """Searches all file names for those of some jobs, in pieces, so that a large directory blocks no one."""
-
-    def __init__(self, names: Iterator[str], job_ids: Iterable[UUID]) -> None:
-        self._names = names
-        self._wanted = {str(job_id) for job_id in job_ids}
-        self._found: defaultdict[str, list[str]] = defaultdict(list)
-
-    def go_on(self, *, seconds: float) -> bool:
-        """Continue for about this long. Return whether the search is complete."""
-        ends_at = time.monotonic() + seconds
-        while True:
-            piece = list(islice(self._names, _PIECE))
-            for name in piece:
-                if (owner := name.partition(".")[0]) in self._wanted:
-                    self._found[owner].append(name)
-            if len(piece) < _PIECE:
-                return True
-            if time.monotonic() >= ends_at:
-                return False
-
-    def files_of(self, job_ids: Iterable[UUID]) -> list[str]:
-        return [name for job_id in job_ids for name in self._found.get(str(job_id), ())]
-
-
-class OutputStore(Protocol):
-    """Stores whole files under short names. A file that exists under its name is always complete."""
-
-    def write(self, name: str, content: bytes) -> str:
-        """Store `content` under `name`, replacing an earlier file, and return its reference ("output/<name>").
-
-        A name that begins with the job's id and a dot is deleted with the job.
-        """
-
-    def search(self, job_ids: Iterable[UUID]) -> Search:
-        """Begin a search for the files whose names begin with one of these ids and a dot."""
-
-    def remove(self, names: Iterable[str]) -> int:
-        """Remove files; return how many there were."""
-
-    def read(self, name: str, *, max_bytes: int) -> bytes:
-        """Return the content of the file. Raises `FileNotFoundError`, or `Rejected` if it has more than `max_bytes`."""
-
-    def reap(self) -> int:
-        """Remove the temporary files of killed writers; return how many."""
 
 
 class LocalOutputs:
@@ -110,8 +64,11 @@ class LocalOutputs:
         self._directory = directory
         self._shortcomings = _Shortcomings()
 
+    def asking(self, ask: Callable[[str], None]) -> Self:  # noqa: ARG002 - there is no server to ask for
+        return self
+
     def write(self, name: str, content: bytes) -> str:
-        _check_name(name)
+        check_name(name)
         try:
             with _opened_folders(self._directory) as folders:
                 _replace_file(folders, name, content, self._shortcomings)
@@ -128,7 +85,7 @@ class LocalOutputs:
         return Search(self._visible_names(), job_ids)
 
     def read(self, name: str, *, max_bytes: int) -> bytes:
-        _check_name(name)
+        check_name(name)
         try:
             with _opened(self._directory) as directory:
                 return _read_file(directory, name, max_bytes)
@@ -136,6 +93,46 @@ class LocalOutputs:
             raise FileNotFoundError(
                 f"output/{name} does not exist: it is not yet written, or was deleted with its job"
             ) from None
+
+    def find(self, name: str) -> Output | None:
+        check_name(name)
+        try:
+            with self._opened_file(name) as file:
+                return None if file is None else _output(name, os.fstat(file))
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def read_piece(self, output: Output, start: int, length: int) -> bytes:
+        try:
+            with self._opened_file(output.name) as file:
+                if file is None or _output(output.name, os.fstat(file)) != output:
+                    raise OutputChanged(f"output/{output.name} was replaced or removed")
+                return os.pread(file, length, start)
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def check(self) -> None:
+        try:
+            with contextlib.suppress(FileNotFoundError), _opened(self._directory):
+                pass
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    @contextlib.contextmanager
+    def _opened_file(self, name: str) -> Iterator[int | None]:
+        """Open a file; None where there is none, or something else: a link, a folder, a pipe."""
+        try:
+            with _opened(self._directory) as directory:
+                file = os.open(name, _READ_FILE, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise
+            yield None
+            return
+        try:
+            yield file if stat.S_ISREG(os.fstat(file).st_mode) else None
+        finally:
+            os.close(file)
 
     def remove(self, names: Iterable[str]) -> int:
         """Remove files; return how many there were."""
@@ -232,9 +229,16 @@ def _incomplete_name() -> str:
     return f".incomplete-{os.geteuid()}"
 
 
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name[:64]!r} is not a plain file name: use letters, digits and . _ - only")
+def _output(name: str, status: os.stat_result) -> Output:
+    # Each write makes a new file, so these are never those of another content. A digest, because the number of an
+    # inode is nobody's business.
+    identity = f"{status.st_ino}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_size}"
+    etag = blake2b(identity.encode(), digest_size=12).hexdigest()
+    return Output(name, status.st_size, f'"{etag}"', datetime.fromtimestamp(status.st_mtime_ns / 1e9, UTC))
+
+
+def _unreadable(error: OSError) -> Unavailable:
+    return Unavailable(f"OUTPUT_DIR cannot be read: {os.strerror(error.errno or 0)}; correct it or its permissions")
 
 
 def _read_file(directory: int, name: str, max_bytes: int) -> bytes:

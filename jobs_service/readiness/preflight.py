@@ -1,4 +1,4 @@
-"""Checks PostgreSQL and Redis before a process starts. What may pass is logged, what will not pass is refused."""
+"""Checks the servers before a process starts. What may pass is logged, what will not pass is refused."""
 
 import importlib.util
 import re
@@ -20,8 +20,11 @@ from jobs_service.errors import (
     MigrationError,
     NotReady,
     SettingsError,
+    Unavailable,
 )
+from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
+from jobs_service.outputs.assembly import open_outputs
 from jobs_service.readiness import advice
 
 log = get_logger(module=__name__)
@@ -29,16 +32,19 @@ log = get_logger(module=__name__)
 #: The oldest Redis that has BZMPOP. Every Valkey has it, and gives 7.2.4 as its version of Redis.
 REDIS_NEEDED = (7, 0)
 
+#: How long the start of a process waits for the store of files. It goes on without it.
+OUTPUT_SECONDS = 3.0
+
 
 def begin(settings: Settings) -> None:
-    """Check both servers before an API or a worker starts, and log what is wrong or down.
+    """Check the servers before an API or a worker starts, and log what is wrong or down.
 
     Raises `NotReady` or `SettingsError` where waiting would not help.
     """
     find_actor_modules(settings)
     database, client = open_database(settings, connections=1), redis_client(settings)
     try:
-        for sentence in (*_of_postgresql(settings, database), *_of_redis(client)):
+        for sentence in (*_of_postgresql(settings, database), *_of_redis(client), *_of_outputs(settings)):
             log.warning(sentence)
     except (DatabaseUnsuitable, BrokerUnsuitable) as error:
         raise NotReady(str(error)) from error
@@ -57,6 +63,7 @@ def check(settings: Settings) -> list[str]:
             raise NotReady(_not_migrated(missing))
         lifecycle.try_submit(database)
         look_at_redis(client)
+        _try_outputs(settings)
     finally:
         database.discard()
         client.close()
@@ -122,6 +129,26 @@ def _of_redis(client: redis.Redis) -> Iterator[str]:
         raise
     except BrokerUnavailable as error:
         yield f"{error}; waiting for it"
+
+
+def _of_outputs(settings: Settings) -> Iterator[str]:
+    try:
+        open_outputs(settings, timeout_seconds=OUTPUT_SECONDS).check()
+    except Unavailable as error:
+        yield f"{error}; waiting for it"
+
+
+def _try_outputs(settings: Settings) -> None:
+    """Raises `NotReady` where files cannot be read or, in a store elsewhere, not be written and deleted."""
+    outputs = open_outputs(settings)
+    try:
+        outputs.check()
+        if settings.output_url:  # a folder is the workers' own, and need not be writable here
+            name = f"check-{new_id()}"
+            outputs.write(name, b"")
+            outputs.remove([name])
+    except Unavailable as error:
+        raise NotReady(str(error)) from error
 
 
 def _not_migrated(missing: list[str]) -> str:

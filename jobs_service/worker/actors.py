@@ -28,7 +28,7 @@ from jobs_service.jobs.job_types import JobContext, JobType, Registry, spelling
 from jobs_service.jobs.notes import JobLog
 from jobs_service.jobs.validation import encoded
 from jobs_service.mail.mailer import SmtpMailer
-from jobs_service.outputs.local import OutputStore
+from jobs_service.outputs.contract import OutputStore
 from jobs_service.worker.attempt import Cancelled, RunningAttempt, RunningAttempts
 from jobs_service.worker.isolation import parent
 
@@ -129,7 +129,7 @@ def call(job_type: JobType, running: RunningAttempt, outputs: OutputStore, maile
     context = JobContext(
         claim.job_id,
         claim.attempts,
-        outputs,
+        outputs.asking(running.ask),
         mailer.asking(running.ask, stop_if_cancelled),
         begin_effect=begin_effect,
         ask=running.ask,

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from uuid import UUID
 
 import dramatiq
@@ -29,7 +28,8 @@ from jobs_service.metrics.clock import DatabaseClock
 from jobs_service.metrics.slo import Objectives
 from jobs_service.observability import logs, tracing
 from jobs_service.orphans import end_with_parent, is_orphan
-from jobs_service.outputs.local import LocalOutputs, OutputStore
+from jobs_service.outputs.assembly import open_outputs
+from jobs_service.outputs.contract import OutputStore
 from jobs_service.worker import begun
 from jobs_service.worker.actors import declare
 from jobs_service.worker.attempt import RunningAttempts
@@ -53,6 +53,10 @@ log = get_logger(module=__name__)
 #: The lease of the maintenance leader, if `LEASE_SECONDS` is not shorter: how long a killed leader is waited for.
 LEADERSHIP_SECONDS = 10.0
 
+#: How long maintenance waits for the store of files at a time, and after a failure until it asks again.
+MAINTENANCE_OUTPUT_SECONDS = 3.0
+MAINTENANCE_OUTPUT_PAUSE_SECONDS = 60.0
+
 
 def boot() -> None:
     """Build this process's broker and make it Dramatiq's. The `dramatiq` command calls it."""
@@ -70,14 +74,21 @@ def boot() -> None:
     registry = load(settings.actor_modules)
     catalogue.zero_worker(registry)
     logs.observe(log_records.count)
-    outputs = LocalOutputs(Path(settings.output_dir))
+    outputs = open_outputs(settings)
     warn_of_long_types(registry, settings)
     warn_of_unknown_types(registry, settings)
     attempts = RunningAttempts(begun.take_over(os.environ.get(begun.PATH_VARIABLE)))
-    broker = build_broker(settings, registry, new_id(), attempts, outputs)
+    broker = build_broker(settings, registry, new_id(), attempts, maintained_outputs(settings))
     mailer = SmtpMailer.from_settings(settings)
     declare(broker, registry, settings, attempts=attempts, outputs=outputs, mailer=mailer)
     dramatiq.set_broker(broker)
+
+
+def maintained_outputs(settings: Settings) -> OutputStore:
+    """Return the store of files as maintenance uses it: for a silent one, it does not hold up its other services."""
+    return open_outputs(
+        settings, timeout_seconds=MAINTENANCE_OUTPUT_SECONDS, pause_seconds=MAINTENANCE_OUTPUT_PAUSE_SECONDS
+    )
 
 
 def warn_of_long_types(registry: Registry, settings: Settings) -> None:

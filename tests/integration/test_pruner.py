@@ -13,7 +13,7 @@ from jobs_service.ids import new_id
 from jobs_service.jobs import lifecycle
 from jobs_service.maintenance import pruner as pruner_module
 from jobs_service.maintenance.service import Turn
-from jobs_service.outputs import local as storage_module
+from jobs_service.outputs import contract, local as storage_module
 
 
 def names_in(outputs):
@@ -82,7 +82,7 @@ def test_a_row_whose_file_was_deleted_by_a_run_that_died_is_pruned_by_the_next(d
 
 
 def test_a_large_folder_is_read_a_piece_a_run_and_only_for_jobs_to_delete(database, outputs, finish, monkeypatch):
-    monkeypatch.setattr(storage_module, "_PIECE", 2)
+    monkeypatch.setattr(contract, "_PIECE", 2)
     monkeypatch.setattr(pruner_module, "SEARCH_SHARE", 0)
     finish(days=8, count=3)
     finish(days=6, count=4)
@@ -96,7 +96,7 @@ def test_a_large_folder_is_read_a_piece_a_run_and_only_for_jobs_to_delete(databa
 
 
 def test_a_job_that_is_redriven_while_the_folder_is_read_keeps_its_file(database, outputs, finish, row, monkeypatch):
-    monkeypatch.setattr(storage_module, "_PIECE", 1)
+    monkeypatch.setattr(contract, "_PIECE", 1)
     monkeypatch.setattr(pruner_module, "SEARCH_SHARE", 0)
     gone, redriven = finish(days=8, count=2)
     service = pruner(database, outputs, completed=7)

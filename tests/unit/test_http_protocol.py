@@ -16,7 +16,7 @@ from gunicorn.glogging import Logger
 from hypothesis import given, strategies as st
 
 from jobs_service.api import http_protocol
-from jobs_service.api.http_protocol import MAX_HEAD_BYTES, HttpProtocol, HttpWorker
+from jobs_service.api.http_protocol import IS_OPEN, MAX_HEAD_BYTES, HttpProtocol, HttpWorker
 
 MAX_BODY_BYTES = 1_024
 MAX_BATCH_BYTES = 4_096
@@ -37,6 +37,7 @@ class App:
         self.requests = []
         self.ended = 0
         self.contexts = []
+        self.is_open = None
         self.go = asyncio.Event()
         self.go.set()
 
@@ -45,6 +46,7 @@ class App:
         assert event["type"] == "http.request"
         assert not event["more_body"]
         self.requests.append((scope["method"], scope["path"], event["body"]))
+        self.is_open = scope[IS_OPEN]
         self.contexts.append(seen.get())
         seen.set(scope["path"])
         await self.go.wait()
@@ -595,5 +597,19 @@ def test_what_a_request_binds_is_seen_by_no_other():
 
         assert server.app.contexts.count("nothing") == 6
         assert sorted(server.app.contexts)[:6] == ["/0", "/0", "/1", "/1", "/2", "/2"]
+
+    served(scenario)
+
+
+def test_the_application_is_told_whether_its_client_is_still_there():
+    async def scenario(server):
+        server.app.go.clear()
+        _, writer = await server.connect(request("Content-Length: 0"))
+        await until(lambda: server.app.requests)
+        assert server.app.is_open()
+        writer.transport.abort()
+        # Seen when something is sent: while a request is answered, nothing is read.
+        [connection] = server.connections
+        await until(lambda: connection.transport.write(b"x") or not server.app.is_open())
 
     served(scenario)

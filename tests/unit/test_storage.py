@@ -15,7 +15,7 @@ import structlog
 
 from jobs_service.errors import Rejected
 from jobs_service.ids import new_id
-from jobs_service.outputs import local
+from jobs_service.outputs import contract
 from jobs_service.outputs.local import LocalOutputs
 
 PROJECT = Path(__file__).parents[2]
@@ -437,7 +437,7 @@ def test_the_files_of_a_job_are_found_and_no_other(outputs):
 
 
 def test_a_search_goes_on_where_it_stopped(outputs, monkeypatch):
-    monkeypatch.setattr(local, "_PIECE", 2)
+    monkeypatch.setattr(contract, "_PIECE", 2)
     job_ids = [new_id() for _ in range(5)]
     for job_id in job_ids:
         outputs.write(f"{job_id}.csv", b"x")

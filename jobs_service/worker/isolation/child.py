@@ -4,7 +4,6 @@ import math
 import os
 import sys
 import time
-from pathlib import Path
 from threading import Lock
 from typing import IO
 
@@ -28,7 +27,7 @@ from jobs_service.jobs.notes import AttemptNotes
 from jobs_service.mail.mailer import SmtpMailer
 from jobs_service.observability import logs
 from jobs_service.orphans import end_with_parent
-from jobs_service.outputs.local import LocalOutputs
+from jobs_service.outputs.assembly import open_outputs
 from jobs_service.worker.actors import call
 from jobs_service.worker.attempt import RunningAttempt
 from jobs_service.worker.isolation.parent import GO, ChildMessage
@@ -80,7 +79,7 @@ def _run(settings: Settings, file: int, sending: IO[bytes], notes: "_Notes") -> 
     running.begin()
     running.begin_effect = lambda: _begin_effect(running, sending)
     running.notes.on_change = notes.change
-    outputs = LocalOutputs(Path(settings.output_dir))
+    outputs = open_outputs(settings)
     mailer = SmtpMailer.from_settings(settings)
     _send(sending, ChildMessage("ready"))
     return call(job_type_of(claim.type), running, outputs, mailer)
