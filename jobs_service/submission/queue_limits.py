@@ -54,7 +54,7 @@ class QueueLimits:
         waiting = self._waiting.get(job_type.queue, 0)
         if waiting + jobs > self.limit:
             raise QueueFull(
-                f"At least {waiting} jobs wait in the queue {job_type.queue}, and {self.limit} may. Nothing was written."
+                f"At least {waiting} jobs wait in the queue {job_type.queue}, {self.limit} may. Nothing was written."
             )
 
     def count(self, database: Database) -> None:
