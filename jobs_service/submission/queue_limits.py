@@ -53,7 +53,7 @@ class QueueLimits:
         waiting = self._waiting.get(queue, 0)
         if waiting + jobs > self.limit:
             raise QueueFull(
-                f"The queue {queue} has {waiting} waiting jobs; {self.limit} are allowed. Nothing was written."
+                f"At least {waiting} jobs wait in the queue {queue}, {self.limit} may. Nothing was written."
             )
 
     def count(self, database: Database) -> None:

@@ -18,6 +18,7 @@ from jobs_service.api.operations import parsed
 from jobs_service.api.resources import job_pages
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.epoch import Epoch
+from jobs_service.errors import QueueFull
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.job_types import JobType
@@ -33,6 +34,7 @@ from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays
 from jobs_service.metrics.queue_stats import JobRows
 from jobs_service.outputs.local import LocalOutputs
+from jobs_service.submission.queue_limits import QueueLimits
 
 FAILURE = a_failure()
 
@@ -329,6 +331,17 @@ def test_the_canary(watch, database):
     list(JobRows(database, queues=["default"], lease_seconds=15).canaries())
 
     assert_small(watch)
+
+
+def test_the_count_for_a_limit(watch, database):
+    """However many jobs wait, no more are read than the limit has, for each type and priority."""
+    limits = QueueLimits(20)
+
+    limits.count(database)
+
+    assert_small(watch, rows=20 * 20, pages=20 * FEW_PAGES)
+    with pytest.raises(QueueFull, match="jobs wait in the queue default, 20 may"):
+        limits.check(JobType("csv-generation", dict, len))
 
 
 def test_the_scrape(watch, database):

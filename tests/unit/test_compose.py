@@ -45,6 +45,15 @@ def test_every_image_is_pinned_and_can_be_replaced(name):
     assert not with_defaults(image).endswith(":latest")
 
 
+def test_the_api_may_be_open_because_only_this_machine_reaches_it():
+    app = SERVICES["app"]
+
+    assert "true" == app["environment"]["ALLOW_ANONYMOUS"]
+    assert app["ports"]
+    assert all(port.startswith("127.0.0.1:") for port in app["ports"])
+    assert "ALLOW_ANONYMOUS" not in DOCKERFILE
+
+
 def test_the_images_are_the_ones_decided_on():
     images = {name: with_defaults(SERVICES[name]["image"]) for name in SERVERS - OURS}
 

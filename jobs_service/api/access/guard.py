@@ -28,9 +28,9 @@ class Guard:
     is for everyone, and not limited.
     """
 
-    def __init__(self, known_keys: KnownKeys, settings: Settings, rate_limits: RateLimits | None = None) -> None:
+    def __init__(self, known_keys: KnownKeys, settings: Settings) -> None:
         self.known_keys = known_keys
-        self.rate_limits = rate_limits or RateLimits()
+        self.rate_limits = RateLimits()
         self._may_be_open = may_be_open(settings)
         self._burst = settings.rate_limit_burst
         self._rate = _rate(settings.rate_limit_per_second, self._burst)

@@ -19,7 +19,7 @@ from jobs_service.errors import KeyNotChanged
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 #: Every API process reads all keys every few seconds.
-MAX_KEYS = 5_000
+MAX_KEYS = 2_000
 
 # Sent again if its answer was lost: the prefix is then taken, by this very key.
 _CREATE = """
