@@ -6,6 +6,7 @@ package registries cannot be had, their tests are skipped and say so.
 
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -91,7 +92,8 @@ def test_schemathesis_finds_nothing(api, document, tmp_path):
     finished = run(command, cwd=tmp_path, SCHEMATHESIS_HOOKS="schemathesis_hooks", PYTHONPATH=str(TOOLS))
 
     assert finished.returncode == 0, finished.stdout[-20_000:] + finished.stderr[-2_000:]
-    assert "No issues found" in finished.stdout
+    generated, passed = map(int, re.search(r"(\d+) generated, (\d+) passed", finished.stdout).groups())
+    assert generated == passed > 500
     # What it sent was not only refused.
     assert api.get("/jobs?limit=10")[1]["next_cursor"]
 
