@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, TypeGuard, cast
 from uuid import UUID
 
 import msgspec
@@ -359,7 +359,7 @@ def _description(declared: Operation) -> str:
 
 
 def _parameters(path: str, declared: Operation, schemas: _Schemas) -> Iterator[Json]:
-    for name in re.findall(r"\{(\w+)", path):
+    for name in _path_parameters(path):
         header = declared.path.get(name, _PATH.get(name, Header(name, "")))
         yield {**_described(header, schemas), "name": name, "in": "path", "required": True}
     if declared.query is not None:
@@ -488,15 +488,22 @@ def _header_refs(names: Iterable[str]) -> Json:
 
 
 def _links(form: object, routes: Iterable[Route]) -> Json:
-    """Return a link to each operation on the job that the answer is about."""
-    if not (isinstance(form, type) and "job_id" in getattr(form, "__struct_fields__", ())):
-        return {}
-    about_job = [declared for route in routes if "{job_id}" in route.path for _, declared in route.operations()]
+    """Return a link to each operation on what the answer is about: those whose path has one of the answer's fields."""
+    fields = {item.encode_name for item in msgspec.structs.fields(form)} if _is_struct(form) else set()
     return {
-        declared.id: {"operationId": declared.id, "parameters": {"job_id": "$response.body#/job_id"}}
-        for declared in about_job
-        if not declared.path
+        declared.id: {"operationId": declared.id, "parameters": {names[0]: f"$response.body#/{names[0]}"}}
+        for route in routes
+        for _, declared in route.operations()
+        if len(names := _path_parameters(route.path)) == 1 and names[0] in fields and names[0].endswith("_id")
     }
+
+
+def _path_parameters(path: str) -> list[str]:
+    return re.findall(r"\{(\w+)", path)
+
+
+def _is_struct(form: object) -> TypeGuard[type[msgspec.Struct]]:
+    return isinstance(form, type) and issubclass(form, msgspec.Struct)
 
 
 def codes_of(declared: Operation) -> list[str]:

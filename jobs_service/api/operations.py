@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import EnumType
 from http import HTTPStatus
 from typing import Any, TypeVar, get_args, get_origin
@@ -156,6 +157,8 @@ def _value(item: msgspec.structs.FieldInfo, value: str | list[str]) -> str | lis
         return value if isinstance(value, list) else [value]
     if isinstance(value, list):
         raise InvalidRequest(f"send {item.encode_name} only once", pointer=item.encode_name)
+    if datetime in _parts(item.type) and value[4:5] != "-":  # msgspec takes a number for seconds since 1970
+        raise InvalidRequest("expected a date with a time zone, such as 2026-11-26T09:30:00Z", pointer=item.encode_name)
     return value
 
 

@@ -9,7 +9,7 @@ from http import HTTPStatus
 import pytest
 from service import ROOT
 
-PAGE = (ROOT / "docs" / "api.md").read_text()
+PAGE = (ROOT / "docs" / "api.md").read_text().partition("\n## With curl\n")[2].partition("\n## ")[0]
 
 #: Commands, each with the answer that the page shows below it.
 EXAMPLES = re.findall(r"```bash\n(curl .*?)```\n\n```http\n(.*?)```", PAGE, re.DOTALL)

@@ -1,6 +1,7 @@
 """The OpenAPI document: complete, and about this code."""
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -193,11 +194,18 @@ def test_the_index_leads_to_everything_that_can_be_read_without_an_id(resources)
 class Filters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: Annotated[list[Status], Meta(max_length=2)] = []
     limit: int | None = None
+    created_after: Annotated[datetime, Meta(tz=True)] | None = None
 
 
 def test_a_list_comes_as_a_parameter_that_is_repeated():
     assert parsed({"status": "failed"}, Filters).status == [Status.FAILED]
     assert parsed({"status": ["failed", "pending"]}, Filters).status == [Status.FAILED, Status.PENDING]
+
+
+def test_a_date_comes_as_rfc_3339():
+    assert parsed({"created_after": "2026-11-26T09:30:00Z"}, Filters).created_after == datetime(
+        2026, 11, 26, 9, 30, tzinfo=UTC
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,7 +214,9 @@ def test_a_list_comes_as_a_parameter_that_is_repeated():
         ({"status": ["failed", "lost"]}, "status", "expected one of pending, processing, completed, failed, cancelled"),
         ({"limit": ["1", "2"]}, "limit", "send limit only once"),
         ({"limit": "null"}, "limit", "leave it out"),
-        ({"limits": "1"}, "limits", "unknown query parameter; expected one of limit, status"),
+        ({"limits": "1"}, "limits", "unknown query parameter; expected one of created_after, limit, status"),
+        ({"created_after": "0.5"}, "created_after", "expected a date with a time zone"),
+        ({"created_after": "2026-11-26T09:30:00"}, "created_after", "Expected `datetime` with a timezone"),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_name(params, pointer, detail):
