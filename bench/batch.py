@@ -1,7 +1,7 @@
 """`python -m bench.batch`: compares `POST /jobs/batch` with as many single `POST /jobs`, in one run.
 
-One API, no worker. Each round submits the same number of jobs in three ways: one by one over one connection, one by one
-over 32 connections, and in batches of 10,000 over one connection.
+One API of two processes, no worker. Each round submits jobs one by one over one connection and over 32, and in batches
+of 10,000 over one connection and over two.
 """
 
 import argparse
@@ -33,8 +33,11 @@ STOP_SECONDS = 90
 #: How many jobs a batch has.
 BATCH = 10_000
 
-SINGLE, MANY, BATCHES, NDJSON = "one connection", f"{CONNECTIONS} connections", "batches, JSON", "batches, NDJSON"
-RATES = (SINGLE, MANY, BATCHES, NDJSON)
+SINGLE, MANY = "single, one connection", f"single, {CONNECTIONS} connections"
+BATCHES, NDJSON, PARALLEL = "batches, one connection", "the same in NDJSON", "batches, two connections"
+RATES = (SINGLE, MANY, BATCHES, NDJSON, PARALLEL)
+#: What a batch is compared with: as many connections as are worth while.
+AGAINST = {SINGLE: BATCHES, MANY: PARALLEL}
 
 
 def _singles(stack: Stack, jobs: int, connections: int) -> tuple[float, list[float]]:
@@ -71,7 +74,16 @@ def _round(stack: Stack, singles: int, batched: int) -> dict[str, float]:
         MANY: _singles(stack, singles * 4, CONNECTIONS)[0],
         BATCHES: _batches(stack, batched, "application/json"),
         NDJSON: _batches(stack, batched, "application/x-ndjson"),
+        PARALLEL: _parallel(stack, batched),
     }
+
+
+def _parallel(stack: Stack, jobs: int) -> float:
+    """Submit so many jobs over each of two connections."""
+    began_at = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: _batches(stack, jobs, "application/json"), range(2)))
+    return 2 * jobs / (time.monotonic() - began_at)
 
 
 def measure(options: argparse.Namespace, running: Servers, folder: Path) -> list[str]:
@@ -87,12 +99,14 @@ def measure(options: argparse.Namespace, running: Servers, folder: Path) -> list
 
 
 def _table(rounds: Sequence[dict[str, float]]) -> list[str]:
-    lines = [f"{'jobs/s':<20}{'':>9}   a batch is faster by"]
-    for name in rounds[0]:
+    lines = [f"{'jobs/s':<26}{'':>9}   batches are faster"]
+    for name in RATES:
         rate = statistics.median(found[name] for found in rounds)
-        ratios = sorted(found[BATCHES] / found[name] for found in rounds)
-        ratio = f"{statistics.median(ratios):5.1f}x ({ratios[0]:.1f}-{ratios[-1]:.1f})" if "batch" not in name else ""
-        lines.append(f"{name:<20}{rate:>9,.0f}   {ratio}")
+        ratio = ""
+        if name in AGAINST:
+            ratios = sorted(found[AGAINST[name]] / found[name] for found in rounds)
+            ratio = f"{statistics.median(ratios):5.1f}x ({ratios[0]:.1f}-{ratios[-1]:.1f}): {AGAINST[name]}"
+        lines.append(f"{name:<26}{rate:>9,.0f}   {ratio}".rstrip())
     return lines
 
 

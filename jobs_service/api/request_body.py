@@ -84,7 +84,7 @@ def check(raw: bytes) -> None:
 
 def check_value(value: object) -> None:
     """Raise `InvalidRequest` if a value that `READER` has decoded cannot be stored."""
-    _check(value, "", MAX_DEPTH)
+    _check(value, None, MAX_DEPTH)
 
 
 def media_type_of(req: Request) -> str:
@@ -128,41 +128,68 @@ def _number(digits: str) -> Decimal:
         return Decimal("Infinity")
 
 
+def _integer(digits: str) -> int | Decimal:
+    """Return a short one, as most are, as what needs no further check."""
+    return int(digits) if len(digits) <= _SHORT else _number(digits)
+
+
+_SHORT = 18
+
 #: Reads JSON that all parsers read in the same way, and raises `ValueError` for any other.
 READER = json.JSONDecoder(
-    object_pairs_hook=jsonb.unique, parse_constant=jsonb.no_constant, parse_float=_number, parse_int=_number
+    object_pairs_hook=jsonb.unique, parse_constant=jsonb.no_constant, parse_float=_number, parse_int=_integer
 )
 
 
-def _check(value: object, pointer: str, depth: int) -> None:
+#: The names and indexes that lead to a value, the last one first. Only what is refused needs them as a pointer.
+_Path = tuple["_Path", str | int] | None
+
+
+def _check(value: object, path: _Path, depth: int) -> None:
     """Refuse values that JSON allows but PostgreSQL or other JSON parsers do not."""
     if isinstance(value, str):
-        _check_text(value, pointer)
+        _check_text(value, path)
     elif isinstance(value, Decimal):
-        _check_number(value, pointer)
+        _check_number(value, path)
     elif isinstance(value, (dict, list)):
         if depth == 0:
             raise MalformedBody(f"the body is nested more than {MAX_DEPTH} deep")
-        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_text(str(name), pointer)
-            _check(item, f"{pointer}/{escape(str(name))}", depth - 1)
+        if isinstance(value, dict):
+            for name, item in value.items():
+                _check_text(name, path)
+                _check(item, (path, name), depth - 1)
+        else:
+            for index, item in enumerate(value):
+                _check(item, (path, index), depth - 1)
 
 
-def _check_number(number: Decimal, pointer: str) -> None:
+def _check_number(number: Decimal, path: _Path) -> None:
     if number.is_nan():
-        raise InvalidRequest(f"a number must have at most {jsonb.MAX_NUMBER_CHARACTERS} characters", pointer=pointer)
+        detail = f"a number must have at most {jsonb.MAX_NUMBER_CHARACTERS} characters"
+        raise InvalidRequest(detail, pointer=_pointer(path))
     # Zero may have an exponent too.
     is_zero = number.is_zero() and abs(number.adjusted()) <= jsonb.MAX_NUMBER_CHARACTERS
     # Not abs(), because it rounds.
     if not (is_zero or SMALLEST < number.copy_abs() < LARGEST):
-        raise InvalidRequest("a number must be 0, or have an absolute value between 1e-64 and 1e64", pointer=pointer)
+        detail = "a number must be 0, or have an absolute value between 1e-64 and 1e64"
+        raise InvalidRequest(detail, pointer=_pointer(path))
 
 
-def _check_text(text: str, pointer: str) -> None:
+def _check_text(text: str, path: _Path) -> None:
     if "\0" in text:
-        raise InvalidRequest("a text must not contain NUL characters: PostgreSQL cannot store them", pointer=pointer)
+        detail = "a text must not contain NUL characters: PostgreSQL cannot store them"
+        raise InvalidRequest(detail, pointer=_pointer(path))
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidRequest("a text must not contain lone surrogates: they are not characters", pointer=pointer)
+        detail = "a text must not contain lone surrogates: they are not characters"
+        raise InvalidRequest(detail, pointer=_pointer(path))
+
+
+def _pointer(path: _Path) -> str:
+    pointer = ""
+    while path is not None:
+        path, name = path
+        pointer = f"/{escape(str(name))}{pointer}"
+    return pointer
 
 
 def escape(name: str) -> str:

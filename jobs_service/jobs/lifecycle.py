@@ -329,8 +329,9 @@ def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
     return [found[job.id] for job in jobs]
 
 
-def _columns(jobs: Sequence[NewJob]) -> dict[str, list[Any]]:
-    columns = {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__}
+def _columns(jobs: Sequence[NewJob]) -> dict[str, Any]:
+    columns: dict[str, Any] = {name: [getattr(job, name) for job in jobs] for name in NewJob.__slots__}
+    columns["id"] = _array(job.id for job in jobs)
     columns["keep_text"] = [not jsonb.preserves(job.payload) for job in jobs]
     columns["tags"] = [_text_array(job.tags) if job.tags else None for job in jobs]
     return columns
