@@ -36,8 +36,9 @@ _CONDITIONS: Mapping[str, str] = {
     "group": f"{_GROUP} = %(group)s",
     "created_after": "created_at >= timezone('utc', %(created_after)s)",
     "created_before": "created_at < timezone('utc', %(created_before)s)",
-    "finished_after": "finished_at >= %(finished_after)s",
-    "finished_before": "finished_at < %(finished_before)s",
+    # As the place in the list, so that PostgreSQL reads in this order also without statistics.
+    "finished_after": "(finished_at, id) >= (%(finished_after)s, '00000000-0000-0000-0000-000000000000')",
+    "finished_before": "(finished_at, id) < (%(finished_before)s, '00000000-0000-0000-0000-000000000000')",
 }
 #: The conditions that an index finds: no other row is looked at for them.
 _INDEXED = ("group", "finished_after", "finished_before")
@@ -74,7 +75,7 @@ _LIST = """
 WITH scanned AS MATERIALIZED (
   SELECT id, finished_at, <matches> AS matches FROM jobs
   WHERE status = 'failed' AND <indexed>
-    AND (finished_at, id) < (COALESCE(%(before)s::timestamptz, 'infinity'), %(before_id)s::uuid)
+    AND (finished_at, id) < (%(before)s::timestamptz, %(before_id)s::uuid)
   ORDER BY <order> finished_at DESC, id DESC LIMIT %(look)s
 ), page AS MATERIALIZED (
   SELECT id, finished_at FROM scanned WHERE matches LIMIT %(limit)s
@@ -98,8 +99,11 @@ def newest(
 
     A page may be shorter than `limit`, or empty, although others follow. None: it is the last one.
     """
-    names = dict(chosen) | {"limit": limit + 1, "look": LOOK}
-    names |= {"before": before[0], "before_id": before[1]} if before else {"before": None, "before_id": _LAST}
+    # Where every row that is looked at matches, PostgreSQL is to know how few it needs: it then reads in the index's
+    # order.
+    look = LOOK if set(chosen) - set(_INDEXED) else limit + 1
+    finished_at, job_id = before or ("infinity", _LAST)
+    names = dict(chosen) | {"limit": limit + 1, "look": look, "before": finished_at, "before_id": job_id}
     sql = _LIST.replace("<matches>", _conditions(chosen, but=_INDEXED))
     sql = sql.replace("<indexed>", _conditions(chosen, only=_INDEXED))
     sql = sql.replace("<order>", f"{_GROUP} DESC," if "group" in chosen else "")

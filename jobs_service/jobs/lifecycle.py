@@ -1096,9 +1096,9 @@ _REDRIVE_SOME = f"""
 WITH running AS (
   SELECT id FROM redrives WHERE id = %(redrive_id)s AND state = 'running' AND {FENCE} FOR NO KEY UPDATE
 ), members AS (
-  DELETE FROM redrive_jobs USING running
-  WHERE redrive_id = running.id AND place = ANY(%(places)s)
-  RETURNING job_id, seen, redrive_jobs.finished_at
+  DELETE FROM redrive_jobs
+  WHERE redrive_id = %(redrive_id)s AND place = ANY(%(places)s) AND EXISTS (SELECT FROM running)
+  RETURNING job_id, seen, finished_at
 ), dead AS (
   SELECT jobs.id FROM jobs JOIN members ON jobs.id = job_id
   WHERE (status = 'failed') IS TRUE AND transition_token IS NOT DISTINCT FROM seen

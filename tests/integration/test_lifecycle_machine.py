@@ -258,6 +258,23 @@ def machine_on(real, broker, dead_letters, epoch):  # noqa: C901 - it adds up th
         def forget_which_servers_are_away(self):
             database.rows("TRUNCATE servers")
 
+        @rule(job_id=jobs)
+        def discard(self, job_id):
+            """A person deletes a dead letter."""
+            model = self.models[job_id]
+            is_possible = model.status is Status.FAILED
+            assert is_possible == (lifecycle.discard(database, job_id, by="b") is not None)
+            if is_possible:
+                self.models[job_id] = Model(1, status=None, claims=model.claims)
+
+        @rule(job_id=jobs, priority=st.integers(0, 9))
+        def change(self, job_id, priority):
+            """A client changes a job as it is now; only one that is pending changes."""
+            version = lifecycle.version(database, job_id)
+            changes = lifecycle.Changes(priority=priority, tags=["t"])
+            changed = version and lifecycle.change(database, job_id, changes, version=version)
+            assert bool(changed) == (self.models[job_id].status is Status.PENDING)
+
         @rule(status=st.sampled_from(lifecycle.TERMINAL))
         def prune(self, status):
             gone = {job_id for job_id, model in self.models.items() if model.status is status}

@@ -3,6 +3,7 @@
 With fresh statistics, and with those of a table that was empty: a burst of jobs is there before the next ANALYZE.
 """
 
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from uuid import UUID, uuid4
 
@@ -19,7 +20,7 @@ from jobs_service.api.resources import job_pages
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.epoch import Epoch
 from jobs_service.errors import QueueFull
-from jobs_service.jobs import lifecycle
+from jobs_service.jobs import dead_letters as dead_letter_rows, lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.job_types import JobType
 from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, Status
@@ -29,6 +30,7 @@ from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.recovery import Recovery
+from jobs_service.maintenance.redrives import Redrives
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays
@@ -341,7 +343,59 @@ def test_the_count_for_a_limit(watch, database):
 
     assert_small(watch, rows=20 * 20, pages=20 * FEW_PAGES)
     with pytest.raises(QueueFull, match="jobs wait in the queue default, 20 may"):
-        limits.check(JobType("csv-generation", dict, len))
+        limits.check("default")
+
+
+@pytest.fixture
+def dead(database):
+    """Make 3,000 of the completed jobs dead letters, in 26 groups of errors."""
+    rows = database.rows(
+        """WITH chosen AS (
+          SELECT id, row_number() OVER (ORDER BY id)::int AS i FROM jobs WHERE status = 'completed' LIMIT 3000
+        )
+        UPDATE jobs
+        SET status = 'failed', end_reason = 'rejected', error = 'no answer from ' || chr(97 + mod(i, 26))
+        FROM chosen WHERE chosen.id = jobs.id RETURNING 1"""
+    )
+    yield len(rows)
+    database.rows(
+        """UPDATE jobs SET status = 'completed', end_reason = NULL, error = NULL
+        WHERE status = 'failed' AND starts_with(error, 'no answer')"""
+    )
+
+
+@pytest.mark.usefixtures("dead")
+def test_the_list_of_dead_letters(watch, database):
+    group = dead_letter_rows.groups(database, limit=1)[0].id
+    before = (datetime.now(UTC) + timedelta(days=1), UUID(int=2**128 - 1))
+    watch.clear()
+
+    for chosen in ({}, {"group": group}):
+        for place in (None, before):
+            assert len(dead_letter_rows.newest(database, chosen, limit=20, before=place)[0]) == 20
+        assert_small(watch, pages=500)
+
+
+@pytest.mark.usefixtures("dead")
+def test_groups_of_dead_letters(watch, database):
+    """The entries of the index that are counted are those of the page's groups."""
+    assert 5 == len(dead_letter_rows.groups(database, limit=5))
+
+    assert_small(watch, rows=1_000, pages=2_000)
+
+
+def test_redrives(watch, database, broker):
+    service = Redrives(database, DeadLetterList(broker.client, broker.keys), interval_seconds=1)
+    dead_letter_rows.begin_redrive(
+        database, uuid4(), {"end_reason": "rejected"}, text="{}", rate_per_second=1_000, by="b"
+    )
+    watch.clear()
+
+    service.run_once(Turn())
+
+    # Each job that is moved has its entries in the indexes.
+    assert_small(watch, pages=1_000)
+    database.rows("TRUNCATE redrives, redrive_jobs")
 
 
 def test_the_scrape(watch, database):
@@ -350,7 +404,7 @@ def test_the_scrape(watch, database):
     watch.clear()
 
     rows = JobRows(database, queues=["default"], lease_seconds=15)
-    for look in (rows.jobs, rows.overdue, rows.dead_letters, rows.workers):
+    for look in (rows.jobs, rows.overdue, rows.dead_letters, rows.workers, rows.pauses, rows.redrives):
         list(look())
 
     # Sorted, by queue, are only the running and the dead: at most 500 here.
