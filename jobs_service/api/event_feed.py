@@ -133,6 +133,8 @@ class Stream:
         self.blocks: deque[bytes] = deque()
         #: Whether there are no more events: the job has ended, the process stops, or the client reads too slowly.
         self.is_over = False
+        #: Whether it ended because the client reads too slowly.
+        self.was_dropped = False
         self._bytes = 0
         self._changed = asyncio.Event()
 
@@ -169,7 +171,7 @@ class Stream:
             # The id of the last event that was sent is where the client resumes.
             EVENT_READERS_DROPPED.labels().inc()
             self.blocks.clear()
-            self.is_over = True
+            self.is_over = self.was_dropped = True
         self._changed.set()
 
 
