@@ -4,6 +4,7 @@ It reads only while somebody watches. No client holds a thread, and PostgreSQL i
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -390,17 +391,20 @@ class Wait:
         self._places = asyncio.Semaphore(self.READ_AT_ONCE)
 
     @asynccontextmanager
-    async def until_ended(self, job_id: UUID, seconds: float) -> AsyncIterator[None]:
+    async def until_ended(self, job_id: UUID, seconds: float) -> AsyncIterator[float]:
         """Wait until the job has ended or does not exist, up to so many seconds. In the block its row may be read.
 
-        Raises `DatabaseUnavailable`, and `TooBusy` if too many clients watch jobs.
+        Yields the seconds that it has waited. Raises `DatabaseUnavailable`, and `TooBusy` if too many clients watch
+        jobs.
         """
         if not seconds:
-            yield
+            yield 0.0
             return
+        started = time.perf_counter()
         await self._wait(Waiter(str(job_id)), seconds)
+        waited = time.perf_counter() - started
         async with self._places:
-            yield
+            yield waited
 
     async def _wait(self, waiter: Waiter, seconds: float) -> None:
         self.feed.check_place()
