@@ -4,6 +4,7 @@ It reads only while somebody watches. No client holds a thread, and PostgreSQL i
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -133,6 +134,8 @@ class Stream:
         self.blocks: deque[bytes] = deque()
         #: Whether there are no more events: the job has ended, the process stops, or the client reads too slowly.
         self.is_over = False
+        #: Whether it ended because the client reads too slowly.
+        self.was_dropped = False
         self._bytes = 0
         self._changed = asyncio.Event()
 
@@ -169,7 +172,7 @@ class Stream:
             # The id of the last event that was sent is where the client resumes.
             EVENT_READERS_DROPPED.labels().inc()
             self.blocks.clear()
-            self.is_over = True
+            self.is_over = self.was_dropped = True
         self._changed.set()
 
 
@@ -388,17 +391,20 @@ class Wait:
         self._places = asyncio.Semaphore(self.READ_AT_ONCE)
 
     @asynccontextmanager
-    async def until_ended(self, job_id: UUID, seconds: float) -> AsyncIterator[None]:
+    async def until_ended(self, job_id: UUID, seconds: float) -> AsyncIterator[float]:
         """Wait until the job has ended or does not exist, up to so many seconds. In the block its row may be read.
 
-        Raises `DatabaseUnavailable`, and `TooBusy` if too many clients watch jobs.
+        Yields the seconds that it has waited. Raises `DatabaseUnavailable`, and `TooBusy` if too many clients watch
+        jobs.
         """
         if not seconds:
-            yield
+            yield 0.0
             return
+        started = time.perf_counter()
         await self._wait(Waiter(str(job_id)), seconds)
+        waited = time.perf_counter() - started
         async with self._places:
-            yield
+            yield waited
 
     async def _wait(self, waiter: Waiter, seconds: float) -> None:
         self.feed.check_place()

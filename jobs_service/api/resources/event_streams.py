@@ -188,6 +188,8 @@ class Session:
         self.feed = feed
         self.stream = stream
         self.position = position
+        #: Whether a client that watches a job is told its present state: it has nothing, or has missed something.
+        self.needs_state = position is None
 
     async def blocks(self) -> AsyncIterator[Block]:
         """Yield blocks until the stream is over. Falcon stops asking for more when the client has gone."""
@@ -199,14 +201,16 @@ class Session:
                     yield block
                 async for block in self._joined():
                     yield block
-                async for block in self._live():
-                    yield block
+                # Not behind what is missing: the client comes back for that.
+                if not self._is_cut_short:
+                    async for block in self._live():
+                        yield block
         finally:
             EVENT_STREAMS.labels().dec()
 
     async def _missed(self, *, until: Position | None) -> AsyncIterator[Block]:
         """Yield what comes after the client's position, up to `until` or to what is committed when it is read."""
-        while self.position is not None and self.position != until and not self.stream.is_over:
+        while self.position is not None and self.position != until and not self._is_cut_short:
             behind = self.position
             if until is not None and behind.target is None:
                 behind = Position(behind.mark, behind.seen, until.seen)
@@ -218,10 +222,7 @@ class Session:
             self.position = page.position
             if block := self._of_page(page):
                 yield Block(block)
-            if page.gap:
-                # What comes next for a job is its present state.
-                self.position = None
-                return
+            self.needs_state = self.needs_state or page.gap is not None
             if until is None and not page.is_full:
                 return
 
@@ -245,9 +246,10 @@ class Session:
                 yield await self._patience()
         async for block in self._missed(until=joined.position):
             yield block
-        is_fresh = self.position is None
+        if self._is_cut_short:
+            return
         # The id says where it begins, so that nothing is lost if the connection is lost before the first event.
-        yield Block(state_block(joined) if is_fresh and joined.state else id_block(joined.position))
+        yield Block(state_block(joined) if self.needs_state and joined.state else id_block(joined.position))
         if self.stream.job_id and (joined.state is None or joined.state.status in TERMINAL):
             self.stream.end()
 
@@ -261,6 +263,11 @@ class Session:
                 return
             else:
                 yield self._heartbeat()
+
+    @property
+    def _is_cut_short(self) -> bool:
+        """Whether the client has to come back for what it has missed: the process stops, or it reads too slowly."""
+        return self.feed.is_over or self.stream.was_dropped
 
     async def _patience(self) -> Block:
         """Wait while PostgreSQL does not answer."""

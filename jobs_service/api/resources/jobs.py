@@ -207,7 +207,9 @@ class JobItem(DatabaseResource):
     async def on_get(self, req: Request, resp: Response, job_id: str) -> None:
         query: JobQuery = req.context.query
         id_ = parse_id(job_id)
-        async with self.waiting.until_ended(id_, query.wait):
+        async with self.waiting.until_ended(id_, query.wait) as waited:
+            # The time that the client wanted to wait is not that of the answer.
+            req.context.started += waited
             show(req, resp, await self.run(self._shown, id_, job_id))
 
     on_head = on_get
