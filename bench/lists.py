@@ -138,7 +138,8 @@ def _measure_jobs(server: Postgres) -> None:
             took[name].append(_run_jobs(each))
     print(f"\n{'a job, submitted, claimed and completed':42} {'microseconds':>14} {'bytes of log':>14}")
     for name, rounds in took.items():
-        seconds, written = (statistics.median(figures) / JOBS for figures in zip(*rounds, strict=True))
+        # The best round: others of this machine's programs only add to it.
+        seconds, written = (min(figures) / JOBS for figures in zip(*rounds, strict=True))
         print(f"{name + ' indexes and triggers of the lists':42} {seconds * 1e6:>14.0f} {written:>14.0f}")
 
 

@@ -78,7 +78,7 @@ def test_a_filter_with_an_index_reads_a_page(watch, client, params, found):
     assert found == len(read(client, **params)["jobs"])
 
     # Times are tested on the rows, a thousand at once.
-    rows = 1_100 if {"created_after", "attempts_min"} & params.keys() else 110
+    rows = 1_300 if {"created_after", "attempts_min"} & params.keys() else 110
     assert_small(watch, rows=rows, pages=FEW_PAGES + 8 * rows)
 
 
@@ -97,11 +97,13 @@ RARE = [
 @pytest.mark.parametrize("params", RARE, ids="-".join)
 def test_a_rare_combination_reads_no_more_than_its_share(watch, client, params):
     """Each statement a thousand entries, of each status for lists by type; the page ten such statements."""
+    # Without what a first connection asks.
+    read(client, limit=1)
     watch.clear()
 
     read(client, **params)
 
-    assert len(watch.plans) <= listing.SCANNED_JOBS // listing.SCANNED_AT_ONCE + 1
+    assert len(watch.plans) <= listing.SCANNED_JOBS // listing.SCANNED_AT_ONCE
     assert_small(watch, rows=6 * listing.SCANNED_AT_ONCE, pages=12 * listing.SCANNED_AT_ONCE)
 
 
