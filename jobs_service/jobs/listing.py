@@ -148,51 +148,69 @@ class Source(NamedTuple):
 
 
 # Each of these asks for an order that only the index made for it has. Asked for `id DESC`, PostgreSQL may by its
-# statistics prefer the primary key, and walk over a million newer jobs of another kind.
+# statistics prefer the primary key, and walk over a million newer jobs of another kind. And each has one bound only:
+# between two bounds PostgreSQL may expect few entries, and read and sort them all. What lies behind the end is left out
+# of the entries that were read.
 
-_PLACE = "id < %(before)s AND id >= %(floor)s"
 _SHOWN = "type <> ALL(%(hidden)s::text[])"
 
+
+def _walk(columns: str, walked: str, inside: str) -> str:
+    return f"""SELECT id FROM (
+    SELECT {columns} FROM {walked} LIMIT %(chunk)s
+  ) AS walked WHERE id >= %(floor)s AND {inside}"""
+
+
 _OF_ALL = Source(
-    f"SELECT id FROM jobs WHERE {_PLACE} AND {_SHOWN} ORDER BY id DESC LIMIT %(chunk)s", frozenset({"hidden"})
+    _walk("id", f"jobs WHERE id < %(before)s AND {_SHOWN} ORDER BY id DESC", "TRUE"), frozenset({"hidden"})
 )
 
 _OF_STATUS = Source(
-    f"""SELECT id FROM jobs
-  WHERE (status, id) >= (%(status)s, %(floor)s) AND (status, id) < (%(status)s, %(before)s) AND {_SHOWN}
-  ORDER BY status DESC, id DESC LIMIT %(chunk)s""",
+    _walk(
+        "status, id",
+        f"jobs WHERE (status, id) < (%(status)s, %(before)s) AND {_SHOWN} ORDER BY status DESC, id DESC",
+        "status = %(status)s",
+    ),
     frozenset({"status", "hidden"}),
 )
 
 # The newest of each status, then the newest of those.
 _OF_TYPE = Source(
-    f"""SELECT found.id FROM unnest(%(statuses)s::text[]) AS state
-  CROSS JOIN LATERAL (
-    SELECT id FROM jobs WHERE type = %(type)s AND status = state AND {_PLACE}
-    ORDER BY id DESC NULLS LAST LIMIT %(chunk)s
-  ) AS found
-  ORDER BY id DESC LIMIT %(chunk)s""",
+    _walk(
+        "found.id",
+        """unnest(%(statuses)s::text[]) AS state
+    CROSS JOIN LATERAL (
+      SELECT id FROM jobs WHERE type = %(type)s AND status = state AND id < %(before)s
+      ORDER BY id DESC NULLS LAST LIMIT %(chunk)s
+    ) AS found
+    ORDER BY id DESC""",
+        "TRUE",
+    ),
     frozenset({"type", "status", "hidden"}),
 )
 
 _OF_QUEUE = Source(
-    f"""SELECT id FROM jobs
-  WHERE queue = %(queue)s AND queue <> '{DEFAULT_QUEUE}' AND {_PLACE} AND {_SHOWN}
-  ORDER BY id DESC NULLS LAST LIMIT %(chunk)s""",
+    _walk(
+        "id",
+        f"""jobs WHERE queue = %(queue)s AND queue <> '{DEFAULT_QUEUE}' AND id < %(before)s AND {_SHOWN}
+    ORDER BY id DESC NULLS LAST""",
+        "TRUE",
+    ),
     frozenset({"queue", "hidden"}),
 )
 
 _TRIED_AGAIN = Source(
-    f"""SELECT id FROM jobs WHERE attempts > 1 AND {_PLACE} AND {_SHOWN}
-  ORDER BY id DESC NULLS LAST LIMIT %(chunk)s""",
+    _walk("id", f"jobs WHERE attempts > 1 AND id < %(before)s AND {_SHOWN} ORDER BY id DESC NULLS LAST", "TRUE"),
     frozenset({"hidden"}),
 )
 
 # A canary has no tag.
 _OF_TAG = Source(
-    """SELECT job_id AS id FROM job_tags
-  WHERE (tag, job_id) >= (%(tag)s, %(floor)s) AND (tag, job_id) < (%(tag)s, %(before)s)
-  ORDER BY tag DESC, job_id DESC LIMIT %(chunk)s""",
+    _walk(
+        "tag, job_id AS id",
+        "job_tags WHERE (tag, job_id) < (%(tag)s, %(before)s) ORDER BY tag DESC, job_id DESC",
+        "tag = %(tag)s",
+    ),
     frozenset({"tag", "hidden"}),
 )
 

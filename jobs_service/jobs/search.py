@@ -59,9 +59,9 @@ MATCHES = """NOT EXISTS (
 SCANNED = """
 progress AS MATERIALIZED (SELECT indexed_until FROM search_progress),
 tail AS MATERIALIZED (
-  SELECT id FROM jobs
-  WHERE id < %(before)s AND id >= %(floor)s AND id > (SELECT indexed_until FROM progress)
-  ORDER BY id DESC LIMIT %(chunk)s
+  -- Each range has one bound: between two PostgreSQL may expect few rows, and read and sort them all.
+  SELECT id FROM (SELECT id FROM jobs WHERE id < %(before)s ORDER BY id DESC LIMIT %(chunk)s) AS newest
+  WHERE id >= %(floor)s AND id > (SELECT indexed_until FROM progress)
 ),
 indexed AS MATERIALIZED (
   (SELECT last_id, first_id FROM search_blocks
@@ -134,10 +134,10 @@ WITH place AS MATERIALIZED (
 ), found AS MATERIALIZED (
   SELECT jobs.id, search_text(payload, error) AS text, 1 AS part
   FROM place CROSS JOIN LATERAL (
-    SELECT id, payload, error FROM jobs
-    WHERE id > place.indexed_until AND id <= place.next_until
-    ORDER BY id LIMIT %(limit)s
+    -- Between two bounds PostgreSQL may expect few rows, and read and sort them all.
+    SELECT id, payload, error FROM jobs WHERE id > place.indexed_until ORDER BY id LIMIT %(limit)s
   ) AS jobs
+  WHERE id <= next_until
 ), removed AS (
   DELETE FROM search_blocks WHERE last_id = ANY(ARRAY(
     SELECT last_id FROM search_blocks WHERE last_id > (SELECT indexed_until FROM place) ORDER BY last_id LIMIT %(limit)s
