@@ -22,8 +22,9 @@ from jobs_service.jobs.queries import Job
 #: Index entries that are read for one page, and by one statement, where filters are tested on the rows.
 SCANNED_JOBS, SCANNED_AT_ONCE = 10_000, 1_000
 
-#: Blocks of the text search that are read by one statement.
-BLOCKS_AT_ONCE = SCANNED_AT_ONCE // search.BLOCK_JOBS
+#: Blocks of the text search whose jobs are read by one statement; and those that it looks at for them, before it asks
+#: the index which blocks have the words.
+BLOCKS_AT_ONCE, WALKED_BLOCKS = SCANNED_AT_ONCE // search.BLOCK_JOBS, 256
 
 #: How much of a page is read at once: a job may be as large as a request body.
 _AT_ONCE = 20
@@ -136,6 +137,7 @@ def _names(filters: Filters, before: UUID | None) -> dict[str, Any]:
         "before": filters.before(before),
         "floor": filters.floor,
         "blocks": BLOCKS_AT_ONCE,
+        "walked_blocks": WALKED_BLOCKS,
         "statuses": [filters.status] if filters.status else list(Status),
     }
 

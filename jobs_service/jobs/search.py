@@ -48,11 +48,19 @@ def tsquery(words: Sequence[str]) -> str:
     return " & ".join(f"'{word[:WORD_CHARACTERS]}':*" for word in words)
 
 
-#: Whether a job has, for each of `words`, a word that begins with it. They are compared as they are: no pattern.
-MATCHES = """NOT EXISTS (
-  SELECT FROM (SELECT search_text(payload, error) AS text OFFSET 0) AS job, unnest(%(words)s::text[]) AS word
-  WHERE strpos(job.text, ' ' || word) = 0
-)"""
+# Whether a job has, for each of `words`, a word that begins with it. They are compared as they are: no pattern. Most
+# jobs lack a word altogether, which is told without dividing their texts into words.
+MATCHES = """CASE
+  WHEN EXISTS (
+    SELECT FROM (SELECT lower(payload::text || ' ' || COALESCE(error, '')) AS text OFFSET 0) AS job,
+                unnest(%(words)s::text[]) AS word
+    WHERE strpos(job.text, word) = 0
+  ) THEN FALSE
+  ELSE NOT EXISTS (
+    SELECT FROM (SELECT search_text(payload, error) AS text OFFSET 0) AS job, unnest(%(words)s::text[]) AS word
+    WHERE strpos(job.text, ' ' || word) = 0
+  )
+END"""
 
 # The next jobs that may match: those that no block has yet, then those in the ranges of ids that are `marked`. A range
 # that is `below` those which are read now is left to the next statement, and so are the jobs in it.
@@ -63,14 +71,31 @@ tail AS MATERIALIZED (
   SELECT id FROM (SELECT id FROM jobs WHERE id < %(before)s ORDER BY id DESC LIMIT %(chunk)s) AS newest
   WHERE id >= %(floor)s AND id > (SELECT indexed_until FROM progress)
 ),
+-- A frequent word is in the next blocks: its many other blocks need not be sorted.
+walked AS MATERIALIZED (
+  SELECT last_id, first_id FROM (
+    SELECT * FROM search_blocks WHERE last_id <= COALESCE(
+      (SELECT last_id FROM search_blocks WHERE last_id >= %(before)s ORDER BY last_id LIMIT 1),
+      'ffffffff-ffff-ffff-ffff-ffffffffffff'
+    )
+    ORDER BY last_id DESC LIMIT %(walked_blocks)s
+  ) AS following
+  WHERE (words @@ %(tsquery)s::tsquery OR words IS NULL) AND first_id < %(before)s AND last_id >= %(floor)s
+    AND last_id <= (SELECT indexed_until FROM progress)
+  ORDER BY last_id DESC LIMIT %(blocks)s + 1
+),
 indexed AS MATERIALIZED (
+  (SELECT last_id, first_id FROM walked WHERE (SELECT count(*) FROM walked) > %(blocks)s)
+  UNION ALL
   (SELECT last_id, first_id FROM search_blocks
-   WHERE words @@ %(tsquery)s::tsquery AND first_id < %(before)s AND last_id >= %(floor)s
+   WHERE (SELECT count(*) FROM walked) <= %(blocks)s
+     AND words @@ %(tsquery)s::tsquery AND first_id < %(before)s AND last_id >= %(floor)s
      AND last_id <= (SELECT indexed_until FROM progress)
    ORDER BY last_id DESC NULLS LAST LIMIT %(blocks)s + 1)
   UNION ALL
   (SELECT last_id, first_id FROM search_blocks
-   WHERE words IS NULL AND first_id < %(before)s AND last_id >= %(floor)s
+   WHERE (SELECT count(*) FROM walked) <= %(blocks)s
+     AND words IS NULL AND first_id < %(before)s AND last_id >= %(floor)s
      AND last_id <= (SELECT indexed_until FROM progress)
    ORDER BY last_id DESC LIMIT %(blocks)s + 1)
   UNION ALL
