@@ -1,12 +1,15 @@
 """/job-types shows every type with a payload that it accepts, and needs no server."""
 
+import falcon.asgi
 import falcon.testing
 import msgspec
 import pytest
 
-from jobs_service.api.app import create_app
+from jobs_service.api import problems
+from jobs_service.api.operations import Contract
+from jobs_service.api.resources.job_types import JobTypeCollection, JobTypeItem
 from jobs_service.config import Settings
-from jobs_service.jobs.job_types import registry
+from jobs_service.jobs.job_types import load, registry
 
 ENVIRON = {
     "DATABASE_URL": "postgresql://x@localhost/x",
@@ -17,7 +20,12 @@ ENVIRON = {
 
 @pytest.fixture(scope="module")
 def client():
-    return falcon.testing.TestClient(create_app(Settings.from_env(ENVIRON)))
+    """Without the middleware that asks PostgreSQL for API keys."""
+    app = falcon.asgi.App(middleware=[Contract()])
+    problems.install(app)
+    app.add_route("/job-types", JobTypeCollection(load(), Settings.from_env(ENVIRON)))
+    app.add_route("/job-types/{name}", JobTypeItem(load(), Settings.from_env(ENVIRON)))
+    return falcon.testing.TestClient(app)
 
 
 def test_every_type_is_listed_and_no_canary(client):
