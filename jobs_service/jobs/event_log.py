@@ -6,7 +6,7 @@ whatever order their transactions committed. So no row is skipped or read twice,
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 from uuid import UUID
@@ -296,7 +296,11 @@ def read(
     [here] = [row for row in rows if row[2] == "here"]
     states = [state for row in rows if row[2] == "state" for state in _states(row)]
     told = sorted((row for row in rows if row[1] is not None), key=lambda row: int(row[1]))
-    return _page(position, here, told, {state.job_id: state for state in states}, is_full=len(told) == limit)
+    page = _page(position, here, told, {state.job_id: state for state in states}, is_full=len(told) == limit)
+    if job_id is None:
+        return page
+    # A row has the other jobs of its statement too.
+    return replace(page, events=[event for event in page.events if event.job_id == str(job_id)])
 
 
 def _after(position: Position) -> dict[str, object]:

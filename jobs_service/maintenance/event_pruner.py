@@ -11,7 +11,7 @@ BATCH = 5_000
 class EventPruner(Service):
     """Keeps `job_events` as long as clients may resume from it."""
 
-    name = "event pruner"
+    name = "event_pruner"
 
     def __init__(self, database: Database, *, interval_seconds: float, retention_seconds: float) -> None:
         self.database = database

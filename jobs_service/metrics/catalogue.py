@@ -625,6 +625,9 @@ def zero_api(registry: "Registry") -> None:
     PAYLOAD_BYTES.labels()
     HTTP_ACTIVE.labels()
     HTTP_LOOP_DELAY.labels()
+    EVENT_STREAMS.labels()
+    EVENTS_SENT.labels()
+    EVENT_READERS_DROPPED.labels()
     _zero_both()
 
 

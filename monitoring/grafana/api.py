@@ -21,6 +21,7 @@ def build() -> Json:
             Row("Requests", _requests()),
             Row("Answer time", _answer_time()),
             Row("Jobs", _jobs()),
+            Row("Clients that watch", _watching()),
         ],
     )
 
@@ -164,6 +165,32 @@ def _jobs() -> list[Panel]:
             "Size of the submitted payloads, as JSON. MAX_BODY_BYTES is the limit.",
             quantiles("jobs_payload_bytes", ""),
             unit="bytes",
+            width=8,
+        ),
+    ]
+
+
+def _watching() -> list[Panel]:
+    return [
+        graph(
+            "Streams of events",
+            "Clients that are sent events of jobs as they happen.",
+            [Query("sum by (instance) (jobs_event_streams)", "{{instance}}")],
+            unit="short",
+            width=8,
+        ),
+        graph(
+            "Events sent",
+            "Events per second, counted for each client.",
+            [Query(rate("jobs_events_sent_total", "instance", ""), "{{instance}}")],
+            unit="ops",
+            width=8,
+        ),
+        graph(
+            "Clients dropped",
+            "Streams that ended because the client read too slowly, in each interval. It resumes where it was.",
+            [Query(increase("jobs_event_readers_dropped_total", "instance", ""), "{{instance}}")],
+            unit="short",
             width=8,
         ),
     ]

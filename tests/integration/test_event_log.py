@@ -277,12 +277,16 @@ def test_only_the_events_of_one_job(database, submit, worker_id):
     begin = event_log.read(database, None).position
     submit()
     claim = _claimed(database, submit, worker_id)
-    submit()
+    others = [lifecycle.ClaimRequest(submit(), worker_id) for _ in range(3)]
+    claims = [claim, *lifecycle.claim(database, others)]
+    lifecycle.complete(database, [(each, "1") for each in claims])
 
     page = event_log.read(database, begin, job_id=claim.job_id, wanted=[str(claim.job_id), str(uuid4())])
 
-    assert ["submitted", "processing"] == [event.name for event in page.events]
-    assert {str(claim.job_id): "processing"} == {state.job_id: state.status for state in page.states.values()}
+    assert [(str(claim.job_id), name) for name in ("submitted", "processing", "completed")] == [
+        (event.job_id, event.name) for event in page.events
+    ]
+    assert {str(claim.job_id): "completed"} == {state.job_id: state.status for state in page.states.values()}
 
 
 def test_an_event_in_a_subtransaction_is_read_once(database, submit, reader):
