@@ -216,7 +216,7 @@ class JobBroker(RedisBroker):
         """
         line = self.line(queue_name, message.actor_name)
         try:
-            with self.client.pipeline(transaction=True) as pipeline:
+            with self.client.pipeline(transaction=False) as pipeline:
                 pipeline.zrem(line, message.encode(), *(each.encode() for each in former))
                 if due_ms is not None:
                     pipeline.zadd(line, {message.encode(): score(message, due_ms)})

@@ -107,6 +107,14 @@ def test_a_retry_that_changes_another_field_keeps_the_payload_as_it_was_sent(cli
     assert 2 == row(reply.json["job_id"], "max_attempts")
 
 
+def test_a_retry_whose_fields_are_null_is_one_without_changes(client, finished):
+    job_id = finished()
+
+    reply = client.simulate_post(f"/jobs/{job_id}/retry", json={"payload": None, "max_attempts": None})
+
+    assert (200, {"job_id": job_id, "status": "pending"}) == _answer(reply)
+
+
 def test_a_retry_with_an_empty_body_is_one_without_changes(client, finished):
     job_id = finished()
 

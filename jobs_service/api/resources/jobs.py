@@ -347,7 +347,9 @@ class JobRetry(DatabaseResource):
     )
     async def on_post(self, req: Request, resp: Response, job_id: str) -> None:
         """Redrive the job: its attempts start at 0, its history stays. The relay publishes it."""
-        if edits := await self.body_reader.read_if_any(req, dict[str, msgspec.Raw]):
+        sent = await self.body_reader.read_if_any(req, dict[str, msgspec.Raw]) or {}
+        # As in a submission, a field that is null counts as absent.
+        if edits := {name: raw for name, raw in sent.items() if bytes(raw) != b"null"}:
             await self._submit_edited(req, resp, job_id, edits)
         else:
             resp.data = await self.run(self._answer, parse_id(job_id), job_id)
