@@ -131,8 +131,9 @@ def _following(inclusive: UUID | None) -> UUID | None:
 def _names(filters: Filters, before: UUID | None) -> dict[str, Any]:
     return {
         **{name: getattr(filters, name) for name in ("status", "type", "queue", "tag", "attempts_min")},
-        "after": filters.created_after,
-        "until": filters.created_before,
+        # As times since 1970: PostgreSQL takes fewer time zones than RFC 3339 has.
+        "after": filters.created_after and filters.created_after - _EPOCH,
+        "until": filters.created_before and filters.created_before - _EPOCH,
         "words": list(filters.words),
         "tsquery": search.tsquery(filters.words),
         "hidden": list(filters.hidden),
@@ -243,8 +244,8 @@ _TESTS: Mapping[str, str] = {
     "type": "type = %(type)s",
     "queue": "queue = %(queue)s",
     "tag": "%(tag)s = ANY(tags)",
-    "created_after": "created_at >= %(after)s::timestamptz AT TIME ZONE 'utc'",
-    "created_before": "created_at < %(until)s::timestamptz AT TIME ZONE 'utc'",
+    "created_after": "created_at >= timestamp '1970-01-01' + %(after)s",
+    "created_before": "created_at < timestamp '1970-01-01' + %(until)s",
     "attempts_min": "attempts >= %(attempts_min)s",
     "words": search.MATCHES,
     "hidden": _SHOWN,

@@ -205,7 +205,10 @@ def test_a_bad_filter_is_named(client, query, pointer):
 def test_the_first_and_the_last_year_can_be_asked_for(client, submit, query, found):
     submit()
 
-    assert found == len(client.simulate_get("/jobs", query_string=query).json["jobs"])
+    reply = client.simulate_get("/jobs", query_string=query)
+
+    assert 200 == reply.status_code, reply.json
+    assert found == len(reply.json["jobs"])
 
 
 @pytest.mark.parametrize("name", ["tag", "queue"])
