@@ -34,6 +34,8 @@ _BYTES_AT_ONCE = 4 * 2**20
 #: much as the clocks differ that PostgreSQL's time is estimated with.
 _ID_EARLIER, _ID_LATER = timedelta(minutes=15), timedelta(seconds=1)
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 #: Before and after every id.
 FIRST, LAST = UUID(int=0), UUID(int=2**128 - 1)
 
@@ -56,18 +58,18 @@ class Filters:
 
     def before(self, place: UUID | None) -> UUID:
         """Return the id that all ids of the list are less than, from a place on."""
-        newest = LAST if self.created_before is None else least_id(self.created_before + _ID_LATER)
+        newest = LAST if self.created_before is None else _least_id(self.created_before - _EPOCH + _ID_LATER)
         return newest if place is None else min(newest, place)
 
     @property
     def floor(self) -> UUID:
         """An id that no id of the list is less than."""
-        return FIRST if self.created_after is None else least_id(self.created_after - _ID_EARLIER)
+        return FIRST if self.created_after is None else _least_id(self.created_after - _EPOCH - _ID_EARLIER)
 
 
-def least_id(moment: datetime) -> UUID:
-    """Return the least id that a job submitted at this moment can have."""
-    milliseconds = int(moment.timestamp() * 1000)
+def _least_id(age: timedelta) -> UUID:
+    """Return the least id that a job can have which was submitted so long after the year 1970 began."""
+    milliseconds = age // timedelta(milliseconds=1)
     return UUID(int=min(max(milliseconds, 0), 2**48 - 1) << 80)
 
 
@@ -129,8 +131,9 @@ def _following(inclusive: UUID | None) -> UUID | None:
 def _names(filters: Filters, before: UUID | None) -> dict[str, Any]:
     return {
         **{name: getattr(filters, name) for name in ("status", "type", "queue", "tag", "attempts_min")},
-        "after": filters.created_after and filters.created_after.astimezone(UTC).replace(tzinfo=None),
-        "until": filters.created_before and filters.created_before.astimezone(UTC).replace(tzinfo=None),
+        # As times since 1970: PostgreSQL takes fewer time zones than RFC 3339 has.
+        "after": filters.created_after and filters.created_after - _EPOCH,
+        "until": filters.created_before and filters.created_before - _EPOCH,
         "words": list(filters.words),
         "tsquery": search.tsquery(filters.words),
         "hidden": list(filters.hidden),
@@ -241,8 +244,8 @@ _TESTS: Mapping[str, str] = {
     "type": "type = %(type)s",
     "queue": "queue = %(queue)s",
     "tag": "%(tag)s = ANY(tags)",
-    "created_after": "created_at >= %(after)s",
-    "created_before": "created_at < %(until)s",
+    "created_after": "created_at >= timestamp '1970-01-01' + %(after)s",
+    "created_before": "created_at < timestamp '1970-01-01' + %(until)s",
     "attempts_min": "attempts >= %(attempts_min)s",
     "words": search.MATCHES,
     "hidden": _SHOWN,

@@ -142,14 +142,15 @@ FROM (
 ) AS sized
 GROUP BY part, by_bytes, by_jobs"""
 
-# The xid is that of a transaction that has not begun yet: all that may write now have a lower one.
+# The xid is that of a transaction that has not begun yet: all that may write now have a lower one. One that is higher
+# than any here is of another server, whose backup was restored on this one.
 _CHOOSE = f"""
 UPDATE search_progress
 SET next_until = rpad(lpad(to_hex(
       (extract(epoch FROM clock_timestamp() - %(settle)s * interval '1 second') * 1000)::bigint
     ), 12, '0'), 32, '0')::uuid,
     next_xid = pg_snapshot_xmax(pg_current_snapshot())
-WHERE next_until IS NULL AND {FENCE}"""
+WHERE (next_until IS NULL OR next_xid > pg_snapshot_xmax(pg_current_snapshot())) AND {FENCE}"""
 
 # What is left of an index that was being cleared is removed before the new blocks are written.
 _ADD = f"""

@@ -22,7 +22,8 @@ from jobs_service.maintenance.service import Turn
 def client(settings, monkeypatch):
     # However slow this machine is, each request reads anew.
     monkeypatch.setattr(shared_reads, "KEPT_TIMES", 0)
-    return falcon.testing.TestClient(create_app(settings))
+    # A worker's one heartbeat is recent for as long as a test takes.
+    return falcon.testing.TestClient(create_app(dataclasses.replace(settings, lease_seconds=HOUR / 2)))
 
 
 @pytest.fixture

@@ -193,6 +193,24 @@ def test_a_bad_filter_is_named(client, query, pointer):
     assert (422, pointer) == (reply.status_code, reply.json["errors"][0]["pointer"]), reply.json
 
 
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("created_after=0001-01-01T00:00:00%2B23:59", 1),
+        ("created_before=0001-01-01T00:00:00%2B23:59", 0),
+        ("created_after=9999-12-31T23:59:59-23:59", 0),
+        ("created_before=9999-12-31T23:59:59-23:59", 1),
+    ],
+)
+def test_the_first_and_the_last_year_can_be_asked_for(client, submit, query, found):
+    submit()
+
+    reply = client.simulate_get("/jobs", query_string=query)
+
+    assert 200 == reply.status_code, reply.json
+    assert found == len(reply.json["jobs"])
+
+
 @pytest.mark.parametrize("name", ["tag", "queue"])
 def test_a_text_that_postgresql_cannot_have_is_refused(client, name):
     assert 422 == client.simulate_get("/jobs", query_string=f"{name}=a%00b").status_code

@@ -243,6 +243,14 @@ def test_a_run_of_maintenance_indexes_what_has_settled(database, written):
     assert [(old,)] == database.rows("SELECT last_id FROM search_blocks")
 
 
+def test_a_database_that_was_restored_on_another_server_is_indexed(database, written):
+    """Its transactions are numbered from the beginning again."""
+    written({"a": "x"})
+    database.rows("UPDATE search_progress SET next_until = indexed_until, next_xid = '4611686018427387904'")
+
+    assert 1 == index(database)
+
+
 def test_a_leader_that_was_replaced_changes_nothing(database, written):
     written({"a": "x"}, id=new_id(datetime(2025, 1, 1, tzinfo=UTC).timestamp()))
 
