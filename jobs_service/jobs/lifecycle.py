@@ -1167,6 +1167,8 @@ _DISCARD = f"""
 WITH gone AS (
   DELETE FROM jobs WHERE id = %(job_id)s AND (status = 'failed') IS TRUE
   RETURNING id, type, queue, status, attempts, request_id, traceparent
+), forgotten AS (
+  DELETE FROM attempt_notes USING gone WHERE attempt_notes.job_id = gone.id
 ), {event_log.events_of("discard", "gone")}
 INSERT INTO discards (job_id, type, queue, attempts, request_id, traceparent, transition_token, discarded_by)
 SELECT id, type, queue, attempts, request_id, traceparent, %(transition)s, %(by)s FROM gone

@@ -14,7 +14,7 @@ from databases import opened
 from rows import claim_one, complete_one, release_one, rescue
 from samples import a_failure, new_job
 
-from jobs_service.jobs import event_log, lifecycle
+from jobs_service.jobs import dead_letters, event_log, lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.event_log import Gap, Position, Snapshot
 from jobs_service.jobs.lifecycle import EndReason
@@ -76,6 +76,19 @@ def _redrive(database, submit, worker_id):  # noqa: ARG001 - as above
     lifecycle.redrive(database, job_id)
 
 
+def _redrive_some(database, submit, worker_id):
+    _fail_unknown(database, submit, worker_id)
+    redrive_id = uuid4()
+    dead_letters.begin_redrive(database, redrive_id, {}, text="{}", rate_per_second=1, by="someone")
+    lifecycle.redrive_some(database, redrive_id, limit=1)
+
+
+def _discard(database, submit, worker_id):
+    _fail_unknown(database, submit, worker_id)
+    [(job_id,)] = database.rows("SELECT id FROM jobs")
+    lifecycle.discard(database, job_id, by="someone")
+
+
 def _defer(database, submit, worker_id, **limits):
     claim = _claimed(database, submit, worker_id)
     lifecycle.defer(database, claim, a_failure(), deferral=Deferral(**limits), server="mail")
@@ -119,7 +132,8 @@ EXAMPLES = {
     "fail_unknown": [(_fail_unknown, ("failed", "failed", 0))],
     "expire": [(_expire, ("failed", "failed", 0))],
     "cancel": [(_cancel, ("cancelled", "cancelled", 0))],
-    "redrive": [(_redrive, ("redriven", "pending", 0))],
+    "redrive": [(_redrive, ("redriven", "pending", 0)), (_redrive_some, ("redriven", "pending", 0))],
+    "discard": [(_discard, ("discarded", "failed", 0))],
 }
 
 
@@ -141,7 +155,8 @@ def test_a_transition_writes_its_event_in_its_own_transaction(database, submit, 
     assert last == told(events)[-1]
     # It became visible with the row's change.
     ((xact, job_xact),) = database.rows(
-        "SELECT (SELECT xact::xid::text FROM job_events ORDER BY id DESC LIMIT 1), xmin::text FROM jobs"
+        """SELECT (SELECT xact::xid::text FROM job_events ORDER BY id DESC LIMIT 1),
+                  COALESCE((SELECT xmin::text FROM jobs), (SELECT xmin::text FROM discards))"""
     )
     assert xact == job_xact
 
