@@ -18,6 +18,7 @@ from jobs_service.config import Settings, numbers_by_name
 from jobs_service.errors import UnknownJobType
 from jobs_service.jobs import search
 from jobs_service.jobs.job_types import JobType, Registry, spelling
+from jobs_service.submission.batches import MAX_JOBS
 from jobs_service.submission.submit import MAX_DELAY
 
 
@@ -46,6 +47,8 @@ class Limits(msgspec.Struct, frozen=True):
     """The limits of requests."""
 
     body_bytes: int
+    batch_bytes: Annotated[int, Meta(description="Bytes of the body of a batch.")]
+    batch_jobs: Annotated[int, Meta(description="Jobs in a batch.")]
     body_depth: Annotated[int, Meta(description="Levels of nesting.")]
     page_jobs: Annotated[int, Meta(description="Jobs on a page of a list.")]
     delay_seconds: Annotated[int, Meta(description="How far ahead a job may be scheduled.")]
@@ -73,6 +76,8 @@ _EXAMPLE = {
 }
 _LIMITS_EXAMPLE = {
     "body_bytes": 1_048_576,
+    "batch_bytes": 16_777_216,
+    "batch_jobs": 10_000,
     "body_depth": 32,
     "page_jobs": 200,
     "delay_seconds": 31_622_400,
@@ -165,6 +170,8 @@ def limits(settings: Settings) -> Limits:
     has_search = settings.search == "on"
     return Limits(
         body_bytes=settings.max_body_bytes,
+        batch_bytes=settings.max_batch_bytes,
+        batch_jobs=MAX_JOBS,
         body_depth=request_body.MAX_DEPTH,
         page_jobs=MAX_LIMIT,
         delay_seconds=int(MAX_DELAY.total_seconds()),
