@@ -83,7 +83,8 @@ class Watch:
 
         class Cursor(psycopg2.extensions.cursor):
             def execute(self, sql, parameters=None):
-                if _PLANNED.match(sql):
+                # The API's keys are read by the clock, whatever a test does.
+                if _PLANNED.match(sql) and "FROM api_keys" not in sql:
                     watch.plans.append(_explain(self.connection, sql, parameters))
                 return super().execute(sql, parameters)
 

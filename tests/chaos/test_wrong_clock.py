@@ -83,8 +83,9 @@ def test_jobs_of_two_apis_wait_in_the_order_of_their_acceptance(stack, tmp_path)
         for number in range(8):
             post_to(other, stack) if number % 2 else stack.submit()
             until_later(stack)
-        status, page = stack.service.get("/jobs?limit=5")
-        rest = stack.service.get(f"/jobs?limit=5&status=pending&type=test-effect&cursor={page['next_cursor']}")[1]
+        pending = "/jobs?limit=5&status=pending&type=test-effect"
+        status, page = stack.service.get(pending)
+        rest = stack.service.get(f"{pending}&cursor={page['next_cursor']}")[1]
     finally:
         other.stop()
 

@@ -345,7 +345,8 @@ def test_the_model_has_a_field_for_every_column_that_is_shown(database):
         for (name,) in database.rows("SELECT column_name FROM information_schema.columns WHERE table_name = 'jobs'")
     }
 
-    assert set(Job._meta.fields) <= columns
+    # What the last attempt said of its progress is a column of another table.
+    assert set(Job._meta.fields) - {"progress"} <= columns
 
 
 def test_a_full_window_of_one_type_has_room_for_another(settings, broker):

@@ -77,8 +77,9 @@ def test_a_filter_with_an_index_reads_a_page(watch, client, params, found):
 
     assert found == len(read(client, **params)["jobs"])
 
-    # Times are tested on the rows, a thousand at once.
-    rows = 1_300 if {"created_after", "attempts_min"} & params.keys() else 110
+    # Times are tested on the rows, a thousand at once. And while PostgreSQL takes a queue for a small one, it may read
+    # all of its entries and sort them.
+    rows = 1_300 if {"created_after", "attempts_min", "queue"} & params.keys() else 110
     assert_small(watch, rows=rows, pages=FEW_PAGES + 8 * rows)
 
 

@@ -113,7 +113,7 @@ def test_a_generated_python_client_runs_a_job(api, document, python_tools, tmp_p
     generator = [python_tools / "bin" / "openapi-python-client", "generate", "--path", document, "--meta", "none"]
     # It formats what it writes with the ruff beside it.
     path = f"{python_tools / 'bin'}:{os.environ['PATH']}"
-    target = ["--output-path", tmp_path / "jobs_client", "--fail-on-warning"]
+    target = ["--config", TOOLS / "client.yaml", "--output-path", tmp_path / "jobs_client", "--fail-on-warning"]
     generated = run([*generator, *target], cwd=tmp_path, PATH=path)
     assert generated.returncode == 0, generated.stdout + generated.stderr
 

@@ -4,6 +4,7 @@ import http.client
 import json
 import urllib.request
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 from eventually import eventually
@@ -27,7 +28,6 @@ MAIL = {
 HEADERS = {
     "Authorization": f"Bearer {MARK}-token",
     "Cookie": f"session={MARK}-cookie",
-    "Idempotency-Key": f"{MARK}-key",
     "X-Api-Key": f"{MARK}-api-key",
 }
 REFUSALS = {
@@ -161,8 +161,13 @@ def ask(service, body):
 
 def _post(service, body):
     connection = http.client.HTTPConnection(HOST, service.api_port, timeout=20)
-    connection.request("POST", "/jobs", body, {"Content-Type": "application/json", **HEADERS})
+    connection.request("POST", "/jobs", body, {"Content-Type": "application/json", **HEADERS, **_a_key()})
     return connection, connection.getresponse()
+
+
+def _a_key():
+    """Return a header that is another one for each job."""
+    return {"Idempotency-Key": f"{MARK}-{uuid4()}"}
 
 
 def metrics(port):
