@@ -39,6 +39,7 @@ def stack(environ, tmp_path, request):
 def _verify(stack):
     try:
         stack.settle()
+        stack.settle_unconfirmed()
     except AssertionError as error:
         return [f"was accepted and did not end: {error}", *violations(stack)]
     return violations(stack)

@@ -117,6 +117,13 @@ class Stack:
         """Wait until every accepted job is in a terminal state."""
         self.until_ended(list(self.accepted), seconds=seconds)
 
+    def settle_unconfirmed(self):
+        """Wait for jobs like the accepted ones whose clients got no answer, and which were committed all the same."""
+        waits = "status = 'processing' OR status = 'pending' AND run_at <= now()"
+        ask = f"SELECT id FROM jobs WHERE type = ANY(%s) AND ({waits})"
+        types = list(set(self.accepted.values()))
+        eventually(lambda: not self.sql(ask, (types,)), seconds=120, what="the end of jobs that were not confirmed")
+
     def until_ended(self, job_ids, seconds=120):
         eventually(lambda: self._have_ended(job_ids), seconds=seconds, what="the end of these jobs")
 
