@@ -28,8 +28,9 @@ worker_class = "jobs_service.api.http_protocol.HttpWorker"
 #: Not uvloop where that happens to be installed: the tests run with this one.
 asgi_loop = "asyncio"
 asgi_lifespan = "on"
-#: Per process, of those that are not being answered. Each client that watches jobs is being answered all the time.
-worker_connections = 512
+#: Per process, of those that are not being answered. Each client that watches jobs is being answered all the time. Room
+#: for thousands that connect at the same moment and send their requests a little later; each takes 7 KiB.
+worker_connections = 4_096
 #: Open files of a process: connections of both kinds, and everything else.
 FILES = 10_000
 descriptors.allow(FILES)

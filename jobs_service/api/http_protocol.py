@@ -51,6 +51,10 @@ MAX_UNSENT_BYTES = 67_108_864
 #: a long answer would be made to its end for nobody.
 IS_OPEN = "jobs.is_open"
 
+#: New connections of one turn of the event loop. More would wait unread, and take the places of each other, when many
+#: clients come at once.
+ACCEPTED_AT_ONCE = 64
+
 #: Open files that are left for other purposes when the system allows no more of them.
 SPARE_FILES = 32
 
@@ -177,9 +181,14 @@ class HttpWorker(gasgi.ASGIWorker):  # type: ignore[misc] # gunicorn has no type
 
     def _setup_event_loop(self) -> None:
         super()._setup_event_loop()
-        # asyncio's own default is 100, and replaces the length that gunicorn gave the queue of new connections.
-        self.loop.create_server = partial(self.loop.create_server, backlog=self.cfg.backlog)
+        self.loop.create_server = partial(self._create_server, self.loop.create_server)
         self.loop.set_exception_handler(self._on_loop_error)
+
+    async def _create_server(self, create_server: Callable[..., Any], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        # asyncio takes the length of the queue of new connections for the number to accept in one turn, too.
+        server = await create_server(*arguments, **options, backlog=ACCEPTED_AT_ONCE)
+        options["sock"].listen(self.cfg.backlog)
+        return server
 
     def _sweep(self) -> None:
         self._set_sweep_timer(math.inf)

@@ -396,11 +396,9 @@ def test_two_thousand_streams_on_one_process(service):
 
 
 async def _crowd(port):
-    """Open the streams, and submit jobs. Return the events of each."""
-    clients = []
-    for _ in range(STREAMS // 100):
-        connecting = (_Client.connect(port, "/events?type=test-echo&status=completed") for _ in range(100))
-        clients += await asyncio.gather(*connecting)
+    """Open the streams, all at once as after a restart, and submit jobs. Return the events of each."""
+    connecting = (_Client.connect(port, "/events?type=test-echo&status=completed") for _ in range(STREAMS))
+    clients = await asyncio.gather(*connecting)
     reading = [asyncio.create_task(client.events(20)) for client in clients]
     await _submit(port, 20, "test-echo")
     told = await asyncio.gather(*reading)
