@@ -12,7 +12,7 @@ SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
 PARALLEL := $(if $(filter tests,$(TESTS)),-n 4 --dist loadfile --no-loadscope-reorder)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint audit format ci chaos soak bench bench-metrics bench-backlog bench-batch profile shape compose-test dashboards docs clean
+.PHONY: help run test lint audit format ci chaos soak bench bench-metrics bench-backlog bench-batch bench-live profile shape compose-test dashboards docs clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-backlog: $(STAMP) ## measure with ROWS jobs waiting (a million), or FINISH
 
 bench-batch: $(STAMP) ## measure jobs submitted in batches beside single ones
 	@$(BIN)/python -m bench.batch $(BENCH)
+
+bench-live: $(STAMP) ## measure how soon clients that watch and wait are told
+	@$(BIN)/python -m bench.live $(BENCH)
 
 profile: $(STAMP) ## write flame graphs of the API and the worker under load to output/profile/
 	@$(BIN)/python -m bench.profile $(PROFILE)

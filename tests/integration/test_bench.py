@@ -88,6 +88,21 @@ def test_a_small_backlog_is_measured_beside_an_empty_queue(kind):
     assert "Seq Scan jobs" not in run.stdout.partition("scrape:")[0]
 
 
+def test_a_few_clients_watch_and_wait():
+    run = subprocess.run(
+        [sys.executable, "-m", "bench.live", "--waits", "20", "--streams", "20"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+    assert 0 == run.returncode, run.stderr
+    told = re.findall(r"^(.*?)  +p50 .* ms, p99 .* ms, last .* ms$", run.stdout, re.MULTILINE)
+    assert ["one client waits", "20 clients wait, all jobs at once", *["20 streams, one event"] * 5] == told
+
+
 def test_a_few_batches_are_measured_beside_single_jobs():
     sizes = ["--singles", "20", "--batched", "10000", "--rounds", "1"]
 
