@@ -292,7 +292,7 @@ WITH new AS (
          expires_at, on_ambiguous, request_id, traceparent, tags::text[], timeout_seconds, retry_of
   FROM new WHERE NOT is_expired<guard>
   ON CONFLICT (id) DO NOTHING
-  RETURNING *
+  RETURNING id, type, queue, status, attempts
 ), <told>
 SELECT id, (extract(epoch FROM due) * 1000)::float8, is_due, is_expired, extract(epoch FROM clock_timestamp())::float8
 FROM new""".replace("<told>", event_log.events_of("submit", "written"))
