@@ -215,7 +215,7 @@ class Stack:
     def _welcome(self) -> str:
         settings = self._settings()
         api = f"http://localhost:{settings.api_port}"
-        places = {"API": f"{api}/jobs", "API metrics": f"{api}/metrics"}
+        places = {"API": f"{api}/jobs", "API, described": f"{api}/docs", "API metrics": f"{api}/metrics"}
         places["worker metrics"] = f"http://localhost:{settings.worker_metrics_port}/metrics"
         for server in self.servers:
             if isinstance(server, MailCatcher):

@@ -54,14 +54,21 @@ class Stack:
         return self.child.tail(1000)
 
     def run(self, command):
-        """Run a command of the README with this stack's ports; return what it prints."""
+        """Run a command of the README; return the JSON that it prints."""
+        return json.loads(self.shell(command))
+
+    def shell(self, command):
+        """Run a command of the README in the stack's folder, with its ports; return what it prints."""
         for port, variable in PORTS.items():
             command = command.replace(f"localhost:{port}", f"localhost:{self.environ[variable]}")
         done = subprocess.run(
-            ["bash", "-c", f'curl() {{ command curl -sS "$@"; }}; {command}'], check=False, **_CAPTURED
+            ["bash", "-c", f'curl() {{ command curl -sS "$@"; }}; {command}'],
+            check=False,
+            cwd=self.folder,
+            **_CAPTURED,
         )
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return done.stdout
 
 
 _CAPTURED = {"capture_output": True, "text": True, "timeout": 30}
@@ -97,6 +104,9 @@ def test_the_walk_through_holds(stack):
     assert f"output/{created['job_id']}.csv" == job["result"]
     shown = re.search(r"```csv\n(.*?)```", README, re.DOTALL)[1]
     assert shown == (stack.folder / "output" / f"{created['job_id']}.csv").read_text()
+    [download] = commands("curl -OJ")
+    stack.shell(download.replace("<job-id>", created["job_id"]))
+    assert shown == (stack.folder / f"{created['job_id']}.csv").read_text()
 
     sent = stack.run(mail)
     assert _completed(stack, look[0], sent["job_id"])["result"].startswith("<")
