@@ -97,7 +97,7 @@ def _services(
     yield Expirer(database, dead_letters, interval_seconds=settings.sweep_interval_seconds)
     yield Recovery(database, interval_seconds=settings.relay_interval_seconds)
     yield Strays(database, broker, dead_letters, interval_seconds=STRAYS_SECONDS, liveness=liveness)
-    yield Redrives(database, dead_letters, interval_seconds=settings.relay_interval_seconds)
+    yield Redrives(database, dead_letters, interval_seconds=settings.sweep_interval_seconds)
     yield Pruner(
         database,
         outputs,
