@@ -155,9 +155,6 @@ class _GroupDecision(DatabaseResource):
 
     state: GroupState
 
-    def __init__(self, database: Database, threads: Threads) -> None:
-        super().__init__(database, threads)
-
     def decide(self, group_id: str, reason: str, by: str) -> bytes:
         """Record the decision and return the group. Raises 404 if it has no dead letter."""
         id_ = self._find(group_id).id
