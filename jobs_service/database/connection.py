@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -150,7 +151,11 @@ class Database(peewee.PostgresqlDatabase):
             self._keep_or_close(failure)
             raise failure from error
         except BaseException:
-            self._drop()
+            # One on which a transaction has been rolled back can be used again.
+            if self.is_closed() or not self.connection().is_idle:
+                self._drop()
+            else:
+                self._give_back()
             raise
         self._give_back()
         return answer
@@ -169,9 +174,19 @@ class Database(peewee.PostgresqlDatabase):
 
     def _committed(self, work: Callable[[], T]) -> T:
         self._run("BEGIN")
-        result = work()
+        try:
+            result = work()
+        except BaseException:
+            self._roll_back()
+            raise
         self._run("COMMIT")
         return result
+
+    def _roll_back(self) -> None:
+        """Free the locks before the error is told. The server notices a closed connection some time later."""
+        if not self.is_closed():  # as it is after a statement that failed
+            with suppress(*DRIVER_ERRORS):
+                self._run("ROLLBACK")
 
     def _run(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
         connection = self.connection()

@@ -12,7 +12,7 @@ from eventually import eventually
 
 from jobs_service.config import Settings
 from jobs_service.database.connection import open_database
-from jobs_service.errors import DatabaseUnavailable, NotThisProcess, SchemaUnavailable
+from jobs_service.errors import DatabaseUnavailable, InvalidRequest, NotThisProcess, SchemaUnavailable
 
 
 @pytest.fixture
@@ -248,6 +248,19 @@ def test_after_one_was_lost_no_other_of_that_time_is_used(environ, operator):
     assert [[(1,)]] * 3 == [database.rows("SELECT 1") for _ in range(3)]
     assert 1 == operator.sessions()
     database.discard()
+
+
+def test_a_refused_transaction_has_freed_its_locks_when_its_error_is_told(database):
+    def work():
+        pid, _ = database.row("SELECT pg_backend_pid(), pg_advisory_xact_lock(7)")
+        raise InvalidRequest(str(pid))
+
+    for _ in range(20):
+        with pytest.raises(InvalidRequest) as refused:
+            database.in_one_transaction(work)
+        # On the same connection a lock of its own would be granted, too.
+        assert [] == database.rows("SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 7")
+        assert int(refused.value.detail) == database.row("SELECT pg_backend_pid()")[0]
 
 
 def test_a_statement_that_leaves_its_transaction_open_takes_its_connection_along(database):
