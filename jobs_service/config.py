@@ -122,6 +122,13 @@ def _prefix(value: str) -> str:
     return value
 
 
+def _page_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError("expected an address without a password, such as https://jobs.example.com")
+    return value.rstrip("/")
+
+
 def _key_prefix(value: str) -> str:
     # No braces, which select the hash slot in a Redis cluster, and no wildcards of ACL patterns.
     if not re.fullmatch(r"[A-Za-z0-9._:/-]{1,64}", value):
@@ -202,6 +209,9 @@ class Settings:
     api_keepalive_seconds: int = _setting(75, _whole(1, 3_600))
     api_prefix: str = _setting("", _prefix)
     max_body_bytes: int = _setting(1_048_576, _whole(1_024, 104_857_600))
+    # Where people find the console and Grafana, for the links between them. Without the first, links are relative.
+    console_url: str = _setting("", _page_url)
+    grafana_url: str = _setting("", _page_url)
     # Access, and limits to the load. 0 is no limit.
     allow_anonymous: str = _setting("false", _choice("true", "false"))
     rate_limit_per_second: int = _setting(0, _whole(0, 999_999))

@@ -14,7 +14,7 @@ import pytest
 import structlog
 from databases import TEMPLATE, postgres_with_template
 from s3_server import S3Server
-from service import QUICK
+from service import QUICK, Service
 
 from devstack import ports
 from devstack.servers import MailCatcher, Valkey
@@ -108,6 +108,14 @@ def environ(database_url, redis_url, tmp_path):
 @pytest.fixture
 def settings(environ):
     return Settings.from_env(environ)
+
+
+@pytest.fixture
+def service(environ, tmp_path):
+    """The service's processes. The test starts them, the fixture ends them."""
+    service = Service(environ, tmp_path)
+    yield service
+    service.end()
 
 
 @pytest.fixture

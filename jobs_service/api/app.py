@@ -8,8 +8,11 @@ from jobs_service import events
 from jobs_service.api import event_loop, problems
 from jobs_service.api.access.guard import Guard
 from jobs_service.api.access.known_keys import KnownKeys
+from jobs_service.api.access.sessions import Sessions
 from jobs_service.api.background import Refresher
 from jobs_service.api.batch_body import PATH as BATCH_PATH
+from jobs_service.api.console import routes as console_routes
+from jobs_service.api.console.pages import Console, Problems
 from jobs_service.api.event_feed import EventFeed, Wait
 from jobs_service.api.event_loop import Lifespan
 from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetrics
@@ -63,6 +66,7 @@ PIECES_WAITING = 512
 
 #: What `GET /` lists.
 LINKS = {
+    "console": "/console",
     "jobs": "/jobs",
     "job_types": "/job-types",
     "queues": "/queues",
@@ -99,6 +103,9 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     logs.observe(log_records.count)
 
     known_keys = KnownKeys(database)
+    threads = Threads(settings.api_threads)
+    guard = Guard(known_keys, Sessions(database, threads), settings)
+    console = Console(settings)
     middleware: list[Any] = [
         Lifespan(submitter.intake),
         known_keys.refresher,
@@ -106,12 +113,13 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         RequestContext(),
         RequestMetrics(),
         HttpRules(settings.api_prefix),
-        Guard(known_keys, settings),
+        Problems(console),
+        guard,
         Contract(),
     ]
     app: falcon.asgi.App[Any, Any] = falcon.asgi.App(middleware=middleware)
     problems.install(app)
-    threads = Threads(settings.api_threads)
+    console.install(app)
     body_reader = BodyReader(settings.max_body_bytes)
     dead_letters = DeadLetterList(broker.client, broker.keys)
     readiness = Readiness(database, broker, registry.queues, threads, intake_database=intake_database)
@@ -120,17 +128,19 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     queues = QueueReader(database, threads, registry, settings)
     reading = Threads(settings.api_threads, max_waiting=PIECES_WAITING)
     outputs = open_outputs(settings, pause_seconds=OUTPUT_PAUSE_SECONDS)
+    output = JobOutput(database, threads, outputs, reading)
+    all_events, job_events = Events(feed, registry), JobEvents(feed)
     routes = [
         Route("/jobs", JobCollection(database, threads, submitter, pages, body_reader)),
         Route(BATCH_PATH, JobBatch(batches, max_bytes=settings.max_batch_bytes, max_job_bytes=settings.max_body_bytes)),
         Route("/jobs/{job_id}", JobItem(database, threads, Wait(feed), body_reader, JobChanger(database, publisher))),
         Route("/jobs/{job_id}/cancel", JobCancellation(database, threads, body_reader)),
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, dead_letters, submitter, body_reader)),
-        Route("/jobs/{job_id}/output", JobOutput(database, threads, outputs, reading)),
-        Route("/jobs/{job_id}/events", JobEvents(feed)),
+        Route("/jobs/{job_id}/output", output),
+        Route("/jobs/{job_id}/events", job_events),
         Route("/jobs/{job_id}/logs", Logs(database, threads)),
         Route("/jobs/{job_id}/explain", JobExplanation(database, threads, registry, settings)),
-        Route("/events", Events(feed, registry)),
+        Route("/events", all_events),
         Route("/dead-letters", DeadLetterCollection(database, threads, registry)),
         Route("/dead-letters/{job_id}", DeadLetterItem(database, threads, dead_letters)),
         Route("/dead-letters/groups", ErrorGroups(database, threads)),
@@ -158,7 +168,7 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         Route("/docs/files/{name}", Files()),
     ]
     routes.append(Route("/openapi.json", OpenApi(routes, [kind for kind in registry if not kind.is_canary])))
-    for route in routes:
+    for route in [*routes, *console_routes.routes(console, guard, all_events, job_events, output)]:
         app.add_route(route.path, route.resource)
     return app
 

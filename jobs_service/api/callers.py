@@ -25,3 +25,7 @@ class Caller:
 
 #: A caller without a key, where none is needed. No key can have this name.
 ANONYMOUS = Caller("anonymous", frozenset(Scope))
+
+#: The key of a request's scope for its `Caller`, where the console calls the API inside of this process. No client can
+#: set it.
+CALLER = "jobs_service.caller"

@@ -7,7 +7,7 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
-from jobs_service.api.callers import ANONYMOUS
+from jobs_service.api.callers import ANONYMOUS, CALLER
 from jobs_service.api.security_headers import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
 from jobs_service.jobs.correlation import Origin
 from jobs_service.metrics import observations
@@ -82,6 +82,8 @@ class RequestMetrics:
     """Measures every request by its route template, since the raw path would make a series per job."""
 
     async def process_request(self, req: Request, resp: Response) -> None:  # noqa: ARG002
+        if CALLER in req.scope:
+            return  # a part of a request of the console, which is measured itself
         req.context.started = time.perf_counter()
         HTTP_ACTIVE.labels().inc()
 
@@ -92,6 +94,8 @@ class RequestMetrics:
         resource: Any,  # noqa: ANN401, ARG002
         req_succeeded: bool,  # noqa: ARG002
     ) -> None:
+        if CALLER in req.scope:
+            return
         # Falcon answers an unknown method without calling `process_request`.
         now = time.perf_counter()
         started = getattr(req.context, "started", None)

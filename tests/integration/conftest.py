@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from rows import add_worker, claim_one, complete_one
 from samples import new_job
-from service import Service
 from time_travel import DAY, set_dates
 
 from jobs_service import events
@@ -105,14 +104,6 @@ def row(database):
         return found[0] if found and len(columns) == 1 else found
 
     return row
-
-
-@pytest.fixture
-def service(environ, tmp_path):
-    """The service's processes. The test starts them, the fixture ends them."""
-    service = Service(environ, tmp_path)
-    yield service
-    service.end()
 
 
 @pytest.fixture

@@ -8,17 +8,26 @@ from falcon.asgi import Request, Response
 
 from jobs_service.api.access.exposure import may_be_open
 from jobs_service.api.access.known_keys import FRESH_SECONDS, Keyring, KnownKey, KnownKeys
+from jobs_service.api.access.origins import check_origin
 from jobs_service.api.access.rate_limits import Rate, RateLimits, tag_of_address
-from jobs_service.api.callers import ANONYMOUS, Caller, Scope
+from jobs_service.api.access.sessions import COOKIE, Sessions
+from jobs_service.api.callers import ANONYMOUS, CALLER, Caller, Scope
 from jobs_service.api.operations import operation_of
 from jobs_service.config import Settings
 from jobs_service.observability import logs
 
-#: Methods that change nothing (RFC 9110, section 9.2.1).
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-
 #: RFC 6750, section 3: without a key the challenge has no error code.
 _CHALLENGE = 'Bearer realm="jobs"'
+
+
+#: The console's paths are below it.
+CONSOLE = "/console"
+
+
+def is_console(req: Request) -> bool:
+    """Tell whether a request is for the console, which a browser's cookie signs in."""
+    path: str = req.path
+    return path == CONSOLE or path.startswith(f"{CONSOLE}/")
 
 
 class Guard:
@@ -28,8 +37,9 @@ class Guard:
     is for everyone, and not limited.
     """
 
-    def __init__(self, known_keys: KnownKeys, settings: Settings) -> None:
+    def __init__(self, known_keys: KnownKeys, sessions: Sessions, settings: Settings) -> None:
         self.known_keys = known_keys
+        self.sessions = sessions
         self.rate_limits = RateLimits()
         self._may_be_open = may_be_open(settings)
         self._burst = settings.rate_limit_burst
@@ -39,30 +49,53 @@ class Guard:
         declared = operation_of(resource, req.method)
         if declared is None or declared.scope is None:
             return
-        keyring = self.known_keys.fresh or await self.known_keys.current()
-        req.context.caller = self._anonymous(req, resp, keyring) or self._key_holder(req, resp, keyring)
+        req.context.caller = req.scope.get(CALLER) or await self._caller(req, resp)
         _check_scope(req.context.caller, declared.scope)
 
-    def _anonymous(self, req: Request, resp: Response, keyring: Keyring) -> Caller | None:
+    async def _caller(self, req: Request, resp: Response) -> Caller:
+        keyring = self.known_keys.fresh or await self.known_keys.current()
+        is_of_console = is_console(req)
+        if anonymous := self._anonymous(req, resp, keyring, is_from_a_browser=is_of_console):
+            return anonymous
+        key = await self._session_key(req, keyring) if is_of_console else self.valid_key(keyring, _credentials(req))
+        return self._key_holder(resp, key)
+
+    async def _session_key(self, req: Request, keyring: Keyring) -> KnownKey:
+        """Return the key of a session of the console. Raises 401."""
+        check_origin(req, is_from_a_browser=True)
+        token = req.get_cookie_values(COOKIE)
+        prefix = await self.sessions.key_prefix(token[0]) if token else None
+        if prefix is None:
+            raise _refusal("unauthenticated", "Sign in with an API key.")
+        return self._still_valid(keyring, keyring.keys.get(prefix))
+
+    def _anonymous(self, req: Request, resp: Response, keyring: Keyring, *, is_from_a_browser: bool) -> Caller | None:
         """Return the caller of a service that needs no key; None if it needs one."""
-        if keyring.keys or not self._may_be_open:
+        if not self.is_open(keyring):
             return None
-        _check_origin(req)
+        # With keys there is no such danger, as browsers add none by themselves: on this machine, any page could reach
+        # an open service.
+        check_origin(req, is_from_a_browser=is_from_a_browser)
         if self._rate:
             self._limit(resp, tag_of_address(req.remote_addr), self._rate)
         return ANONYMOUS
 
-    def _key_holder(self, req: Request, resp: Response, keyring: Keyring) -> Caller:
-        key = self._valid_key(req, keyring)
+    def is_open(self, keyring: Keyring) -> bool:
+        """Tell whether requests need no key."""
+        return not keyring.keys and self._may_be_open
+
+    def _key_holder(self, resp: Response, key: KnownKey) -> Caller:
         self.known_keys.note_use(key)
         logs.bind(caller=key.caller.name)
         if rate := _rate(key.rate_limit, self._burst) if key.rate_limit else self._rate:
             self._limit(resp, key.tag, rate)
         return key.caller
 
-    def _valid_key(self, req: Request, keyring: Keyring) -> KnownKey:
-        """Return the key of a request. Raises 401, or `DatabaseUnavailable` where it may be new."""
-        key = keyring.find(_credentials(req))
+    def valid_key(self, keyring: Keyring, text: str) -> KnownKey:
+        """Return the key that a client sent. Raises 401, or `DatabaseUnavailable` where it may be new."""
+        return self._still_valid(keyring, keyring.find(text))
+
+    def _still_valid(self, keyring: Keyring, key: KnownKey | None) -> KnownKey:
         if key is None and keyring.age_seconds > FRESH_SECONDS:
             raise self.known_keys.failure
         if key is None or key.is_revoked:
@@ -111,21 +144,4 @@ def _check_scope(caller: Caller, scope: Scope) -> None:
             title="scope_missing",
             description=f"This needs an API key with the scope {scope}.",
             headers={"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"'},
-        )
-
-
-def _check_origin(req: Request) -> None:
-    """Refuse what a page of another site makes a browser send: on this machine, it could reach an open service.
-
-    By Sec-Fetch-Site, which every current browser sends, or else by comparing Origin with Host. Other clients send
-    neither. With keys there is no such danger, as browsers add none by themselves.
-    """
-    if req.method in _SAFE:
-        return
-    site = req.get_header("Sec-Fetch-Site")
-    origin = req.get_header("Origin")
-    is_own = origin is None or origin.rpartition("//")[2].lower() == (req.get_header("Host") or "").lower()
-    if site not in {"same-origin", "none"} if site else not is_own:
-        raise falcon.HTTPForbidden(
-            title="cross_origin", description="Pages of other sites may change nothing here. Use an API key."
         )

@@ -14,7 +14,7 @@ from jobs_service.api.operations import Answer, Header, operation
 from jobs_service.jobs.job_types import JobType
 
 #: Where `GET /` sends browsers.
-PAGE = "/docs"
+PAGE = "/console"
 
 _VARY = Header("Vary", "The answer depends on this header of the request.", example="Accept", is_required=True)
 _LOCATION = Header("Location", "The path of the page.", example=PAGE, is_required=True)

@@ -1,0 +1,1 @@
+"""The console: pages for people, whose every figure and action is a call of the REST API."""

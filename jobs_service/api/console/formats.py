@@ -1,0 +1,95 @@
+"""How pages write times, durations and numbers."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from markupsafe import Markup
+
+#: What stands for a value that there is not.
+NOTHING = "—"
+
+_STEPS = ((60, "s"), (3_600, "min"), (86_400, "h"), (float("inf"), "d"))
+_UNITS = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
+
+#: From so many seconds on, tenths of a second say nothing.
+_WHOLE_SECONDS = 10
+
+
+def duration(seconds: float | None) -> str:
+    """Return 84 ms, 4.2 s, 3 min 20 s, 2 h 5 min or 4 d 3 h; a dash for None."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 1:
+        return f"{seconds * 1_000:.0f} ms"
+    if seconds < _WHOLE_SECONDS:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    unit = next(unit for limit, unit in _STEPS if whole < limit)
+    first, rest = divmod(whole, _UNITS[unit])
+    smaller = {"min": "s", "h": "min", "d": "h"}.get(unit)
+    second = rest // _UNITS[smaller] if smaller else 0
+    return f"{first} {unit} {second} {smaller}" if second else f"{first} {unit}"
+
+
+def parsed(time: str | datetime) -> datetime:
+    """Return a time of the API (RFC 3339)."""
+    return time if isinstance(time, datetime) else datetime.fromisoformat(time)
+
+
+def between(start: str | None, end: str | None) -> float | None:
+    """Return the seconds between two times of the API, or until now; None without a start."""
+    if start is None:
+        return None
+    return ((parsed(end) if end else datetime.now(UTC)) - parsed(start)).total_seconds()
+
+
+def ago(time: str | None) -> Markup | str:
+    """Return a time as how long ago it was, or how far away it is, which the script keeps current."""
+    if time is None:
+        return NOTHING
+    seconds = (datetime.now(UTC) - parsed(time)).total_seconds()
+    text = _coarse(abs(seconds))
+    words = "now" if text == "now" else f"{text} ago" if seconds >= 0 else f"in {text}"
+    return Markup('<time datetime="{time}" title="{full}">{words}</time>').format(
+        time=time, full=moment(time), words=words
+    )
+
+
+def _coarse(seconds: float) -> str:
+    if seconds < 1:
+        return "now"
+    unit = next(unit for limit, unit in _STEPS if seconds < limit)
+    return f"{seconds // _UNITS[unit]:.0f} {unit}"
+
+
+def moment(time: str | None) -> str:
+    """Return a time in full, in UTC."""
+    return NOTHING if time is None else f"{parsed(time).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def number(value: float | None) -> str:
+    """Return 1,234 or 0.4; a dash for None."""
+    if value is None:
+        return NOTHING
+    return f"{value:,.0f}" if value == round(value) or value >= _WHOLE_SECONDS else f"{value:,.1f}"
+
+
+def pretty(value: Any) -> str:  # noqa: ANN401 - any JSON
+    """Return JSON with indented lines."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def short_id(job_id: str) -> str:
+    """Return the end of an id, which differs from that of other jobs: the beginning is the time."""
+    return job_id[-12:]
+
+
+FILTERS = {
+    "duration": duration,
+    "ago": ago,
+    "moment": moment,
+    "number": number,
+    "pretty": pretty,
+    "short_id": short_id,
+}
