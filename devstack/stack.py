@@ -108,6 +108,7 @@ class Stack:
         self.environ.setdefault("LOG_FORMAT", "console")
         # Canaries are submitted through the API, as the jobs of clients are.
         self.environ.setdefault("CANARY_URL", f"http://127.0.0.1:{self.environ.get('API_PORT') or 3000}")
+        self.environ.setdefault("CONSOLE_URL", f"http://localhost:{self.environ.get('API_PORT') or 3000}/console")
         return Settings.from_env(self.environ)
 
     def _ports_needed(self, settings: Settings, own: list[Server]) -> dict[str, int]:
@@ -215,7 +216,8 @@ class Stack:
     def _welcome(self) -> str:
         settings = self._settings()
         api = f"http://localhost:{settings.api_port}"
-        places = {"API": f"{api}/jobs", "API, described": f"{api}/docs", "API metrics": f"{api}/metrics"}
+        places = {"console": f"{api}/console", "API": f"{api}/jobs", "API, described": f"{api}/docs"}
+        places["API metrics"] = f"{api}/metrics"
         places["worker metrics"] = f"http://localhost:{settings.worker_metrics_port}/metrics"
         for server in self.servers:
             if isinstance(server, MailCatcher):

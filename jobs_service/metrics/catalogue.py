@@ -483,6 +483,11 @@ CANARY_LATENCY = _computed(
     "queue_name",
     "Seconds from submission to completion of the last completed canary of this queue.",
 )
+CONSOLE_INFO = _computed(
+    "jobs_console_info",
+    "url",
+    "Setting: always 1. The label is the console's address, CONSOLE_URL, to which dashboards link; absent without it.",
+)
 SLO_LATENCY = _computed(
     "jobs_queue_slo_latency_seconds",
     "queue_name",

@@ -20,13 +20,17 @@ class Objectives:
         return self._latency_seconds.get(queue, self.settings.slo_latency_seconds)
 
     def families(self, registry: Registry) -> Iterator[Any]:
-        """Yield the objectives of all queues, and the time limits of all job types, as metrics."""
+        """Yield as metrics what the settings say of queues, job types and the console."""
         yield from self._of_queues(registry.queues)
         limits = catalogue.TIME_LIMIT.family()
         for job_type in registry:
             seconds = job_type.time_limit_seconds or self.settings.time_limit_seconds
             limits.add_metric([job_type.queue, job_type.name], seconds)
         yield limits
+        console = catalogue.CONSOLE_INFO.family()
+        if self.settings.console_url:
+            console.add_metric([self.settings.console_url], 1)
+        yield console
 
     def _of_queues(self, queues: Iterable[str]) -> Iterator[Any]:
         latency, dead = catalogue.SLO_LATENCY.family(), catalogue.SLO_DEAD_LIMIT.family()

@@ -1,11 +1,13 @@
 """The dashboard "Jobs: job type": how many jobs of a type run, how long they take and why they fail."""
 
-from pages import Row, dashboard, datasource_variable, label_variable
+from pages import Row, console_link, dashboard, datasource_variable, label_variable
 from panels import Column, Json, Panel, Query, graph, heatmap, table
 from promql import QUEUES, TYPES, WINDOW, cells, increase, quantile, quantiles, rate, truth
 
 CHOSEN = f"{QUEUES},{TYPES}"
 BY_TYPE = "{{actor_name}}"
+
+TO_FAILED = console_link("Its failed jobs, in the console", "/jobs?status=failed&type=", "actor_name")
 
 
 def build() -> Json:
@@ -53,6 +55,7 @@ def _flow() -> list[Panel]:
             unit="percentunit",
             width=8,
             maximum=1,
+            leads_to=[TO_FAILED, console_link("The type, in the console", "/types/", "actor_name")],
         ),
     ]
 

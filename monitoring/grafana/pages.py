@@ -45,13 +45,13 @@ def dashboard(*, uid: str, title: str, description: str, variables: Sequence[Jso
         "fiscalYearStartMonth": 0,
         "graphTooltip": 1,
         "id": None,
-        "links": [_neighbours()],
+        "links": [_neighbours(), _console()],
         "panels": _numbered(_place(rows), itertools.count(1)),
         "preload": False,
         "refresh": "30s",
         "schemaVersion": SCHEMA_VERSION,
         "tags": [TAG],
-        "templating": {"list": list(variables)},
+        "templating": {"list": [*variables, _console_variable()]},
         "time": {"from": "now-1h", "to": "now"},
         "timepicker": {},
         "timezone": "browser",
@@ -110,6 +110,47 @@ def cell_link(title: str, uid: str, label: str) -> Json:
     """Return the link of a table cell to a dashboard, for the label's value in that cell."""
     chosen = f"${{datasource:queryparam}}&var-{label}=${{__value.text}}"
     return {"title": title, "url": f"/d/{uid}?${{__url_time_range}}&{chosen}"}
+
+
+def console_link(title: str, path: str, label: str) -> Json:
+    """Return a panel's link to a page of the console, about the clicked series' `label`, with which its URL ends."""
+    return {"title": title, "url": f"${{console:raw}}{path}${{__field.labels.{label}}}", "targetBlank": True}
+
+
+def _console_variable() -> Json:
+    """Return a variable that nobody chooses: the address of the console, from the service's setting CONSOLE_URL."""
+    query = "label_values(jobs_console_info, url)"
+    return {
+        "type": "query",
+        "name": "console",
+        "label": "Console",
+        "datasource": DATASOURCE,
+        "definition": query,
+        "query": {"query": query, "refId": "Variable-console"},
+        "current": {},
+        "hide": 2,
+        "includeAll": False,
+        "multi": False,
+        "options": [],
+        "refresh": 1,
+        "regex": "",
+        "sort": 0,
+    }
+
+
+def _console() -> Json:
+    return {
+        "type": "link",
+        "title": "Console",
+        "tags": [],
+        "asDropdown": False,
+        "includeVars": False,
+        "keepTime": False,
+        "targetBlank": True,
+        "icon": "external link",
+        "tooltip": "The jobs themselves, and what to do with them",
+        "url": "${console:raw}",
+    }
 
 
 def _neighbours() -> Json:

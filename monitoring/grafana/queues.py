@@ -1,6 +1,6 @@
 """The dashboard "Jobs: queue": whether queues are on time, agree with Redis and drain, and how their jobs end."""
 
-from pages import Row, dashboard, datasource_variable, label_variable, link
+from pages import Row, console_link, dashboard, datasource_variable, label_variable, link
 from panels import Json, Panel, Query, graph, heatmap, timeline
 from promql import QUEUES, cells, increase, quantile, quantiles, rate, truth
 
@@ -55,6 +55,7 @@ def _waits() -> list[Panel]:
                 Query(truth("jobs_queue_slo_latency_seconds", "queue_name"), f"target, {BY_QUEUE}", target=True),
             ],
             unit="s",
+            leads_to=[console_link("Its waiting jobs, in the console", "/jobs?status=pending&queue=", "queue_name")],
         ),
         graph(
             "Started late",

@@ -7,6 +7,9 @@ from pathlib import Path
 from pages import Row, dashboard, datasource_variable
 from panels import Json, Panel, text
 
+#: The console's address in the pages, as the local stack has it.
+CONSOLE = "http://localhost:3000/console"
+
 FOLDER = Path(__file__).parents[2] / "docs" / "runbooks"
 
 
@@ -33,5 +36,9 @@ def _section(section: str) -> Panel:
 
 
 def _without_links(markdown: str) -> str:
-    """Return the text with links to other pages replaced by their names, since a dashboard has no such files."""
-    return re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]*\)", r"**\1**", markdown)
+    """Return the text with links to other pages replaced by their names, since a dashboard has no such files.
+
+    Links to the console lead to where it is.
+    """
+    linked = markdown.replace(CONSOLE, "${console:raw}")
+    return re.sub(r"\[([^\]]+)\]\((?!https?:|\$)[^)]*\)", r"**\1**", linked)

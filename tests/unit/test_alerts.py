@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 import yaml
+from console_pages import CONSOLE, is_page
 from dashboards import DASHBOARDS, MONITORING, RECORDED, RULES, RULES_FOLDER, metrics, selectors
 from monitoring_tools import AMTOOL, PROMTOOL, needs_amtool, needs_promtool
 
@@ -65,7 +66,7 @@ def test_an_alert_says_how_urgent_it_is_and_whose(alert):
 def test_an_alert_says_what_is_the_matter_with_numbers(alert):
     notes = alert["annotations"]
 
-    assert {"summary", "description", "runbook_url", "dashboard_url"} == notes.keys()
+    assert {"summary", "description", "runbook_url", "dashboard_url", "console_url"} == notes.keys()
     assert not notes["summary"].endswith(".")
     assert notes["description"].removesuffix("{{ end }}").endswith(".")
     assert re.search(r"\$value|\b0\b", notes["description"])
@@ -84,6 +85,25 @@ def test_an_alert_leads_to_a_dashboard(alert):
     uid = re.match(r"http://localhost:3001/d/([a-z-]+)", alert["annotations"]["dashboard_url"])[1]
 
     assert uid in DASHBOARDS
+
+
+@each_alert
+def test_an_alert_leads_to_a_page_of_the_console(alert):
+    url = re.sub(r"\{\{ [^}]*\}\}", "default", alert["annotations"]["console_url"])
+
+    assert is_page(url.removeprefix(CONSOLE))
+
+
+@pytest.mark.parametrize("path", RUNBOOKS, ids=lambda path: path.name)
+def test_the_links_of_a_runbook_lead_to_pages_of_the_console(path):
+    links = re.findall(rf"\({CONSOLE}([^)]*)\)", RUNBOOKS[path])
+
+    assert links == [link for link in links if is_page(link)]
+    sent = {alert["alert"]: alert["annotations"]["console_url"] for alert in ALERTS}
+    for title, text in sections(RUNBOOKS[path]).items():
+        # What leads further than the overview.
+        if sent.get(title, CONSOLE) != CONSOLE:
+            assert "In the console: [" in text, title
 
 
 @each_alert

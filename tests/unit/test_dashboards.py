@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import yaml
+from console_pages import is_page
 from dashboards import (
     DASHBOARDS,
     FILES,
@@ -42,6 +43,8 @@ EXPRESSIONS = [pytest.param(expr, id=place) for place, expr in expressions()]
 RULE_EXPRESSIONS = [pytest.param(rule["expr"], id=rule.get("alert") or rule["record"]) for rule in RULES]
 
 ASKED = {name for entry in [*EXPRESSIONS, *RULE_EXPRESSIONS] for name in metrics(entry.values[0])}
+#: Asked for by a variable alone.
+ASKED |= {"jobs_console_info"}
 
 #: Grafana's names of units that the panels use. A name it does not know is shown as if it were a word.
 UNITS = {"none", "short", "s", "ms", "ops", "cps", "reqps", "bytes", "percentunit"}
@@ -142,11 +145,12 @@ def test_panels_neither_overlap_nor_leave_the_grid(dashboard):
 
 @each_dashboard
 def test_variables_choose_the_data_source_and_what_is_shown(dashboard):
-    source, *others = dashboard["templating"]["list"]
+    source, *others, console = dashboard["templating"]["list"]
 
     assert ("datasource", "datasource", "Data source") == (source["name"], source["type"], source["label"])
     for variable in others:
         assert (2, True, True, ".+") == tuple(variable[key] for key in ("refresh", "multi", "includeAll", "allValue"))
+    assert ("console", "label_values(jobs_console_info, url)") == (console["name"], console["query"]["query"])
 
 
 @each_dashboard
@@ -155,7 +159,7 @@ def test_every_choice_has_an_effect_and_none_is_missing(dashboard):
     asked += [variable["query"]["query"] for variable in variables(dashboard).values() if variable["type"] == "query"]
     used = set(re.findall(r"\$([a-z]\w*)", " ".join(asked)))
 
-    assert used == variables(dashboard).keys() - {"datasource"}
+    assert used == variables(dashboard).keys() - {"datasource", "console"}
 
 
 @each_dashboard
@@ -166,10 +170,12 @@ def test_a_dashboard_marks_deploys_and_alerts(dashboard):
 
 @each_dashboard
 def test_a_dashboard_leads_to_all_others(dashboard):
-    [link] = dashboard["links"]
+    link, console = dashboard["links"]
 
     assert ("dashboards", True, True) == (link["type"], link["keepTime"], link["includeVars"])
     assert set(link["tags"]) <= set(dashboard["tags"])
+    # "raw": otherwise Grafana would encode the address.
+    assert ("link", "${console:raw}") == (console["type"], console["url"])
 
 
 def test_the_page_of_dashboards_lists_each():
@@ -188,12 +194,23 @@ def test_the_runbooks_have_a_panel_for_every_alert():
 @each_panel
 def test_a_link_leads_to_a_dashboard_that_can_show_what_was_clicked(panel):
     for link in links(panel):
+        if link["url"].startswith("${console:raw}/"):
+            continue
         uid, parameters = re.fullmatch(r"/d/([\w-]+)\?(.*)", link["url"]).groups()
         assert link["title"]
         assert uid in DASHBOARDS
         assert "${__url_time_range}" in parameters
         for variable, label in re.findall(r"var-(\w+)=\$\{__field\.labels\.(\w+)\}", parameters):
             assert variable in variables(DASHBOARDS[uid])
+            assert all(label in target["legendFormat"] for target in panel["targets"])
+
+
+@each_panel
+def test_a_link_to_the_console_leads_to_a_page_that_there_is(panel):
+    for link in links(panel):
+        if link["url"].startswith("${console:raw}"):
+            path, label = re.fullmatch(r"\$\{console:raw\}(.+)\$\{__field\.labels\.(\w+)\}", link["url"]).groups()
+            assert is_page(f"{path}default")
             assert all(label in target["legendFormat"] for target in panel["targets"])
 
 
