@@ -12,7 +12,7 @@ SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
 PARALLEL := $(if $(filter tests,$(TESTS)),-n 4 --dist loadfile --no-loadscope-reorder)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint audit format ci chaos soak bench bench-metrics bench-backlog bench-batch bench-live profile shape compose-test dashboards docs clean
+.PHONY: help run test lint audit format ci chaos soak bench bench-metrics bench-backlog bench-batch bench-live profile shape compose-test dashboards screenshots docs clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ compose-test-if-possible: $(STAMP)
 
 dashboards: $(STAMP) ## write the Grafana dashboards from monitoring/grafana/
 	@$(BIN)/python monitoring/grafana/build.py
+
+screenshots: $(STAMP) ## take the pictures of the console in docs/console/, with Chromium
+	@PYTHONPATH=.:tests $(BIN)/python tests/console/screenshots.py
 
 docs: $(STAMP) ## write docs/metrics.md from the metric catalogue
 	@$(BIN)/python -m jobs_service.metrics.page
