@@ -114,7 +114,7 @@ def places(api: Api, ids: list[str]) -> dict[str, str]:
         groups = api.get("/dead-letters/groups")["groups"]
         assert len(groups) > 1
         failed = api.get("/jobs?status=failed&type=payment-capture&attempts_min=3&limit=1")["jobs"]
-        return {"running": ids[-1], "failed": failed[0]["job_id"], "group": groups[0]["group_id"]}
+        return {"running": ids[-1], "failed": failed[0]["job_id"], "group": groups[0]["id"]}
 
     return eventually(shown, seconds=120, what="jobs of each kind")
 
