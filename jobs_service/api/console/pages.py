@@ -133,7 +133,11 @@ class Console:
 
 
 class Page:
-    """A page. Its methods are declared with `@page()`."""
+    """A page. Its methods are declared with `@page()`. HEAD works where GET does."""
+
+    def __init_subclass__(cls) -> None:
+        if "on_get" in vars(cls):
+            cls.on_head = cls.on_get  # type: ignore[attr-defined]
 
     def __init__(self, console: Console) -> None:
         self.console = console
