@@ -19,7 +19,6 @@ from jobs_service.observability import logs
 #: RFC 6750, section 3: without a key the challenge has no error code.
 _CHALLENGE = 'Bearer realm="jobs"'
 
-
 #: The console's paths are below it.
 CONSOLE = "/console"
 
@@ -46,6 +45,9 @@ class Guard:
         self._rate = _rate(settings.rate_limit_per_second, self._burst)
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: object) -> None:  # noqa: ARG002
+        # The router takes //console for /console, and the rules below look at the path.
+        if (req.uri_template or "").startswith(CONSOLE) and not is_console(req):
+            raise falcon.HTTPNotFound
         declared = operation_of(resource, req.method)
         if declared is None or declared.scope is None:
             return

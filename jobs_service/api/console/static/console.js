@@ -286,9 +286,14 @@ document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
   await copy(button.dataset.copy);
-  const before = button.innerHTML;
+  if (button.dataset.was) return;
+  const before = [...button.childNodes];
+  button.dataset.was = "copied";
   button.textContent = "Copied";
-  setTimeout(() => { button.innerHTML = before; }, 1500);
+  setTimeout(() => {
+    button.replaceChildren(...before);
+    delete button.dataset.was;
+  }, 1500);
 });
 
 async function copy(text) {
