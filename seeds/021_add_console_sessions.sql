@@ -6,6 +6,7 @@ CREATE TABLE console_sessions (
   token_hash BYTEA PRIMARY KEY CHECK (length(token_hash) = 32),
   key_prefix TEXT NOT NULL REFERENCES api_keys (prefix) ON DELETE CASCADE,
   created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
-  expires_at TIMESTAMPTZ NOT NULL
+  expires_at TIMESTAMPTZ NOT NULL,
+  -- Its index finds the sessions of a key.
+  UNIQUE (key_prefix, token_hash)
 );
-CREATE INDEX console_sessions_by_key ON console_sessions (key_prefix);

@@ -12,7 +12,7 @@ from jobs_service.api.access.sessions import Sessions
 from jobs_service.api.background import Refresher
 from jobs_service.api.batch_body import PATH as BATCH_PATH
 from jobs_service.api.console import routes as console_routes
-from jobs_service.api.console.pages import Console, Problems
+from jobs_service.api.console.pages import Console, Rendering
 from jobs_service.api.event_feed import EventFeed, Wait
 from jobs_service.api.event_loop import Lifespan
 from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetrics
@@ -113,7 +113,7 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         RequestContext(),
         RequestMetrics(),
         HttpRules(settings.api_prefix),
-        Problems(console),
+        Rendering(console, guard),
         guard,
         Contract(),
     ]

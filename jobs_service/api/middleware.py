@@ -8,7 +8,7 @@ import falcon
 from falcon.asgi import Request, Response
 
 from jobs_service.api.callers import ANONYMOUS, CALLER
-from jobs_service.api.security_headers import CONTENT_SECURITY_POLICY, SECURITY_HEADERS
+from jobs_service.api.security_headers import SECURITY_HEADERS
 from jobs_service.jobs.correlation import Origin
 from jobs_service.metrics import observations
 from jobs_service.metrics.catalogue import HTTP_ACTIVE, HTTP_DURATION
@@ -72,10 +72,8 @@ class HttpRules:
         # Every response is about the present state, so a cache between client and service must not keep it.
         if resp.get_header("Cache-Control") is None:
             resp.set_header("Cache-Control", "no-store")
-        own = resp.get_header(CONTENT_SECURITY_POLICY)
-        resp.set_headers(SECURITY_HEADERS)
-        if own is not None:
-            resp.set_header(CONTENT_SECURITY_POLICY, own)
+        # A page has some of its own.
+        resp.set_headers({name: value for name, value in SECURITY_HEADERS.items() if resp.get_header(name) is None})
 
 
 class RequestMetrics:

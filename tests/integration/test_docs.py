@@ -42,7 +42,7 @@ def test_the_index_is_for_programs_and_sends_browsers_to_the_page(service):
     for accept in ("*/*", "application/json", "text/html;q=0.5,application/json", "image/png", "nonsense"):
         assert 200 == get(service, "/", accept=accept)[0], accept
     status, headers, _ = get(service, "/", accept=BROWSER)
-    assert (303, f"{PREFIX}/docs", "Accept") == (status, headers["Location"], headers["Vary"])
+    assert (303, f"{PREFIX}/console", "Accept") == (status, headers["Location"], headers["Vary"])
 
 
 def test_files_are_kept_by_caches_that_ask_whether_they_are_current(api):

@@ -19,7 +19,6 @@ from jobs_service.observability import logs
 #: RFC 6750, section 3: without a key the challenge has no error code.
 _CHALLENGE = 'Bearer realm="jobs"'
 
-
 #: The console's paths are below it.
 CONSOLE = "/console"
 
@@ -46,6 +45,9 @@ class Guard:
         self._rate = _rate(settings.rate_limit_per_second, self._burst)
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: object) -> None:  # noqa: ARG002
+        # The router takes //console for /console, and the rules below look at the path.
+        if (req.uri_template or "").startswith(CONSOLE) and not is_console(req):
+            raise falcon.HTTPNotFound
         declared = operation_of(resource, req.method)
         if declared is None or declared.scope is None:
             return
@@ -57,17 +59,19 @@ class Guard:
         is_of_console = is_console(req)
         if anonymous := self._anonymous(req, resp, keyring, is_from_a_browser=is_of_console):
             return anonymous
-        key = await self._session_key(req, keyring) if is_of_console else self.valid_key(keyring, _credentials(req))
+        key = await self.session_key(req, keyring) if is_of_console else self.valid_key(keyring, _credentials(req))
         return self._key_holder(resp, key)
 
-    async def _session_key(self, req: Request, keyring: Keyring) -> KnownKey:
-        """Return the key of a session of the console. Raises 401."""
+    async def session_key(self, req: Request, keyring: Keyring) -> KnownKey:
+        """Return the key of a session of the console. Raises 401, 403, or `DatabaseUnavailable`."""
         check_origin(req, is_from_a_browser=True)
-        token = req.get_cookie_values(COOKIE)
-        prefix = await self.sessions.key_prefix(token[0]) if token else None
-        if prefix is None:
+        token = (req.get_cookie_values(COOKIE) or [""])[0]
+        key = keyring.keys.get(token.partition(".")[0])
+        if key is None and token and keyring.age_seconds > FRESH_SECONDS:
+            raise self.known_keys.failure
+        if key is None or not await self.sessions.is_open(token, key):
             raise _refusal("unauthenticated", "Sign in with an API key.")
-        return self._still_valid(keyring, keyring.keys.get(prefix))
+        return self._still_valid(keyring, key)
 
     def _anonymous(self, req: Request, resp: Response, keyring: Keyring, *, is_from_a_browser: bool) -> Caller | None:
         """Return the caller of a service that needs no key; None if it needs one."""
@@ -83,6 +87,11 @@ class Guard:
     def is_open(self, keyring: Keyring) -> bool:
         """Tell whether requests need no key."""
         return not keyring.keys and self._may_be_open
+
+    @property
+    def was_open(self) -> bool:
+        """Whether requests needed no key when the keys were read last, however long ago."""
+        return self.is_open(self.known_keys.last)
 
     def _key_holder(self, resp: Response, key: KnownKey) -> Caller:
         self.known_keys.note_use(key)

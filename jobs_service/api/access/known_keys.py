@@ -95,6 +95,11 @@ class KnownKeys:
         """The keys, if they were read a moment ago."""
         return self._keyring if self._keyring.age_seconds <= FRESH_SECONDS else None
 
+    @property
+    def last(self) -> Keyring:
+        """The keys as they were read last, however long ago."""
+        return self._keyring
+
     async def current(self) -> Keyring:
         """Return the keys. Raises `DatabaseUnavailable` where they are unknown, or were read too long ago."""
         age = self._keyring.age_seconds

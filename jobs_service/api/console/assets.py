@@ -1,4 +1,4 @@
-"""/console/files/{name}: the style sheet, the script and the icon. Names change with the content."""
+"""/console/files/{name}: the style sheet, the scripts and the icon. Names change with the content."""
 
 import hashlib
 from functools import cached_property
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import falcon
 from falcon.asgi import Request, Response
+
+from jobs_service.api.operations import operation
 
 STATIC = Path(__file__).parent / "static"
 
@@ -24,6 +26,7 @@ class Assets:
     def _files(self) -> dict[str, tuple[str, bytes]]:
         return {_name(path): (_MEDIA_TYPES[path.suffix], path.read_bytes()) for path in STATIC.iterdir()}
 
+    @operation(id="", summary="", tag="console", scope=None, answers={}, query=None)
     async def on_get(self, req: Request, resp: Response, name: str) -> None:  # noqa: ARG002
         if name not in self._files:
             raise falcon.HTTPNotFound(description="There is no such file.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import falcon
 import msgspec
 from falcon.asgi import Request
 
@@ -73,10 +74,7 @@ class ApiCalls:
             "path": path,
             "raw_path": quote(path).encode(),
             "query_string": urlencode(given, doseq=True).encode(),
-            "headers": [
-                (name.lower().encode(), value.encode("latin-1"))
-                for name, value in {**sent, "content-length": str(len(raw))}.items()
-            ],
+            "headers": [_encoded(name, value) for name, value in {**sent, "content-length": str(len(raw))}.items()],
             CALLER: req.context.caller,
         }
         # A task, because the API's log fields and span are not those of the page.
@@ -84,6 +82,13 @@ class ApiCalls:
         if reply.status >= 400:  # noqa: PLR2004 - the classes of RFC 9110, section 15
             raise CallRefused(reply)
         return reply
+
+
+def _encoded(name: str, value: str) -> tuple[bytes, bytes]:
+    """Return a header, which may come from a form. Raises 400 for what no client could send as one."""
+    if not value.isascii() or not value.isprintable():
+        raise falcon.HTTPBadRequest(description=f"{name} may have printable ASCII characters only.")
+    return name.lower().encode(), value.encode("ascii")
 
 
 def _passed_on(req: Request) -> dict[str, str]:

@@ -51,7 +51,7 @@ def ago(time: str | None) -> Markup | str:
     seconds = (datetime.now(UTC) - parsed(time)).total_seconds()
     text = _coarse(abs(seconds))
     words = "now" if text == "now" else f"{text} ago" if seconds >= 0 else f"in {text}"
-    return Markup('<time datetime="{time}" title="{full}">{words}</time>').format(
+    return Markup('<time datetime="{time}" title="{full}" data-ago>{words}</time>').format(
         time=time, full=moment(time), words=words
     )
 

@@ -3,8 +3,9 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import falcon
 import jinja2
@@ -13,14 +14,15 @@ from falcon.asgi import App, Request, Response
 from markupsafe import Markup
 
 from jobs_service.api import problems
-from jobs_service.api.access.guard import CONSOLE, is_console
-from jobs_service.api.callers import Scope
+from jobs_service.api.access.guard import CONSOLE, Guard, is_console
+from jobs_service.api.callers import ANONYMOUS, Scope
 from jobs_service.api.console.assets import Assets
 from jobs_service.api.console.calls import ApiCalls, CallRefused
 from jobs_service.api.console.formats import FILTERS, moment
 from jobs_service.api.console.notices import NOTICES
 from jobs_service.api.operations import Responder, operation
-from jobs_service.api.request_body import read_bytes
+from jobs_service.api.request_body import LARGE_BYTES, read_bytes
+from jobs_service.api.threads import Threads
 from jobs_service.config import Settings
 
 #: Nothing but files of this service; no script or style in a page.
@@ -29,11 +31,21 @@ POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
+#: Of the console's own answers. With `no-referrer`, browsers would send `Origin: null` with its forms, and without TLS
+#: that is all by which `check_origin` knows them. Links to other sites still tell nothing.
+HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
+
 _HTML = "text/html; charset=utf-8"
 FORM = "application/x-www-form-urlencoded"
 
+#: What stays as it is in an address.
+OF_ADDRESS = "/:@!$&'()*+,;=~?%#"
+
 #: How many pages are kept for the time when PostgreSQL does not answer, and how long each may be.
 KEPT_PAGES, MAX_KEPT_CHARACTERS = 64, 262_144
+
+#: A number in a notice is no longer than that.
+MAX_DIGITS = 12
 
 #: Every how many seconds a page tries again whether PostgreSQL answers.
 RETRY_SECONDS = 5
@@ -54,6 +66,13 @@ def page(scope: Scope | None = Scope.JOBS_READ) -> Callable[[Responder], Respond
     return operation(id="", summary="", tag="console", scope=scope, answers={}, query=None)
 
 
+class _Shown(NamedTuple):
+    """What a view shows: rendered behind it, in a thread."""
+
+    template: str
+    values: Mapping[str, Any]
+
+
 class _Kept(NamedTuple):
     """The content of a page as it was shown."""
 
@@ -68,10 +87,14 @@ class Console:
         self.settings = settings
         self.api = ApiCalls()
         self.assets = Assets()
+        #: For what takes the processor long: large pages and forms. Python runs one thread at a time anyway.
+        self.threads = Threads(1)
         self._kept: OrderedDict[tuple[str, ...], _Kept] = OrderedDict()
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("jobs_service.api.console"),
             autoescape=True,
+            # They do not change while the service runs, so no request looks at files.
+            auto_reload=False,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -84,46 +107,73 @@ class Console:
         self.api.connect(app)
         app.add_error_handler(CallRefused, _refused)
 
-    def show(self, req: Request, resp: Response, template: str, **values: object) -> None:
-        """Answer with a page. Its template gets `values`, of which `title` is that of the page.
+    def show(self, req: Request, resp: Response, template: str, **values: object) -> None:  # noqa: ARG002
+        """Answer with a page, which is rendered when the view has ended. Its template gets `values`.
 
-        `live` is the path of the events after which the page is to be fetched again, `refresh` is every how many
-        seconds it is.
+        `title` is that of the page, `live` the path of the events after which it is to be fetched again, `refresh`
+        every how many seconds it is, `forward` where the browser goes on at once.
         """
-        content = self._render(req, template, **values)
-        if req.method == "GET" and resp.status_code < 400 and len(content) <= MAX_KEPT_CHARACTERS:  # noqa: PLR2004
+        req.context.shown = _Shown(template, values)
+
+    async def render(self, req: Request, resp: Response) -> None:
+        """Write the page that a view shows into the answer."""
+        shown: _Shown = req.context.shown
+        content = await self._send(req, resp, shown)
+        is_seen = req.method == "GET" and resp.status_code < HTTPStatus.BAD_REQUEST
+        if is_seen and len(content) <= MAX_KEPT_CHARACTERS:
             self._keep(req, content)
-        self._send(req, resp, content, values)
 
-    def show_problem(self, req: Request, resp: Response, problem: dict[str, Any]) -> None:
-        """Answer with a page that says what is wrong; while PostgreSQL does not answer, also with the last content."""
-        kept = self._kept.get(_name(req)) if problem["code"] == "database_unavailable" else None
-        back = _own_path(req, req.get_header("Referer")) if req.method == "POST" else None
-        content = self._render(req, "problem.html", problem=problem, kept=kept, back=back)
-        self._send(req, resp, content, {"title": problem["title"], "refresh": RETRY_SECONDS if kept else None})
+    async def render_problem(self, req: Request, resp: Response, problem: dict[str, Any], *, is_known: bool) -> None:
+        """Answer with a page that says what is wrong.
 
-    def _send(self, req: Request, resp: Response, content: Markup, values: Mapping[str, Any]) -> None:
-        of_frame = {name: values.get(name) for name in ("title", "live", "refresh")}
-        frame = self._render(req, "layout.html", content=content, **of_frame)
-        resp.set_header("Content-Security-Policy", POLICY)
-        # A text of a job may have half of a surrogate pair, which has no UTF-8.
-        resp.content_type, resp.data = _HTML, frame.encode("utf-8", "replace")
+        While PostgreSQL does not answer, it has the last content of the page, if it is known who asks.
+        """
+        is_away = problem["code"] == "database_unavailable"
+        kept = self._kept.get(_name(req)) if is_away and is_known else None
+        values = {
+            "title": problem["title"],
+            "problem": problem,
+            "kept": kept,
+            "back": _own_path(req, req.get_header("Referer")) if req.method == "POST" else None,
+            "refresh": RETRY_SECONDS if is_away else None,
+        }
+        await self._send(req, resp, _Shown("problem.html", values))
 
-    def _render(self, req: Request, template: str, **values: object) -> Markup:
+    async def _send(self, req: Request, resp: Response, shown: _Shown) -> Markup:
+        content, resp.data = await self.threads.run(self._rendered, shown, self._of_frame(req, shown.values))
+        resp.content_type = _HTML
+        return content
+
+    def _of_frame(self, req: Request, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the frame and every template get."""
         caller = req.context.caller
         root = f"{req.root_path}{CONSOLE}"
-        rendered = self._templates.get_template(template).render(
-            root=root,
-            api_root=req.root_path,
-            path=req.path.removeprefix(CONSOLE),
-            here=req.relative_uri,
-            caller=caller,
-            may={scope.name.lower(): scope in caller.scopes for scope in Scope},
-            files={name: f"{root}/files/{hashed}" for name, hashed in self.assets.names.items()},
-            notice=_notice(req),
+        # The answer to a form has an address that may not be fetched again.
+        is_fetchable = req.method == "GET"
+        return {
+            "root": root,
+            "api_root": req.root_path,
+            "path": req.path.removeprefix(CONSOLE),
+            "here": _here(req),
+            "now": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "caller": caller,
+            "may": {scope.name.lower(): scope in caller.scopes for scope in Scope},
+            "files": {name: f"{root}/files/{hashed}" for name, hashed in self.assets.names.items()},
+            "notice": _notice(req),
+            "forward": None,
+            "problem": None,
             **values,
-        )
-        return Markup(rendered)  # noqa: S704 - the template has escaped what is not ours
+            "live": values.get("live") if is_fetchable else None,
+            "refresh": values.get("refresh") if is_fetchable else None,
+        }
+
+    def _rendered(self, shown: _Shown, values: Mapping[str, Any]) -> tuple[Markup, bytes]:
+        """Return the content, and the page. The first call of a template compiles it."""
+        # Escaped by the template, but for what is marked as HTML.
+        content = Markup(self._templates.get_template(shown.template).render(values))  # noqa: S704
+        page = self._templates.get_template("layout.html").render(values, content=content)
+        # A text of a job may have half of a surrogate pair, which has no UTF-8.
+        return content, page.encode("utf-8", "replace")
 
     def _keep(self, req: Request, content: Markup) -> None:
         self._kept[_name(req)] = _Kept(content, moment(datetime.now(UTC).isoformat()))
@@ -133,7 +183,11 @@ class Console:
 
 
 class Page:
-    """A page. Its methods are declared with `@page()`."""
+    """A page. Its methods are declared with `@page()`. HEAD works where GET does."""
+
+    def __init_subclass__(cls) -> None:
+        if "on_get" in vars(cls):
+            cls.on_head = cls.on_get  # type: ignore[attr-defined]
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -152,7 +206,9 @@ class Page:
         # A payload of MAX_BODY_BYTES may need three characters for each byte.
         raw = await read_bytes(req, 3 * self.console.settings.max_body_bytes + 65_536, (FORM,))
         try:
-            return parse_qsl(raw.decode("ascii"), strict_parsing=bool(raw), max_num_fields=1_000, errors="strict")
+            if len(raw) > LARGE_BYTES:
+                return await self.console.threads.run(_fields, raw)
+            return _fields(raw)
         except ValueError:
             raise falcon.HTTPBadRequest(description="This is not a form of the console.") from None
 
@@ -161,29 +217,54 @@ class Page:
         query = urlencode({"notice": notice, **({"n": count} if count else {})}) if notice else ""
         joint = "&" if "?" in path else "?"
         resp.status = falcon.HTTP_SEE_OTHER
-        resp.set_header("Location", f"{req.root_path}{CONSOLE}{path}{joint + query if query else ''}")
+        address = quote(path, safe=OF_ADDRESS) + (joint + query if query else "")
+        resp.set_header("Location", f"{req.root_path}{CONSOLE}{address}")
 
 
-class Problems:
-    """Middleware that shows problems as pages, below the console's path."""
+class Rendering:
+    """Middleware that renders what the console's views show, and shows problems as pages."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, guard: Guard) -> None:
         self.console = console
+        self.guard = guard
 
     async def process_response(self, req: Request, resp: Response, resource: object, succeeded: bool) -> None:  # noqa: ARG002
-        if not is_console(req) or resp.content_type != problems.MEDIA_TYPE or not req.client_accepts("text/html"):
+        # Falcon answers an unknown method without calling any middleware's `process_request`.
+        if not is_console(req) or not hasattr(req.context, "caller"):
             return
-        problem = msgspec.json.decode(resp.data or b"{}")
-        if problem["status"] == falcon.http_status_to_code(falcon.HTTP_UNAUTHORIZED):
+        # The API's own answers below the console's path keep the API's headers: a file that a job wrote is no page.
+        if resource is None or isinstance(resource, Page | Assets):
+            resp.set_headers(HEADERS)
+        if resp.content_type == problems.MEDIA_TYPE:
+            if req.client_accepts("text/html"):
+                await self._show_problem(req, resp, msgspec.json.decode(resp.data or b"{}"))
+        elif hasattr(req.context, "shown"):
+            await self.console.render(req, resp)
+
+    async def _show_problem(self, req: Request, resp: Response, problem: dict[str, Any]) -> None:
+        if problem["status"] == HTTPStatus.UNAUTHORIZED:
             self._to_sign_in(req, resp, problem["code"])
         else:
-            self.console.show_problem(req, resp, problem)
+            resp.set_headers(HEADERS)
+            await self.console.render_problem(req, resp, problem, is_known=self._is_known(req))
+
+    def _is_known(self, req: Request) -> bool:
+        """Tell whether the guard has found out who asks, or whoever it is may see everything."""
+        return req.context.caller is not ANONYMOUS or self.guard.was_open
 
     def _to_sign_in(self, req: Request, resp: Response, code: str) -> None:
-        wanted = req.relative_uri.removeprefix(req.root_path) if req.method == "GET" else CONSOLE
-        query = urlencode({"next": wanted, "why": code})
+        wanted = _here(req).removeprefix(req.root_path) if req.method == "GET" else CONSOLE
+        # A browser that follows another site's link sends no strict cookie.
+        elsewhere = {"from": "elsewhere"} if req.get_header("Sec-Fetch-Site") == "cross-site" else {}
         resp.status, resp.data, resp.content_type = falcon.HTTP_SEE_OTHER, None, None
-        resp.set_header("Location", f"{req.root_path}{CONSOLE}/sign-in?{query}")
+        resp.delete_header("WWW-Authenticate")
+        query = urlencode({"next": wanted, "why": code, **elsewhere})
+        resp.set_headers({**HEADERS, "Location": f"{req.root_path}{CONSOLE}/sign-in?{query}"})
+
+
+def _fields(raw: bytes) -> list[tuple[str, str]]:
+    """Raises ValueError."""
+    return parse_qsl(raw.decode("ascii"), strict_parsing=bool(raw), max_num_fields=1_000, errors="strict")
 
 
 async def _refused(req: Request, resp: Response, error: CallRefused, params: object) -> None:  # noqa: ARG001
@@ -196,14 +277,21 @@ async def _refused(req: Request, resp: Response, error: CallRefused, params: obj
 
 def _name(req: Request) -> tuple[str, ...]:
     """Return by what a kept page is found: what is shown depends on the scopes, too."""
-    return (req.relative_uri, req.context.caller.name, *sorted(req.context.caller.scopes))
+    return (_here(req), req.context.caller.name, *sorted(req.context.caller.scopes))
+
+
+def _here(req: Request) -> str:
+    """Return the path and the query of a page, without its notice."""
+    query = [(name, value) for name, value in parse_qsl(req.query_string) if name not in ("notice", "n")]
+    return f"{quote(req.root_path + req.path)}{'?' if query else ''}{urlencode(query)}"
 
 
 def _notice(req: Request) -> str:
     """Return the notice that the URL names. Nobody can put a text of their own there."""
-    text = NOTICES.get(req.get_param("notice") or "", "")
-    count = req.get_param_as_int("n", default=0) if "{n}" in text else 0
-    return text.format(n=f"{count:,}") if text else ""
+    given = dict(parse_qsl(req.query_string))
+    count = given.get("n", "")
+    n = int(count) if count.isdecimal() and len(count) <= MAX_DIGITS else 0
+    return NOTICES.get(given.get("notice", ""), "").format(n=f"{n:,}")
 
 
 def _own_path(req: Request, url: str | None) -> str | None:

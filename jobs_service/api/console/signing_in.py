@@ -1,6 +1,6 @@
 """/console/sign-in and /console/sign-out."""
 
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import falcon
 from falcon.asgi import Request, Response
@@ -40,10 +40,22 @@ class SignIn(_Signing):
 
     @page(scope=None)
     async def on_get(self, req: Request, resp: Response) -> None:
-        if self.guard.is_open(await self.guard.known_keys.current()):
-            self.done(req, resp, "")
-            return
-        self._show(req, resp, _REASONS.get(req.get_param("why") or "", ""), req.get_param("next") or "")
+        wanted = req.get_param("next") or ""
+        if await self._is_signed_in(req):
+            self.done(req, resp, _path_in_console(wanted))
+        elif req.get_param("from") == "elsewhere":
+            # A link of another site led here, without the cookie. This page's own link brings it, if there is one.
+            forward = f"{req.root_path}{CONSOLE}/sign-in?{urlencode({'next': wanted})}"
+            self.show(req, resp, "forward.html", title="Opening", forward=forward)
+        else:
+            self._show(req, resp, _REASONS.get(req.get_param("why") or "", ""), wanted)
+
+    async def _is_signed_in(self, req: Request) -> bool:
+        keyring = await self.guard.known_keys.current()
+        try:
+            return self.guard.is_open(keyring) or bool(await self.guard.session_key(req, keyring))
+        except falcon.HTTPUnauthorized:
+            return False
 
     @page(scope=None)
     async def on_post(self, req: Request, resp: Response) -> None:
@@ -57,7 +69,7 @@ class SignIn(_Signing):
             resp.status = falcon.HTTP_UNAUTHORIZED
             self._show(req, resp, error.description or "", form.get("next", ""))
             return
-        self.set_cookie(req, resp, await self.guard.sessions.begin(key.prefix), VALID_SECONDS)
+        self.set_cookie(req, resp, await self.guard.sessions.begin(key), VALID_SECONDS)
         self.done(req, resp, _path_in_console(form.get("next", "")))
 
     def _show(self, req: Request, resp: Response, why: str, wanted: str) -> None:
@@ -78,7 +90,12 @@ class SignOut(_Signing):
 
 def _path_in_console(wanted: str) -> str:
     """Return the path below the console's, "" for any other address: nobody is sent elsewhere."""
-    parts = urlsplit(wanted)
-    if parts.scheme or parts.netloc or not parts.path.startswith(f"{CONSOLE}/") or "\\" in wanted:
+    try:
+        parts = urlsplit(wanted)
+    except ValueError:
         return ""
-    return wanted.removeprefix(CONSOLE)
+    path = parts.path.removeprefix(CONSOLE)
+    if parts.scheme or parts.netloc or not parts.path.startswith(f"{CONSOLE}/") or path.startswith("/sign-"):
+        return ""
+    # What is no part of an address, such as the end of a line, does not get into the header: `done` writes it in %.
+    return f"{path}?{parts.query}" if parts.query else path

@@ -1,73 +1,126 @@
 // What the pages do beyond HTML: live updates, keys, relative times, copying, selecting. Every page works without it.
 "use strict";
 
-const root = document.body.dataset.root;
 const main = document.getElementById("main");
+
+// Where keys are text.
+const FIELDS = "input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable]";
+
 const find = (selector, within = document) => within.querySelector(selector);
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
 // What needs the script is hidden without it.
 for (const element of all("[data-copy], #help-button, [data-script]")) element.hidden = false;
 
-const EVENTS = ["state", "submitted", "processing", "completed", "retried", "failed", "released", "snoozed", "deferred",
-  "rescued", "cancelled", "redriven", "discarded", "progress", "log", "reset"];
+// A browser that keeps nothing of a page has no storage, and says so by an error.
+const store = {
+  get(storage, name) {
+    try {
+      return window[storage].getItem(name);
+    } catch {
+      return null;
+    }
+  },
+
+  set(storage, name, value) {
+    try {
+      window[storage].setItem(name, value);
+    } catch {
+      // It holds for this page then.
+    }
+  },
+};
+
+// A notice is shown once, and not again by a reload.
+if (/[?&]notice=/.test(location.search)) {
+  const url = new URL(location.href);
+  url.searchParams.delete("notice");
+  url.searchParams.delete("n");
+  history.replaceState(history.state, "", url);
+}
 
 // ---- Live: the page is fetched again when something happened, and what changed of it is replaced in place. ----
+
+// In milliseconds: the least time between two fetches, the pause after one that failed, how long one may take, how often a
+// page without a stream of events is fetched, and how often a tab tells the streams that it is there.
+const PAUSE = 1000;
+const PAUSE_AFTER_ERROR = 5000;
+const MOST_PATIENCE = 20_000;
+const POLL = 3000;
+const SIGN_OF_LIFE = 20_000;
 
 const live = {
   button: document.getElementById("live"),
   words: document.getElementById("live-words"),
+  action: document.getElementById("live-action"),
   badge: document.getElementById("new-jobs"),
-  source: null,
+  outage: document.getElementById("outage"),
+  events: main.dataset.events,
+  refresh: Number(main.dataset.refresh) * 1000,
+  isPaused: store.get("sessionStorage", "paused") === "yes",
   isDue: false,
   isBusy: false,
+  isLost: false,
   unseen: new Set(),
-  // The least time between two fetches, in milliseconds.
-  pause: 1000,
-
-  get isPaused() {
-    return sessionStorage.getItem("paused") === "yes";
-  },
 
   start() {
-    const { events, refresh } = main.dataset;
-    if (!events && !refresh) return;
+    if (!this.button || (!this.events && !this.refresh)) return;
     this.button.hidden = false;
     find(".refresh").hidden = true;
     this.button.addEventListener("click", () => this.toggle());
     this.show();
-    if (events) this.open(events);
-    if (refresh) setInterval(() => this.ask(), Number(refresh) * 1000);
-    document.addEventListener("visibilitychange", () => this.flush());
-    document.addEventListener("pointerout", () => this.flush());
-    document.addEventListener("change", () => this.flush());
+    this.watch();
+    if (this.refresh) setInterval(() => this.ask(), this.refresh);
+    document.addEventListener("visibilitychange", () => this.watch());
+    for (const name of ["pointerout", "change", "focusout", "selectionchange"]) {
+      document.addEventListener(name, () => this.flush());
+    }
+    addEventListener("pagehide", () => this.port?.postMessage({ watch: null }));
+    addEventListener("pageshow", (event) => event.persisted && this.watch());
   },
 
-  open(url) {
-    this.source = new EventSource(url);
-    for (const name of EVENTS) {
-      this.source.addEventListener(name, (event) => this.notice(name, event));
+  // Nobody sees a hidden page: it needs no stream, and is fetched when it is seen again.
+  watch() {
+    if (this.events) this.connect();
+    this.port?.postMessage({ watch: document.hidden ? null : this.events });
+    if (this.isSeenAgain && !document.hidden) this.ask();
+    this.isSeenAgain = document.hidden;
+  },
+
+  connect() {
+    if (this.port || this.timer) return;
+    if (!window.SharedWorker) return this.poll(true);
+    this.port = new SharedWorker(document.body.dataset.streams).port;
+    this.port.onmessage = ({ data }) => this.hear(data);
+    setInterval(() => this.port.postMessage({}), SIGN_OF_LIFE);
+  },
+
+  hear({ state, submitted }) {
+    if (state) {
+      this.poll(state === "none");
+      this.lost(state === "lost" && this.wasOpen);
+      this.wasOpen ||= state === "open";
     }
-    this.source.onopen = () => this.lost(false);
-    this.source.onerror = () => this.lost(true);
+    if (submitted) this.count(submitted);
+    // Also when a stream was opened: what happened since the page was made, or while there was none, came by no event.
+    if (state !== "lost") this.ask();
+  },
+
+  poll(isNeeded) {
+    clearInterval(this.timer);
+    this.timer = isNeeded ? setInterval(() => this.ask(), POLL) : null;
   },
 
   lost(isLost) {
-    this.button.toggleAttribute("data-lost", isLost);
+    this.isLost = isLost;
     this.show();
-    // What happened meanwhile comes as events, unless the page was not live yet.
-    if (!isLost) this.ask();
   },
 
-  notice(name, event) {
-    if (name === "submitted" && this.badge) this.count(JSON.parse(event.data).job_id);
-    this.ask();
-  },
-
-  count(jobId) {
-    if (document.getElementById(`job-${jobId}`)) return;
-    this.unseen.add(jobId);
-    this.badge.hidden = false;
+  // Jobs that have no row here.
+  count(jobIds) {
+    if (!this.badge) return;
+    for (const jobId of jobIds) if (!document.getElementById(`job-${jobId}`)) this.unseen.add(jobId);
+    this.badge.hidden = !this.unseen.size;
     this.badge.textContent = `${this.unseen.size > 999 ? "999+" : this.unseen.size} new`;
   },
 
@@ -78,55 +131,116 @@ const live = {
 
   // Nothing moves below the pointer, or while rows are selected.
   get isHeld() {
-    return this.isPaused || document.hidden || find(".table:hover") || find("[name=job_id]:checked");
+    const isPointedAt = matchMedia("(hover: hover)").matches && find(".table:hover");
+    return this.isPaused || document.hidden || isPointedAt || find("[name=job_id]:checked");
   },
 
   async flush() {
     if (!this.isDue || this.isBusy || this.isHeld) return;
     this.isDue = false;
     this.isBusy = true;
-    try {
-      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-      if (answer.redirected && new URL(answer.url).pathname !== location.pathname) location.reload();
-      else replaceParts(new DOMParser().parseFromString(await answer.text(), "text/html"));
-    } catch {
-      this.isDue = true;
-    }
+    const pause = await this.fetch();
     setTimeout(() => {
       this.isBusy = false;
       this.flush();
-    }, this.pause);
+    }, pause);
+  },
+
+  // Returns the pause before the next time.
+  async fetch() {
+    try {
+      const signal = AbortSignal.timeout(MOST_PATIENCE);
+      const answer = await fetch(location.href, { headers: { Accept: "text/html" }, signal });
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      return this.take(answer, page);
+    } catch {
+      this.failed("The service does not answer.");
+      return PAUSE_AFTER_ERROR;
+    }
+  },
+
+  take(answer, page) {
+    const isElsewhere = answer.redirected && new URL(answer.url).pathname !== location.pathname;
+    if (answer.status === 429 || answer.status >= 500) {
+      this.failed(page.querySelector("h1, #outage-title")?.textContent ?? "The service does not answer.");
+      return Math.max(PAUSE_AFTER_ERROR, Number(answer.headers.get("Retry-After")) * 1000);
+    }
+    // Signed out, or the job was deleted: the browser shows what there is. And so when an outage is over.
+    if (isElsewhere || !answer.ok || "problem" in main.dataset) location.reload();
+    else if (!this.isHeld) this.replace(page);
+    else this.isDue = true;
+    return PAUSE;
+  },
+
+  replace(page) {
+    this.outage.hidden = true;
+    this.seenAt = new Date();
+    const rows = all("tr[id^=job-]", page).map((row) => row.id.slice("job-".length));
+    this.count(rows);
+    replaceParts(page);
+    // What has ended has no events any more.
+    const { events } = page.getElementById("main").dataset;
+    if (events === this.events) return;
+    this.events = events;
+    this.watch();
+    this.button.hidden = !events && !this.refresh;
+  },
+
+  failed(what) {
+    this.isDue = true;
+    if ("problem" in main.dataset) return;
+    const words = `${what.trim()} Every accepted job is kept. Below is what was seen at ${clock(this.seenAt)}.`;
+    if (this.outage.textContent !== words) this.outage.textContent = words;
+    this.outage.hidden = false;
   },
 
   toggle() {
-    sessionStorage.setItem("paused", this.isPaused ? "no" : "yes");
+    this.isPaused = !this.isPaused;
+    store.set("sessionStorage", "paused", this.isPaused ? "yes" : "no");
     this.show();
     this.flush();
   },
 
   show() {
-    const isLost = this.button.hasAttribute("data-lost");
-    this.button.setAttribute("aria-pressed", String(!this.isPaused));
-    this.words.textContent = this.isPaused ? "Paused" : isLost ? "Reconnecting" : "Live";
+    this.button.toggleAttribute("data-lost", this.isLost && !this.isPaused);
+    this.button.toggleAttribute("data-paused", this.isPaused);
+    this.words.textContent = this.isPaused ? "Paused" : this.isLost ? "Reconnecting" : "Live";
+    this.action.textContent = this.isPaused ? ": resume updates" : ": pause updates";
   },
 };
 
-// Elements with `data-live` and an id are replaced by those of the fresh page. The focus and what is open stay.
+live.seenAt = new Date();
+
+function clock(date) {
+  return date.toLocaleTimeString("en-GB");
+}
+
+// Elements with `data-live` and an id are replaced by those of the fresh page. The focus, what is open, and how far parts
+// are scrolled stay. A part is left alone while somebody types into it or selects its text.
 function replaceParts(fresh) {
   for (const part of all("[data-live]", fresh)) {
     const old = document.getElementById(part.id);
-    if (!old || old.isEqualNode(part) || sameBut(old, part)) continue;
+    if (!old || isInUse(old) || old.isEqualNode(part) || sameBut(old, part)) continue;
     const focused = old.contains(document.activeElement) ? document.activeElement : null;
-    for (const open of all("details[open][id]", old)) {
-      const copy = find(`#${CSS.escape(open.id)}`, part);
-      if (copy) copy.open = true;
+    const scrolled = all(".table, pre", old).map((element) => [element.scrollLeft, element.scrollTop]);
+    for (const details of all("details[id]", old)) {
+      const copy = find(`#${CSS.escape(details.id)}`, part);
+      if (copy) copy.open = details.open;
     }
     for (const element of all("[data-copy], [data-script]", part)) element.hidden = false;
     part.classList.add("changed");
     old.replaceWith(document.adoptNode(part));
+    all(".table, pre", part).forEach((element, at) => element.scrollTo(...(scrolled[at] ?? [0, 0])));
     if (focused) again(part, focused)?.focus({ preventScroll: true });
   }
   showTimes();
+  showSelected();
+}
+
+function isInUse(part) {
+  const selection = getSelection();
+  const isSelected = !selection.isCollapsed && selection.containsNode(part, true);
+  return isSelected || (part.contains(document.activeElement) && document.activeElement.matches(FIELDS));
 }
 
 function sameBut(old, part) {
@@ -134,7 +248,7 @@ function sameBut(old, part) {
     const copy = element.cloneNode(true);
     copy.classList.remove("changed");
     if (!copy.className) copy.removeAttribute("class");
-    for (const time of all("time", copy)) time.textContent = "";
+    for (const time of all("time[data-ago]", copy)) time.textContent = "";
     for (const scripted of all("[data-copy], [data-script]", copy)) scripted.hidden = false;
     for (const details of all("details", copy)) details.open = false;
     return copy;
@@ -152,9 +266,13 @@ function again(part, focused) {
 
 const UNITS = [["s", 1, 60], ["min", 60, 3600], ["h", 3600, 86400], ["d", 86400, Infinity]];
 
+// How far this clock is behind the service's, in milliseconds. Less is the way that the page took.
+const behind = Date.parse(document.body.dataset.now) - Date.now();
+const skew = Math.abs(behind) > 5000 ? behind : 0;
+
 function showTimes() {
-  for (const element of all("time[datetime]")) {
-    const seconds = (Date.now() - Date.parse(element.dateTime)) / 1000;
+  for (const element of all("time[data-ago]")) {
+    const seconds = (Date.now() + skew - Date.parse(element.dateTime)) / 1000;
     const [unit, size] = UNITS.find(([, , limit]) => Math.abs(seconds) < limit);
     const text = `${Math.floor(Math.abs(seconds) / size)} ${unit}`;
     const words = Math.abs(seconds) < 1 ? "now" : seconds > 0 ? `${text} ago` : `in ${text}`;
@@ -168,9 +286,14 @@ document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
   await copy(button.dataset.copy);
-  const before = button.innerHTML;
+  if (button.dataset.was) return;
+  const before = [...button.childNodes];
+  button.dataset.was = "copied";
   button.textContent = "Copied";
-  setTimeout(() => { button.innerHTML = before; }, 1500);
+  setTimeout(() => {
+    button.replaceChildren(...before);
+    delete button.dataset.was;
+  }, 1500);
 });
 
 async function copy(text) {
@@ -204,23 +327,37 @@ function showSelected() {
 
 let prefix = "";
 
+const keysOn = document.getElementById("keys-on");
+keysOn.checked = store.get("localStorage", "keys") !== "off";
+keysOn.addEventListener("change", () => store.set("localStorage", "keys", keysOn.checked ? "on" : "off"));
+
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.matches("input:not([type=checkbox]), textarea, select, [contenteditable]")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   if (find("dialog[open]")) return;
-  const key = prefix + event.key;
+  if (event.key === "Escape") return leave(event.target);
+  if (!keysOn.checked || event.target.matches(FIELDS)) return;
+  // `g` and a letter, pressed within a moment.
+  const isSecond = prefix === "g";
   prefix = "";
-  if (event.key === "g" && key === "g") {
+  if (isSecond) find(`[data-go="${CSS.escape(event.key)}"]`)?.click();
+  else if (event.key === "g") {
     prefix = "g";
     setTimeout(() => { prefix = ""; }, 1500);
-  } else if (key.startsWith("g")) find(`[data-go="${CSS.escape(event.key)}"]`)?.click();
-  else if (key === "/") focus(event, find("[data-filter]"));
-  else if (key === "j") move(event, 1);
-  else if (key === "k") move(event, -1);
-  else if (key === "x") currentRow()?.querySelector("[type=checkbox]")?.click();
-  else if (key === "." && !live.button?.hidden) live.toggle();
-  else if (key === "?") document.getElementById("help").showModal();
+  } else if (event.key === "/") focus(event, find("[data-filter]"));
+  else if (event.key === "j") move(event, 1);
+  else if (event.key === "k") move(event, -1);
+  else if (event.key === "x") currentRow()?.querySelector("[type=checkbox]")?.click();
+  else if (event.key === "." && live.button && !live.button.hidden) live.toggle();
+  else if (event.key === "?") document.getElementById("help").showModal();
 });
+
+// Leave a filter, or unselect everything.
+function leave(target) {
+  if (target.matches("[data-filter]")) return target.blur();
+  for (const box of all("[name=job_id]:checked, [data-select-all]:checked")) box.checked = false;
+  showSelected();
+  live.flush();
+}
 
 function focus(event, element) {
   if (!element) return;
