@@ -72,7 +72,7 @@ def test_an_api_that_is_away_is_asked_again_for_as_long_as_the_budget_says(open_
     impatient = open_client(f"http://127.0.0.1:{proxy.port}", budget_seconds=0.2)
     patient = open_client(f"http://127.0.0.1:{proxy.port}")
     proxy.down()
-    with pytest.raises(Unavailable, match="unreachable: the API gives no answer: .+"):
+    with pytest.raises(Unavailable, match=r"unreachable: the API gives no answer: .+"):
         impatient.submit("csv-generation", CSV)
 
     with ThreadPoolExecutor(1) as pool:
