@@ -79,6 +79,13 @@ class Service:
         argv = [sys.executable, "-m", "jobs_service", command]
         return subprocess.run(argv, env=self.environ, cwd=ROOT, capture_output=True, text=True, check=False)
 
+    def make_key(self, name, *scopes):
+        """Create an API key, and return it."""
+        argv = [sys.executable, "-m", "jobs_service", "keys", "create", name, *(f"--scope={scope}" for scope in scopes)]
+        return subprocess.run(
+            argv, env=self.environ, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     def stop(self):
         """Stop every process with SIGTERM and wait for it."""
         for child in self.children:

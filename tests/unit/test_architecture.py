@@ -30,7 +30,7 @@ BASE = [
 ENTRY_POINTS = ["asgi", "__main__", "__init__"]
 
 #: A row of the page's map: a folder or nothing, modules, what they are.
-_ROW = re.compile(r"^\|(?: `jobs_service/`| `([\w/]+)/`| entry points|) \| (`[\w`, ]+`) \|", re.MULTILINE)
+_ROW = re.compile(r"^\| ?(`jobs_service/`|`[\w/]+/`|entry points|) \| (`[\w`, ]+`) \|", re.MULTILINE)
 
 
 def test_the_diagram_draws_every_transition_and_no_other():
@@ -111,9 +111,11 @@ def _map():
     """Return the modules that the page maps, in its order."""
     folder, found = (), []
     for named, modules in _ROW.findall(PAGE):
-        folder = tuple(named.split("/")) if named else folder
-        names = re.findall(r"\w+", modules)
-        found += [(name,) if name in BASE + ENTRY_POINTS else (*folder, name) for name in names]
+        if named in ("`jobs_service/`", "entry points"):
+            folder = ()
+        elif named:
+            folder = tuple(named.strip("`/").split("/"))
+        found += [(*folder, name) for name in re.findall(r"\w+", modules)]
     return found
 
 
