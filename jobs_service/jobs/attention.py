@@ -6,6 +6,7 @@ Every read is limited: `read` sends four statements, whose indexes find what the
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 from uuid import UUID
@@ -74,7 +75,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     what_to_do: str
     since: Annotated[Time | None, Meta(description="Since when; null: that is not known.")] = None
     count: Annotated[int | None, Meta(description="The jobs that it is about; null: it is not about jobs.")] = None
-    count_is_capped: Annotated[bool, Meta(description="There are more than `count`.")] = False
+    count_is_capped: Annotated[bool, Meta(description="There are so many, or more.")] = False
     queue: str | None = None
     server: Annotated[str | None, Meta(description="The server that jobs wait for.")] = None
     group_id: Annotated[UUID | None, Meta(description="The group of dead letters with equal errors.")] = None
@@ -250,7 +251,7 @@ FROM servers
 CROSS JOIN LATERAL (
   SELECT count(*) AS jobs, (array_agg(id))[1] AS first FROM (
     SELECT id FROM jobs WHERE status = 'pending' AND waits_for = servers.name ORDER BY waits_for, run_at
-    LIMIT %(most)s + 1
+    LIMIT %(most)s
   ) AS waiting
 ) AS counts
 WHERE jobs > 0
@@ -332,7 +333,8 @@ def _of_redis(redis: Trouble | None) -> Iterator[Finding]:
         yield Finding(
             kind=Kind.REDIS_UNAVAILABLE,
             severity=Severity.CRITICAL,
-            sentence=f"Redis cannot be used: {short(redis.text)}. Jobs are accepted and kept, but few or none start.",
+            sentence="Jobs are accepted and kept, but few or none start, because Redis cannot be used: "
+            f"{short(redis.text)}.",
             what_to_do="Look at Redis, and at the way to it. The waiting jobs start by themselves when it is back.",
             since=rfc3339(redis.since),
             links={"readiness": "/readyz"},
@@ -356,8 +358,8 @@ def _of_queue(now: datetime, queue: SeenQueue, *, has_workers: bool) -> Iterator
         yield Finding(
             kind=Kind.QUEUE_PAUSED,
             severity=Severity.WARNING,
-            sentence=f"The queue {queue.name} was paused by {queue.pause.by}: {short(queue.pause.reason)}. "
-            f"{waiting} due.",
+            sentence=f"{waiting} due in the queue {queue.name}, which {queue.pause.by} has paused: "
+            f"{short(queue.pause.reason)}.",
             what_to_do="Resume the queue when the reason is gone.",
             **(about | {"since": rfc3339(queue.pause.since)}),
         )
@@ -365,7 +367,7 @@ def _of_queue(now: datetime, queue: SeenQueue, *, has_workers: bool) -> Iterator
         yield Finding(
             kind=Kind.QUEUE_WITHOUT_WORKER,
             severity=Severity.CRITICAL,
-            sentence=f"No live worker serves the queue {queue.name}: {waiting} due.",
+            sentence=f"{waiting} due in the queue {queue.name}, and no live worker serves it.",
             what_to_do="Start a worker that knows the job types of the queue.",
             **about,
         )
@@ -387,16 +389,15 @@ def _of_queue_links(name: str) -> dict[str, str]:
 
 
 def _of_server(away: Away) -> Finding:
-    waiting = min(away.jobs, MOST_COUNTED)
-    is_capped = away.jobs > MOST_COUNTED
+    is_capped = away.jobs >= MOST_COUNTED
     return Finding(
         kind=Kind.SERVER_UNAVAILABLE,
         severity=Severity.WARNING,
-        sentence=f"The server {away.name} is unavailable: {short(away.error)}. "
-        f"{_jobs(waiting, is_capped, verb=('waits', 'wait'))} for it.",
+        sentence=f"{_jobs(away.jobs, is_capped, verb=('waits', 'wait'))} for the server {away.name}, "
+        f"which is unavailable: {short(away.error)}.",
         what_to_do="Look at the server, and at the way to it. The jobs run by themselves when it is back.",
         since=rfc3339(away.since),
-        count=waiting,
+        count=away.jobs,
         count_is_capped=is_capped,
         server=away.name,
         job_id=away.job_id,
@@ -421,28 +422,24 @@ def _of_held(held: Held) -> Finding:
 
 def _of_group(now: datetime, group: Failing, many_dead_letters: int) -> Iterator[Finding]:
     """Yield the finding about a group that has failed again, is new, or grows."""
-    error = f"{group.error_class}: {short(group.pattern)}"
     is_capped = group.jobs >= MOST_COUNTED
-    dead_letters = _jobs(group.jobs, is_capped, noun="dead letter", verb=("", ""))
+    counted = partial(_jobs, noun="dead letter", of=group.type)
     if group.resolved_at is not None:
         kind, since = Kind.FAILURES_RETURNED, group.resolved_at
-        sentence = f"{group.type} fails again with an error that was said to be resolved, {error}. {dead_letters}."
+        what = f"{counted(group.jobs, is_capped, verb=('has', 'have'))} an error that was said to be resolved"
     elif now - group.first_seen <= timedelta(seconds=NEW_SECONDS):
         kind, since = Kind.FAILURES_NEW, group.first_seen
-        sentence = f"{group.type} fails with a new error, {error}. {dead_letters}."
+        what = f"{counted(group.jobs, is_capped, verb=('has', 'have'))} a new error"
     elif group.last_hour >= max(GROWING_JOBS, GROWING_TIMES * group.hour_before):
         kind, since = Kind.FAILURES_GROWING, group.first_seen
-        hour = _jobs(group.last_hour, group.last_hour >= MOST_COUNTED, noun="dead letter", verb=("", ""))
-        sentence = (
-            f"{group.type} fails more often with {error}. {hour} in the last hour, {group.hour_before:,} in the hour "
-            "before."
-        )
+        hour = counted(group.last_hour, group.last_hour >= MOST_COUNTED, verb=("", ""))
+        what = f"{hour} in the last hour, after {group.hour_before:,} in the hour before, have the same error"
     else:
         return
     yield Finding(
         kind=kind,
         severity=Severity.CRITICAL if group.last_hour > many_dead_letters else Severity.WARNING,
-        sentence=sentence,
+        sentence=f"{what}, {group.error_class}: {short(group.pattern)}.",
         what_to_do="Correct the cause, then redrive the group; or resolve or ignore it.",
         since=rfc3339(since),
         count=group.jobs,
@@ -460,7 +457,7 @@ def _group_links(group_id: UUID, job_id: UUID) -> dict[str, str]:
 def _jobs(
     number: int, is_capped: bool, *, noun: str = "job", of: str = "", verb: tuple[str, str] = ("is", "are")
 ) -> str:
-    """Return the begin of a sentence: "1 job is", or "More than 10,000 jobs are". `of` names their type."""
-    more = "More than " if is_capped else ""
+    """Return the begin of a sentence: "1 job is", or "At least 10,000 jobs are". `of` names their type."""
+    more = "At least " if is_capped else ""
     counted = f"{more}{count(number, noun)}{f' of {of}' if of else ''}"
     return f"{counted} {verb[number != 1]}".strip()

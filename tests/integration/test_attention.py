@@ -122,7 +122,7 @@ def test_a_queue_that_no_worker_serves(found, submit):
     [finding] = found()
 
     assert ("queue_without_worker", "critical") == (finding["kind"], finding["severity"])
-    assert "No live worker serves the queue mail/é: 1 job is due." == finding["sentence"]
+    assert "1 job is due in the queue mail/é, and no live worker serves it." == finding["sentence"]
     assert "/queues/mail%2F%C3%A9" == finding["links"]["queue"]
 
 
@@ -135,7 +135,7 @@ def test_a_paused_queue_in_which_jobs_wait(found, database, submit):
 
     [finding] = found()
     assert ("queue_paused", "warning") == (finding["kind"], finding["severity"])
-    assert "The queue default was paused by anna: new disk. 1 job is due." == finding["sentence"]
+    assert "1 job is due in the queue default, which anna has paused: new disk." == finding["sentence"]
     # Not since the job waits.
     [(paused_at,)] = database.rows("SELECT paused_at FROM queue_pauses")
     assert finding["since"][:19] == f"{paused_at:%Y-%m-%dT%H:%M:%S}"
@@ -150,7 +150,7 @@ def test_jobs_that_wait_for_a_server(found, database, submit, worker_id):
 
     assert ("server_unavailable", "warning", 1) == tuple(finding[name] for name in ("kind", "severity", "count"))
     assert (
-        "The server mail:smtp.example.org is unavailable: connection refused. 1 job waits for it."
+        "1 job waits for the server mail:smtp.example.org, which is unavailable: connection refused."
         == finding["sentence"]
     )
     assert f"/jobs/{claim.job_id}/explain" == finding["links"]["explanation"]
@@ -185,9 +185,7 @@ def test_a_new_error(found, client, fail):
     [finding] = found()
 
     assert ("failures_new", "warning", 2) == tuple(finding[name] for name in ("kind", "severity", "count"))
-    assert (
-        "csv-generation fails with a new error, OSError: no space after N bytes. 2 dead letters." == finding["sentence"]
-    )
+    assert "2 dead letters of csv-generation have a new error, OSError: no space after N bytes." == finding["sentence"]
     assert str(last) == finding["job_id"]
     [group] = client.simulate_get("/dead-letters/groups").json["groups"]
     assert (group["id"], group["first_seen"]) == (finding["group_id"], finding["since"])
@@ -214,8 +212,8 @@ def test_an_old_error_needs_nobody_unless_it_grows(found, fail):
     [finding] = found()
     assert "failures_growing" == finding["kind"]
     assert (
-        "csv-generation fails more often with OSError: it broke. "
-        "10 dead letters in the last hour, 5 in the hour before." == finding["sentence"]
+        "10 dead letters of csv-generation in the last hour, after 5 in the hour before, have the same error, "
+        "OSError: it broke." == finding["sentence"]
     )
 
 
@@ -251,7 +249,7 @@ def test_redis_is_away(quick_settings):
 
     [finding] = first
     assert ("redis_unavailable", "critical") == (finding["kind"], finding["severity"])
-    assert "Jobs are accepted and kept, but few or none start." in finding["sentence"]
+    assert "Jobs are accepted and kept, but few or none start, because Redis cannot be used: " in finding["sentence"]
     assert first == second
 
 

@@ -22,7 +22,7 @@ from jobs_service.jobs import attention
 from jobs_service.jobs.attention import MAX_FINDINGS, Finding, SeenQueue, Trouble
 from jobs_service.jobs.queries import rfc3339
 from jobs_service.jobs.representation import Time
-from jobs_service.jobs.statistics import Pause
+from jobs_service.jobs.statistics import MAX_COUNTED, Pause
 from jobs_service.metrics.slo import Objectives
 
 #: Seconds for which an answer waits for Redis. Then it has what Redis said the time before.
@@ -125,7 +125,8 @@ class Attention(DatabaseResource):
         return SeenQueue(
             name=queue.name,
             due=queue.depth.due,
-            is_capped=queue.depth.is_capped,
+            # The queue's flag is about its running and failed jobs, too.
+            is_capped=queue.depth.is_capped and queue.depth.due >= MAX_COUNTED,
             oldest_seconds=queue.oldest_waiting_seconds,
             live_workers=queue.live_workers,
             pause=pause,
