@@ -19,6 +19,7 @@ from jobs_service.api.middleware import HttpRules, RequestContext, RequestMetric
 from jobs_service.api.openapi import Route
 from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
+from jobs_service.api.resources.attention import Attention
 from jobs_service.api.resources.batches import JobBatch
 from jobs_service.api.resources.dead_letters import DeadLetterCollection, DeadLetterItem
 from jobs_service.api.resources.docs import ApiPage, ErrorsPage, Files
@@ -72,6 +73,7 @@ LINKS = {
     "queues": "/queues",
     "workers": "/workers",
     "stats": "/stats",
+    "attention": "/attention",
     "events": "/events",
     "dead_letters": "/dead-letters",
     "error_groups": "/dead-letters/groups",
@@ -158,6 +160,7 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         Route("/queues/{name}/resume", QueueResume(database, threads, registry)),
         Route("/workers", WorkerCollection(database, threads, settings.lease_seconds)),
         Route("/stats", Statistics(database, threads)),
+        Route("/attention", Attention(queues, broker, settings)),
         Route("/livez", Liveness()),
         Route("/readyz", readiness),
         # A thread of its own: a scrape takes seconds while a server does not answer.

@@ -15,12 +15,10 @@ from jobs_service.jobs import statistics
 from jobs_service.jobs.lifecycle import EndReason, Status
 from jobs_service.jobs.queries import rfc3339
 from jobs_service.jobs.representation import Time
+from jobs_service.jobs.sentences import count, duration, short
 
 #: How many jobs that run before a job are counted.
 MAX_AHEAD = 10_000
-
-#: Characters of an error that a sentence has.
-_ERROR_CHARACTERS = 200
 
 
 class Reason(StrEnum):
@@ -268,14 +266,14 @@ def due_later(seen: Seen) -> Told:
     if seen.waits_for is not None:
         return _waiting_for_server(seen)
     if seen.deferrals:
-        sentence = f"It is deferred until {at}: {_short(seen.error)}."
+        sentence = f"It is deferred until {at}: {short(seen.error)}."
         return Told(Reason.DEFERRED, sentence, None, _waiting(seen, since=seen.deferred_since))
     if seen.attempts:
         number, most = seen.attempts, seen.max_attempts
-        sentence = f"Attempt {number} of {most} failed: {_short(seen.error)}. The next one begins at {at}."
+        sentence = f"Attempt {number} of {most} failed: {short(seen.error)}. The next one begins at {at}."
         return Told(Reason.BETWEEN_ATTEMPTS, sentence, None, _waiting(seen))
     if seen.error:
-        sentence = f"Its code postponed it until {at}: {_short(seen.error)}."
+        sentence = f"Its code postponed it until {at}: {short(seen.error)}."
         return Told(Reason.DEFERRED, sentence, None, _waiting(seen))
     return Told(Reason.SCHEDULED, f"It is not due before {at}.", None, _waiting(seen))
 
@@ -287,7 +285,7 @@ def _waiting_for_server(seen: Seen) -> Told:
     else:
         sentence = (
             f"It waits for {name}, which has been unavailable since {rfc3339(seen.away_since)}: "
-            f"{_short(seen.server_error)}. It runs when the server is back, or tries at {rfc3339(seen.run_at)}."
+            f"{short(seen.server_error)}. It runs when the server is back, or tries at {rfc3339(seen.run_at)}."
         )
     server = ServerFacts(name, rfc3339(seen.away_since), seen.server_error, rfc3339(seen.probe_at))
     to_do = "Look at the server, or at the way to it." if seen.away_since else None
@@ -297,7 +295,7 @@ def _waiting_for_server(seen: Seen) -> Told:
 def paused(seen: Seen) -> Told:
     """Explain a job whose queue is paused."""
     pause = PauseFacts(seen.paused_by or "", rfc3339(seen.paused_at) or "", seen.pause_reason or "")
-    sentence = f"The queue {seen.queue} was paused by {pause.by} at {pause.since}: {_short(pause.reason)}."
+    sentence = f"The queue {seen.queue} was paused by {pause.by} at {pause.since}: {short(pause.reason)}."
     to_do = f"Resume the queue: POST /queues/{seen.queue}/resume."
     return Told(Reason.QUEUE_PAUSED, sentence, to_do, _waiting(seen, paused=pause))
 
@@ -334,11 +332,11 @@ def in_line(seen: Seen, ahead: int, jobs_per_minute: float) -> Told:
         live_workers=seen.live_workers,
     )
     more = "more than " if is_capped else ""
-    place = f"It waits behind {more}{_count(ahead, 'job')} of {seen.type} on the queue {seen.queue}"
+    place = f"It waits behind {more}{count(ahead, 'job')} of {seen.type} on the queue {seen.queue}"
     if seconds is None:
         sentence = f"{place}; none of them has ended in the last minutes, so its start cannot be estimated."
     else:
-        sentence = f"{place}, and starts in {'more than' if is_capped else 'about'} {_duration(seconds)}."
+        sentence = f"{place}, and starts in {'more than' if is_capped else 'about'} {duration(seconds)}."
     return Told(Reason.BEHIND_OTHERS, sentence, None, facts)
 
 
@@ -352,7 +350,7 @@ def running(seen: Seen, limit_seconds: float | None) -> Told:
     if not seen.is_live:
         sentence = f"{attempt} began at {since} on {where}, which is silent: it is taken back soon, and runs again."
         return Told(Reason.WORKER_SILENT, sentence, None, facts)
-    limit = f", and may run {_duration(limit_seconds)}" if limit_seconds else ""
+    limit = f", and may run {duration(limit_seconds)}" if limit_seconds else ""
     return Told(Reason.RUNNING, f"{attempt} runs since {since} on {where}{limit}.", None, facts)
 
 
@@ -396,7 +394,7 @@ def dead(seen: Seen) -> Told:
     """Explain a dead letter, and what a person can do about it."""
     end_reason = EndReason(seen.end_reason or "")
     why, to_do = _WHY_DEAD[end_reason]
-    values = seen._asdict() | {"error": _short(seen.error), "expires_at": rfc3339(seen.expires_at)}
+    values = seen._asdict() | {"error": short(seen.error), "expires_at": rfc3339(seen.expires_at)}
     is_held = end_reason is EndReason.AMBIGUOUS
     verb = "is held since" if is_held else "failed at"
     return Told(
@@ -409,7 +407,7 @@ def dead(seen: Seen) -> Told:
 
 def cancelled(seen: Seen) -> Told:
     """Explain a job that a person ended."""
-    why = f": {_short(seen.cancel_reason)}" if seen.cancel_reason else ", without a reason"
+    why = f": {short(seen.cancel_reason)}" if seen.cancel_reason else ", without a reason"
     sentence = f"It was cancelled at {rfc3339(seen.finished_at)}{why}."
     facts = _facts(
         seen, since=seen.finished_at, end_reason=EndReason(seen.end_reason or ""), cancel_reason=seen.cancel_reason
@@ -428,22 +426,3 @@ def _facts(seen: Seen, *, since: datetime | None, **more: Any) -> Facts:  # noqa
     return Facts(
         since=rfc3339(since), attempts=seen.attempts, max_attempts=seen.max_attempts, last_error=seen.error, **more
     )
-
-
-def _short(text: str | None) -> str:
-    """Return the beginning of a text, on one line and without the full stop of its end."""
-    line = " ".join((text or "no error is known").split())
-    return (line if len(line) <= _ERROR_CHARACTERS else f"{line[:_ERROR_CHARACTERS]}…").rstrip(".")
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration in its largest fitting unit: "1 second", "90 seconds", "12 minutes", "3 hours"."""
-    size, unit = next(((size, unit) for size, unit in _UNITS if seconds >= 2 * size), (1, "second"))
-    return _count(max(1, round(seconds / size)), unit)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-_UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))

@@ -20,7 +20,7 @@ from jobs_service.api.resources import job_pages
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.epoch import Epoch
 from jobs_service.errors import QueueFull
-from jobs_service.jobs import dead_letters as dead_letter_rows, lifecycle
+from jobs_service.jobs import attention, dead_letters as dead_letter_rows, lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.job_types import JobType
 from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, Status
@@ -382,6 +382,27 @@ def test_groups_of_dead_letters(watch, database):
     assert 5 == len(dead_letter_rows.groups(database, limit=5))
 
     assert_small(watch, rows=1_000, pages=2_000)
+
+
+@pytest.mark.usefixtures("dead")
+def test_what_needs_a_person(watch, database, monkeypatch):
+    """What is read has the limits of the module, here smaller ones, however many dead letters and groups there are."""
+    for name, limit in {"HELD_AMONG": 50, "GROUPS": 5, "NEWEST": 5, "TOLD_GROUPS": 5, "MOST_COUNTED": 20}.items():
+        monkeypatch.setattr(attention, name, limit)
+    database.rows("INSERT INTO servers (name, error, probe_at) VALUES ('mail', 'away', now())")
+    database.rows(
+        """UPDATE jobs SET waits_for = 'mail'
+        WHERE id IN (SELECT id FROM jobs WHERE status = 'pending' ORDER BY id DESC LIMIT 100)"""
+    )
+    watch.clear()
+
+    seen = attention.read(database)
+
+    counted = [group.jobs for group in seen.failing]
+    assert (5, 20, [20]) == (len(counted), max(counted), [away.jobs for away in seen.away])
+    assert_small(watch, rows=150, pages=1_000)
+    database.rows("UPDATE jobs SET waits_for = NULL WHERE waits_for IS NOT NULL")
+    database.rows("DELETE FROM servers")
 
 
 def test_redrives(watch, database, broker):

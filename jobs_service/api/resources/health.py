@@ -115,7 +115,7 @@ class Readiness:
     on_head = on_get
 
     def _checks(self) -> dict[str, str]:
-        return {"database": self._database(), "redis": self._redis()}
+        return {"database": self._database(), "redis": state_of_redis(self.broker, self.queues)}
 
     def _database(self) -> str:
         # While another request checks the database, return the last result instead of waiting for a server that may be
@@ -147,13 +147,15 @@ class Readiness:
             return advice.on_postgresql(error)
         return "ok"
 
-    def _redis(self) -> str:
-        try:
-            preflight.look_at_redis(self.broker.client)
-        except BrokerUnavailable as error:
-            return str(error)
-        try:
-            found = conflicts(self.broker.client, self.broker.keys, self.queues, in_full=False)
-        except BrokerUnavailable:
-            return "refuses commands that the service needs: run python -m jobs_service check"
-        return "; ".join(found) or "ok"
+
+def state_of_redis(broker: JobBroker, queues: Sequence[str]) -> str:
+    """Return why Redis cannot be used, or "ok"."""
+    try:
+        preflight.look_at_redis(broker.client)
+    except BrokerUnavailable as error:
+        return str(error)
+    try:
+        found = conflicts(broker.client, broker.keys, queues, in_full=False)
+    except BrokerUnavailable:
+        return "refuses commands that the service needs: run python -m jobs_service check"
+    return "; ".join(found) or "ok"
