@@ -18,7 +18,7 @@ from jobs_service.api.operations import Answer, Header, operation
 from jobs_service.api.resources.database import PROBLEMS, DatabaseResource
 from jobs_service.api.resources.follow_up import FollowUp
 from jobs_service.api.resources.job_changes import PATCH_MEDIA_TYPES, JobChanger, JobPatch, parse
-from jobs_service.api.resources.job_pages import JobPage, JobPages, JobsQuery, next_page
+from jobs_service.api.resources.job_pages import CountQuery, JobCount, JobPage, JobPages, JobsQuery, next_page
 from jobs_service.api.threads import Threads
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
@@ -146,6 +146,33 @@ class JobCollection(DatabaseResource):
         resp.data, next_cursor = await self.run(self.pages.page, req.context.query)
         if next_cursor:
             resp.append_link(next_page(req, next_cursor), "next")
+
+    on_head = on_get
+
+
+class JobsCount(DatabaseResource):
+    """/jobs/count."""
+
+    def __init__(self, database: Database, threads: Threads, pages: JobPages) -> None:
+        super().__init__(database, threads)
+        self.pages = pages
+
+    @operation(
+        id="count_jobs",
+        summary="Count jobs",
+        description="Counts to 1,000, or to `limit`, and reads no more than a page of the list does.",
+        tag="jobs",
+        scope=Scope.JOBS_READ,
+        query=CountQuery,
+        answers={
+            HTTPStatus.OK: Answer(
+                "How many jobs match the filters.", JobCount, example={"count": 1_000, "is_capped": True}
+            )
+        },
+        problems=PROBLEMS,
+    )
+    async def on_get(self, req: Request, resp: Response) -> None:
+        resp.data = await self.run(self.pages.count, req.context.query)
 
     on_head = on_get
 
