@@ -32,7 +32,7 @@ from jobs_service.api.resources.job_changes import JobChanger
 from jobs_service.api.resources.job_logs import Logs
 from jobs_service.api.resources.job_pages import JobPages
 from jobs_service.api.resources.job_types import JobTypeCollection, JobTypeItem
-from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry
+from jobs_service.api.resources.jobs import JobCancellation, JobCollection, JobItem, JobRetry, JobsCount
 from jobs_service.api.resources.metrics import Metrics
 from jobs_service.api.resources.outputs import JobOutput
 from jobs_service.api.resources.queue_actions import QueuePause, QueueResume
@@ -69,6 +69,7 @@ PIECES_WAITING = 512
 LINKS = {
     "console": "/console",
     "jobs": "/jobs",
+    "job_count": "/jobs/count",
     "job_types": "/job-types",
     "queues": "/queues",
     "workers": "/workers",
@@ -135,6 +136,7 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     routes = [
         Route("/jobs", JobCollection(database, threads, submitter, pages, body_reader)),
         Route(BATCH_PATH, JobBatch(batches, max_bytes=settings.max_batch_bytes, max_job_bytes=settings.max_body_bytes)),
+        Route("/jobs/count", JobsCount(database, threads, pages)),
         Route("/jobs/{job_id}", JobItem(database, threads, Wait(feed), body_reader, JobChanger(database, publisher))),
         Route("/jobs/{job_id}/cancel", JobCancellation(database, threads, body_reader)),
         Route("/jobs/{job_id}/retry", JobRetry(database, threads, dead_letters, submitter, body_reader)),

@@ -54,8 +54,13 @@ class BodyReader:
 
     async def read_if_any(self, req: Request, form: type[T]) -> T | None:
         """Decode the body like `read`. None: the request has no body."""
+        raw = await self.raw_if_any(req)
+        return None if raw is None else await self.decoded(raw, form)
+
+    async def raw_if_any(self, req: Request) -> bytes | None:
+        """Return the body like `raw`. None: the request has no body."""
         is_chunked = "chunked" in (req.get_header("Transfer-Encoding") or "").lower()
-        return await self.read(req, form) if req.content_length or is_chunked else None
+        return await self.raw(req) if req.content_length or is_chunked else None
 
 
 def decode(raw: bytes, form: type[T]) -> T:

@@ -105,6 +105,27 @@ def newest_jobs(
     yield None, place
 
 
+class Count(NamedTuple):
+    """How many jobs a list has."""
+
+    jobs: int
+    #: Whether there are more, or may be.
+    is_capped: bool
+
+
+def count_jobs(database: Database, filters: Filters, *, most: int) -> Count:
+    """Count the jobs of a list up to `most`, with no more reads than a page has."""
+    place: UUID | None = None
+    found, left = 0, SCANNED_JOBS
+    while left > 0:
+        jobs, scanned, place = _count_some(database, filters, before=place, limit=most + 1 - found)
+        found += jobs
+        left -= scanned
+        if place is None or found > most:
+            break
+    return Count(min(found, most), found > most or place is not None)
+
+
 def _fitting(jobs: Sequence[Job]) -> int:
     """Return how many jobs to read at once if they are as large as these."""
     return max(_AT_ONCE, len(jobs) * _BYTES_AT_ONCE // max(1, sum(map(queries.bytes_of, jobs))))
@@ -122,6 +143,18 @@ def _read_page(database: Database, filters: Filters, *, before: UUID | None, lim
         # More may match among those that were scanned.
         return Page(jobs, jobs[-1].id, scanned)
     return Page(jobs, goes_on_before or _following(goes_on_with), scanned)
+
+
+def _count_some(
+    database: Database, filters: Filters, *, before: UUID | None, limit: int
+) -> tuple[int, int, UUID | None]:
+    """Return how many jobs one statement found, how many index entries it read, and the place where it goes on."""
+    source = _source(filters)
+    tests = list(_tests(filters, source))
+    names = _names(filters, before) | {"chunk": SCANNED_AT_ONCE if tests else limit, "limit": limit}
+    statement = f"{_page_of(source, tests)}\nSELECT (SELECT count(*) FROM page), {_progress_of(source)}"
+    found, scanned, goes_on_before, goes_on_with = database.rows(statement, names)[0]
+    return found, scanned, goes_on_before or _following(goes_on_with)
 
 
 def _following(inclusive: UUID | None) -> UUID | None:
@@ -267,13 +300,23 @@ def _statement(source: Source, tests: Sequence[str]) -> str:
     It is one, so that the place where the list goes on is of the moment of its jobs. Rows are looked up by arrays of
     ids: a join could, by wrong statistics, read the whole table.
     """
+    return f"""{_page_of(source, tests)}
+SELECT {_progress_of(source)}, {queries.COLUMNS}
+FROM (SELECT) AS one LEFT JOIN jobs ON jobs.id = ANY(ARRAY(SELECT id FROM page))
+ORDER BY jobs.id DESC"""
+
+
+def _page_of(source: Source, tests: Sequence[str]) -> str:
+    """Return the beginning of a statement, in which `page` has the ids of the jobs that match."""
     scanned = search.SCANNED if source is _OF_WORDS else f"\nscanned AS MATERIALIZED ({source.sql})"
-    goes_on_with = search.GOES_ON_WITH if source is _OF_WORDS else "NULL::uuid"
     matching = " AND ".join(f"({test})" for test in tests)
     page = f"""SELECT id FROM jobs
   WHERE id = ANY(ARRAY(SELECT id FROM scanned)) AND {matching} ORDER BY id DESC LIMIT %(limit)s"""
     return f"""WITH {scanned},
-page AS MATERIALIZED ({page if tests else "SELECT id FROM scanned"})
-SELECT (SELECT count(*) FROM scanned), {search.GOES_ON_BEFORE}, {goes_on_with}, {queries.COLUMNS}
-FROM (SELECT) AS one LEFT JOIN jobs ON jobs.id = ANY(ARRAY(SELECT id FROM page))
-ORDER BY jobs.id DESC"""
+page AS MATERIALIZED ({page if tests else "SELECT id FROM scanned"})"""
+
+
+def _progress_of(source: Source) -> str:
+    """Return the columns with the number of index entries that were read, and the place where the list goes on."""
+    goes_on_with = search.GOES_ON_WITH if source is _OF_WORDS else "NULL::uuid"
+    return f"(SELECT count(*) FROM scanned), {search.GOES_ON_BEFORE}, {goes_on_with}"

@@ -108,7 +108,13 @@ class Submitter:
         return job
 
     async def submit_once(
-        self, submission: Submission, origin: Origin, key: Key, answer_about: Callable[[NewJob], KeptAnswer]
+        self,
+        submission: Submission,
+        origin: Origin,
+        key: Key,
+        answer_about: Callable[[NewJob], KeptAnswer],
+        *,
+        retry_of: UUID | None = None,
     ) -> tuple[KeptAnswer, bool]:
         """Submit a job like `submit`, once for the key. Return the answer, and whether it is an earlier one.
 
@@ -120,7 +126,8 @@ class Submitter:
             job = self._new_job(submission, job_type, origin, now=await self.intake.now(size))
             self._check_room(job, job_type)
             answer = answer_about(job)
-            _, earlier = await self._submit(replace(job, once=Once(key, job.id, answer)), size)
+            once = Once(key, job.id, answer)
+            _, earlier = await self._submit(replace(job, once=once, retry_of=retry_of), size)
         return earlier or answer, earlier is not None
 
     def new_job(

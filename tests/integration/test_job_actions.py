@@ -96,6 +96,33 @@ def test_a_retry_with_another_payload_is_a_new_job_that_names_its_origin(client,
     assert before == client.simulate_get(f"/jobs/{first}").json
 
 
+def test_a_retry_with_changes_that_is_sent_again_makes_one_job(client, finished, database):
+    first = finished()
+
+    def retry(payload=ALICE, key="a-key"):
+        headers = {"Idempotency-Key": key}
+        return client.simulate_post(f"/jobs/{first}/retry", json={"payload": payload}, headers=headers)
+
+    made = retry()
+    assert (201, None) == (made.status_code, made.headers.get("idempotent-replayed"))
+    assert first == client.simulate_get(made.headers["location"]).json["retry_of"]
+    again = retry()
+    assert (201, "true") == (again.status_code, again.headers["idempotent-replayed"])
+    assert (made.content, made.headers["location"]) == (again.content, again.headers["location"])
+    # Also when the first job runs once more, or is gone.
+    client.simulate_post(f"/jobs/{first}/retry")
+    assert (201, made.content) == (retry().status_code, retry().content)
+    database.rows("DELETE FROM jobs WHERE id = %s", (first,))
+    assert (201, made.content) == (retry().status_code, retry().content)
+    assert (422, "idempotency_key_reused") == _code(retry(payload={"name": "Bob"}))
+    assert (404, "job_not_found") == _code(retry(key="another"))
+    assert [(1,)] == database.rows("SELECT count(*) FROM jobs")
+
+
+def _code(reply):
+    return reply.status_code, reply.json["code"]
+
+
 def test_a_retry_that_changes_another_field_keeps_the_payload_as_it_was_sent(client, row):
     body = b'{"type":"csv-generation","payload":{"price":1.50,"a":1e5}}'
     first = client.simulate_post("/jobs", body=body, headers={"Content-Type": "application/json"}).json["job_id"]

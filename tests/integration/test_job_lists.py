@@ -115,6 +115,43 @@ def test_every_combination_of_filters(client, jobs, database):
 
             assert (200, expected) == (reply.status_code, [job["job_id"] for job in reply.json["jobs"]]), values
             assert reply.json["next_cursor"] is None
+            assert {"count": len(expected), "is_capped": False} == count(
+                client, {n: shown(v) for n, v in values.items()}
+            )
+
+
+def count(client, params):
+    reply = client.simulate_get("/jobs/count", params=params)
+    assert 200 == reply.status_code, reply.json
+    return reply.json
+
+
+@pytest.mark.parametrize("params", [{}, {"tag": "a"}, {"queue": "mail"}, {"type": "EMAIL_SEND"}, {"q": "alice"}])
+@pytest.mark.usefixtures("jobs")
+def test_jobs_are_counted_to_a_limit(client, ids, params):
+    there = len(ids(**params, limit=200))
+
+    assert {"count": there, "is_capped": False} == count(client, params | {"limit": there})
+    assert {"count": there - 1, "is_capped": True} == count(client, params | {"limit": there - 1})
+    assert {"count": 1, "is_capped": True} == count(client, params | {"limit": 1})
+
+
+@pytest.mark.usefixtures("jobs")
+def test_a_count_that_read_its_share_says_that_there_may_be_more(client, ids, monkeypatch):
+    monkeypatch.setattr(listing, "SCANNED_JOBS", 6)
+    monkeypatch.setattr(listing, "SCANNED_AT_ONCE", 3)
+
+    counted = count(client, {"queue": "default", "tag": "b"})
+
+    assert counted["is_capped"]
+    assert counted["count"] < len(ids(queue="default", tag="b"))
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "cursor=x", "created_after=yesterday", "type=nope"])
+def test_a_bad_parameter_of_a_count_is_named(client, query):
+    reply = client.simulate_get("/jobs/count", query_string=query)
+
+    assert (422, query.partition("=")[0]) == (reply.status_code, reply.json["errors"][0]["pointer"])
 
 
 def hash_of(names):

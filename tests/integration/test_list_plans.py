@@ -108,6 +108,48 @@ def test_a_rare_combination_reads_no_more_than_its_share(watch, client, params):
     assert_small(watch, rows=6 * listing.SCANNED_AT_ONCE, pages=12 * listing.SCANNED_AT_ONCE)
 
 
+@pytest.mark.parametrize(
+    ("params", "found"),
+    [
+        ({}, 1_000),
+        ({"status": "pending"}, 1_000),
+        ({"type": "csv-generation"}, 1_000),
+        ({"type": "EMAIL_SEND"}, 100),
+        ({"status": "failed"}, 20),
+        ({"queue": "mail"}, 161),
+        ({"tag": "rare"}, 21),
+        ({"tag": "often"}, 1_000),
+    ],
+)
+def test_a_count_walks_the_index_of_the_list(watch, client, params, found):
+    count(client, limit=1)
+    watch.clear()
+
+    assert {"count": found, "is_capped": found == 1_000} == count(client, **params)
+
+    assert len(watch.plans) == 1
+    # A list by type reads so many of each status.
+    rows = 5_100 if "type" in params else 1_300
+    assert_small(watch, rows=rows, pages=FEW_PAGES + rows)
+
+
+@pytest.mark.parametrize("params", RARE, ids="-".join)
+def test_a_count_of_a_rare_combination_reads_no_more_than_a_page(watch, client, params):
+    count(client, limit=1)
+    watch.clear()
+
+    count(client, **params)
+
+    assert len(watch.plans) <= listing.SCANNED_JOBS // listing.SCANNED_AT_ONCE
+    assert_small(watch, rows=6 * listing.SCANNED_AT_ONCE, pages=12 * listing.SCANNED_AT_ONCE)
+
+
+def count(client, **params):
+    reply = client.simulate_get("/jobs/count", params=params)
+    assert 200 == reply.status_code, reply.json
+    return reply.json
+
+
 def test_a_search_reads_the_blocks_that_have_its_words(watch, client, database):
     watch.clear()
     assert [] == read(client, q="zoe")["jobs"]

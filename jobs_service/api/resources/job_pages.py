@@ -22,6 +22,8 @@ from jobs_service.jobs.queries import Job
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+#: How far jobs are counted.
+MAX_COUNT = 1_000
 #: No further job is added to a page of this size.
 PAGE_BYTES = 8 * 2**20
 
@@ -33,8 +35,8 @@ Moment = Annotated[datetime, Meta(tz=True)]
 _STORABLE = r"^[^\x00]*$"
 
 
-class JobsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The filters of `GET /jobs`, all of which a job has to match, and the place in the list."""
+class JobFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The filters of lists of jobs, all of which a job has to match."""
 
     status: Status | None = None
     type: Annotated[str | None, Meta(description="A job type, in any spelling.")] = None
@@ -54,11 +56,29 @@ class JobsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[str, Meta(min_length=1, max_length=search.MAX_CHARACTERS, pattern=_STORABLE)] | None,
         Meta(description="Words in any order; case does not matter. Each begins a word of the payload or the error."),
     ] = None
+
+
+class JobsQuery(JobFilters, frozen=True, forbid_unknown_fields=True):
+    """The filters of `GET /jobs`, and the place in the list."""
+
     limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many jobs a page has at most.")] = DEFAULT_LIMIT
     cursor: Annotated[
         Annotated[str, Meta(max_length=200)] | None,
         Meta(description="The `next_cursor` of the previous page of the same list."),
     ] = None
+
+
+class CountQuery(JobFilters, frozen=True, forbid_unknown_fields=True):
+    """The filters of `GET /jobs/count`, and how far it counts."""
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_COUNT, description="Count to this number.")] = MAX_COUNT
+
+
+class JobCount(msgspec.Struct, frozen=True):
+    """How many jobs match the filters."""
+
+    count: int
+    is_capped: Annotated[bool, Meta(description="There are more, or there may be: so many were found.")]
 
 
 class JobPage(msgspec.Struct, frozen=True):
@@ -85,7 +105,12 @@ class JobPages:
         next_cursor = None if place is None else _cursor(query, place)
         return msgspec.json.encode({"jobs": page, "next_cursor": next_cursor}), next_cursor
 
-    def _filters(self, query: JobsQuery, job_type: str | None) -> listing.Filters:
+    def count(self, query: CountQuery) -> bytes:
+        """Return how many jobs match, as JSON."""
+        filters = self._filters(query, self._type(query.type))
+        return msgspec.json.encode(JobCount(*listing.count_jobs(self.database, filters, most=query.limit)))
+
+    def _filters(self, query: JobFilters, job_type: str | None) -> listing.Filters:
         return listing.Filters(
             status=query.status,
             type=job_type,

@@ -18,14 +18,14 @@ from jobs_service.api.operations import Answer, Header, operation
 from jobs_service.api.resources.database import PROBLEMS, DatabaseResource
 from jobs_service.api.resources.follow_up import FollowUp
 from jobs_service.api.resources.job_changes import PATCH_MEDIA_TYPES, JobChanger, JobPatch, parse
-from jobs_service.api.resources.job_pages import JobPage, JobPages, JobsQuery, next_page
+from jobs_service.api.resources.job_pages import CountQuery, JobCount, JobPage, JobPages, JobsQuery, next_page
 from jobs_service.api.threads import Threads
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.database.connection import Database
-from jobs_service.errors import InvalidRequest
+from jobs_service.errors import IdempotencyConflict, InvalidRequest
 from jobs_service.failpoints import failpoint
 from jobs_service.jobs import lifecycle, queries, representation
-from jobs_service.jobs.idempotency import KeptAnswer
+from jobs_service.jobs.idempotency import KeptAnswer, Key, find as find_keys
 from jobs_service.metrics import observations
 from jobs_service.metrics.catalogue import PAYLOAD_BYTES
 from jobs_service.submission.submit import Submission, Submitter
@@ -113,17 +113,7 @@ class JobCollection(DatabaseResource):
         raw = await self.body_reader.raw(req)
         submission = await self.body_reader.decoded(raw, Submission)
         failpoint("api.in_event_loop")
-        key = idempotency.key_of(req, raw)
-        if key is None:
-            job = await self.submitter.submit(submission, req.context.origin)
-            answer, is_replayed = _created(req, job), False
-        else:
-            answer, is_replayed = await self.submitter.submit_once(
-                submission, req.context.origin, key, lambda job: _created(req, job)
-            )
-        if not is_replayed:
-            observations.add(PAYLOAD_BYTES.labels(), memoryview(submission.payload).nbytes)
-        idempotency.send(resp, answer, is_replayed=is_replayed)
+        await submit(req, resp, self.submitter, submission, idempotency.key_of(req, raw))
 
     @operation(
         id="list_jobs",
@@ -150,6 +140,33 @@ class JobCollection(DatabaseResource):
     on_head = on_get
 
 
+class JobsCount(DatabaseResource):
+    """/jobs/count."""
+
+    def __init__(self, database: Database, threads: Threads, pages: JobPages) -> None:
+        super().__init__(database, threads)
+        self.pages = pages
+
+    @operation(
+        id="count_jobs",
+        summary="Count jobs",
+        description="Counts to 1,000, or to `limit`, and reads no more than a page of the list does.",
+        tag="jobs",
+        scope=Scope.JOBS_READ,
+        query=CountQuery,
+        answers={
+            HTTPStatus.OK: Answer(
+                "How many jobs match the filters.", JobCount, example={"count": 1_000, "is_capped": True}
+            )
+        },
+        problems=PROBLEMS,
+    )
+    async def on_get(self, req: Request, resp: Response) -> None:
+        resp.data = await self.run(self.pages.count, req.context.query)
+
+    on_head = on_get
+
+
 #: How long `GET /jobs/{job_id}` may wait for the end of the job.
 MAX_WAIT_SECONDS = 60
 
@@ -165,14 +182,6 @@ class JobQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="Answer when the job has ended, but after so many seconds in any case.",
         ),
     ] = 0
-
-
-def answer_submitted(req: Request, resp: Response, job: lifecycle.NewJob) -> None:
-    """Answer that a new job is committed."""
-    observations.add(PAYLOAD_BYTES.labels(), len(job.payload.encode()))
-    resp.status = falcon.HTTP_CREATED
-    resp.set_header("Location", f"{req.root_path}/jobs/{job.id}")
-    resp.data = b'{"job_id":"%b","status":"pending"}' % str(job.id).encode()
 
 
 class JobItem(DatabaseResource):
@@ -323,9 +332,11 @@ class JobRetry(DatabaseResource):
         summary="Run a finished job again",
         description=(
             "Without a body, or with `{}`, the id and the history stay, and the attempts start at 0. A body with fields"
-            " of a submission makes a new job, which differs in these fields and names the finished one in `retry_of`."
+            " of a submission makes a new job, which differs in these fields and names the finished one in `retry_of`;"
+            " with an `Idempotency-Key` it makes one job, however often it is sent."
         ),
         tag="jobs",
+        headers=(idempotency.HEADER,),
         scope=Scope.JOBS_WRITE,
         body=EditedRetry,
         body_is_optional=True,
@@ -339,40 +350,51 @@ class JobRetry(DatabaseResource):
             HTTPStatus.CREATED: Answer(
                 "The new job is committed.",
                 SubmittedJob,
-                headers=(_LOCATION,),
+                headers=(_LOCATION, idempotency.REPLAYED),
                 example={"job_id": representation.EXAMPLE["job_id"], "status": "pending"},
             ),
         },
-        problems=(*PROBLEMS, "job_not_found", "wrong_status"),
+        problems=(*PROBLEMS, "job_not_found", "wrong_status", *idempotency.PROBLEMS),
     )
     async def on_post(self, req: Request, resp: Response, job_id: str) -> None:
         """Redrive the job: its attempts start at 0, its history stays. The relay publishes it."""
-        sent = await self.body_reader.read_if_any(req, dict[str, msgspec.Raw]) or {}
+        raw = await self.body_reader.raw_if_any(req)
+        sent = {} if raw is None else await self.body_reader.decoded(raw, dict[str, msgspec.Raw])
         # As in a submission, a field that is null counts as absent.
-        if edits := {name: raw for name, raw in sent.items() if bytes(raw) != b"null"}:
-            await self._submit_edited(req, resp, job_id, edits)
+        if edits := {name: field for name, field in sent.items() if bytes(field) != b"null"}:
+            await self._submit_edited(req, resp, job_id, edits, idempotency.key_of(req, raw or b""))
         else:
             resp.data = await self.run(self._answer, parse_id(job_id), job_id)
 
-    async def _submit_edited(self, req: Request, resp: Response, job_id: str, edits: dict[str, msgspec.Raw]) -> None:
+    async def _submit_edited(
+        self, req: Request, resp: Response, job_id: str, edits: dict[str, msgspec.Raw], key: Key | None
+    ) -> None:
         if "type" in edits:
             raise InvalidRequest("a retry has the type of the finished job: send it without type", pointer="/type")
-        finished = await self.run(self._finished, parse_id(job_id), job_id)
+        finished = await self.run(self._finished, parse_id(job_id), job_id, key)
+        if isinstance(finished, KeptAnswer):
+            idempotency.send(resp, finished, is_replayed=True)
+            return
         wanted = {item.encode_name for item in msgspec.structs.fields(Submission)} & {*_INHERITED}
         kept = {name: getattr(finished, name) for name in wanted}
         submission = await self.body_reader.decoded(
             msgspec.json.encode({"type": finished.type} | kept | edits), Submission
         )
-        job = await self.submitter.submit(submission, req.context.origin, retry_of=finished.job_id)
-        answer_submitted(req, resp, job)
+        await submit(req, resp, self.submitter, submission, key, retry_of=finished.job_id)
 
-    def _finished(self, id_: UUID, job_id: str) -> representation.Job:
+    def _finished(self, id_: UUID, job_id: str, key: Key | None) -> representation.Job | KeptAnswer:
+        """Return the job. If it is not finished any more: the answer that the key had while it was."""
         job = queries.find_job(self.database, id_)
+        if job is not None and job.status in lifecycle.TERMINAL:
+            return job.representation()
+        if key is not None and (stored := find_keys(self.database, [key]).get(key.name)):
+            answer = stored.replay(key)
+            if isinstance(answer, IdempotencyConflict):
+                raise answer
+            return answer
         if job is None:
             raise not_found(job_id)
-        if job.status not in lifecycle.TERMINAL:
-            raise _conflict(self.database, job_id, "Only a finished job can be run again with changes.")
-        return job.representation()
+        raise _conflict(self.database, job_id, "Only a finished job can be run again with changes.")
 
     def _answer(self, id_: UUID, job_id: str) -> bytes:
         lost_reply = lifecycle.LostReply()
@@ -390,6 +412,29 @@ class JobRetry(DatabaseResource):
             self.dead_letters.remove(job_id)
             events.emit(events.JobRedriven(**moved.facts))
         return moved
+
+
+async def submit(
+    req: Request,
+    resp: Response,
+    submitter: Submitter,
+    submission: Submission,
+    key: Key | None,
+    *,
+    retry_of: UUID | None = None,
+) -> None:
+    """Submit a job, once if there is a key, and answer that it is committed."""
+    origin = req.context.origin
+    if key is None:
+        job = await submitter.submit(submission, origin, retry_of=retry_of)
+        answer, is_replayed = _created(req, job), False
+    else:
+        answer, is_replayed = await submitter.submit_once(
+            submission, origin, key, lambda job: _created(req, job), retry_of=retry_of
+        )
+    if not is_replayed:
+        observations.add(PAYLOAD_BYTES.labels(), memoryview(submission.payload).nbytes)
+    idempotency.send(resp, answer, is_replayed=is_replayed)
 
 
 def _created(req: Request, job: lifecycle.NewJob) -> KeptAnswer:
