@@ -26,6 +26,13 @@ class EndFacts(JobFacts):
     seconds: float
 
 
+class BulkFacts(TypedDict):
+    """What the events of an action on many jobs say about it."""
+
+    action_id: str
+    kind: str
+
+
 # Structs, because several are made for each job: a frozen dataclass takes three times as long to make.
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What all events have in common."""
@@ -151,16 +158,19 @@ class JobRedriven(JobEvent, frozen=True, kw_only=True):
     text: ClassVar[str] = "Job redriven"
 
 
-class RedriveStarted(Event, frozen=True, kw_only=True):
-    text: ClassVar[str] = "Redrive started"
-    redrive_id: str
+class BulkActionStarted(Event, frozen=True, kw_only=True):
+    text: ClassVar[str] = "Bulk action started"
+    action_id: str
+    #: redrive, discard or cancellation.
+    kind: str
     jobs: int
     by: str
 
 
-class RedriveEnded(Event, frozen=True, kw_only=True):
-    text: ClassVar[str] = "Redrive ended"
-    redrive_id: str
+class BulkActionEnded(Event, frozen=True, kw_only=True):
+    text: ClassVar[str] = "Bulk action ended"
+    action_id: str
+    kind: str
     state: str
     moved: int
     skipped: int

@@ -28,7 +28,7 @@ NAMES = (
     "worker.after_verdict",
     "fail.before_push",
     "rescuer.after_rescue",
-    "redrives.after_batch",
+    "bulk_actions.after_batch",
     "pruner.after_files",
 )
 

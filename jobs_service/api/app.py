@@ -21,6 +21,17 @@ from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
 from jobs_service.api.resources.attention import Attention
 from jobs_service.api.resources.batches import JobBatch
+from jobs_service.api.resources.bulk_actions import (
+    CancellationItem,
+    Cancellations,
+    CancellationStop,
+    DiscardItem,
+    Discards,
+    DiscardStop,
+    RedriveItem,
+    Redrives,
+    RedriveStop,
+)
 from jobs_service.api.resources.dead_letters import DeadLetterCollection, DeadLetterItem
 from jobs_service.api.resources.docs import ApiPage, ErrorsPage, Files
 from jobs_service.api.resources.error_groups import ErrorGroups, GroupIgnoring, GroupReopening, GroupResolution
@@ -37,7 +48,6 @@ from jobs_service.api.resources.metrics import Metrics
 from jobs_service.api.resources.outputs import JobOutput
 from jobs_service.api.resources.queue_actions import QueuePause, QueueResume
 from jobs_service.api.resources.queues import QueueCollection, QueueItem, QueueReader
-from jobs_service.api.resources.redrives import RedriveCancellation, RedriveCollection, RedriveItem
 from jobs_service.api.resources.stats import Statistics
 from jobs_service.api.resources.workers import WorkerCollection
 from jobs_service.api.threads import Threads
@@ -79,6 +89,8 @@ LINKS = {
     "dead_letters": "/dead-letters",
     "error_groups": "/dead-letters/groups",
     "redrives": "/dead-letters/redrives",
+    "discards": "/dead-letters/discards",
+    "cancellations": "/jobs/cancellations",
     "openapi": "/openapi.json",
     "docs": "/docs",
     "errors": "/docs/errors",
@@ -151,9 +163,15 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         Route("/dead-letters/groups/{group_id}/resolve", GroupResolution(database, threads, body_reader)),
         Route("/dead-letters/groups/{group_id}/ignore", GroupIgnoring(database, threads, body_reader)),
         Route("/dead-letters/groups/{group_id}/reopen", GroupReopening(database, threads)),
-        Route("/dead-letters/redrives", RedriveCollection(database, threads, registry, body_reader)),
+        Route("/dead-letters/redrives", Redrives(database, threads, registry, body_reader)),
         Route("/dead-letters/redrives/{redrive_id}", RedriveItem(database, threads)),
-        Route("/dead-letters/redrives/{redrive_id}/cancel", RedriveCancellation(database, threads)),
+        Route("/dead-letters/redrives/{redrive_id}/cancel", RedriveStop(database, threads)),
+        Route("/dead-letters/discards", Discards(database, threads, registry, body_reader)),
+        Route("/dead-letters/discards/{discard_id}", DiscardItem(database, threads)),
+        Route("/dead-letters/discards/{discard_id}/cancel", DiscardStop(database, threads)),
+        Route("/jobs/cancellations", Cancellations(database, threads, registry, body_reader)),
+        Route("/jobs/cancellations/{cancellation_id}", CancellationItem(database, threads)),
+        Route("/jobs/cancellations/{cancellation_id}/cancel", CancellationStop(database, threads)),
         Route("/job-types", JobTypeCollection(registry, settings)),
         Route("/job-types/{name}", JobTypeItem(registry, settings)),
         Route("/queues", QueueCollection(queues)),
@@ -194,9 +212,9 @@ def count(event: events.Event) -> None:
             catalogue.SUBMITTED.labels(event.queue, event.type, "redrive").inc()
         case events.JobDiscarded():
             catalogue.DISCARDED.labels(event.queue, event.type).inc()
-        case events.RedriveEnded():
-            catalogue.REDRIVES.labels(event.state).inc()
-            catalogue.REDRIVE_JOBS.labels("skipped").inc(event.skipped)
+        case events.BulkActionEnded():
+            catalogue.BULK_ACTIONS_ENDED.labels(event.kind, event.state).inc()
+            catalogue.BULK_ACTION_JOBS.labels(event.kind, "skipped").inc(event.skipped)
         case events.JobCancelled():
             catalogue.FINISHED.labels(event.queue, event.type, "cancelled").inc()
         case events.AttemptAmbiguous():

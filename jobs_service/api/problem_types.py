@@ -30,6 +30,8 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "dead_letter_not_found": ProblemType(HTTPStatus.NOT_FOUND, "No failed job has this id."),
     "error_group_not_found": ProblemType(HTTPStatus.NOT_FOUND, "No dead letter belongs to this group."),
     "redrive_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no redrive with this id."),
+    "discard_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no discard of many with this id."),
+    "cancellation_not_found": ProblemType(HTTPStatus.NOT_FOUND, "There is no cancellation with this id."),
     "output_not_found": ProblemType(HTTPStatus.NOT_FOUND, "The job has no such file."),
     "method_not_allowed": ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "`Allow` lists the methods of this route."),
     "request_timeout": ProblemType(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time."),
@@ -39,6 +41,8 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         HTTPStatus.CONFLICT, "A request with this Idempotency-Key is being carried out."
     ),
     "redrive_finished": ProblemType(HTTPStatus.CONFLICT, "The redrive is completed already."),
+    "discard_finished": ProblemType(HTTPStatus.CONFLICT, "The discard is completed already."),
+    "cancellation_finished": ProblemType(HTTPStatus.CONFLICT, "The cancellation is completed already."),
     "output_gone": ProblemType(HTTPStatus.GONE, "The job wrote this file, and it was deleted since."),
     "length_required": ProblemType(HTTPStatus.LENGTH_REQUIRED, "A body needs a Content-Length."),
     "precondition_failed": ProblemType(

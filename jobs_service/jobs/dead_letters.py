@@ -1,4 +1,4 @@
-"""Dead letters: the failed jobs as a list, in groups of equal errors, and operations that redrive many of them.
+"""Dead letters: the failed jobs as a list, in groups of equal errors, and as the members of an action on many.
 
 What is read is bounded: a page looks at `LOOK` rows at most, however many dead letters there are and whichever of them
 a filter leaves out. The database computes a job's group, with the functions of `seeds/`, when the job fails.
@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from jobs_service.database.connection import Database, Row
+from jobs_service.jobs.bulk_actions import MOST_MEMBERS, SAMPLE, Selection
 from jobs_service.jobs.lifecycle import FENCE
 
 #: How many dead letters a page of the list looks at.
@@ -20,18 +21,13 @@ LOOK = 10_000
 #: How many jobs of a group are counted.
 MOST_COUNTED = 100_000
 
-#: How many jobs a dry run shows.
-SAMPLE = 10
-
-#: How many jobs an operation may redrive.
-MOST_MEMBERS = 1_000_000
-
 _GROUP = "job_error_group(type, end_reason, error, history)"
 
 #: Field of a filter -> its condition.
 _CONDITIONS: Mapping[str, str] = {
     "type": "type = %(type)s",
     "queue": "queue = %(queue)s",
+    "tag": "%(tag)s = ANY(tags)",
     "end_reason": "end_reason = %(end_reason)s",
     "group": f"{_GROUP} = %(group)s",
     "created_after": "created_at >= timezone('utc', %(created_after)s)",
@@ -224,47 +220,15 @@ def decide(database: Database, group_id: UUID, state: GroupState, *, reason: str
         database.rows(_DECIDE, {"id": group_id, "state": state, "reason": reason, "by": by})
 
 
-class RedriveState(StrEnum):
-    RUNNING = "running"
-    COMPLETED = "completed"
-    CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True, slots=True)
-class Redrive:
-    """An operation that runs many dead letters again."""
-
-    id: UUID
-    state: RedriveState
-    #: JSON text, as it was sent; {} for all.
-    filter: str
-    rate_per_second: float
-    requested_by: str
-    matched: int
-    moved: int
-    skipped: int
-    created_at: datetime
-    finished_at: datetime | None
-    cancelled_by: str | None
-
-
-_REDRIVE = """id, state, filter::text, rate_per_second, requested_by, matched, moved, skipped, created_at, finished_at,
-  cancelled_by"""
-
-# The jobs and the end that each of them had: whatever fails later is not among them, nor a job that fails once more.
-_BEGIN = """
-WITH chosen AS MATERIALIZED (
+_MEMBERS = """
   SELECT id, transition_token, finished_at FROM jobs WHERE status = 'failed' AND <matches>
-  ORDER BY finished_at, id LIMIT %(most)s
-), begun AS (
-  INSERT INTO redrives (id, filter, rate_per_second, requested_by, matched)
-  SELECT %(redrive_id)s, %(filter)s, %(rate)s, %(by)s, (SELECT count(*) FROM chosen)
-  ON CONFLICT (id) DO NOTHING
-  RETURNING id
-)
-INSERT INTO redrive_jobs (redrive_id, place, job_id, seen, finished_at)
-SELECT begun.id, row_number() OVER (ORDER BY finished_at, chosen.id), chosen.id, transition_token, finished_at
-FROM chosen CROSS JOIN begun"""
+  ORDER BY finished_at, id LIMIT %(most)s"""
+
+
+def selection(chosen: Filter) -> Selection:
+    """Return the query for the members of an action on dead letters, those that failed first."""
+    return Selection(_MEMBERS.replace("<matches>", _conditions(chosen)), chosen)
+
 
 _COUNT = """
 SELECT count(*) FROM (SELECT FROM jobs WHERE status = 'failed' AND <matches> LIMIT %(most)s) AS chosen"""
@@ -274,99 +238,16 @@ SELECT id, finished_at FROM jobs WHERE status = 'failed' AND <matches>
 ORDER BY finished_at, id LIMIT %(sample)s"""
 
 
-def begin_redrive(
-    database: Database, redrive_id: UUID, chosen: Filter, *, text: str, rate_per_second: float, by: str
-) -> Redrive:
-    """Begin to redrive the dead letters that a filter chooses now, at most `MOST_MEMBERS` of them.
+def preview(database: Database, chosen: Filter) -> tuple[int, bool, list[DeadLetter]]:
+    """Return how many dead letters a filter chooses, whether there may be more, and those of them that failed first.
 
-    May be called again with the same id: it then changes nothing. `text` is the filter as it was sent.
+    Changes nothing.
     """
-    names = dict(chosen) | {"redrive_id": redrive_id, "filter": text, "rate": rate_per_second, "by": by}
-    database.rows(_BEGIN.replace("<matches>", _conditions(chosen)), names | {"most": MOST_MEMBERS})
-    found = find_redrive(database, redrive_id)
-    if found is None:
-        raise RuntimeError("a redrive that was just begun does not exist")
-    return found
-
-
-def preview(database: Database, chosen: Filter) -> tuple[int, list[DeadLetter]]:
-    """Return how many dead letters a filter chooses, and those of them that failed first. Changes nothing."""
     conditions = _conditions(chosen)
     names = dict(chosen) | {"most": MOST_MEMBERS, "sample": SAMPLE}
     (count,) = database.row(_COUNT.replace("<matches>", conditions), names) or (0,)
     first = database.rows(_SAMPLE.replace("<matches>", conditions), names)
-    return int(count), _shown(database, [(finished_at, job_id) for job_id, finished_at in first])
-
-
-def find_redrive(database: Database, redrive_id: UUID) -> Redrive | None:
-    row = database.row(f"SELECT {_REDRIVE} FROM redrives WHERE id = %s", (redrive_id,))  # noqa: S608 - a constant
-    return None if row is None else _redrive(row)
-
-
-def redrives(database: Database, *, limit: int, before: UUID | None = None) -> list[Redrive]:
-    """Return redrives, the newest first; only those older than `before`, if it is given."""
-    sql = f"SELECT {_REDRIVE} FROM redrives WHERE id < %s ORDER BY id DESC LIMIT %s"  # noqa: S608 - as above
-    return [_redrive(row) for row in database.rows(sql, (before or _LAST, limit))]
-
-
-def running_redrives(database: Database, *, limit: int) -> list[Redrive]:
-    sql = f"SELECT {_REDRIVE} FROM redrives WHERE state = 'running' ORDER BY id LIMIT %s"  # noqa: S608 - as above
-    return [_redrive(row) for row in database.rows(sql, (limit,))]
-
-
-def _redrive(row: Row) -> Redrive:
-    redrive_id, state, *rest = row
-    return Redrive(redrive_id, RedriveState(state), *rest)
-
-
-_END = """
-UPDATE redrives SET state = %(state)s, finished_at = now(), cancelled_by = %(by)s
-WHERE id = %(id)s AND state = 'running'
-  AND (%(by)s IS NOT NULL OR NOT EXISTS (SELECT FROM redrive_jobs WHERE redrive_id = %(id)s)) AND <fence>
-RETURNING id""".replace("<fence>", FENCE)
-
-
-def cancel_redrive(database: Database, redrive_id: UUID, *, by: str) -> bool:
-    """Stop a redrive. Jobs that were moved stay moved. False: it had ended."""
-    names = {"id": redrive_id, "state": RedriveState.CANCELLED, "by": by, "fence": None}
-    return database.row(_END, names) is not None
-
-
-def complete_redrive(database: Database, redrive_id: UUID, *, fence: int | None) -> bool:
-    """Note that all members of a redrive were looked at. False: there are members left, or it has ended."""
-    names = {"id": redrive_id, "state": RedriveState.COMPLETED, "by": None, "fence": fence}
-    return database.row(_END, names) is not None
-
-
-_IS_ANY = "SELECT EXISTS (SELECT FROM redrive_jobs) OR EXISTS (SELECT FROM redrives WHERE state = 'running')"
-
-
-def is_any_redrive(database: Database) -> bool:
-    """Tell whether a redrive is running, or has members that are yet to be forgotten."""
-    return database.row(_IS_ANY) == (True,)
-
-
-_FORGET = """
-DELETE FROM redrive_jobs WHERE (redrive_id, place) IN (
-  SELECT redrive_id, place FROM redrive_jobs JOIN redrives ON redrives.id = redrive_id
-  WHERE state = 'cancelled' LIMIT %(limit)s
-) AND <fence>
-RETURNING 1""".replace("<fence>", FENCE)
-
-_PRUNE = """
-DELETE FROM redrives WHERE id IN (
-  SELECT id FROM redrives WHERE finished_at < now() - %(retention)s * interval '1 second' ORDER BY id LIMIT %(limit)s
-) AND <fence>""".replace("<fence>", FENCE)
-
-
-def forget_members(database: Database, *, limit: int, fence: int | None) -> int:
-    """Delete the members that are left of cancelled redrives. Return how many."""
-    return len(database.rows(_FORGET, {"limit": limit, "fence": fence}))
-
-
-def prune_redrives(database: Database, *, retention_seconds: float, limit: int, fence: int | None) -> None:
-    """Delete what is known of redrives that ended long ago."""
-    database.rows(_PRUNE, {"retention": retention_seconds, "limit": limit, "fence": fence})
+    return int(count), count >= MOST_MEMBERS, _shown(database, [(finished_at, job_id) for job_id, finished_at in first])
 
 
 def discarded(database: Database, *, limit: int) -> list[UUID]:

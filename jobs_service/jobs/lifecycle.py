@@ -1006,10 +1006,7 @@ _CANCELLED = f"""{_MOVED},
        THEN on_ambiguous END"""
 
 # A running attempt is interrupted. If its effect had begun, it is unknown whether it happened.
-_CANCEL = event_log.with_event(
-    "cancel",
-    f"""
-UPDATE jobs
+_END_CANCELLED = f"""
 SET status = 'cancelled', end_reason = 'cancelled_by_operator', lease_token = NULL,
     cancel_reason = %(reason)s, cancelled_by = %(by)s,
     transition_token = %(transition)s, finished_at = now(), updated_at = timezone('utc', now()),
@@ -1020,7 +1017,12 @@ SET status = 'cancelled', end_reason = 'cancelled_by_operator', lease_token = NU
         'attempt', attempts, 'worker_id', worker_id, 'started_at', started_at,
         'seconds', round(extract(epoch FROM now() - started_at)::numeric, 3),
         'error', 'Cancelled', 'message', 'cancelled after its effect had begun', 'ambiguous', TRUE))
-      ELSE history END
+      ELSE history END"""
+
+_CANCEL = event_log.with_event(
+    "cancel",
+    f"""
+UPDATE jobs {_END_CANCELLED.strip()}
 WHERE id = ANY(%(job_ids)s) AND (status IN ('pending', 'processing')) IS TRUE""",
     _CANCELLED,
 )
@@ -1091,78 +1093,136 @@ def _end_of(database: Database, job_id: UUID) -> dict[str, Any] | None:
     return seen | {"job_ids": [job_id], "transition": uuid4()} if seen else None
 
 
-# A job that has left `failed` since the operation began, or has failed again, has another end than was seen then.
-_REDRIVE_SOME = f"""
+def _with_members(verb: str, changed: str, columns: str) -> str:
+    """Return a statement about the next members of an action on many jobs.
+
+    `changed` is a part of WITH. Its last query, `moved`, has the jobs that the verb has changed. A member is deleted by
+    the statement that looks at it: there is no state between the two, whatever is lost.
+    """
+    return f"""
 WITH running AS (
-  SELECT id FROM redrives WHERE id = %(redrive_id)s AND state = 'running' AND {FENCE} FOR NO KEY UPDATE
+  SELECT id FROM bulk_actions WHERE id = %(action_id)s AND state = 'running' AND {FENCE} FOR NO KEY UPDATE
 ), members AS (
-  DELETE FROM redrive_jobs
-  WHERE redrive_id = %(redrive_id)s AND place = ANY(%(places)s) AND EXISTS (SELECT FROM running)
+  DELETE FROM bulk_action_jobs
+  WHERE action_id = %(action_id)s AND place = ANY(%(places)s) AND EXISTS (SELECT FROM running)
   RETURNING job_id, seen, finished_at
-), dead AS (
+), {changed.strip()}, {event_log.events_of(verb, "moved")}, counted AS (
+  UPDATE bulk_actions
+  SET moved = moved + (SELECT count(*) FROM moved),
+      skipped = skipped + (SELECT count(*) FROM members) - (SELECT count(*) FROM moved)
+  FROM running WHERE bulk_actions.id = running.id
+)
+SELECT {columns} FROM moved AS jobs"""
+
+
+# A job that has left `failed` since the action began, or has failed again, has another end than was seen then.
+_DEAD_MEMBERS = """dead AS (
   SELECT jobs.id FROM jobs JOIN members ON jobs.id = job_id
   WHERE (status = 'failed') IS TRUE AND transition_token IS NOT DISTINCT FROM seen
     AND jobs.finished_at = members.finished_at
-  ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
-), moved AS (
-  UPDATE jobs {_PENDING_AGAIN}
+  ORDER BY jobs.id FOR UPDATE OF jobs
+)"""
+
+_REDRIVE_SOME = _with_members(
+    "redrive",
+    f"""{_DEAD_MEMBERS}, moved AS (
+  UPDATE jobs {_PENDING_AGAIN.strip()}
   FROM dead WHERE jobs.id = dead.id
   RETURNING jobs.*
-), {event_log.events_of("redrive", "moved")}, counted AS (
-  UPDATE redrives
-  SET moved = moved + (SELECT count(*) FROM moved),
-      skipped = skipped + (SELECT count(*) FROM members) - (SELECT count(*) FROM moved)
-  FROM running WHERE redrives.id = running.id
+)""",
+    _REDRIVEN,
 )
-SELECT id, type, queue, 0, request_id, traceparent FROM moved"""
 
-_LEFT = "SELECT count(*) FROM redrive_jobs WHERE redrive_id = %(redrive_id)s AND place = ANY(%(places)s)"
+# Whatever happened to a job since, it is cancelled if its status is still one of those that were chosen.
+_CANCEL_SOME = _with_members(
+    "cancel",
+    f"""unfinished AS (
+  SELECT jobs.id FROM jobs JOIN members ON jobs.id = job_id
+  WHERE (status = ANY(%(statuses)s)) IS TRUE ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+), moved AS (
+  UPDATE jobs {_END_CANCELLED.strip()}
+  FROM unfinished WHERE jobs.id = unfinished.id
+  RETURNING jobs.*
+)""",
+    _CANCELLED,
+)
 
-_MEMBERS = "SELECT place, job_id FROM redrive_jobs WHERE redrive_id = %s ORDER BY place LIMIT %s"
+_LEFT = "SELECT count(*) FROM bulk_action_jobs WHERE action_id = %(action_id)s AND place = ANY(%(places)s)"
+
+_MEMBERS = "SELECT place, job_id FROM bulk_action_jobs WHERE action_id = %s ORDER BY place LIMIT %s"
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some jobs of a redrive: how many were looked at, and those of them that are pending again."""
+    """Some members of an action on many jobs: how many were looked at, and those of them that were changed."""
 
     taken: int
     moved: Sequence[TransitionedJob]
 
 
 def redrive_some(
+    database: Database, action_id: UUID, *, limit: int, fence: int | None = None, lost_reply: LostReply | None = None
+) -> Batch:
+    """Redrive the next `limit` members of a running action that are still the dead letters that they were.
+
+    That they are done is written by the same statement, so that no member is redriven twice, whatever is lost. The
+    batch is empty when no member is left, or the action must not go on.
+    """
+    lost_reply = lost_reply or LostReply()
+    names = _next_members(database, action_id, lost_reply, limit=limit, fence=fence)
+    rows = _send_tracked(database, lost_reply, _REDRIVE_SOME, _REDRIVEN, names) if names else []
+    return _batch(database, names, [TransitionedJob(*row) for row in rows])
+
+
+def cancel_some(
     database: Database,
-    redrive_id: UUID,
+    action_id: UUID,
     *,
+    statuses: Collection[Status],
+    reason: str | None,
+    by: str,
     limit: int,
     fence: int | None = None,
     lost_reply: LostReply | None = None,
 ) -> Batch:
-    """Redrive the next `limit` members of a running operation that are still the dead letters that they were.
-
-    That they are done is written by the same statement, so that no member is redriven twice, whatever is lost. The
-    batch is empty when no member is left, or the operation must not go on.
-    """
+    """Cancel the next `limit` members of a running action that have one of these statuses; else as `redrive_some`."""
     lost_reply = lost_reply or LostReply()
-    names = lost_reply.parameters
-    if names is None and (members := database.rows(_MEMBERS, (redrive_id, limit))):
-        names = {
-            "redrive_id": redrive_id,
-            "places": [place for place, _ in members],
-            "job_ids": [job_id for _, job_id in members],
-            "transition": uuid4(),
-            "fence": fence,
-        }
+    wish = {"statuses": [str(status) for status in statuses], "reason": reason, "by": by}
+    names = _next_members(database, action_id, lost_reply, limit=limit, fence=fence, **wish)
+    rows = _send_tracked(database, lost_reply, _CANCEL_SOME, _CANCELLED, names) if names else []
+    return _batch(database, names, [_cancelled(row) for row in rows])
+
+
+def _next_members(
+    database: Database, action_id: UUID, lost_reply: LostReply, *, limit: int, **names: object
+) -> Mapping[str, Any] | None:
+    """Return the parameters for the next members, or those whose reply was lost. None: no member is left."""
+    if lost_reply.parameters is not None:
+        return lost_reply.parameters
+    members = database.rows(_MEMBERS, (action_id, limit))
+    if not members:
+        return None
+    places, job_ids = zip(*members, strict=True)
+    return names | {"action_id": action_id, "places": [*places], "job_ids": [*job_ids], "transition": uuid4()}
+
+
+def _batch(database: Database, names: Mapping[str, Any] | None, moved: Sequence[TransitionedJob]) -> Batch:
     if names is None:
         return Batch(0, ())
-    rows = _send_tracked(database, lost_reply, _REDRIVE_SOME, _REDRIVEN, names)
-    # If none was moved, the operation may have been cancelled, or the fence be gone: then they are members still.
-    (left,) = (0,) if rows else database.row(_LEFT, names) or (0,)
-    return Batch(len(names["job_ids"]) - left, [TransitionedJob(*row) for row in rows])
+    # If none was changed, the action may have been cancelled, or the fence be gone: then they are members still.
+    (left,) = (0,) if moved else database.row(_LEFT, names) or (0,)
+    return Batch(len(names["job_ids"]) - left, moved)
 
 
 _DISCARDED = "job_id, type, queue, attempts, request_id, traceparent"
 
 # The row in `discards` is also what a statement whose reply was lost is recognised by.
+_KEEP_DISCARDED = """
+INSERT INTO discards (job_id, type, queue, attempts, request_id, traceparent, transition_token, discarded_by)
+SELECT id, type, queue, attempts, request_id, traceparent, %(transition)s, %(by)s FROM <gone>
+ON CONFLICT (job_id) DO UPDATE SET transition_token = excluded.transition_token, discarded_by = excluded.discarded_by
+""".strip()
+
 _DISCARD = f"""
 WITH gone AS (
   DELETE FROM jobs WHERE id = %(job_id)s AND (status = 'failed') IS TRUE
@@ -1170,9 +1230,7 @@ WITH gone AS (
 ), forgotten AS (
   DELETE FROM attempt_notes USING gone WHERE attempt_notes.job_id = gone.id
 ), {event_log.events_of("discard", "gone")}
-INSERT INTO discards (job_id, type, queue, attempts, request_id, traceparent, transition_token, discarded_by)
-SELECT id, type, queue, attempts, request_id, traceparent, %(transition)s, %(by)s FROM gone
-ON CONFLICT (job_id) DO UPDATE SET transition_token = excluded.transition_token, discarded_by = excluded.discarded_by
+{_KEEP_DISCARDED.replace("<gone>", "gone")}
 RETURNING {_DISCARDED}"""
 
 _IS_DISCARDED = f"SELECT {_DISCARDED} FROM discards WHERE job_id = %(job_id)s AND transition_token = %(transition)s"
@@ -1195,6 +1253,39 @@ def discard(
         lost_reply.parameters = names
         raise
     return TransitionedJob(*found) if found else None
+
+
+_DISCARD_SOME = _with_members(
+    "discard",
+    f"""{_DEAD_MEMBERS}, moved AS (
+  DELETE FROM jobs USING dead WHERE jobs.id = dead.id
+  RETURNING jobs.id, type, queue, status, attempts, request_id, traceparent
+), forgotten AS (
+  DELETE FROM attempt_notes USING moved WHERE attempt_notes.job_id = moved.id
+), kept AS (
+  {_KEEP_DISCARDED.replace("<gone>", "moved")}
+)""",
+    _MOVED,
+)
+
+
+def discard_some(
+    database: Database,
+    action_id: UUID,
+    *,
+    by: str,
+    limit: int,
+    fence: int | None = None,
+    lost_reply: LostReply | None = None,
+) -> Batch:
+    """Delete the next `limit` members of a running action that are still the dead letters that they were.
+
+    Else as `redrive_some`. The pruner deletes their files.
+    """
+    lost_reply = lost_reply or LostReply()
+    names = _next_members(database, action_id, lost_reply, limit=limit, fence=fence, by=by)
+    rows = _send_tracked(database, lost_reply, _DISCARD_SOME, _DISCARDED, names, of="discards") if names else []
+    return _batch(database, names, [TransitionedJob(*row) for row in rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -1335,26 +1426,28 @@ def _resend(database: Database, lost_reply: LostReply, sql: str, columns: str) -
 
 
 def _send_tracked(
-    database: Database, lost_reply: LostReply, sql: str, columns: str, names: Mapping[str, Any]
+    database: Database, lost_reply: LostReply, sql: str, columns: str, names: Mapping[str, Any], *, of: str = "jobs"
 ) -> list[Row]:
     """Send a transition, and keep it in `lost_reply` if no reply comes."""
     lost_reply.parameters = None
     try:
-        return _send(database, sql, columns, names)
+        return _send(database, sql, columns, names, of=of)
     except DatabaseUnavailable:
         lost_reply.parameters = names
         raise
 
 
-def _send(database: Database, sql: str, columns: str, names: Mapping[str, Any]) -> list[Row]:
+def _send(database: Database, sql: str, columns: str, names: Mapping[str, Any], *, of: str = "jobs") -> list[Row]:
     """Send a transition and return `columns` of each row that it changed, the id first.
 
-    `rows` may have sent it twice, and then the first one changed the rows: missing rows are looked up by their token.
+    `rows` may have sent it twice, and then the first one changed the rows: missing rows are looked up by their token in
+    the table `of`, which for deleted jobs is `discards`.
     """
     rows = database.rows(sql, names)
     if missing := list(set(names["job_ids"]) - {row[0] for row in rows}):
         transitions = names.get("transitions") or [names["transition"]]
-        standing = f"SELECT {columns} FROM jobs WHERE id = ANY(%s::uuid[]) AND transition_token = ANY(%s::uuid[])"
+        changed = "id = ANY(%s::uuid[])" if of == "jobs" else "job_id = ANY(%s::uuid[])"
+        standing = f"SELECT {columns} FROM {of} WHERE {changed} AND transition_token = ANY(%s::uuid[])"
         rows = [*rows, *database.rows(standing, (missing, transitions))]
     return rows
 

@@ -14,6 +14,7 @@ from jobs_service.database.connection import Database
 from jobs_service.dsn import parameters_of
 from jobs_service.jobs.job_types import Registry
 from jobs_service.jobs.lifecycle import Status
+from jobs_service.maintenance.bulk_actions import BulkActions
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.event_pruner import EventPruner
@@ -24,7 +25,6 @@ from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.neighbours import NeighbourWatch
 from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.recovery import Recovery
-from jobs_service.maintenance.redrives import Redrives
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.rescuer import Rescuer
 from jobs_service.maintenance.search_index import SearchIndex
@@ -97,7 +97,7 @@ def _services(
     yield Expirer(database, dead_letters, interval_seconds=settings.sweep_interval_seconds)
     yield Recovery(database, interval_seconds=settings.relay_interval_seconds)
     yield Strays(database, broker, dead_letters, interval_seconds=STRAYS_SECONDS, liveness=liveness)
-    yield Redrives(database, dead_letters, interval_seconds=settings.sweep_interval_seconds)
+    yield BulkActions(database, dead_letters, interval_seconds=settings.sweep_interval_seconds)
     yield Pruner(
         database,
         outputs,

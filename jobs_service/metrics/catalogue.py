@@ -39,7 +39,8 @@ ATTEMPT_OUTCOMES = (
 FINISHED_OUTCOMES = ("completed", "failed", "cancelled")
 DEAD_LETTER_REASONS = tuple(reason for reason in EndReason if reason is not EndReason.CANCELLED_BY_OPERATOR)
 SOURCES = ("api", "redrive")
-REDRIVE_OUTCOMES = ("moved", "skipped")
+BULK_ACTION_KINDS = ("redrive", "discard", "cancellation")
+BULK_ACTION_OUTCOMES = ("moved", "skipped")
 OPERATIONS = (
     "claim",
     "begin_effect",
@@ -171,7 +172,7 @@ SUBMITTED = _counter(
     _BOTH,
     f"{_JOB} source",
     "Jobs submitted, by source: api (a new job) or redrive (a finished job that runs again; counted by the workers if "
-    "an operation redrives many).",
+    "an action redrives many).",
 )
 SUBMISSION_ERRORS = _counter(
     "jobs_submission_errors_total",
@@ -184,7 +185,12 @@ SUBMISSION_ERRORS = _counter(
 PAYLOAD_BYTES = _histogram(
     "jobs_payload_bytes", _API, "", "Size in bytes of the payloads of submitted jobs, as they were sent.", _BYTES
 )
-DISCARDED = _counter("jobs_discarded_total", _API, _JOB, "Dead letters that a person deleted, by job type.")
+DISCARDED = _counter(
+    "jobs_discarded_total",
+    _BOTH,
+    _JOB,
+    "Dead letters that a person deleted, by job type. Counted by the workers if an action deletes many.",
+)
 REJECTIONS = _counter(
     "jobs_request_rejections_total",
     _API,
@@ -243,7 +249,8 @@ FINISHED = _counter(
     "jobs_finished_total",
     _BOTH,
     f"{_JOB} outcome",
-    "Jobs that reached a terminal state, by outcome: completed, failed, cancelled (counted by the API).",
+    "Jobs that reached a terminal state, by outcome: completed, failed, cancelled (counted by the API, and by the "
+    "workers if an action cancels many).",
 )
 DEAD_LETTERS = _counter(
     "jobs_dead_letters_total", _WORKER, f"{_JOB} reason", "Jobs that became dead letters, by end_reason."
@@ -251,18 +258,19 @@ DEAD_LETTERS = _counter(
 RESCUED = _counter(
     "jobs_rescued_total", _WORKER, _JOB, "Jobs taken back from workers that stopped sending heartbeats, by job type."
 )
-REDRIVES = _counter(
-    "jobs_redrives_total",
+BULK_ACTIONS_ENDED = _counter(
+    "jobs_bulk_actions_total",
     _BOTH,
-    "state",
-    "Redrives of many dead letters that ended, by state: completed (counted by the workers) or cancelled (by the API).",
+    "kind state",
+    "Actions on many jobs that ended, by kind (redrive, discard or cancellation) and state: completed (counted by the "
+    "workers) or cancelled, which is stopped (by the API).",
 )
-REDRIVE_JOBS = _counter(
-    "jobs_redrives_jobs_total",
+BULK_ACTION_JOBS = _counter(
+    "jobs_bulk_action_jobs_total",
     _BOTH,
-    "outcome",
-    "Members of redrives, by outcome: moved (pending again) or skipped (no dead letters any more; counted when the "
-    "redrive has ended).",
+    "kind outcome",
+    "Members of actions on many jobs, by outcome: moved (pending again, deleted or cancelled) or skipped (not any more "
+    "what the action is about; counted when the action has ended).",
 )
 QUARANTINED = _counter(
     "jobs_quarantined_total",
@@ -448,9 +456,9 @@ DEAD_OLDEST = _computed(
     "queue_name",
     "Unix time at which the oldest dead letter failed; absent if there is none.",
 )
-REDRIVES_RUNNING = _computed("jobs_redrives_running", "", "Redrives of many dead letters that are running.")
-REDRIVES_REMAINING = _computed(
-    "jobs_redrives_remaining", "", "Members of running redrives that were not looked at yet."
+BULK_ACTIONS_RUNNING = _computed("jobs_bulk_actions_running", "kind", "Actions on many jobs that are running.")
+BULK_ACTIONS_REMAINING = _computed(
+    "jobs_bulk_actions_remaining", "kind", "Members of running actions that were not looked at yet."
 )
 BREAKER_OPEN = _computed(
     "jobs_breaker_open",
@@ -600,7 +608,7 @@ def zero_worker(registry: "Registry") -> None:
             row.labels(queue)
     for job_type in registry:
         job = (job_type.queue, job_type.name)
-        for row in (RUN_DURATION, ATTEMPTS_PER_JOB, RESCUED, SNOOZED):
+        for row in (RUN_DURATION, ATTEMPTS_PER_JOB, RESCUED, SNOOZED, DISCARDED):
             row.labels(*job)
         SUBMITTED.labels(*job, "redrive")
         _each(ATTEMPTS, job, ATTEMPT_OUTCOMES)
@@ -610,8 +618,9 @@ def zero_worker(registry: "Registry") -> None:
     _each(STATE_SYNC_DURATION, (), OPERATIONS)
     _each(STATE_SYNC_ERRORS, (), OPERATIONS)
     _each(PRUNED, (), TERMINAL)
-    _each(REDRIVE_JOBS, (), REDRIVE_OUTCOMES)
-    REDRIVES.labels("completed")
+    for kind in BULK_ACTION_KINDS:
+        _each(BULK_ACTION_JOBS, (kind,), BULK_ACTION_OUTCOMES)
+        BULK_ACTIONS_ENDED.labels(kind, "completed")
     CLOCK_STEPS.labels()
     _zero_both()
 
@@ -623,8 +632,9 @@ def zero_api(registry: "Registry") -> None:
         _each(SUBMITTED, job, SOURCES)
         FINISHED.labels(*job, Status.CANCELLED)
         DISCARDED.labels(*job)
-    REDRIVES.labels("cancelled")
-    REDRIVE_JOBS.labels("skipped")
+    for kind in BULK_ACTION_KINDS:
+        BULK_ACTIONS_ENDED.labels(kind, "cancelled")
+        BULK_ACTION_JOBS.labels(kind, "skipped")
     _each(SUBMISSION_ERRORS, (), SUBMISSION_ERROR_REASONS)
     _each(REJECTIONS, (), REJECTIONS_KNOWN)
     PAYLOAD_BYTES.labels()

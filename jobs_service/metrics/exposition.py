@@ -87,7 +87,7 @@ def build_collector(settings: Settings, registry: Registry) -> ScrapeCollector:
             # Where canaries are off, the age of the last one would grow for ever.
             **({"canaries": rows.canaries} if settings.canary_interval_seconds else {}),
             "pauses": rows.pauses,
-            "redrives": rows.redrives,
+            "bulk_actions": rows.bulk_actions,
             "overdue": rows.overdue,
             "dead_letters": rows.dead_letters,
             "tables": lambda: server_stats.tables(database),

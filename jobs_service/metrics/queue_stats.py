@@ -77,7 +77,8 @@ _DEAD = (
     "SELECT queue, count(*), extract(epoch FROM min(finished_at))::float8 FROM jobs WHERE status = 'failed' GROUP BY 1"
 )
 
-_REDRIVES = "SELECT count(*), COALESCE(sum(matched - moved - skipped), 0) FROM redrives WHERE state = 'running'"
+_BULK_ACTIONS = """
+SELECT kind, count(*), sum(matched - moved - skipped) FROM bulk_actions WHERE state = 'running' GROUP BY kind"""
 
 _CANARIES = "SELECT queue, extract(epoch FROM finished_at)::float8, seconds FROM canaries WHERE queue = ANY(%s)"
 
@@ -125,12 +126,14 @@ class JobRows:
             oldest.add_metric([queue], failed_at)
         yield oldest
 
-    def redrives(self) -> Iterator[Any]:
-        count, remaining = self.database.row(_REDRIVES) or (0, 0)
-        for row, value in ((catalogue.REDRIVES_RUNNING, count), (catalogue.REDRIVES_REMAINING, remaining)):
-            family = row.family()
-            family.add_metric([], value)
-            yield family
+    def bulk_actions(self) -> Iterator[Any]:
+        running, remaining = catalogue.BULK_ACTIONS_RUNNING.family(), catalogue.BULK_ACTIONS_REMAINING.family()
+        found = {kind: (count, jobs) for kind, count, jobs in self.database.rows(_BULK_ACTIONS)}
+        for kind in catalogue.BULK_ACTION_KINDS:
+            count, jobs = found.get(kind, (0, 0))
+            running.add_metric([kind], count)
+            remaining.add_metric([kind], jobs)
+        yield from (running, remaining)
 
     def breakers(self) -> Iterator[Any]:
         is_open, waiting = catalogue.BREAKER_OPEN.family(), catalogue.BREAKER_WAITING.family()

@@ -9,10 +9,11 @@ from samples import a_failure
 from time_travel import HOUR, set_dates
 
 from jobs_service.api.app import create_app
-from jobs_service.events import JobDiscarded, JobRedriven, RedriveEnded
-from jobs_service.jobs import dead_letters as dead_letter_rows, lifecycle
+from jobs_service.events import BulkActionEnded, JobDiscarded, JobRedriven
+from jobs_service.jobs import bulk_actions, dead_letters as dead_letter_rows, lifecycle
+from jobs_service.jobs.bulk_actions import Kind
 from jobs_service.jobs.lifecycle import EndReason
-from jobs_service.maintenance.redrives import Rate, Redrives
+from jobs_service.maintenance.bulk_actions import BulkActions, Rate
 from jobs_service.maintenance.service import Turn
 
 FULL = 'cannot write "{}.csv": no space left after {} bytes, job {}'
@@ -48,7 +49,7 @@ def fail_again(database, worker_id):
 @pytest.fixture
 def redrives(database, dead_letters):
     """The service of a leader that has just begun, at a rate that lets everything pass."""
-    return Redrives(database, dead_letters, interval_seconds=1)
+    return BulkActions(database, dead_letters, interval_seconds=1)
 
 
 @pytest.fixture
@@ -252,7 +253,9 @@ def test_a_dry_run_counts_and_shows_and_changes_nothing(client, database, fail):
     assert (200, 12) == (reply.status_code, reply.json["count"])
     assert failed[:10] == [item["job_id"] for item in reply.json["sample"]]
     assert before == database.rows("SELECT xmin::text FROM jobs ORDER BY id")
-    assert [(0, 0)] == database.rows("SELECT (SELECT count(*) FROM redrives), (SELECT count(*) FROM redrive_jobs)")
+    assert [(0, 0)] == database.rows(
+        "SELECT (SELECT count(*) FROM bulk_actions), (SELECT count(*) FROM bulk_action_jobs)"
+    )
 
 
 def test_a_redrive_says_which_dead_letters_are_meant(client):
@@ -299,7 +302,7 @@ def test_what_a_redrive_moves_leaves_the_list_in_redis_and_is_announced(
 
     assert [other] == dead_letters.ids()
     assert members == [event.job_id for event in announced if type(event) is JobRedriven]
-    assert 1 == sum(type(event) is RedriveEnded for event in announced)
+    assert 1 == sum(type(event) is BulkActionEnded for event in announced)
 
 
 def test_a_job_that_fails_again_during_a_redrive_is_not_run_once_more(client, database, fail, fail_again, redrives):
@@ -318,7 +321,7 @@ def test_a_redrive_is_stopped_and_the_rest_stays(client, database, dead_letters,
     for _ in range(3):
         fail()
     path = begin(client, all=True, rate_per_second=0.1)
-    redrives = Redrives(database, dead_letters, interval_seconds=1)
+    redrives = BulkActions(database, dead_letters, interval_seconds=1)
     redrives.run_once(Turn())
 
     stopped = client.simulate_post(f"{path}/cancel")
@@ -332,7 +335,7 @@ def test_a_redrive_is_stopped_and_the_rest_stays(client, database, dead_letters,
     assert stopped.json == client.simulate_post(f"{path}/cancel").json
     redrives.run_once(Turn())
     assert [(2, 0)] == database.rows(
-        "SELECT count(*) FILTER (WHERE status = 'failed'), (SELECT count(*) FROM redrive_jobs) FROM jobs"
+        "SELECT count(*) FILTER (WHERE status = 'failed'), (SELECT count(*) FROM bulk_action_jobs) FROM jobs"
     )
 
 
@@ -360,7 +363,7 @@ def test_a_leader_that_has_lost_its_lease_moves_nothing(client, database, fail, 
 
     redrives.run_once(Turn(fence=-1))
 
-    assert [("failed", 1)] == database.rows("SELECT status, (SELECT count(*)::int FROM redrive_jobs) FROM jobs")
+    assert [("failed", 1)] == database.rows("SELECT status, (SELECT count(*)::int FROM bulk_action_jobs) FROM jobs")
 
 
 def test_a_redrive_that_is_begun_twice_is_one(database, fail):
@@ -368,12 +371,15 @@ def test_a_redrive_that_is_begun_twice_is_one(database, fail):
     fail()
     redrive_id = claim_id = "0197a40b-91d2-7c44-8a1e-5d1f0c9b7e23"
     begun = [
-        dead_letter_rows.begin_redrive(database, redrive_id, {}, text="{}", rate_per_second=1, by="b") for _ in range(2)
+        bulk_actions.begin(
+            database, redrive_id, Kind.REDRIVE, dead_letter_rows.selection({}), text="{}", rate_per_second=1, by="b"
+        )
+        for _ in range(2)
     ]
 
     assert begun[0] == begun[1]
     assert 1 == begun[0].matched
-    assert [(1,)] == database.rows("SELECT count(*) FROM redrive_jobs WHERE redrive_id = %s", (claim_id,))
+    assert [(1,)] == database.rows("SELECT count(*) FROM bulk_action_jobs WHERE action_id = %s", (claim_id,))
 
 
 def test_a_rate_lets_pass_what_has_gathered_but_no_more_than_a_second_gives():

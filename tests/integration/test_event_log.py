@@ -14,10 +14,12 @@ from databases import opened
 from rows import claim_one, complete_one, release_one, rescue
 from samples import a_failure, new_job
 
-from jobs_service.jobs import dead_letters, event_log, lifecycle
+from jobs_service.jobs import bulk_actions, dead_letters, event_log, lifecycle, unfinished
+from jobs_service.jobs.bulk_actions import Kind
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.event_log import Gap, Position, Snapshot
 from jobs_service.jobs.lifecycle import EndReason
+from jobs_service.jobs.listing import Filters
 from jobs_service.maintenance.event_pruner import EventPruner
 from jobs_service.maintenance.service import Turn
 
@@ -78,9 +80,25 @@ def _redrive(database, submit, worker_id):  # noqa: ARG001 - as above
 
 def _redrive_some(database, submit, worker_id):
     _fail_unknown(database, submit, worker_id)
-    redrive_id = uuid4()
-    dead_letters.begin_redrive(database, redrive_id, {}, text="{}", rate_per_second=1, by="someone")
-    lifecycle.redrive_some(database, redrive_id, limit=1)
+    lifecycle.redrive_some(database, _begun(database, Kind.REDRIVE, dead_letters.selection({})), limit=1)
+
+
+def _discard_some(database, submit, worker_id):
+    _fail_unknown(database, submit, worker_id)
+    action_id = _begun(database, Kind.DISCARD, dead_letters.selection({}))
+    lifecycle.discard_some(database, action_id, by="someone", limit=1)
+
+
+def _cancel_some(database, submit, worker_id):  # noqa: ARG001 - as above
+    submit()
+    action_id = _begun(database, Kind.CANCELLATION, unfinished.selection(Filters()))
+    lifecycle.cancel_some(database, action_id, statuses=unfinished.UNFINISHED, reason="twice", by="someone", limit=1)
+
+
+def _begun(database, kind, selection):
+    action_id = uuid4()
+    bulk_actions.begin(database, action_id, kind, selection, text="{}", rate_per_second=1, by="someone")
+    return action_id
 
 
 def _discard(database, submit, worker_id):
@@ -131,9 +149,9 @@ EXAMPLES = {
     "abandon": [(lambda d, s, w: lifecycle.abandon(d, _claimed(d, s, w), "broken"), ("retried", "pending", 1))],
     "fail_unknown": [(_fail_unknown, ("failed", "failed", 0))],
     "expire": [(_expire, ("failed", "failed", 0))],
-    "cancel": [(_cancel, ("cancelled", "cancelled", 0))],
+    "cancel": [(_cancel, ("cancelled", "cancelled", 0)), (_cancel_some, ("cancelled", "cancelled", 0))],
     "redrive": [(_redrive, ("redriven", "pending", 0)), (_redrive_some, ("redriven", "pending", 0))],
-    "discard": [(_discard, ("discarded", "failed", 0))],
+    "discard": [(_discard, ("discarded", "failed", 0)), (_discard_some, ("discarded", "failed", 0))],
 }
 
 

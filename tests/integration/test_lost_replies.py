@@ -25,6 +25,7 @@ from jobs_service.database.connection import open_database
 from jobs_service.errors import DatabaseUnavailable, Snoozed, Unavailable
 from jobs_service.events import (
     AttemptAmbiguous,
+    BulkActionEnded,
     JobCancelled,
     JobCompleted,
     JobDeferred,
@@ -37,15 +38,16 @@ from jobs_service.events import (
     JobRescued,
     JobRetried,
     JobSnoozed,
-    RedriveEnded,
 )
-from jobs_service.jobs import dead_letters, lifecycle
+from jobs_service.jobs import bulk_actions, dead_letters, lifecycle, unfinished
+from jobs_service.jobs.bulk_actions import Kind
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.failures import ProcessBroken, ProcessLost
 from jobs_service.jobs.lifecycle import OnAmbiguous
+from jobs_service.jobs.listing import Filters
+from jobs_service.maintenance.bulk_actions import BulkActions
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.liveness import Liveness
-from jobs_service.maintenance.redrives import Redrives
 from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays
 from jobs_service.worker.assembly import build_lifecycle_sync
@@ -237,21 +239,27 @@ def failed(world):
     return job_id
 
 
-def member_of_a_redrive(world):
-    job_id = failed(world)
-    dead_letters.begin_redrive(world.near, uuid4(), {}, text="{}", rate_per_second=1_000, by="b")
-    return job_id
+def member_of(kind):
+    """Begin an action on a job of the kind that it is about."""
+
+    def member(world):
+        job_id = world.submit() if kind is Kind.CANCELLATION else failed(world)
+        selection = unfinished.selection(Filters()) if kind is Kind.CANCELLATION else dead_letters.selection({})
+        bulk_actions.begin(world.near, uuid4(), kind, selection, text="{}", rate_per_second=1_000, by="b")
+        return job_id
+
+    return member
 
 
-def redrive_members(world, _):
-    service = Redrives(world.database, world.dead_letters, interval_seconds=1)
+def change_members(world, _):
+    service = BulkActions(world.database, world.dead_letters, interval_seconds=1)
 
     def has_ended():
         with suppress(DatabaseUnavailable):
             service.run_once(Turn())
-        return world.near.rows("SELECT FROM redrives WHERE state = 'completed'")
+        return world.near.rows("SELECT FROM bulk_actions WHERE state = 'completed'")
 
-    eventually(has_ended, what="the end of the redrive")
+    eventually(has_ended, what="the end of the action")
 
 
 #: Verb, and where it has several callers which one, -> how it is called and what must come of it:
@@ -318,11 +326,18 @@ CASES = {
         is_a_request=True,
         transition=b"DELETE FROM jobs",
     ),
-    "redrive, of an operation": Case(
-        member_of_a_redrive,
-        redrive_members,
-        [JobRedriven, RedriveEnded],
-        ("pending", 0, 0, 0),
+    "redrive, of many": Case(
+        member_of(Kind.REDRIVE), change_members, [JobRedriven, BulkActionEnded], ("pending", 0, 0, 0)
+    ),
+    "discard, of many": Case(
+        member_of(Kind.DISCARD),
+        change_members,
+        [JobDiscarded, BulkActionEnded],
+        None,
+        transition=b"DELETE FROM bulk_action_jobs",
+    ),
+    "cancel, of many": Case(
+        member_of(Kind.CANCELLATION), change_members, [JobCancelled, BulkActionEnded], ("cancelled", 0, 0, 0)
     ),
     "redrive": Case(
         dead,
@@ -377,7 +392,7 @@ def test_a_transition_whose_reply_is_lost_is_told_of_once(world, case, loss):
 
     eventually(lambda: len(world.announced) >= len(case.announced), what="the events")
     assert case.announced == [type(event) for event in world.announced]
-    assert {str(job_id)} == {event.job_id for event in world.announced if type(event) is not RedriveEnded}
+    assert {str(job_id)} == {event.job_id for event in world.announced if type(event) is not BulkActionEnded}
     assert [case.row] * (case.row is not None) == world.near.rows(
         "SELECT status, attempts, worker_losses, jsonb_array_length(history) FROM jobs"
     )
@@ -385,7 +400,7 @@ def test_a_transition_whose_reply_is_lost_is_told_of_once(world, case, loss):
     assert answer in case.answers(loss)
     assert world.proxy.lost >= min(loss[TRANSITION], 2)
     # Clients that watch are told once as well.
-    is_told = case.row is not None or case.announced == [JobDiscarded]
+    is_told = case.row is not None or JobDiscarded in case.announced
     assert [([job_id],)] * is_told == world.near.rows("SELECT job_ids FROM job_events")
 
 

@@ -20,17 +20,19 @@ from jobs_service.api.resources import job_pages
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.epoch import Epoch
 from jobs_service.errors import QueueFull
-from jobs_service.jobs import attention, dead_letters as dead_letter_rows, lifecycle
+from jobs_service.jobs import attention, bulk_actions, dead_letters as dead_letter_rows, lifecycle, unfinished
+from jobs_service.jobs.bulk_actions import Kind
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.job_types import JobType
 from jobs_service.jobs.lifecycle import ClaimRequest, EndReason, Status
+from jobs_service.jobs.listing import Filters
+from jobs_service.maintenance.bulk_actions import BulkActions
 from jobs_service.maintenance.canary import Canary
 from jobs_service.maintenance.dead_letters import DeadLetters
 from jobs_service.maintenance.expirer import Expirer
 from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.pruner import Pruner
 from jobs_service.maintenance.recovery import Recovery
-from jobs_service.maintenance.redrives import Redrives
 from jobs_service.maintenance.relay import Relay
 from jobs_service.maintenance.service import Turn
 from jobs_service.maintenance.strays import Strays
@@ -405,18 +407,38 @@ def test_what_needs_a_person(watch, database, monkeypatch):
     database.rows("DELETE FROM servers")
 
 
-def test_redrives(watch, database, broker):
-    service = Redrives(database, DeadLetterList(broker.client, broker.keys), interval_seconds=1)
-    dead_letter_rows.begin_redrive(
-        database, uuid4(), {"end_reason": "rejected"}, text="{}", rate_per_second=1_000, by="b"
-    )
+def test_the_members_of_a_cancellation_are_few_rows_of_an_index(watch, database, monkeypatch):
+    """By an index of the type, or of the unfinished jobs; of these so many as an action may look at."""
+    count, is_capped, sample = unfinished.preview(database, Filters(type="EMAIL_SEND"))
+    assert 0 < count <= 40
+    assert (False, 10) == (is_capped, len(sample))
+    assert_small(watch)
+
+    monkeypatch.setattr(unfinished, "MOST_COUNTED", 500)
+    _, is_capped, sample = unfinished.preview(database, Filters(queue="default"))
+    assert (True, 10) == (is_capped, len(sample))
+    assert_small(watch, rows=1_100, pages=FEW_PAGES + 8 * 1_100)
+
+
+@pytest.mark.parametrize(
+    ("kind", "selection"),
+    [
+        (Kind.REDRIVE, dead_letter_rows.selection({"end_reason": "rejected"})),
+        (Kind.DISCARD, dead_letter_rows.selection({"end_reason": "rejected"})),
+        (Kind.CANCELLATION, unfinished.selection(Filters(type="EMAIL_SEND"))),
+    ],
+)
+def test_actions_on_many(watch, database, broker, kind, selection):
+    service = BulkActions(database, DeadLetterList(broker.client, broker.keys), interval_seconds=1)
+    bulk_actions.begin(database, uuid4(), kind, selection, text="{}", rate_per_second=1_000, by="b")
     watch.clear()
 
     service.run_once(Turn())
+    bulk_actions.newest(database, kind, limit=20)
 
-    # Each job that is moved has its entries in the indexes.
+    # Each job that is changed has its entries in the indexes.
     assert_small(watch, pages=1_000)
-    database.rows("TRUNCATE redrives, redrive_jobs")
+    database.rows("TRUNCATE bulk_actions, bulk_action_jobs")
 
 
 def test_the_scrape(watch, database):
@@ -425,7 +447,7 @@ def test_the_scrape(watch, database):
     watch.clear()
 
     rows = JobRows(database, queues=["default"], lease_seconds=15)
-    for look in (rows.jobs, rows.overdue, rows.dead_letters, rows.workers, rows.pauses, rows.redrives):
+    for look in (rows.jobs, rows.overdue, rows.dead_letters, rows.workers, rows.pauses, rows.bulk_actions):
         list(look())
 
     # Sorted, by queue, are only the running and the dead: at most 500 here.

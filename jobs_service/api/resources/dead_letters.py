@@ -40,6 +40,7 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     type: Annotated[str | None, Meta(description="A job type, in any spelling.")] = None
     queue: str | None = None
+    tag: Annotated[str | None, Meta(description="One of the job's tags, exactly.")] = None
     end_reason: lifecycle.EndReason | None = None
     group: Annotated[UUID | None, Meta(description="The id of a group of equal errors.")] = None
     created_after: Annotated[Moment | None, Meta(description="Submitted at this time or later.")] = None

@@ -32,7 +32,7 @@ MAX_ATTEMPTS_MIN = 1_000_000
 
 Moment = Annotated[datetime, Meta(tz=True)]
 #: PostgreSQL's texts have no NUL character.
-_STORABLE = r"^[^\x00]*$"
+STORABLE = r"^[^\x00]*$"
 
 
 class JobFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,10 +41,10 @@ class JobFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: Status | None = None
     type: Annotated[str | None, Meta(description="A job type, in any spelling.")] = None
     queue: Annotated[
-        Annotated[str, Meta(max_length=MAX_NAME, pattern=_STORABLE)] | None, Meta(description="The name of a queue.")
+        Annotated[str, Meta(max_length=MAX_NAME, pattern=STORABLE)] | None, Meta(description="The name of a queue.")
     ] = None
     tag: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARACTERS, pattern=_STORABLE)] | None,
+        Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARACTERS, pattern=STORABLE)] | None,
         Meta(description="One of the job's tags, exactly."),
     ] = None
     created_after: Annotated[Moment | None, Meta(description="Submitted at this time (RFC 3339) or later.")] = None
@@ -53,7 +53,7 @@ class JobFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=0, le=MAX_ATTEMPTS_MIN)] | None, Meta(description="So many attempts or more.")
     ] = None
     q: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=search.MAX_CHARACTERS, pattern=_STORABLE)] | None,
+        Annotated[str, Meta(min_length=1, max_length=search.MAX_CHARACTERS, pattern=STORABLE)] | None,
         Meta(description="Words in any order; case does not matter. Each begins a word of the payload or the error."),
     ] = None
 

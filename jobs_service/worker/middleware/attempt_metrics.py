@@ -79,14 +79,26 @@ class AttemptMetrics(Middleware):
                 metrics.QUARANTINED.labels(event.queue).inc()
             case events.JobsPruned():
                 metrics.PRUNED.labels(event.status).inc(event.jobs)
-            case events.JobRedriven():
-                metrics.SUBMITTED.labels(event.queue, event.type, "redrive").inc()
-                metrics.REDRIVE_JOBS.labels("moved").inc()
-            case events.RedriveEnded():
-                metrics.REDRIVES.labels(event.state).inc()
-                metrics.REDRIVE_JOBS.labels("skipped").inc(event.skipped)
             case events.SubscriberFailed():
                 metrics.EVENT_SUBSCRIBER_ERRORS.labels(event.subscriber).inc()
+            case _:
+                self._done_to_many(event)
+
+    def _done_to_many(self, event: events.Event) -> None:
+        """Count what maintenance does for actions on many jobs: a worker does these things for nothing else."""
+        match event:
+            case events.JobRedriven():
+                metrics.SUBMITTED.labels(event.queue, event.type, "redrive").inc()
+                metrics.BULK_ACTION_JOBS.labels("redrive", "moved").inc()
+            case events.JobDiscarded():
+                metrics.DISCARDED.labels(event.queue, event.type).inc()
+                metrics.BULK_ACTION_JOBS.labels("discard", "moved").inc()
+            case events.JobCancelled():
+                metrics.FINISHED.labels(event.queue, event.type, "cancelled").inc()
+                metrics.BULK_ACTION_JOBS.labels("cancellation", "moved").inc()
+            case events.BulkActionEnded():
+                metrics.BULK_ACTIONS_ENDED.labels(event.kind, event.state).inc()
+                metrics.BULK_ACTION_JOBS.labels(event.kind, "skipped").inc(event.skipped)
 
     def _started(self, event: events.JobProcessing) -> None:
         metrics.STARTED.labels(event.queue).inc()
