@@ -90,6 +90,8 @@ class JobType:
     example: object = None
     #: Submitted by maintenance to check that its queue works. Lists of jobs leave it out.
     is_canary: bool = False
+    #: Its payloads, results and log lines are not for everyone who may look at the console, which hides them.
+    is_sensitive: bool = False
     #: Further types for the document, where `payload` accepts their JSON without naming them.
     forms: tuple[Any, ...] = ()
 

@@ -262,3 +262,11 @@ def say(payload: dict[str, Any], context: JobContext) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if payload.get("fail"):
         raise RuntimeError("as asked")
+
+
+@job("test-secret", payload=dict[str, Any], is_sensitive=True)
+def keep_secret(payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """Say what is in the payload, and return it."""
+    context.log.info(payload["secret"])
+    context.progress(1, 2, payload["secret"])
+    return payload

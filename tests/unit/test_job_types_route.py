@@ -7,9 +7,9 @@ import pytest
 
 from jobs_service.api import problems
 from jobs_service.api.operations import Contract
-from jobs_service.api.resources.job_types import JobTypeCollection, JobTypeItem
+from jobs_service.api.resources.job_types import JobTypeCollection, JobTypeItem, info
 from jobs_service.config import Settings
-from jobs_service.jobs.job_types import load, registry
+from jobs_service.jobs.job_types import JobType, load, noop, registry
 
 ENVIRON = {
     "DATABASE_URL": "postgresql://x@localhost/x",
@@ -50,6 +50,19 @@ def test_the_limit_of_running_jobs_is_that_of_the_settings(client):
     shown = {kind["name"]: kind["max_running"] for kind in client.simulate_get("/job-types").json["job_types"]}
 
     assert {"EMAIL_SEND": 3, "csv-generation": 15} == shown
+
+
+def test_a_type_says_whether_it_is_sensitive():
+    quiet = JobType("quiet", dict, noop, is_sensitive=True)
+    settings = Settings.from_env(ENVIRON)
+
+    assert [True, False] == [info(kind, settings).is_sensitive for kind in (quiet, registry.get("csv-generation"))]
+
+
+def test_the_limits_say_how_long_jobs_are_kept(client):
+    kept = client.simulate_get("/job-types").json["limits"]["retention_seconds"]
+
+    assert {"completed": 604_800, "failed": 7_776_000, "cancelled": 604_800} == kept
 
 
 def test_a_type_is_found_in_any_spelling(client):

@@ -1,16 +1,20 @@
 """How pages write times, durations and numbers."""
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 #: What stands for a value that there is not.
 NOTHING = "—"
 
 _STEPS = ((60, "s"), (3_600, "min"), (86_400, "h"), (float("inf"), "d"))
 _UNITS = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
+
+#: Characters that are not seen, or that change the order of others, so that a text would look like another one.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 #: From so many seconds on, tenths of a second say nothing.
 _WHOLE_SECONDS = 10
@@ -63,9 +67,14 @@ def _coarse(seconds: float) -> str:
     return f"{seconds // _UNITS[unit]:.0f} {unit}"
 
 
-def moment(time: str | None) -> str:
+def moment(time: str | datetime | None) -> str:
     """Return a time in full, in UTC."""
     return NOTHING if time is None else f"{parsed(time).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def clock(time: str | datetime) -> str:
+    """Return the time of day, in UTC, with milliseconds."""
+    return parsed(time).astimezone(UTC).isoformat(timespec="milliseconds")[11:23]
 
 
 def number(value: float | None) -> str:
@@ -80,6 +89,12 @@ def pretty(value: Any) -> str:  # noqa: ANN401 - any JSON
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
+def visible(text: str) -> Markup:
+    """Return a text with the numbers of the characters that are not seen, instead of what they would do to the text."""
+    marked = _INVISIBLE.sub(lambda found: f"<span class=invisible>\\u{ord(found[0]):04x}</span>", str(escape(text)))
+    return Markup(marked)  # noqa: S704 - it is escaped
+
+
 def short_id(job_id: str) -> str:
     """Return the end of an id, which differs from that of other jobs: the beginning is the time."""
     return job_id[-12:]
@@ -89,7 +104,9 @@ FILTERS = {
     "duration": duration,
     "ago": ago,
     "moment": moment,
+    "clock": clock,
     "number": number,
     "pretty": pretty,
     "short_id": short_id,
+    "visible": visible,
 }

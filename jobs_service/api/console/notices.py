@@ -5,5 +5,6 @@ NOTICES = {
     "cancelled": "The job is cancelled.",
     "retried": "The job is pending again.",
     "changed": "The job is changed.",
+    "discarded": "The dead letter is deleted.",
     "signed-out": "You are signed out.",
 }

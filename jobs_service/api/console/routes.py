@@ -1,6 +1,8 @@
 """The routes of the console."""
 
 from jobs_service.api.access.guard import Guard
+from jobs_service.api.console.job import JobAttempt, JobAttempts, JobItem, JobText
+from jobs_service.api.console.job_actions import JobCancel, JobDiscard, JobReschedule, JobRetry
 from jobs_service.api.console.jobs import Jobs
 from jobs_service.api.console.overview import Example, Overview
 from jobs_service.api.console.pages import Console
@@ -22,4 +24,12 @@ def routes(console: Console, guard: Guard, events: Events, job_events: JobEvents
         Route("/console/events", events),
         Route("/console/jobs/{job_id}/events", job_events),
         Route("/console/jobs/{job_id}/output", output),
+        Route("/console/jobs/{job_id}", JobItem(console)),
+        Route("/console/jobs/{job_id}/attempts", JobAttempts(console)),
+        Route("/console/jobs/{job_id}/attempts/{key}", JobAttempt(console)),
+        Route("/console/jobs/{job_id}/json/{part}", JobText(console)),
+        Route("/console/jobs/{job_id}/cancel", JobCancel(console)),
+        Route("/console/jobs/{job_id}/retry", JobRetry(console)),
+        Route("/console/jobs/{job_id}/reschedule", JobReschedule(console)),
+        Route("/console/jobs/{job_id}/discard", JobDiscard(console)),
     ]

@@ -41,6 +41,17 @@ class JobTypeInfo(msgspec.Struct, frozen=True):
     max_running: Annotated[int, Meta(description="How many run at a time in a worker process.")]
     payload_schema: Annotated[dict[str, Any], Meta(description="The JSON Schema (2020-12) of its payload.")]
     example: Annotated[Any, Meta(description="A payload that it accepts; null: none is given.")]
+    is_sensitive: Annotated[
+        bool, Meta(description="The console hides the payloads, results and log lines of its jobs. The API does not.")
+    ]
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """After how many seconds finished jobs are deleted. 0: never."""
+
+    completed: int
+    failed: int
+    cancelled: int
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -54,6 +65,7 @@ class Limits(msgspec.Struct, frozen=True):
     delay_seconds: Annotated[int, Meta(description="How far ahead a job may be scheduled.")]
     query_characters: Annotated[int, Meta(description="Characters of `q`; 0: there is no text search.")]
     query_words: Annotated[int, Meta(description="Words of `q`; 0: there is no text search.")]
+    retention_seconds: Annotated[Retention, Meta(description="How long jobs are kept after their end; 0: for ever.")]
 
 
 class JobTypes(msgspec.Struct, frozen=True):
@@ -73,6 +85,7 @@ _EXAMPLE = {
     "max_running": 15,
     "payload_schema": {"anyOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}]},
     "example": {"rows": [{"name": "Alice", "score": 95}]},
+    "is_sensitive": False,
 }
 _LIMITS_EXAMPLE = {
     "body_bytes": 1_048_576,
@@ -83,6 +96,7 @@ _LIMITS_EXAMPLE = {
     "delay_seconds": 31_622_400,
     "query_characters": 200,
     "query_words": 10,
+    "retention_seconds": {"completed": 604_800, "failed": 7_776_000, "cancelled": 604_800},
 }
 
 
@@ -157,6 +171,7 @@ def info(job_type: JobType, settings: Settings) -> JobTypeInfo:
         max_running=_max_running(job_type, settings),
         payload_schema=msgspec.json.schema(job_type.payload),
         example=job_type.example,
+        is_sensitive=job_type.is_sensitive,
     )
 
 
@@ -177,4 +192,9 @@ def limits(settings: Settings) -> Limits:
         delay_seconds=int(MAX_DELAY.total_seconds()),
         query_characters=search.MAX_CHARACTERS if has_search else 0,
         query_words=search.MAX_WORDS if has_search else 0,
+        retention_seconds=Retention(
+            settings.retention_completed_seconds,
+            settings.retention_failed_seconds,
+            settings.retention_cancelled_seconds,
+        ),
     )

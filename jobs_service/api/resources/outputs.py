@@ -160,7 +160,7 @@ class JobOutput(DatabaseResource):
                 title="not_finished",
                 description=f"The job has status {job.status}. It has an output when it is completed.",
             )
-        named = _named(bytes(job.result or b""), id_) if job.status == Status.COMPLETED else []
+        named = named_files(bytes(job.result or b""), id_) if job.status == Status.COMPLETED else []
         if asked is None and named:
             return _Name(named[0], is_named=True)
         name = (asked or "").removeprefix("output/")
@@ -205,7 +205,7 @@ class _Name(msgspec.Struct, frozen=True):
     is_named: bool
 
 
-def _named(result: bytes, job_id: UUID) -> list[str]:
+def named_files(result: bytes, job_id: UUID) -> list[str]:
     """Return the files of this job that its result, a JSON text, names. Names of another job's files are left out."""
     found = re.findall(rf'"output/({re.escape(str(job_id))}\.[A-Za-z0-9._-]+)"', result.decode())
     return [name for name in found if NAME.fullmatch(name)]
