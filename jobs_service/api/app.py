@@ -22,7 +22,13 @@ from jobs_service.api.request_body import BodyReader
 from jobs_service.api.resources.batches import JobBatch
 from jobs_service.api.resources.dead_letters import DeadLetterCollection, DeadLetterItem
 from jobs_service.api.resources.docs import ApiPage, ErrorsPage, Files
-from jobs_service.api.resources.error_groups import ErrorGroups, GroupIgnoring, GroupReopening, GroupResolution
+from jobs_service.api.resources.error_groups import (
+    ErrorGroupResource,
+    ErrorGroups,
+    GroupIgnoring,
+    GroupReopening,
+    GroupResolution,
+)
 from jobs_service.api.resources.event_streams import Events, JobEvents
 from jobs_service.api.resources.explanations import JobExplanation
 from jobs_service.api.resources.health import Liveness, Readiness
@@ -36,6 +42,7 @@ from jobs_service.api.resources.metrics import Metrics
 from jobs_service.api.resources.outputs import JobOutput
 from jobs_service.api.resources.queue_actions import QueuePause, QueueResume
 from jobs_service.api.resources.queues import QueueCollection, QueueItem, QueueReader
+from jobs_service.api.resources.redrive_outcomes import RedriveOutcomes
 from jobs_service.api.resources.redrives import RedriveCancellation, RedriveCollection, RedriveItem
 from jobs_service.api.resources.stats import Statistics
 from jobs_service.api.resources.workers import WorkerCollection
@@ -143,12 +150,14 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         Route("/events", all_events),
         Route("/dead-letters", DeadLetterCollection(database, threads, registry)),
         Route("/dead-letters/{job_id}", DeadLetterItem(database, threads, dead_letters)),
-        Route("/dead-letters/groups", ErrorGroups(database, threads)),
+        Route("/dead-letters/groups", ErrorGroups(database, threads, registry)),
+        Route("/dead-letters/groups/{group_id}", ErrorGroupResource(database, threads)),
         Route("/dead-letters/groups/{group_id}/resolve", GroupResolution(database, threads, body_reader)),
         Route("/dead-letters/groups/{group_id}/ignore", GroupIgnoring(database, threads, body_reader)),
         Route("/dead-letters/groups/{group_id}/reopen", GroupReopening(database, threads)),
         Route("/dead-letters/redrives", RedriveCollection(database, threads, registry, body_reader)),
         Route("/dead-letters/redrives/{redrive_id}", RedriveItem(database, threads)),
+        Route("/dead-letters/redrives/{redrive_id}/outcomes", RedriveOutcomes(database, threads)),
         Route("/dead-letters/redrives/{redrive_id}/cancel", RedriveCancellation(database, threads)),
         Route("/job-types", JobTypeCollection(registry, settings)),
         Route("/job-types/{name}", JobTypeItem(registry, settings)),

@@ -1105,7 +1105,7 @@ WITH running AS (
     AND jobs.finished_at = members.finished_at
   ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
 ), moved AS (
-  UPDATE jobs {_PENDING_AGAIN}
+  UPDATE jobs {_PENDING_AGAIN}, redrive_id = %(redrive_id)s
   FROM dead WHERE jobs.id = dead.id
   RETURNING jobs.*
 ), {event_log.events_of("redrive", "moved")}, counted AS (
