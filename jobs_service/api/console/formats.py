@@ -1,8 +1,10 @@
 """How pages write times, durations and numbers."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from markupsafe import Markup
 
@@ -85,6 +87,16 @@ def short_id(job_id: str) -> str:
     return job_id[-12:]
 
 
+def lasted(start: str, end: str | None) -> str:
+    """Return how long it was from one time to another; a dash if it has not ended."""
+    return NOTHING if end is None else duration(between(start, end))
+
+
+def query(parameters: Mapping[str, object]) -> str:
+    """Return parameters as the query of a URL, without those that are None or empty."""
+    return urlencode({name: value for name, value in parameters.items() if value not in (None, "")})
+
+
 FILTERS = {
     "duration": duration,
     "ago": ago,
@@ -92,4 +104,6 @@ FILTERS = {
     "number": number,
     "pretty": pretty,
     "short_id": short_id,
+    "lasted": lasted,
+    "query": query,
 }

@@ -37,10 +37,18 @@ const live = {
     this.button.addEventListener("click", () => this.toggle());
     this.show();
     if (events) this.open(events);
-    if (refresh) setInterval(() => this.ask(), Number(refresh) * 1000);
+    if (refresh) this.askAgain();
     document.addEventListener("visibilitychange", () => this.flush());
     document.addEventListener("pointerout", () => this.flush());
     document.addEventListener("change", () => this.flush());
+  },
+
+  // As often as the last fetched page says, which may be: no more.
+  askAgain() {
+    setTimeout(() => {
+      this.ask();
+      if (main.dataset.refresh) this.askAgain();
+    }, Number(main.dataset.refresh) * 1000);
   },
 
   open(url) {
@@ -126,6 +134,7 @@ function replaceParts(fresh) {
     old.replaceWith(document.adoptNode(part));
     if (focused) again(part, focused)?.focus({ preventScroll: true });
   }
+  main.dataset.refresh = find("#main", fresh)?.dataset.refresh ?? "";
   showTimes();
 }
 
@@ -198,6 +207,35 @@ function showSelected() {
   const count = all("[name=job_id]:checked").length;
   for (const element of all("[data-selected-count]")) element.textContent = String(count);
   for (const element of all("[data-needs-selection]")) element.disabled = !count;
+}
+
+// ---- Forms ----
+
+// A second click on a button sends nothing twice.
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (!form.matches("[data-once]") || event.submitter?.formMethod === "get") return;
+  if (form.dataset.sent) event.preventDefault();
+  form.dataset.sent = "yes";
+});
+addEventListener("pageshow", () => {
+  for (const form of all("[data-sent]")) delete form.dataset.sent;
+});
+
+// How long an action takes at the rate that is written in a field.
+document.addEventListener("input", (event) => {
+  const output = find(`output[data-jobs][for="${CSS.escape(event.target.id)}"]`);
+  const seconds = Number(output?.dataset.jobs) / Number(event.target.value);
+  if (output && Number.isFinite(seconds)) output.textContent = duration(seconds);
+});
+
+function duration(seconds) {
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  const place = UNITS.findIndex(([, , limit]) => Math.round(seconds) < limit);
+  const [unit, size] = UNITS[place];
+  const rest = place && Math.floor((Math.round(seconds) % size) / UNITS[place - 1][1]);
+  return `${Math.floor(Math.round(seconds) / size)} ${unit}${rest ? ` ${rest} ${UNITS[place - 1][0]}` : ""}`;
 }
 
 // ---- Keys. None of them changes anything at the server. ----
