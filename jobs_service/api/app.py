@@ -34,7 +34,13 @@ from jobs_service.api.resources.bulk_actions import (
 )
 from jobs_service.api.resources.dead_letters import DeadLetterCollection, DeadLetterItem
 from jobs_service.api.resources.docs import ApiPage, ErrorsPage, Files
-from jobs_service.api.resources.error_groups import ErrorGroups, GroupIgnoring, GroupReopening, GroupResolution
+from jobs_service.api.resources.error_groups import (
+    ErrorGroupResource,
+    ErrorGroups,
+    GroupIgnoring,
+    GroupReopening,
+    GroupResolution,
+)
 from jobs_service.api.resources.event_streams import Events, JobEvents
 from jobs_service.api.resources.explanations import JobExplanation
 from jobs_service.api.resources.health import Liveness, Readiness
@@ -48,6 +54,7 @@ from jobs_service.api.resources.metrics import Metrics
 from jobs_service.api.resources.outputs import JobOutput
 from jobs_service.api.resources.queue_actions import QueuePause, QueueResume
 from jobs_service.api.resources.queues import QueueCollection, QueueItem, QueueReader
+from jobs_service.api.resources.redrive_outcomes import RedriveOutcomes
 from jobs_service.api.resources.stats import Statistics
 from jobs_service.api.resources.workers import WorkerCollection
 from jobs_service.api.threads import Threads
@@ -159,12 +166,14 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         Route("/events", all_events),
         Route("/dead-letters", DeadLetterCollection(database, threads, registry)),
         Route("/dead-letters/{job_id}", DeadLetterItem(database, threads, dead_letters)),
-        Route("/dead-letters/groups", ErrorGroups(database, threads)),
+        Route("/dead-letters/groups", ErrorGroups(database, threads, registry)),
+        Route("/dead-letters/groups/{group_id}", ErrorGroupResource(database, threads)),
         Route("/dead-letters/groups/{group_id}/resolve", GroupResolution(database, threads, body_reader)),
         Route("/dead-letters/groups/{group_id}/ignore", GroupIgnoring(database, threads, body_reader)),
         Route("/dead-letters/groups/{group_id}/reopen", GroupReopening(database, threads)),
         Route("/dead-letters/redrives", Redrives(database, threads, registry, body_reader)),
         Route("/dead-letters/redrives/{redrive_id}", RedriveItem(database, threads)),
+        Route("/dead-letters/redrives/{redrive_id}/outcomes", RedriveOutcomes(database, threads)),
         Route("/dead-letters/redrives/{redrive_id}/cancel", RedriveStop(database, threads)),
         Route("/dead-letters/discards", Discards(database, threads, registry, body_reader)),
         Route("/dead-letters/discards/{discard_id}", DiscardItem(database, threads)),

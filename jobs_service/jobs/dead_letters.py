@@ -21,6 +21,12 @@ LOOK = 10_000
 #: How many jobs of a group are counted.
 MOST_COUNTED = 100_000
 
+#: How many jobs of a group are counted in each hour of its last hours, and how many hours there may be.
+MOST_IN_AN_HOUR, MOST_HOURS = 100, 24
+
+#: How many of a group's last jobs tell where they failed.
+LAST_JOBS = 100
+
 _GROUP = "job_error_group(type, end_reason, error, history)"
 
 #: Field of a filter -> its condition.
@@ -108,10 +114,11 @@ def newest(
     looked_at = [(finished_at, job_id) for job_id, finished_at, is_match in rows if not is_match]
     page = found[:limit]
     following = page[-1] if len(found) > limit else None
-    return _shown(database, page), following or (looked_at[0] if looked_at else None)
+    return shown(database, page), following or (looked_at[0] if looked_at else None)
 
 
-def _shown(database: Database, places: Sequence[Place]) -> list[DeadLetter]:
+def shown(database: Database, places: Sequence[Place]) -> list[DeadLetter]:
+    """Return the dead letters at these places, in their order. Those that are none any more are left out."""
     ids = [job_id for _, job_id in places]
     found = {row[0]: DeadLetter(*row) for row in database.rows(_BY_ID, {"ids": ids})} if ids else {}
     # One that was redriven just now is a dead letter no more.
@@ -151,6 +158,8 @@ class Group:
     reason: str | None
     decided_by: str | None
     decided_at: datetime | None
+    #: How many of its jobs failed in each of the last hours, each at most `MOST_IN_AN_HOUR`; None if nobody asked.
+    by_hour: Sequence[int] | None
 
 
 # One group after the other is found in the index jobs_error_groups. Of a group only its ends are read, and entries of
@@ -172,7 +181,7 @@ SELECT ids.id, latest.type, latest.error_class, latest.pattern,
        first_seen, latest.finished_at, latest.id,
        CASE WHEN error_groups.state = 'ignored' OR error_groups.state = 'resolved' AND latest.finished_at <= decided_at
             THEN error_groups.state ELSE 'open' END,
-       reason, decided_by, decided_at
+       reason, decided_by, decided_at, by_hour
 FROM ids
 CROSS JOIN LATERAL (
   SELECT finished_at AS first_seen FROM jobs WHERE status = 'failed' AND <group> = ids.id
@@ -183,27 +192,75 @@ CROSS JOIN LATERAL (
   FROM jobs WHERE status = 'failed' AND <group> = ids.id
   ORDER BY <group> DESC, finished_at DESC, id DESC LIMIT 1
 ) AS latest
+CROSS JOIN LATERAL (
+  SELECT array_agg(in_hour.jobs ORDER BY hour DESC) AS by_hour
+  FROM generate_series(0, %(hours)s - 1) AS hour CROSS JOIN LATERAL (
+    SELECT count(*)::integer AS jobs FROM (
+      SELECT FROM jobs WHERE status = 'failed' AND <group> = ids.id
+        AND (<group>, finished_at) >= (ids.id, date_trunc('hour', now()) - hour * interval '1 hour')
+        AND (<group>, finished_at) < (ids.id, date_trunc('hour', now()) - (hour - 1) * interval '1 hour')
+      LIMIT %(most_in_an_hour)s
+    ) AS failed
+  ) AS in_hour
+) AS hours
 LEFT JOIN error_groups ON error_groups.id = ids.id
 ORDER BY ids.id""".replace("<group>", _GROUP)
 
 
-def groups(database: Database, *, limit: int, after: UUID | None = None) -> list[Group]:
-    """Return the groups that have dead letters, in the order of their ids, from the one behind `after`."""
-    sql = _GROUPS.replace("<first>", "> %(first)s")
-    first = after or UUID(int=0)
-    return [_group(row) for row in database.rows(sql, {"first": first, "limit": limit, "most": MOST_COUNTED})]
+def groups(
+    database: Database, *, limit: int, after: UUID | None = None, most: int = MOST_COUNTED, hours: int = 0
+) -> list[Group]:
+    """Return the groups that have dead letters, in the order of their ids, from the one behind `after`.
+
+    Of each, `most` jobs are counted at most, and those of the last `hours`, the present one included.
+    """
+    return _found_groups(database, "> %(first)s", after or UUID(int=0), limit=limit, most=most, hours=hours)
 
 
-def find_group(database: Database, group_id: UUID) -> Group | None:
+def find_group(database: Database, group_id: UUID, *, hours: int = 0) -> Group | None:
     """Return a group, or None if it has no dead letter."""
-    sql = _GROUPS.replace("<first>", "= %(first)s")
-    row = database.row(sql, {"first": group_id, "limit": 1, "most": MOST_COUNTED})
-    return None if row is None else _group(row)
+    found = _found_groups(database, "= %(first)s", group_id, limit=1, most=MOST_COUNTED, hours=hours)
+    return found[0] if found else None
+
+
+def _found_groups(database: Database, condition: str, first: UUID, *, limit: int, most: int, hours: int) -> list[Group]:
+    names = {"first": first, "limit": limit, "most": most, "hours": hours, "most_in_an_hour": MOST_IN_AN_HOUR}
+    return [_group(row) for row in database.rows(_GROUPS.replace("<first>", condition), names)]
 
 
 def _group(row: Row) -> Group:
-    *found, state, reason, decided_by, decided_at = row
-    return Group(*[*found, GroupState(state), reason, decided_by, decided_at])
+    *found, state, reason, decided_by, decided_at, by_hour = row
+    return Group(*[*found, GroupState(state), reason, decided_by, decided_at, by_hour])
+
+
+@dataclass(frozen=True, slots=True)
+class GroupWorker:
+    """A worker process in which jobs of a group failed."""
+
+    worker_id: UUID
+    #: None: the process has ended.
+    host: str | None
+    pid: int | None
+    started_at: datetime | None
+    #: How many of the last `LAST_JOBS` of the group failed there, and when the last one did.
+    jobs: int
+    last_seen: datetime
+
+
+_GROUP_WORKERS = """
+WITH last AS MATERIALIZED (
+  SELECT history->-1->>'worker_id' AS worker_id, finished_at FROM jobs WHERE status = 'failed' AND <group> = %(group)s
+  ORDER BY <group> DESC, finished_at DESC, id DESC LIMIT %(last)s
+)
+SELECT worker_id::uuid, hostname, pid, started_at, count(*)::integer, max(finished_at)
+FROM last LEFT JOIN workers ON workers.id = worker_id::uuid
+WHERE worker_id IS NOT NULL GROUP BY worker_id, hostname, pid, started_at
+ORDER BY count(*) DESC, max(finished_at) DESC""".replace("<group>", _GROUP)
+
+
+def workers_of_group(database: Database, group_id: UUID) -> list[GroupWorker]:
+    """Return where the last jobs of a group failed, the process with most of them first."""
+    return [GroupWorker(*row) for row in database.rows(_GROUP_WORKERS, {"group": group_id, "last": LAST_JOBS})]
 
 
 _DECIDE = """
@@ -247,7 +304,7 @@ def preview(database: Database, chosen: Filter) -> tuple[int, bool, list[DeadLet
     names = dict(chosen) | {"most": MOST_MEMBERS, "sample": SAMPLE}
     (count,) = database.row(_COUNT.replace("<matches>", conditions), names) or (0,)
     first = database.rows(_SAMPLE.replace("<matches>", conditions), names)
-    return int(count), count >= MOST_MEMBERS, _shown(database, [(finished_at, job_id) for job_id, finished_at in first])
+    return int(count), count >= MOST_MEMBERS, shown(database, [(finished_at, job_id) for job_id, finished_at in first])
 
 
 def discarded(database: Database, *, limit: int) -> list[UUID]:

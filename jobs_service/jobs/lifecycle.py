@@ -1126,7 +1126,7 @@ _DEAD_MEMBERS = """dead AS (
 _REDRIVE_SOME = _with_members(
     "redrive",
     f"""{_DEAD_MEMBERS}, moved AS (
-  UPDATE jobs {_PENDING_AGAIN.strip()}
+  UPDATE jobs {_PENDING_AGAIN.strip()}, redrive_id = %(action_id)s
   FROM dead WHERE jobs.id = dead.id
   RETURNING jobs.*
 )""",

@@ -10,8 +10,9 @@ from time_travel import HOUR, set_dates
 
 from jobs_service.api.app import create_app
 from jobs_service.events import BulkActionEnded, JobDiscarded, JobRedriven
-from jobs_service.jobs import bulk_actions, dead_letters as dead_letter_rows, lifecycle
+from jobs_service.jobs import bulk_actions, dead_letters as dead_letter_rows, lifecycle, redrive_outcomes
 from jobs_service.jobs.bulk_actions import Kind
+from jobs_service.jobs.failures import MESSAGE_KEPT, storable
 from jobs_service.jobs.lifecycle import EndReason
 from jobs_service.maintenance.bulk_actions import BulkActions, Rate
 from jobs_service.maintenance.service import Turn
@@ -185,6 +186,70 @@ def test_a_resolved_group_that_fails_again_is_open_again_and_an_ignored_one_is_n
     assert 2 == len(get("/dead-letters/groups?state=open")["groups"])
 
 
+def test_a_group_has_how_many_failed_in_each_hour_and_where(client, get, database, fail, worker_id):
+    failed = [fail() for _ in range(3)]
+    set_dates(database.rows, "jobs", failed[:2], finished_at=-2 * HOUR)
+    set_dates(database.rows, "jobs", failed[:1], finished_at=-30 * HOUR)
+    [group] = get("/dead-letters/groups")["groups"]
+    assert group["failed_by_hour"] is None
+
+    found = get(f"/dead-letters/groups/{group['id']}?hours=4")
+
+    assert {"id": group["id"], "count": 3, "failed_by_hour": [0, 1, 0, 1]}.items() <= found.items()
+    [worker] = found["workers"]
+    assert (str(worker_id), 3, found["last_seen"]) == tuple(worker[name] for name in ("worker_id", "jobs", "last_seen"))
+    assert worker["host"] == database.row("SELECT hostname FROM workers")[0]
+    [listed] = get("/dead-letters/groups?hours=4")["groups"]
+    assert listed == {name: value for name, value in found.items() if name != "workers"}
+    database.rows("DELETE FROM workers")
+    [worker] = get(f"/dead-letters/groups/{group['id']}")["workers"]
+    assert (None, None, None) == (worker["host"], worker["pid"], worker["started_at"])
+    for group_id in ("8c1f2a6d-9be3-3f10-7c55-04d2a8f0e6b1", "nonsense"):
+        reply = client.simulate_get(f"/dead-letters/groups/{group_id}")
+        assert (404, "error_group_not_found") == (reply.status_code, reply.json["code"])
+    assert 422 == client.simulate_get("/dead-letters/groups?hours=25").status_code
+
+
+def test_a_group_is_counted_as_far_as_asked_and_groups_of_a_type_are_listed(get, fail, monkeypatch):
+    monkeypatch.setattr(dead_letter_rows, "MOST_IN_AN_HOUR", 1)
+    for _ in range(3):
+        fail()
+    fail(type="EMAIL_SEND")
+
+    groups = get("/dead-letters/groups?count_to=2&hours=1")["groups"]
+    mails = get("/dead-letters/groups?type=email_send")["groups"]
+
+    assert {"csv-generation": (2, [1]), "EMAIL_SEND": (1, [1])} == {
+        group["type"]: (group["count"], group["failed_by_hour"]) for group in groups
+    }
+    assert ["EMAIL_SEND"] == [group["type"] for group in mails]
+    assert [] == get("/dead-letters/groups?type=gone")["groups"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "<script>alert('{}')</script> cannot load {}",
+        "\u202e{} txet a si siht \u202c, said \u2067{}\u2069",
+        "x" * 5_000 + " {} {}",
+        '"' * 10_000 + "{}{}",
+        "(((((" * 400 + "{} {}",
+        "\N{GRINNING FACE}" * 3_000 + "{} {}",
+        "% {} %s %(x)s \\ $1 {}",
+    ],
+    ids=["markup", "right to left", "long", "quotes", "brackets", "smileys", "signs"],
+)
+def test_hostile_messages_are_grouped(get, fail, message):
+    for number in range(2):
+        fail(storable(message.format(number, number), MESSAGE_KEPT))
+    fail("another")
+
+    groups = get("/dead-letters/groups?hours=1")["groups"]
+
+    assert [1, 2] == sorted(group["count"] for group in groups)
+    assert max(len(group["message"]) for group in groups) <= 200
+
+
 def test_groups_come_in_pages_and_unknown_ones_are_not_there(client, get, fail):
     for word in ("alpha", "beta", "gamma"):
         fail(word)
@@ -303,6 +368,68 @@ def test_what_a_redrive_moves_leaves_the_list_in_redis_and_is_announced(
     assert [other] == dead_letters.ids()
     assert members == [event.job_id for event in announced if type(event) is JobRedriven]
     assert 1 == sum(type(event) is BulkActionEnded for event in announced)
+
+
+@pytest.fixture
+def redriven(client, fail, redrives):
+    """Let as many jobs fail, and redrive all. Return the path of the outcomes, and the jobs."""
+
+    def redriven(count):
+        job_ids = [fail("first") for _ in range(count)]
+        path = begin(client, all=True)
+        finish(redrives, client, path)
+        return f"{path}/outcomes", job_ids
+
+    return redriven
+
+
+def test_a_redrive_says_what_became_of_its_jobs(client, database, redriven, fail_again, worker_id):
+    path, job_ids = redriven(5)
+    complete_one(database, claim_one(database, job_ids[0], worker_id), "1")
+    claim_one(database, job_ids[1], worker_id)
+    client.simulate_post(f"/jobs/{job_ids[2]}/cancel")
+    fail_again(job_ids[3], "second")
+
+    found = client.simulate_get(path).json
+
+    [failed] = found.pop("last_failed")
+    assert {"pending": 1, "processing": 1, "completed": 1, "failed_again": 1, "cancelled": 1} == found
+    assert (job_ids[3], "second") == (failed["job_id"], failed["error"])
+
+
+def test_what_others_run_again_or_what_fails_later_is_no_outcome_of_a_redrive(client, redriven, fail, fail_again):
+    path, _ = redriven(1)
+    fail("later")
+    other = fail("by itself")
+    client.simulate_post(f"/jobs/{other}/retry")
+    fail_again(other)
+
+    assert (1, 0) == tuple(client.simulate_get(path).json[name] for name in ("pending", "failed_again"))
+
+
+def test_the_outcomes_of_a_redrive_are_counted_up_to_a_number(get, redriven, fail_again, monkeypatch):
+    path, job_ids = redriven(3)
+    for job_id in job_ids:
+        fail_again(job_id)
+    monkeypatch.setattr(redrive_outcomes, "MOST_COUNTED", 2)
+    monkeypatch.setattr(redrive_outcomes, "SAMPLE", 1)
+
+    found = get(path)
+
+    assert (2, [job_ids[-1]]) == (found["failed_again"], [job["job_id"] for job in found["last_failed"]])
+
+
+def test_a_job_counts_with_its_last_redrive(client, get, redriven, fail_again, redrives):
+    first, job_ids = redriven(1)
+    fail_again(job_ids[0])
+
+    second = begin(client, all=True)
+    finish(redrives, client, second)
+
+    assert [0, 1] == [get(path)["pending"] for path in (first, f"{second}/outcomes")]
+    for redrive_id in ("0197a40b-91d2-7c44-8a1e-5d1f0c9b7e23", "nonsense"):
+        reply = client.simulate_get(f"/dead-letters/redrives/{redrive_id}/outcomes")
+        assert (404, "redrive_not_found") == (reply.status_code, reply.json["code"])
 
 
 def test_a_job_that_fails_again_during_a_redrive_is_not_run_once_more(client, database, fail, fail_again, redrives):

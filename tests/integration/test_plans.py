@@ -20,7 +20,14 @@ from jobs_service.api.resources import job_pages
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.epoch import Epoch
 from jobs_service.errors import QueueFull
-from jobs_service.jobs import attention, bulk_actions, dead_letters as dead_letter_rows, lifecycle, unfinished
+from jobs_service.jobs import (
+    attention,
+    bulk_actions,
+    dead_letters as dead_letter_rows,
+    lifecycle,
+    redrive_outcomes,
+    unfinished,
+)
 from jobs_service.jobs.bulk_actions import Kind
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.job_types import JobType
@@ -381,9 +388,30 @@ def test_the_list_of_dead_letters(watch, database):
 @pytest.mark.usefixtures("dead")
 def test_groups_of_dead_letters(watch, database):
     """The entries of the index that are counted are those of the page's groups."""
-    assert 5 == len(dead_letter_rows.groups(database, limit=5))
+    [group, *_] = groups = dead_letter_rows.groups(database, limit=5, most=200, hours=12)
 
-    assert_small(watch, rows=1_000, pages=2_000)
+    assert 5 == len(groups)
+    # Up to 200 of each group, and in each of twelve hours up to a hundred.
+    assert_small(watch, rows=5 * 12 * 100, pages=5_000)
+    dead_letter_rows.workers_of_group(database, group.id)
+    assert_small(watch)
+
+
+def test_what_became_of_a_redrive(watch, database):
+    """Among jobs of other redrives."""
+    redrive_id, other = uuid4(), uuid4()
+    database.rows(
+        """UPDATE jobs SET redrive_id = CASE WHEN status = 'failed' OR id::text LIKE '%%1' THEN %s ELSE %s END::uuid
+        WHERE id IN (SELECT id FROM jobs WHERE status <> 'pending' ORDER BY id LIMIT 2000)""",
+        (redrive_id, other),
+    )
+    watch.clear()
+
+    outcomes = redrive_outcomes.read(database, redrive_id)
+
+    assert 0 < outcomes.jobs[Status.COMPLETED] < 500
+    assert outcomes.last_failed
+    assert_small(watch, rows=500, pages=1_000)
 
 
 @pytest.mark.usefixtures("dead")

@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from markupsafe import Markup, escape
 
@@ -100,6 +102,16 @@ def short_id(job_id: str) -> str:
     return job_id[-12:]
 
 
+def lasted(start: str, end: str | None) -> str:
+    """Return how long it was from one time to another; a dash if it has not ended."""
+    return NOTHING if end is None else duration(between(start, end))
+
+
+def query(parameters: Mapping[str, object]) -> str:
+    """Return parameters as the query of a URL, without those that are None or empty."""
+    return urlencode({name: value for name, value in parameters.items() if value not in (None, "")})
+
+
 FILTERS = {
     "duration": duration,
     "ago": ago,
@@ -109,4 +121,6 @@ FILTERS = {
     "pretty": pretty,
     "short_id": short_id,
     "visible": visible,
+    "lasted": lasted,
+    "query": query,
 }

@@ -6,5 +6,11 @@ NOTICES = {
     "retried": "The job is pending again.",
     "changed": "The job is changed.",
     "discarded": "The dead letter is deleted.",
+    "group-resolved": "The group is resolved. It is open again as soon as one of its jobs fails.",
+    "group-ignored": "The group is ignored until it is opened again.",
+    "group-reopened": "The group is open again.",
+    "redrive-begun": "The redrive has begun.",
+    "redrive-stopped": "The redrive is stopped. What was moved stays moved.",
+    "redrive-finished": "There was nothing to stop: all its jobs were moved already.",
     "signed-out": "You are signed out.",
 }

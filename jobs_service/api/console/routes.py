@@ -1,11 +1,13 @@
 """The routes of the console."""
 
 from jobs_service.api.access.guard import Guard
+from jobs_service.api.console.failures import Failure, FailureDecision, Failures
 from jobs_service.api.console.job import JobAttempt, JobAttempts, JobItem, JobText
 from jobs_service.api.console.job_actions import JobCancel, JobDiscard, JobReschedule, JobRetry
 from jobs_service.api.console.jobs import Jobs
 from jobs_service.api.console.overview import Example, Overview
 from jobs_service.api.console.pages import Console
+from jobs_service.api.console.redrives import NewRedrive, Redrive, Redrives, RedriveStop
 from jobs_service.api.console.signing_in import SignIn, SignOut
 from jobs_service.api.openapi import Route
 from jobs_service.api.resources.event_streams import Events, JobEvents
@@ -18,6 +20,13 @@ def routes(console: Console, guard: Guard, events: Events, job_events: JobEvents
         Route("/console", Overview(console)),
         Route("/console/jobs", Jobs(console)),
         Route("/console/jobs/example", Example(console)),
+        Route("/console/failures", Failures(console)),
+        Route("/console/failures/{group_id}", Failure(console)),
+        Route("/console/failures/{group_id}/{decision}", FailureDecision(console)),
+        Route("/console/redrives", Redrives(console)),
+        Route("/console/redrives/new", NewRedrive(console)),
+        Route("/console/redrives/{redrive_id}", Redrive(console)),
+        Route("/console/redrives/{redrive_id}/stop", RedriveStop(console)),
         Route("/console/sign-in", SignIn(console, guard)),
         Route("/console/sign-out", SignOut(console, guard)),
         Route("/console/files/{name}", console.assets),

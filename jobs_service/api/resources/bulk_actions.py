@@ -542,7 +542,7 @@ class Cancellations(_Collection):
         return Filters(**{**chosen, "status": status, "hidden": [canary.name for canary in self.registry.canaries]})
 
 
-class _One(DatabaseResource):
+class OneAction(DatabaseResource):
     """What the routes of one action have in common."""
 
     noun: ClassVar[Noun]
@@ -577,7 +577,7 @@ class _One(DatabaseResource):
         return action
 
 
-class RedriveItem(_One):
+class RedriveItem(OneAction):
     """/dead-letters/redrives/{redrive_id}."""
 
     noun = REDRIVE
@@ -589,7 +589,7 @@ class RedriveItem(_One):
     on_head = on_get
 
 
-class RedriveStop(_One):
+class RedriveStop(OneAction):
     """/dead-letters/redrives/{redrive_id}/cancel."""
 
     noun = REDRIVE
@@ -599,7 +599,7 @@ class RedriveStop(_One):
         await self.stop(req, resp, redrive_id)
 
 
-class DiscardItem(_One):
+class DiscardItem(OneAction):
     """/dead-letters/discards/{discard_id}."""
 
     noun = DISCARD
@@ -611,7 +611,7 @@ class DiscardItem(_One):
     on_head = on_get
 
 
-class DiscardStop(_One):
+class DiscardStop(OneAction):
     """/dead-letters/discards/{discard_id}/cancel."""
 
     noun = DISCARD
@@ -621,7 +621,7 @@ class DiscardStop(_One):
         await self.stop(req, resp, discard_id)
 
 
-class CancellationItem(_One):
+class CancellationItem(OneAction):
     """/jobs/cancellations/{cancellation_id}."""
 
     noun = CANCELLATION
@@ -633,7 +633,7 @@ class CancellationItem(_One):
     on_head = on_get
 
 
-class CancellationStop(_One):
+class CancellationStop(OneAction):
     """/jobs/cancellations/{cancellation_id}/cancel."""
 
     noun = CANCELLATION

@@ -98,9 +98,15 @@ def conditions(wanted: DeadLetterFilter, registry: Registry) -> dict[str, Any]:
     names = DeadLetterFilter.__struct_fields__
     chosen = {name: value for name in names if (value := getattr(wanted, name)) is not None}
     if "type" in chosen:
-        with suppress(UnknownJobType):  # jobs of a type that does not exist any more may have failed
-            chosen["type"] = registry.get(chosen["type"]).name
+        chosen["type"] = own_spelling(chosen["type"], registry)
     return chosen
+
+
+def own_spelling(job_type: str, registry: Registry) -> str:
+    """Return the name of a type in its own spelling. Jobs of a type that does not exist any more may have failed."""
+    with suppress(UnknownJobType):
+        return registry.get(job_type).name
+    return job_type
 
 
 def shown(found: dead_letters.DeadLetter) -> DeadLetter:

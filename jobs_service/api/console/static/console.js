@@ -70,13 +70,21 @@ const live = {
     this.button.addEventListener("click", () => this.toggle());
     this.show();
     this.watch();
-    if (this.refresh) setInterval(() => this.ask(), this.refresh);
+    if (this.refresh) this.askAgain();
     document.addEventListener("visibilitychange", () => this.watch());
     for (const name of ["pointerout", "change", "focusout", "selectionchange"]) {
       document.addEventListener(name, () => this.flush());
     }
     addEventListener("pagehide", () => this.port?.postMessage({ watch: null }));
     addEventListener("pageshow", (event) => event.persisted && this.watch());
+  },
+
+  // As often as the page that was fetched last says, which may be: no more.
+  askAgain() {
+    setTimeout(() => {
+      this.ask();
+      if (main.dataset.refresh) this.askAgain();
+    }, Number(main.dataset.refresh) * 1000);
   },
 
   // Nobody sees a hidden page: it needs no stream, and is fetched when it is seen again.
@@ -233,6 +241,7 @@ function replaceParts(fresh) {
     all(".table, pre", part).forEach((element, at) => element.scrollTo(...(scrolled[at] ?? [0, 0])));
     if (focused) again(part, focused)?.focus({ preventScroll: true });
   }
+  main.dataset.refresh = find("#main", fresh)?.dataset.refresh ?? "";
   showTimes();
   showSelected();
 }
@@ -321,6 +330,35 @@ function showSelected() {
   const count = all("[name=job_id]:checked").length;
   for (const element of all("[data-selected-count]")) element.textContent = String(count);
   for (const element of all("[data-needs-selection]")) element.disabled = !count;
+}
+
+// ---- Forms ----
+
+// A second click on a button sends nothing twice.
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (!form.matches("[data-once]") || event.submitter?.formMethod === "get") return;
+  if (form.dataset.sent) event.preventDefault();
+  form.dataset.sent = "yes";
+});
+addEventListener("pageshow", () => {
+  for (const form of all("[data-sent]")) delete form.dataset.sent;
+});
+
+// How long an action takes at the rate that is written in a field.
+document.addEventListener("input", (event) => {
+  const output = find(`output[data-jobs][for="${CSS.escape(event.target.id)}"]`);
+  const seconds = Number(output?.dataset.jobs) / Number(event.target.value);
+  if (output && Number.isFinite(seconds)) output.textContent = duration(seconds);
+});
+
+function duration(seconds) {
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  const place = UNITS.findIndex(([, , limit]) => Math.round(seconds) < limit);
+  const [unit, size] = UNITS[place];
+  const rest = place && Math.floor((Math.round(seconds) % size) / UNITS[place - 1][1]);
+  return `${Math.floor(Math.round(seconds) / size)} ${unit}${rest ? ` ${rest} ${UNITS[place - 1][0]}` : ""}`;
 }
 
 // ---- Keys. None of them changes anything at the server. ----
