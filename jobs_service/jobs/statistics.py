@@ -40,7 +40,7 @@ _DEPTHS = f"""
 {WAITING_LINES}
 SELECT queue, type, sum(due)::bigint, sum(scheduled)::bigint, sum(retrying)::bigint, sum(deferred)::bigint,
        bool_or(due = %(most)s OR later = %(most)s),
-       GREATEST(0, extract(epoch FROM now() - min(oldest)))::float8
+       CASE WHEN min(oldest) IS NOT NULL THEN GREATEST(0, extract(epoch FROM now() - min(oldest)))::float8 END
 FROM lines
 CROSS JOIN generate_series(0, 9) AS level
 CROSS JOIN LATERAL (

@@ -75,6 +75,12 @@ def test_a_queue_has_its_jobs_by_state(queue, database, submit, worker_id):
     assert (0.2, 0.2, 1) == tuple(shown[name] for name in ("completed_per_minute", "failed_per_minute", "live_workers"))
 
 
+def test_a_queue_of_which_nothing_is_due_has_nothing_that_waits(queue, submit):
+    submit(delay_seconds=HOUR)
+
+    assert (1, None) == (queue()["depth"]["scheduled"], queue()["oldest_waiting_seconds"])
+
+
 def test_a_queue_has_its_figures_by_type(queue, database, submit, worker_id):
     submit(), submit(type="EMAIL_SEND")
     complete_one(database, claim_one(database, submit(), worker_id), "1")

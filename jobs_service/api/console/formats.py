@@ -1,10 +1,12 @@
 """How pages write times, durations and numbers."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote, urlencode
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 #: What stands for a value that there is not.
 NOTHING = "—"
@@ -85,6 +87,31 @@ def short_id(job_id: str) -> str:
     return job_id[-12:]
 
 
+def segment(name: str) -> str:
+    """Return a name as a part of a path."""
+    return quote(name, safe="")
+
+
+def isolate(text: str) -> Markup:
+    """Return a text that keeps the direction of its writing to itself."""
+    return Markup("<bdi>{}</bdi>").format(text)
+
+
+def prose(text: str) -> Markup:
+    """Return a text of a docstring, in which names between backticks are code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
+    )
+
+
+def query(values: Mapping[str, object], **further: object) -> str:
+    """Return the query of a URL, without what is empty."""
+    return urlencode({name: value for name, value in {**values, **further}.items() if value not in (None, "")})
+
+
 FILTERS = {
     "duration": duration,
     "ago": ago,
@@ -92,4 +119,8 @@ FILTERS = {
     "number": number,
     "pretty": pretty,
     "short_id": short_id,
+    "segment": segment,
+    "prose": prose,
+    "query": query,
+    "isolate": isolate,
 }
