@@ -43,6 +43,7 @@ from jobs_service.api.resources.error_groups import (
 )
 from jobs_service.api.resources.event_streams import Events, JobEvents
 from jobs_service.api.resources.explanations import JobExplanation
+from jobs_service.api.resources.figures import FigureReader
 from jobs_service.api.resources.health import Liveness, Readiness
 from jobs_service.api.resources.index import OpenApi, Root
 from jobs_service.api.resources.job_changes import JobChanger
@@ -147,7 +148,8 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
     readiness = Readiness(database, broker, registry.queues, threads, intake_database=intake_database)
     served = build_registry(settings, registry)
     pages = JobPages(database, registry, has_search=settings.search == "on")
-    queues = QueueReader(database, threads, registry, settings)
+    figures = FigureReader(database, threads)
+    queues = QueueReader(figures, registry, settings)
     reading = Threads(settings.api_threads, max_waiting=PIECES_WAITING)
     outputs = open_outputs(settings, pause_seconds=OUTPUT_PAUSE_SECONDS)
     output = JobOutput(database, threads, outputs, reading)
@@ -188,7 +190,7 @@ def create_app(settings: Settings) -> "falcon.asgi.App[Any, Any]":
         Route("/queues/{name}/pause", QueuePause(database, threads, registry, body_reader)),
         Route("/queues/{name}/resume", QueueResume(database, threads, registry)),
         Route("/workers", WorkerCollection(database, threads, settings.lease_seconds)),
-        Route("/stats", Statistics(database, threads)),
+        Route("/stats", Statistics(figures)),
         Route("/attention", Attention(queues, broker, settings)),
         Route("/livez", Liveness()),
         Route("/readyz", readiness),

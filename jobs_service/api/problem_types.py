@@ -37,6 +37,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "request_timeout": ProblemType(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time."),
     "not_finished": ProblemType(HTTPStatus.CONFLICT, "The job is not finished, so it has no output yet."),
     "wrong_status": ProblemType(HTTPStatus.CONFLICT, "The job's status does not allow this."),
+    "queue_pause_changed": ProblemType(HTTPStatus.CONFLICT, "The queue's pause is a later one than the request says."),
     "idempotency_key_in_flight": ProblemType(
         HTTPStatus.CONFLICT, "A request with this Idempotency-Key is being carried out."
     ),

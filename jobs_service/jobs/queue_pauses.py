@@ -29,7 +29,12 @@ RETURNING queue, paused_by, paused_at, reason"""
 
 _FIND = "SELECT queue, paused_by, paused_at, reason FROM queue_pauses WHERE queue = %(queue)s"
 
-_RESUME = "DELETE FROM queue_pauses WHERE queue = %(queue)s RETURNING queue"
+# Clients know the time to the millisecond.
+_RESUME = """
+DELETE FROM queue_pauses
+WHERE queue = %(queue)s
+  AND (%(since)s::timestamptz IS NULL OR date_trunc('milliseconds', paused_at) = %(since)s::timestamptz)
+RETURNING queue"""
 
 # What was published before the pause and popped during it has no message any more.
 _PUBLISH_SOON = """
@@ -51,9 +56,9 @@ def pause(database: Database, queue: str, *, reason: str, by: str) -> tuple[Paus
         # It was resumed in between.
 
 
-def resume(database: Database, queue: str) -> bool:
-    """Let a queue run. False: it was not paused."""
-    is_resumed = database.row(_RESUME, {"queue": queue}) is not None
+def resume(database: Database, queue: str, *, since: datetime | None = None) -> bool:
+    """Let a queue run. False: it was not paused, or not since then."""
+    is_resumed = database.row(_RESUME, {"queue": queue, "since": since}) is not None
     # Only a short cut, which may time out on a huge backlog: each row is published again at its date anyway.
     with suppress(DatabaseUnavailable):
         database.rows(_PUBLISH_SOON, {"queue": queue})

@@ -29,14 +29,18 @@ SETTLE_SECONDS = 10
 
 LIVE = "heartbeat_at BETWEEN now() - %(lease)s * interval '1 second' AND now() + %(lease)s * interval '1 second'"
 
+# An id has the time of its submission, and ids the order of it.
+_LEAST_ID = """rpad(lpad(to_hex((extract(epoch FROM {}) * 1000)::bigint), 12, '0'), 32, '0')::uuid"""
+_SECONDS_OF_ID = "('x' || lpad(replace(left({}, 13), '-', ''), 16, '0'))::bit(64)::bigint / 1000.0"
+
 _LINE = "status = 'pending' AND jobs.queue = lines.queue AND jobs.type = lines.type AND priority = level"
 
 # An index range for each queue, type and priority.
 _DEPTHS = f"""
 {WAITING_LINES}
-SELECT queue, sum(due)::bigint, sum(scheduled)::bigint, sum(retrying)::bigint, sum(deferred)::bigint,
+SELECT queue, type, sum(due)::bigint, sum(scheduled)::bigint, sum(retrying)::bigint, sum(deferred)::bigint,
        bool_or(due = %(most)s OR later = %(most)s),
-       GREATEST(0, extract(epoch FROM now() - min(oldest)))::float8
+       CASE WHEN min(oldest) IS NOT NULL THEN GREATEST(0, extract(epoch FROM now() - min(oldest)))::float8 END
 FROM lines
 CROSS JOIN generate_series(0, 9) AS level
 CROSS JOIN LATERAL (
@@ -54,18 +58,18 @@ CROSS JOIN LATERAL (
     ORDER BY run_at, id NULLS FIRST LIMIT %(most)s
   ) AS later_jobs
 ) AS due_later
-GROUP BY queue"""
+GROUP BY queue, type"""
 
 _ENDED_OR_RUNNING = """
-SELECT status, queue, count(*), sum(count(*)) OVER (PARTITION BY status) = %(most)s
+SELECT status, queue, type, count(*), sum(count(*)) OVER (PARTITION BY status) = %(most)s
 FROM unnest(%(statuses)s::text[]) AS state
 CROSS JOIN LATERAL (
-  SELECT status, queue FROM jobs
+  SELECT status, queue, type FROM jobs
   WHERE (status, id) >= (state, '00000000-0000-0000-0000-000000000000')
     AND (status, id) <= (state, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
   ORDER BY status DESC, id DESC LIMIT %(most)s
 ) AS newest
-GROUP BY status, queue"""
+GROUP BY status, queue, type"""
 
 _RECENT = """
 recent AS MATERIALIZED (
@@ -82,13 +86,29 @@ recent AS MATERIALIZED (
 
 _RATES = f"""
 WITH {_RECENT}
-SELECT queue, count(*) FILTER (WHERE status = 'completed') / (SELECT minutes FROM recent_time),
+SELECT queue, type, count(*) FILTER (WHERE status = 'completed') / (SELECT minutes FROM recent_time),
        count(*) FILTER (WHERE status = 'failed') / (SELECT minutes FROM recent_time)
-FROM recent GROUP BY queue"""
+FROM recent GROUP BY queue, type"""
 
+# Random ids, of rows that another program wrote, have any time: so there is an upper end.
+_SUBMITTED = f"""
+WITH recent AS MATERIALIZED (
+  SELECT queue, type, id FROM jobs
+  WHERE id >= {_LEAST_ID.format("now() - %(recent)s * interval '1 second'")}
+    AND id < {_LEAST_ID.format("now() + interval '1 minute'")}
+  ORDER BY id DESC LIMIT %(recent_jobs)s
+), recent_time AS MATERIALIZED (
+  SELECT CASE WHEN count(*) < %(recent_jobs)s THEN %(recent)s
+         ELSE GREATEST(extract(epoch FROM now()) - {_SECONDS_OF_ID.format("min(id::text)")}, 0.001) END::float8 / 60
+         AS minutes
+  FROM recent
+)
+SELECT queue, type, count(*) / (SELECT minutes FROM recent_time) FROM recent GROUP BY queue, type"""
+
+# One row for each type, and one without a type for all jobs.
 _OVERALL = f"""
 WITH {_RECENT}
-SELECT (SELECT minutes * 60 FROM recent_time),
+SELECT type, (SELECT minutes * 60 FROM recent_time),
        count(*) FILTER (WHERE status = 'completed') / (SELECT minutes FROM recent_time),
        count(*) FILTER (WHERE status = 'failed') / (SELECT minutes FROM recent_time),
        count(*) FILTER (WHERE status = 'cancelled') / (SELECT minutes FROM recent_time),
@@ -96,7 +116,7 @@ SELECT (SELECT minutes * 60 FROM recent_time),
          FILTER (WHERE status = 'completed'),
        percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY extract(epoch FROM run)::float8)
          FILTER (WHERE status = 'completed')
-FROM recent"""
+FROM recent GROUP BY GROUPING SETS ((type), ())"""
 
 # Beyond what is counted: the rows of the table, by its statistics, times the share that the status has by them.
 _COUNTS = """
@@ -119,7 +139,7 @@ CROSS JOIN LATERAL (
 ) AS counts"""
 
 _WORKERS = f"""
-SELECT id, hostname, pid, queues, threads, started_at, heartbeat_at, {LIVE}
+SELECT id, hostname, pid, queues, threads, version, started_at, heartbeat_at, {LIVE}
 FROM workers ORDER BY heartbeat_at DESC, id LIMIT %(limit)s"""
 
 _RUNNING = """
@@ -140,7 +160,7 @@ ORDER BY minute"""
 
 
 class Depth(NamedTuple):
-    """The jobs of a queue that wait. With `is_capped` there are at least so many."""
+    """Jobs that wait. With `is_capped` there are at least so many."""
 
     due: int = 0
     scheduled: int = 0
@@ -166,6 +186,8 @@ class Worker(NamedTuple):
     pid: int
     queues: list[str]
     threads: int
+    #: Of its code. None: that of a worker from before it was written.
+    version: str | None
     started_at: datetime
     heartbeat_at: datetime
     is_live: bool
@@ -198,27 +220,39 @@ class Recent(NamedTuple):
     run: list[float] | None
 
 
-def depths(database: Database) -> dict[str, Depth]:
-    """Return the waiting jobs of each queue that has any."""
-    return {queue: Depth(*rest) for queue, *rest in database.rows(_DEPTHS, {"most": MAX_COUNTED})}
+#: A queue, and a job type.
+Line = tuple[str, str]
 
 
-def ended_or_running(database: Database) -> dict[tuple[str, str], tuple[int, bool]]:
-    """Return (status, queue) -> (jobs that run or have failed, whether there are more), from the newest down."""
+def depths(database: Database) -> dict[Line, Depth]:
+    """Return the waiting jobs of each queue and type that has any."""
+    return {(queue, kind): Depth(*rest) for queue, kind, *rest in database.rows(_DEPTHS, {"most": MAX_COUNTED})}
+
+
+def ended_or_running(database: Database) -> dict[tuple[str, str, str], tuple[int, bool]]:
+    """Return (status, queue, type) -> (jobs that run or have failed, whether there are more), from the newest down."""
     names = {"most": MAX_COUNTED, "statuses": [Status.PROCESSING, Status.FAILED]}
-    return {(status, queue): (jobs, more) for status, queue, jobs, more in database.rows(_ENDED_OR_RUNNING, names)}
+    rows = database.rows(_ENDED_OR_RUNNING, names)
+    return {(status, queue, kind): (jobs, more) for status, queue, kind, jobs, more in rows}
 
 
-def rates(database: Database) -> dict[str, tuple[float, float]]:
-    """Return queue -> (jobs completed, jobs failed) a minute, lately."""
-    return {queue: (completed, failed) for queue, completed, failed in database.rows(_RATES, RECENT)}
+def rates(database: Database) -> dict[Line, tuple[float, float]]:
+    """Return (queue, type) -> (jobs completed, jobs failed) a minute, lately."""
+    rows = database.rows(_RATES, RECENT)
+    return {(queue, kind): (completed, failed) for queue, kind, completed, failed in rows}
+
+
+def submitted(database: Database) -> dict[Line, float]:
+    """Return (queue, type) -> jobs submitted a minute, lately."""
+    return {(queue, kind): jobs for queue, kind, jobs in database.rows(_SUBMITTED, RECENT)}
 
 
 RECENT = {"recent": RECENT_SECONDS, "recent_jobs": RECENT_JOBS}
 
 
-def recent(database: Database) -> Recent:
-    return Recent(*(database.row(_OVERALL, RECENT) or (0.0, 0.0, 0.0, 0.0, None, None)))
+def recent(database: Database) -> dict[str | None, Recent]:
+    """Return what the jobs that ended last tell: of each type, and under None of all together."""
+    return {kind: Recent(*rest) for kind, *rest in database.rows(_OVERALL, RECENT)}
 
 
 def counts(database: Database) -> dict[Status, Count]:
@@ -259,8 +293,6 @@ def history(database: Database) -> list[Row]:
     return database.rows(_HISTORY, {"minutes": SHOWN_MINUTES})
 
 
-# An id has the time of its submission, and ids the order of it.
-_LEAST_ID = """rpad(lpad(to_hex((extract(epoch FROM {}) * 1000)::bigint), 12, '0'), 32, '0')::uuid"""
 _NEXT_MINUTE = "%(minute)s::timestamptz + interval '1 minute'"
 
 _MISSING = """

@@ -12,6 +12,7 @@ from structlog.stdlib import get_logger
 from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.redis import JobBroker
+from jobs_service.code_version import code_version
 from jobs_service.config import Settings, numbers_by_name
 from jobs_service.database.connection import Database, open_database
 from jobs_service.ids import new_id
@@ -129,6 +130,7 @@ def build_broker(
         worker_id=worker_id,
         services=services,
         liveness=liveness,
+        version=code_version({job_type.function.__module__ for job_type in registry}),
     ):
         broker.add_middleware(middleware)
     return broker
@@ -144,6 +146,7 @@ def _middleware(
     worker_id: UUID,
     services: Sequence[Service],
     liveness: Liveness,
+    version: str,
 ) -> Iterator[Middleware]:
     """Yield the middleware in order: `before_*` hooks run down the list, `after_*` hooks up it."""
     lifecycle_sync = build_lifecycle_sync(
@@ -166,6 +169,7 @@ def _middleware(
         worker_id,
         attempts,
         threads=settings.worker_threads,
+        version=version,
         heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
         liveness=liveness,
         clock=DatabaseClock(leads=lambda: leadership.is_held),

@@ -23,8 +23,8 @@ STOP_SECONDS = 20.0
 # those of the process's leases that are gone; each row is looked up by its id, whatever the statistics say.
 _HEARTBEAT = """
 WITH beat AS (
-  INSERT INTO workers (id, hostname, pid, queues, threads)
-  VALUES (%(id)s, %(hostname)s, %(pid)s, %(queues)s, %(threads)s)
+  INSERT INTO workers (id, hostname, pid, queues, threads, version)
+  VALUES (%(id)s, %(hostname)s, %(pid)s, %(queues)s, %(threads)s, %(version)s)
   ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(), beats = workers.beats + 1
   RETURNING id, beats
 )
@@ -44,6 +44,7 @@ class Heartbeat:
         attempts: RunningAttempts,
         *,
         threads: int,
+        version: str,
         heartbeat_interval_seconds: float,
         liveness: Liveness,
         clock: DatabaseClock,
@@ -52,6 +53,7 @@ class Heartbeat:
         self.worker_id = worker_id
         self.attempts = attempts
         self.threads = threads
+        self.version = version
         self.heartbeat_interval_seconds = heartbeat_interval_seconds
         self.liveness = liveness
         self.clock = clock
@@ -82,6 +84,7 @@ class Heartbeat:
             "pid": os.getpid(),
             "queues": self.queues,
             "threads": self.threads,
+            "version": self.version,
             "held_jobs": list(held.values()),
             "held_leases": list(held),
         }

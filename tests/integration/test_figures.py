@@ -1,7 +1,7 @@
 """/queues, /workers and /stats: what they count, and that they say where they do not count further."""
 
 import dataclasses
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import falcon.testing
 import pytest
@@ -11,11 +11,16 @@ from time_travel import HOUR, MINUTE, set_dates
 
 from jobs_service.api.app import create_app
 from jobs_service.api.resources import shared_reads
+from jobs_service.database.connection import open_database
 from jobs_service.jobs import lifecycle, statistics
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.lifecycle import EndReason
 from jobs_service.maintenance.history import History
+from jobs_service.maintenance.liveness import Liveness
 from jobs_service.maintenance.service import Turn
+from jobs_service.metrics.clock import DatabaseClock
+from jobs_service.worker.attempt import RunningAttempts
+from jobs_service.worker.heartbeat import Heartbeat
 
 
 @pytest.fixture
@@ -70,6 +75,66 @@ def test_a_queue_has_its_jobs_by_state(queue, database, submit, worker_id):
     assert (0.2, 0.2, 1) == tuple(shown[name] for name in ("completed_per_minute", "failed_per_minute", "live_workers"))
 
 
+def test_a_queue_of_which_nothing_is_due_has_nothing_that_waits(queue, submit):
+    submit(delay_seconds=HOUR)
+
+    assert (1, None) == (queue()["depth"]["scheduled"], queue()["oldest_waiting_seconds"])
+
+
+def test_a_queue_has_its_figures_by_type(queue, database, submit, worker_id):
+    submit(), submit(type="EMAIL_SEND")
+    complete_one(database, claim_one(database, submit(), worker_id), "1")
+
+    shown = queue()
+
+    assert ["EMAIL_SEND", "csv-generation"] == [found["type"] for found in shown["by_type"]]
+    assert [(1, 0.2, 0.0), (1, 0.4, 0.2)] == [
+        (found["depth"]["due"], found["submitted_per_minute"], found["completed_per_minute"])
+        for found in shown["by_type"]
+    ]
+    assert (2, 0.6, 0.2) == (shown["depth"]["due"], shown["submitted_per_minute"], shown["completed_per_minute"])
+
+
+def test_a_queue_has_the_target_of_the_settings(settings):
+    targets = {"slo_latency_seconds": 60.0, "slo_queue_latency_seconds": "mail=5"}
+    client = falcon.testing.TestClient(create_app(dataclasses.replace(settings, **targets)))
+    lifecycle.submit(open_database(settings), [new_job(queue="mail")])
+
+    assert {"default": 60.0, "mail": 5.0} == {
+        found["name"]: found["target_seconds"] for found in client.simulate_get("/queues").json["queues"]
+    }
+
+
+def test_the_time_to_drain_is_that_of_the_due_jobs_at_the_present_rate(queue, database, submit, worker_id):
+    assert 0.0 == queue()["drain_seconds"]
+    claims = [claim_one(database, submit(), worker_id) for _ in range(4)]
+    submit(), submit(), submit(delay_seconds=HOUR)
+    assert queue()["drain_seconds"] is None
+    for claim in claims[:3]:
+        complete_one(database, claim, "1")
+    lifecycle.fail(database, claims[3], a_failure(), reason=EndReason.REJECTED)
+
+    # Four in five minutes, so two in half of that.
+    assert 150.0 == queue()["drain_seconds"]
+    database.rows("UPDATE workers SET heartbeat_at = now() - interval '1 day'")
+    assert queue()["drain_seconds"] is None
+    database.rows("UPDATE workers SET heartbeat_at = now()")
+    database.rows("INSERT INTO queue_pauses (queue, reason, paused_by) VALUES ('default', 'why', 'anna')")
+    assert queue()["drain_seconds"] is None
+
+
+def test_only_what_was_submitted_lately_counts_as_submitted(queue, database, submit, monkeypatch):
+    """The time is in the ids. Ids of another origin have none."""
+    job_id = submit()
+    ids = [UUID(int=job_id.int - (minutes * 60_000 << 80)) for minutes in (1, 2, 6)]
+    lifecycle.submit(database, [new_job(id=each) for each in [*ids, UUID("f81d4fae-7dec-41d0-a765-00a0c91e6bf6")]])
+
+    assert 0.6 == queue()["submitted_per_minute"]
+    monkeypatch.setattr(statistics, "RECENT", {"recent": 300, "recent_jobs": 2})
+    # Two in a minute.
+    assert 2 == pytest.approx(queue()["submitted_per_minute"], rel=0.2)
+
+
 def test_counting_ends_at_a_limit(queue, database, monkeypatch):
     monkeypatch.setattr(statistics, "MAX_COUNTED", 5)
     lifecycle.submit(database, [new_job() for _ in range(7)])
@@ -120,10 +185,44 @@ def test_workers_and_what_they_run(client, database, submit, worker_id):
     assert (str(worker_id), "test", 1, ["default"], 8, 1, True) == tuple(
         live[name] for name in ("worker_id", "host", "pid", "queues", "threads", "busy", "is_live")
     )
+    assert live["version"] is None
     assert [str(job_id)] == [job["job_id"] for job in live["current_jobs"]]
     assert (str(silent), False, 0, []) == tuple(
         other[name] for name in ("worker_id", "is_live", "busy", "current_jobs")
     )
+
+
+def test_a_worker_writes_its_version_once(client, database):
+    worker = Heartbeat(
+        database,
+        uuid4(),
+        RunningAttempts(),
+        threads=1,
+        version="0.1.0+4f1c2ab0",
+        heartbeat_interval_seconds=1,
+        liveness=Liveness(lease_seconds=1, heartbeat_interval_seconds=1),
+        clock=DatabaseClock(leads=lambda: False),
+    )
+    for worker.version in ("0.1.0+4f1c2ab0", "other"):
+        worker.beat()
+
+    assert ["0.1.0+4f1c2ab0"] == [found["version"] for found in client.simulate_get("/workers").json["workers"]]
+
+
+def test_stats_have_the_figures_of_each_type(client, database, submit, worker_id):
+    submit(), submit(queue="other"), submit(type="EMAIL_SEND")
+    complete_one(database, claim_one(database, submit(), worker_id), "1")
+
+    mail, csv = client.simulate_get("/stats").json["by_type"]
+
+    assert ("EMAIL_SEND", 1, None) == (mail["type"], mail["depth"]["due"], mail["run_seconds"]["p50"])
+    assert ("csv-generation", 2, 0.2, 0.6) == (
+        csv["type"],
+        csv["depth"]["due"],
+        csv["completed_per_minute"],
+        csv["submitted_per_minute"],
+    )
+    assert csv["run_seconds"]["p50"] >= 0
 
 
 def test_stats_count_by_status_and_say_what_is_estimated(client, database, submit, worker_id, monkeypatch):

@@ -26,6 +26,7 @@ from jobs_service.jobs import (
     dead_letters as dead_letter_rows,
     lifecycle,
     redrive_outcomes,
+    statistics,
     unfinished,
 )
 from jobs_service.jobs.bulk_actions import Kind
@@ -480,3 +481,26 @@ def test_the_scrape(watch, database):
 
     # Sorted, by queue, are only the running and the dead: at most 500 here.
     assert_small(watch, rows=2 * unfinished, pages=unfinished, sorted_rows=500)
+
+
+def test_depths_are_counted_to_their_limits(watch, database):
+    database.row("SELECT 1")
+    watch.clear()
+
+    assert {"csv-generation", "EMAIL_SEND"} == {kind for _, kind in statistics.depths(database)}
+    assert statistics.ended_or_running(database)
+    statistics.workers(database, lease_seconds=1)
+    statistics.running(database)
+
+    # Of 17,000 waiting jobs.
+    assert_small(watch, rows=20_000, pages=20_000)
+
+
+def test_jobs_submitted_lately_are_found_by_their_ids(watch, database):
+    """Among those of long ago, and no more of them than are read."""
+    lifecycle.submit(database, [new_job() for _ in range(200)])
+    watch.clear()
+
+    assert 1 == len(statistics.submitted(database))
+
+    assert_small(watch, rows=300, pages=300)

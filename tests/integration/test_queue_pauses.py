@@ -47,6 +47,20 @@ def test_a_pause_says_who_since_when_and_why_and_a_second_one_changes_nothing(cl
     assert [QueuePaused, QueueResumed] == [type(event) for event in announced]
 
 
+def test_a_queue_is_resumed_from_the_pause_that_the_client_saw(client):
+    seen = client.simulate_post("/queues/default/pause", json=REASON).json["paused"]["since"]
+    assert 200 == client.simulate_post("/queues/default/resume", params={"paused_since": seen}).status_code
+    assert 200 == client.simulate_post("/queues/default/resume", params={"paused_since": seen}).status_code
+    other = client.simulate_post("/queues/default/pause", json={"reason": "another"}).json["paused"]
+
+    refused = client.simulate_post("/queues/default/resume", params={"paused_since": "2026-01-01T00:00:00Z"})
+
+    assert (409, "queue_pause_changed") == (refused.status_code, refused.json["code"])
+    assert "another" in refused.json["detail"]
+    assert other == client.simulate_get("/queues/default").json["paused"]
+    assert 422 == client.simulate_post("/queues/default/resume", params={"paused_since": "now"}).status_code
+
+
 def test_a_queue_that_nobody_knows_is_not_paused(client, database):
     for action in ("pause", "resume"):
         reply = client.simulate_post(f"/queues/nowhere/{action}", json=REASON)

@@ -23,6 +23,7 @@ BASE = [
     "orphans",
     "descriptors",
     "circuit_breaker",
+    "code_version",
     "dsn",
     "output_url",
     "config",

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from markupsafe import Markup, escape
 
@@ -107,9 +107,29 @@ def lasted(start: str, end: str | None) -> str:
     return NOTHING if end is None else duration(between(start, end))
 
 
-def query(parameters: Mapping[str, object]) -> str:
-    """Return parameters as the query of a URL, without those that are None or empty."""
-    return urlencode({name: value for name, value in parameters.items() if value not in (None, "")})
+def segment(name: str) -> str:
+    """Return a name as a part of a path."""
+    return quote(name, safe="")
+
+
+def isolate(text: str) -> Markup:
+    """Return a text that keeps the direction of its writing to itself."""
+    return Markup("<bdi>{}</bdi>").format(text)
+
+
+def prose(text: str) -> Markup:
+    """Return a text of a docstring, in which names between backticks are code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
+    )
+
+
+def query(values: Mapping[str, object], **further: object) -> str:
+    """Return the query of a URL, without what is empty."""
+    return urlencode({name: value for name, value in {**values, **further}.items() if value not in (None, "")})
 
 
 FILTERS = {
@@ -122,5 +142,8 @@ FILTERS = {
     "short_id": short_id,
     "visible": visible,
     "lasted": lasted,
+    "segment": segment,
+    "prose": prose,
     "query": query,
+    "isolate": isolate,
 }

@@ -12,5 +12,8 @@ NOTICES = {
     "redrive-begun": "The redrive has begun.",
     "redrive-stopped": "The redrive is stopped. What was moved stays moved.",
     "redrive-finished": "There was nothing to stop: all its jobs were moved already.",
+    "queue-paused": "The queue is paused. No job of it is started until it resumes.",
+    "queue-already-paused": "The queue was paused already. That pause stays as it is.",
+    "queue-resumed": "The queue runs again. Its jobs start within about two seconds.",
     "signed-out": "You are signed out.",
 }

@@ -4,11 +4,14 @@ from jobs_service.api.access.guard import Guard
 from jobs_service.api.console.failures import Failure, FailureDecision, Failures
 from jobs_service.api.console.job import JobAttempt, JobAttempts, JobItem, JobText
 from jobs_service.api.console.job_actions import JobCancel, JobDiscard, JobReschedule, JobRetry
+from jobs_service.api.console.job_types import JobType, JobTypes
 from jobs_service.api.console.jobs import Jobs
 from jobs_service.api.console.overview import Example, Overview
 from jobs_service.api.console.pages import Console
+from jobs_service.api.console.queues import Queue, Queues
 from jobs_service.api.console.redrives import NewRedrive, Redrive, Redrives, RedriveStop
 from jobs_service.api.console.signing_in import SignIn, SignOut
+from jobs_service.api.console.workers import Workers
 from jobs_service.api.openapi import Route
 from jobs_service.api.resources.event_streams import Events, JobEvents
 from jobs_service.api.resources.outputs import JobOutput
@@ -27,6 +30,11 @@ def routes(console: Console, guard: Guard, events: Events, job_events: JobEvents
         Route("/console/redrives/new", NewRedrive(console)),
         Route("/console/redrives/{redrive_id}", Redrive(console)),
         Route("/console/redrives/{redrive_id}/stop", RedriveStop(console)),
+        Route("/console/queues", Queues(console)),
+        Route("/console/queues/{name}", Queue(console)),
+        Route("/console/workers", Workers(console)),
+        Route("/console/types", JobTypes(console)),
+        Route("/console/types/{name}", JobType(console)),
         Route("/console/sign-in", SignIn(console, guard)),
         Route("/console/sign-out", SignOut(console, guard)),
         Route("/console/files/{name}", console.assets),

@@ -1,5 +1,6 @@
 """/queues/{name}/pause and /queues/{name}/resume."""
 
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated
 
@@ -40,6 +41,15 @@ class QueueState(msgspec.Struct, frozen=True):
 
     name: str
     paused: Annotated[Paused | None, Meta(description="Null: the queue runs.")]
+
+
+class ResumeQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which pause is to end."""
+
+    paused_since: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="Only the pause that has this `since`, and none that somebody else began later."),
+    ] = None
 
 
 _EXAMPLE = {
@@ -112,13 +122,20 @@ class QueueResume(QueueAction):
         scope=Scope.QUEUES_WRITE,
         answers={HTTPStatus.OK: Answer("The queue runs.", QueueState, example=_EXAMPLE | {"paused": None})},
         path=_PATH,
-        problems=(*PROBLEMS, "queue_not_found"),
+        query=ResumeQuery,
+        problems=(*PROBLEMS, "queue_not_found", "queue_pause_changed"),
     )
     async def on_post(self, req: Request, resp: Response, name: str) -> None:
-        resp.data = await self.run(self._answer, name, req.context.caller.name)
+        query = getattr(req.context, "query", None) or ResumeQuery()
+        resp.data = await self.run(self._answer, name, query.paused_since, req.context.caller.name)
 
-    def _answer(self, name: str, by: str) -> bytes:
+    def _answer(self, name: str, since: datetime | None, by: str) -> bytes:
         self.check(name)
-        if queue_pauses.resume(self.database, name):
+        if queue_pauses.resume(self.database, name, since=since):
             events.emit(events.QueueResumed(queue=name, by=by))
+        elif since and (other := queue_pauses.find(self.database, name)):
+            raise falcon.HTTPConflict(
+                title="queue_pause_changed",
+                description=f"{other.by} paused the queue at {rfc3339(other.since)}: {other.reason}",
+            )
         return msgspec.json.encode(QueueState(name, None))

@@ -10,9 +10,9 @@ from msgspec import Meta
 from jobs_service.api.callers import Scope
 from jobs_service.api.operations import Answer, operation
 from jobs_service.api.resources.database import PROBLEMS, DatabaseResource
+from jobs_service.api.resources.figures import Depth, FigureReader, Figures
 from jobs_service.api.resources.shared_reads import SharedRead
-from jobs_service.api.threads import Threads
-from jobs_service.database.connection import Database
+from jobs_service.database.connection import Row
 from jobs_service.jobs import statistics
 from jobs_service.jobs.lifecycle import Status
 from jobs_service.jobs.queries import rfc3339
@@ -47,6 +47,19 @@ class Recent(msgspec.Struct, frozen=True):
     run_seconds: Annotated[Percentiles, Meta(description="Of the attempt that completed the job.")]
 
 
+class TypeFigures(msgspec.Struct, frozen=True):
+    """The jobs of a type, in all queues. Rates and percentiles as in `recent`."""
+
+    type: str
+    depth: Depth
+    oldest_waiting_seconds: Annotated[float | None, Meta(description="For how long the oldest due job has been due.")]
+    submitted_per_minute: float
+    completed_per_minute: float
+    failed_per_minute: float
+    latency_seconds: Annotated[Percentiles, Meta(description="From the submission to the end.")]
+    run_seconds: Annotated[Percentiles, Meta(description="Of the attempt that completed the job.")]
+
+
 class Minute(msgspec.Struct, frozen=True):
     """What happened in one minute, in all queues."""
 
@@ -64,6 +77,10 @@ class Stats(msgspec.Struct, frozen=True):
 
     jobs: Annotated[dict[Status, Count], Meta(description="By status.")]
     recent: Recent
+    by_type: Annotated[
+        list[TypeFigures],
+        Meta(description="The types that have jobs which wait, run or have failed, or that ended in that time."),
+    ]
     history: Annotated[list[Minute], Meta(description="The last hour, the oldest minute first, without this minute.")]
 
 
@@ -84,6 +101,26 @@ _EXAMPLE: dict[str, Any] = {
         "latency_seconds": _PERCENTILES,
         "run_seconds": _PERCENTILES,
     },
+    "by_type": [
+        {
+            "type": "csv-generation",
+            "depth": {
+                "due": 1200,
+                "scheduled": 3,
+                "retrying": 1,
+                "deferred": 0,
+                "processing": 16,
+                "failed": 2,
+                "is_capped": False,
+            },
+            "oldest_waiting_seconds": 4.2,
+            "submitted_per_minute": 598.2,
+            "completed_per_minute": 612.4,
+            "failed_per_minute": 0.2,
+            "latency_seconds": _PERCENTILES,
+            "run_seconds": _PERCENTILES,
+        }
+    ],
     "history": [
         {
             "at": "2026-11-26T09:30:00.000Z",
@@ -101,8 +138,9 @@ _EXAMPLE: dict[str, Any] = {
 class Statistics(DatabaseResource):
     """/stats."""
 
-    def __init__(self, database: Database, threads: Threads) -> None:
-        super().__init__(database, threads)
+    def __init__(self, figures: FigureReader) -> None:
+        super().__init__(figures.database, figures.threads)
+        self.figures = figures
         self._shared = SharedRead(lambda: self.run(self._read))
 
     @operation(
@@ -114,16 +152,29 @@ class Statistics(DatabaseResource):
         problems=PROBLEMS,
     )
     async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
-        resp.data = await self._shared.get()
+        figures = await self.figures.get()
+        counts, recent, history = await self._shared.get()
+        by_type = sorted(figures.by_type().items())
+        resp.data = msgspec.json.encode(
+            Stats(
+                jobs={status: Count(count.jobs, count.is_estimate) for status, count in counts.items()},
+                recent=_recent(recent[None]),
+                by_type=[_of_type(kind, of_type, recent.get(kind)) for kind, of_type in by_type],
+                history=[_minute(*row) for row in history],
+            )
+        )
 
     on_head = on_get
 
-    def _read(self) -> bytes:
-        counts = {
-            status: Count(count.jobs, count.is_estimate) for status, count in statistics.counts(self.database).items()
-        }
-        history = [_minute(*row) for row in statistics.history(self.database)]
-        return msgspec.json.encode(Stats(counts, _recent(statistics.recent(self.database)), history))
+    def _read(self) -> "_Read":
+        return (
+            statistics.counts(self.database),
+            statistics.recent(self.database),
+            statistics.history(self.database),
+        )
+
+
+_Read = tuple[dict[Status, statistics.Count], dict[str | None, statistics.Recent], list[Row]]
 
 
 def _recent(recent: statistics.Recent) -> Recent:
@@ -134,6 +185,19 @@ def _recent(recent: statistics.Recent) -> Recent:
         cancelled_per_minute=round(recent.cancelled, 3),
         latency_seconds=_percentiles(*recent.latency or ()),
         run_seconds=_percentiles(*recent.run or ()),
+    )
+
+
+def _of_type(name: str, figures: Figures, recent: statistics.Recent | None) -> TypeFigures:
+    return TypeFigures(
+        type=name,
+        depth=figures.depth,
+        oldest_waiting_seconds=figures.oldest_seconds,
+        submitted_per_minute=round(figures.submitted, 3),
+        completed_per_minute=round(figures.completed, 3),
+        failed_per_minute=round(figures.failed, 3),
+        latency_seconds=_percentiles(*(recent and recent.latency) or ()),
+        run_seconds=_percentiles(*(recent and recent.run) or ()),
     )
 
 

@@ -35,6 +35,10 @@ class Worker(msgspec.Struct, frozen=True):
     pid: int
     queues: list[str]
     threads: int
+    version: Annotated[
+        str | None,
+        Meta(description="Of its code: that of the service, and a digest of the files. null: of an older version."),
+    ]
     busy: Annotated[int, Meta(description="How many of its threads run a job.")]
     is_live: Annotated[bool, Meta(description="Whether its last heartbeat is recent; if not, its jobs are taken back.")]
     started_at: Time
@@ -54,6 +58,7 @@ _EXAMPLE = {
     "pid": 17,
     "queues": ["default"],
     "threads": 16,
+    "version": "0.1.0+4f1c2ab0",
     "busy": 1,
     "is_live": True,
     "started_at": "2026-11-26T08:00:00.000Z",
@@ -103,6 +108,7 @@ def _shown(worker: statistics.Worker, jobs: list[statistics.Running]) -> Worker:
         pid=worker.pid,
         queues=worker.queues,
         threads=worker.threads,
+        version=worker.version,
         busy=len(jobs),
         is_live=worker.is_live,
         started_at=rfc3339(worker.started_at) or "",
