@@ -12,7 +12,7 @@ SLOW := $(if $(filter tests,$(TESTS)),-m "not slow")
 PARALLEL := $(if $(filter tests,$(TESTS)),-n 4 --dist loadfile --no-loadscope-reorder)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint audit format ci chaos soak bench bench-metrics bench-backlog bench-batch bench-live profile shape compose-test dashboards screenshots docs clean
+.PHONY: help run test lint audit format ci chaos soak bench bench-metrics bench-backlog bench-batch bench-live bench-console profile shape compose-test dashboards screenshots docs clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-batch: $(STAMP) ## measure jobs submitted in batches beside single ones
 
 bench-live: $(STAMP) ## measure how soon clients that watch and wait are told
 	@$(BIN)/python -m bench.live $(BENCH)
+
+bench-console: $(STAMP) ## measure how soon the console's pages begin to arrive behind ROWS waiting or FINISHED jobs
+	@$(BIN)/python -m bench.console --rows $(or $(ROWS),1000000) --finished $(or $(FINISHED),0) $(BENCH)
 
 profile: $(STAMP) ## write flame graphs of the API and the worker under load to output/profile/
 	@$(BIN)/python -m bench.profile $(PROFILE)

@@ -238,7 +238,7 @@ class Side:
 
 
 @contextlib.contextmanager
-def _side(name: str, redis_database: int, running: Servers, folder: Path) -> Iterator[Side]:
+def side_of(name: str, redis_database: int, running: Servers, folder: Path) -> Iterator[Side]:
     """Start a stack with a database and a Redis database of its own, without a worker."""
     database = f"bench_{name}"
     system = systems.ours(name, REDIS_URL=f"{running.valkey.url}/{redis_database}")
@@ -252,7 +252,7 @@ def _side(name: str, redis_database: int, running: Servers, folder: Path) -> Ite
 def measure(options: argparse.Namespace, running: Servers, folder: Path) -> list[str]:
     """Return the lines of the report."""
     kind, count = ("finished", options.finished) if options.finished else ("waiting", options.rows)
-    with _side("empty", 0, running, folder) as empty, _side(kind, 1, running, folder) as full:
+    with side_of("empty", 0, running, folder) as empty, side_of(kind, 1, running, folder) as full:
         _say(f"inserting {count:,} {kind} jobs")
         began_at = time.monotonic()
         fill = full.fill_finished if options.finished else full.fill

@@ -16,6 +16,8 @@ class Tab:
         self.complaints = []
         #: The statuses of answers that the test expects to be errors.
         self.expected = set()
+        #: Parts of messages that the test expects.
+        self.expected_texts = set()
         self.page.on("console", self._on_message)
         self.page.on("pageerror", lambda error: self.complaints.append(f"{self.page.url}: {error}"))
         self.page.on("request", self._on_request)
@@ -40,7 +42,8 @@ class Tab:
 
     def _on_message(self, message):
         # The browser reports each answer with an error status, as "… status of 422 (…)".
-        if any(f"status of {status} " in message.text for status in self.expected):
+        statuses = {f"status of {status} " for status in self.expected}
+        if any(text in message.text for text in statuses | self.expected_texts):
             return
         self.complaints.append(f"{self.page.url}: {message.type}: {message.text}")
 

@@ -22,18 +22,6 @@ class _Signing(Page):
         super().__init__(console)
         self.guard = guard
 
-    @staticmethod
-    def set_cookie(req: Request, resp: Response, token: str, seconds: int) -> None:
-        resp.set_cookie(
-            COOKIE,
-            token,
-            max_age=seconds,
-            path=f"{req.root_path}{CONSOLE}",
-            secure=req.forwarded_scheme == "https",
-            http_only=True,
-            same_site="Strict",
-        )
-
 
 class SignIn(_Signing):
     """/console/sign-in."""
@@ -69,8 +57,20 @@ class SignIn(_Signing):
             resp.status = falcon.HTTP_UNAUTHORIZED
             self._show(req, resp, error.description or "", form.get("next", ""))
             return
-        self.set_cookie(req, resp, await self.guard.sessions.begin(key), VALID_SECONDS)
+        self._set_cookie(req, resp, await self.guard.sessions.begin(key))
         self.done(req, resp, _path_in_console(form.get("next", "")))
+
+    @staticmethod
+    def _set_cookie(req: Request, resp: Response, token: str) -> None:
+        resp.set_cookie(
+            COOKIE,
+            token,
+            max_age=VALID_SECONDS,
+            path=f"{req.root_path}{CONSOLE}",
+            secure=req.forwarded_scheme == "https",
+            http_only=True,
+            same_site="Strict",
+        )
 
     def _show(self, req: Request, resp: Response, why: str, wanted: str) -> None:
         self.show(req, resp, "sign_in.html", title="Sign in", why=why, next=wanted)
@@ -84,7 +84,7 @@ class SignOut(_Signing):
         check_origin(req, is_from_a_browser=True)
         for token in req.get_cookie_values(COOKIE) or []:
             await self.guard.sessions.end(token)
-        self.set_cookie(req, resp, "", 0)
+        resp.unset_cookie(COOKIE, samesite="Strict", path=f"{req.root_path}{CONSOLE}")
         self.done(req, resp, "/sign-in", "signed-out")
 
 

@@ -226,6 +226,7 @@ function clock(date) {
 // Elements with `data-live` and an id are replaced by those of the fresh page. The focus, what is open, and how far parts
 // are scrolled stay. A part is left alone while somebody types into it or selects its text.
 function replaceParts(fresh) {
+  const kept = new Set(all("[data-live]", fresh).map((part) => part.id));
   for (const part of all("[data-live]", fresh)) {
     const old = document.getElementById(part.id);
     if (!old || isInUse(old) || old.isEqualNode(part) || sameBut(old, part)) continue;
@@ -241,9 +242,20 @@ function replaceParts(fresh) {
     all(".table, pre", part).forEach((element, at) => element.scrollTo(...(scrolled[at] ?? [0, 0])));
     if (focused) again(part, focused)?.focus({ preventScroll: true });
   }
+  for (const row of all("tr[data-live][id]")) if (!kept.has(row.id)) leaveList(row);
   main.dataset.refresh = find("#main", fresh)?.dataset.refresh ?? "";
   showTimes();
   showSelected();
+}
+
+// A row that the fresh list does not have shows what was, and says so.
+function leaveList(row) {
+  if (row.hasAttribute("data-left")) return;
+  row.setAttribute("data-left", "");
+  const note = document.createElement("span");
+  note.className = "chip";
+  note.textContent = "not on this list any more";
+  row.cells[0].append(" ", note);
 }
 
 function isInUse(part) {
@@ -363,7 +375,8 @@ function duration(seconds) {
 
 // ---- Keys. None of them changes anything at the server. ----
 
-let prefix = "";
+// When `g` was pressed.
+let prefixAt = -Infinity;
 
 const keysOn = document.getElementById("keys-on");
 keysOn.checked = store.get("localStorage", "keys") !== "off";
@@ -375,13 +388,11 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") return leave(event.target);
   if (!keysOn.checked || event.target.matches(FIELDS)) return;
   // `g` and a letter, pressed within a moment.
-  const isSecond = prefix === "g";
-  prefix = "";
+  const isSecond = event.timeStamp - prefixAt < 1500;
+  prefixAt = -Infinity;
   if (isSecond) find(`[data-go="${CSS.escape(event.key)}"]`)?.click();
-  else if (event.key === "g") {
-    prefix = "g";
-    setTimeout(() => { prefix = ""; }, 1500);
-  } else if (event.key === "/") focus(event, find("[data-filter]"));
+  else if (event.key === "g") prefixAt = event.timeStamp;
+  else if (event.key === "/") focus(event, find("[data-filter]"));
   else if (event.key === "j") move(event, 1);
   else if (event.key === "k") move(event, -1);
   else if (event.key === "x") currentRow()?.querySelector("[type=checkbox]")?.click();
