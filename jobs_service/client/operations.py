@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from jobs_service.client.errors import JobNotCompleted, WaitTimeout, WrongStatus
+from jobs_service.client.errors import JobNotCompleted, NotFound, WaitTimeout, WrongStatus
 from jobs_service.client.events import Feed
 from jobs_service.client.models import BatchResult, Job, JobPage, Status, Submitted
 from jobs_service.client.requests import ANSWER_SECONDS, Reply, Request, encoded, get, new_key, post, problem_error
@@ -130,8 +130,7 @@ def run(job_type: str, payload: object, options: Options, seconds: float | None)
 
 def page(filters: Filters, cursor: str | None, limit: int) -> Steps[JobPage]:
     """Read a page of a list of jobs."""
-    query = {name: _shown(value) for name, value in {**filters, "cursor": cursor}.items() if value is not None}
-    reply = yield Request("GET", "/jobs", {**query, "limit": limit})
+    reply = yield get("/jobs", **_plain({**filters, "cursor": cursor, "limit": limit}))
     return reply.decode(JobPage)
 
 
@@ -167,6 +166,36 @@ def _acted(request: Request, wanted: set[Status]) -> Steps[Submitted]:
     return reply.decode(Submitted)
 
 
+def read(path: str, **query: object) -> Steps[Any]:
+    """Return the JSON of `GET path`. Parameters that are None are left out."""
+    reply = yield get(path, **_plain(query))
+    return msgspec.json.decode(reply.content)
+
+
+def act(path: str, body: object = None, *, key: str | None = None, may_repeat: bool = True) -> Steps[Any]:
+    """Return the JSON of `POST path`."""
+    reply = yield post(path, body, key=key, may_repeat=may_repeat)
+    return msgspec.json.decode(reply.content)
+
+
+def delete(path: str) -> Steps[None]:
+    """Delete what is at a path. That it is gone already is no error where the request was sent again."""
+    try:
+        yield Request("DELETE", path)
+    except NotFound as refused:
+        if not refused.was_repeated:
+            raise
+
+
+def redrive(conditions: Mapping[str, object], rate: float | None, *, dry_run: bool) -> Steps[Any]:
+    """Redrive the dead letters that match, or only count them. Without a condition it is all of them."""
+    chosen: dict[str, object] = {"filter": conditions} if conditions else {"all": True}
+    if rate is not None:
+        chosen["rate_per_second"] = rate
+    # Sent once, unless nothing happens: two of them would be two operations, of which the second finds little to do.
+    return (yield from act("/dead-letters/redrives", {**chosen, "dry_run": dry_run}, may_repeat=dry_run))
+
+
 def countdown(seconds: float | None) -> Callable[[], float | None]:
     """Return what tells how many of the seconds are left, 0 at least."""
     if seconds is None:
@@ -184,8 +213,9 @@ def _path(job: JobId) -> str:
     return f"/jobs/{quote(id_of(job), safe='')}"
 
 
-def _shown(value: object) -> object:
-    return value.isoformat() if isinstance(value, datetime) else value
+def _plain(query: Mapping[str, object]) -> dict[str, Any]:
+    """Return parameters as they stand in a URL."""
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in query.items()}
 
 
 def feed(job: JobId | None, filters: Mapping[str, str | None], last_event_id: str | None) -> Feed:

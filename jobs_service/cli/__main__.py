@@ -1,0 +1,5 @@
+"""`python -m jobs_service.cli`: the command `jobs`."""
+
+from jobs_service.cli.app import main
+
+main()
