@@ -24,10 +24,10 @@ from jobs_service.jobs.statistics import Pause
 MAX_FINDINGS = 100
 
 #: How many dead letters are looked at for held ones, from the newest down, and how many groups of those are told.
-HELD_AMONG, HELD_GROUPS = 2_000, 10
+HELD_AMONG, HELD_GROUPS = 1_000, 10
 
 #: How many groups of errors are looked at, besides those of the newest dead letters.
-GROUPS, NEWEST = 1_000, 100
+GROUPS, NEWEST = 500, 100
 
 #: How many groups are told, and how far their dead letters, or the jobs that wait for a server, are counted.
 TOLD_GROUPS, MOST_COUNTED = 20, 1_000

@@ -30,7 +30,7 @@ class Line(NamedTuple):
 
 _FIGURE = Markup("""<figure class="plot">
 <figcaption class="unseen">{title}</figcaption>
-<ul class="legend">{legend}</ul>
+<ul class="plot-legend">{legend}</ul>
 <div class="plot-frame">
 <div class="plot-y" aria-hidden="true">{heights}</div>
 <svg class="chart plot-area" viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img"

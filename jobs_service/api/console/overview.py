@@ -1,11 +1,12 @@
 """/console: what needs a person, the flow of the last hour, and the queues."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import quote
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import falcon
 from falcon.asgi import Request, Response
@@ -18,8 +19,8 @@ from jobs_service.api.console.curl import as_curl
 from jobs_service.api.console.formats import parsed
 from jobs_service.api.console.pages import Page, page
 
-#: How many findings and queues are shown. The page of the queues has all of them.
-SHOWN_FINDINGS, SHOWN_QUEUES = 20, 15
+#: How many findings of one kind, and how many queues are shown. So no kind hides the others.
+SHOWN_OF_KIND, SHOWN_QUEUES = 4, 15
 
 #: With so few jobs it is asked whether there is any besides canaries.
 FEW_JOBS = 20
@@ -51,8 +52,8 @@ class Overview(Page):
             resp,
             "overview.html",
             title="Overview",
-            findings=[finding | {"place": place_of(finding)} for finding in attention["findings"][:SHOWN_FINDINGS]],
-            omitted=attention["omitted"] + max(0, len(attention["findings"]) - SHOWN_FINDINGS),
+            findings=shortened(attention["findings"]),
+            omitted=attention["omitted"],
             stats=stats,
             flow=flow(stats["history"], datetime.now(UTC)),
             queues=sorted(map(shown, queues["queues"]), key=_concern)[:SHOWN_QUEUES],
@@ -85,7 +86,7 @@ class Example(Page):
 
     @page()
     async def on_post(self, req: Request, resp: Response) -> None:
-        key = (await self.form(req)).get("key") or uuid4()
+        key = _key((await self.form(req)).get("key", ""))
         example = example_of((await self.api.get(req, "/job-types"))["job_types"])
         if example is None:
             raise falcon.HTTPNotFound(description="No job type has an example.")
@@ -103,11 +104,32 @@ class Example(Page):
         return await self.api.call(req, "POST", "/jobs", body=example, headers={"Idempotency-Key": key})
 
 
+def _key(text: str) -> UUID:
+    """Return the key of the form; another one for a text that is none."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return uuid4()
+
+
 def example_of(job_types: Sequence[Json]) -> Json | None:
     """Return a job that a new installation can try, None if no type has an example."""
     with_example = [kind for kind in job_types if kind["example"] is not None]
     chosen = min(with_example, key=lambda kind: kind["name"] != EXAMPLE_TYPE, default=None)
     return None if chosen is None else {"type": chosen["name"], "payload": chosen["example"]}
+
+
+def shortened(findings: Sequence[Json]) -> list[Json]:
+    """Return the findings that are shown, with their places. The last one of a kind says how many `more` there are."""
+    totals, places = Counter(finding["kind"] for finding in findings), Counter[str]()
+    found = []
+    for finding in findings:
+        kind = finding["kind"]
+        places[kind] += 1
+        if places[kind] <= SHOWN_OF_KIND:
+            more = max(0, totals[kind] - SHOWN_OF_KIND) if places[kind] == SHOWN_OF_KIND else 0
+            found.append(finding | {"place": place_of(finding), "more": more})
+    return found
 
 
 class Place(NamedTuple):
