@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 #: What stands for a value that there is not.
 NOTHING = "—"
@@ -83,6 +83,36 @@ def pretty(value: Any) -> str:  # noqa: ANN401 - any JSON
 def short_id(job_id: str) -> str:
     """Return the end of an id, which differs from that of other jobs: the beginning is the time."""
     return job_id[-12:]
+
+
+def utc_time(text: str) -> str:
+    """Return a date and time without a zone, as a browser's field gives it, as one in UTC; other texts as they are."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return text if time.tzinfo else f"{time.isoformat()}Z"
+
+
+def local_time(text: str) -> str:
+    """Return a date and time in UTC as a browser's field takes it, "" for what is none."""
+    try:
+        time = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return ""
+    return time.replace(tzinfo=None).isoformat(timespec="milliseconds" if time.microsecond else "seconds")
+
+
+def shortened(text: str, most_bytes: int) -> str:
+    """Return a text that takes so many bytes of a page at most."""
+    if len(text) * 6 <= most_bytes:
+        return text
+    size = 0
+    for place, character in enumerate(text):
+        size += len(escape(character).encode("utf-8", "replace"))
+        if size > most_bytes:
+            return f"{text[:place]}…"
+    return text
 
 
 FILTERS = {

@@ -2,6 +2,7 @@
 
 from jobs_service.api.access.guard import Guard
 from jobs_service.api.console.jobs import Jobs
+from jobs_service.api.console.new_job import NewJob
 from jobs_service.api.console.overview import Overview
 from jobs_service.api.console.pages import Console
 from jobs_service.api.console.signing_in import SignIn, SignOut
@@ -15,6 +16,7 @@ def routes(console: Console, guard: Guard, events: Events, job_events: JobEvents
     return [
         Route("/console", Overview(console)),
         Route("/console/jobs", Jobs(console)),
+        Route("/console/jobs/new", NewJob(console)),
         Route("/console/sign-in", SignIn(console, guard)),
         Route("/console/sign-out", SignOut(console, guard)),
         Route("/console/files/{name}", console.assets),

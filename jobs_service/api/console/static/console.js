@@ -60,7 +60,7 @@ const live = {
   },
 
   notice(name, event) {
-    if (name === "submitted" && this.badge) this.count(JSON.parse(event.data).job_id);
+    if (this.badge && name === (this.badge.dataset.counts ?? "submitted")) this.count(JSON.parse(event.data).job_id);
     this.ask();
   },
 
@@ -157,7 +157,7 @@ function showTimes() {
     const seconds = (Date.now() - Date.parse(element.dateTime)) / 1000;
     const [unit, size] = UNITS.find(([, , limit]) => Math.abs(seconds) < limit);
     const text = `${Math.floor(Math.abs(seconds) / size)} ${unit}`;
-    const words = Math.abs(seconds) < 1 ? "now" : seconds > 0 ? `${text} ago` : `in ${text}`;
+    const words = "elapsed" in element.dataset ? text : Math.abs(seconds) < 1 ? "now" : seconds > 0 ? `${text} ago` : `in ${text}`;
     if (element.textContent !== words) element.textContent = words;
   }
 }
@@ -244,3 +244,24 @@ showTimes();
 setInterval(showTimes, 5000);
 showSelected();
 live.start();
+
+// ---- A form beside which the server shows something that it makes of what is typed. ----
+
+const typedForm = find("form[data-shows]");
+let typing = 0;
+
+typedForm?.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => showTyped(typedForm.dataset.shows), 400);
+});
+
+async function showTyped(id) {
+  const turn = typing;
+  const body = new URLSearchParams(new FormData(typedForm));
+  body.set("do", "show");
+  const answer = await fetch(typedForm.action, { method: "POST", body, headers: { Accept: "text/html" } });
+  if (!answer.ok || turn !== typing) return;
+  const part = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(id);
+  for (const element of all("[data-copy]", part)) element.hidden = false;
+  document.getElementById(id).replaceWith(document.adoptNode(part));
+}
