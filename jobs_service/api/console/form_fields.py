@@ -167,7 +167,7 @@ def _located(sentence: str, raw: bytes) -> str:
     found = re.search(r"\(byte (\d+)\)$", sentence)
     before = raw[: int(found[1])] if found else raw
     line, column = before.count(b"\n") + 1, len(before.rpartition(b"\n")[2].decode("utf-8", "replace")) + 1
-    return f"This is no JSON: {reason[:1].lower()}{reason[1:]}, in line {line}, column {column}."
+    return f"This is not JSON: {reason[:1].lower()}{reason[1:]}, in line {line}, column {column}."
 
 
 def _are_equal(back: bytes, members: Mapping[str, msgspec.Raw], named: Mapping[str, Field]) -> bool:
@@ -312,7 +312,7 @@ def _number_json(text: str) -> bytes:
     except InvalidOperation:
         number = Decimal("NaN")
     if not number.is_finite():
-        raise ValueError("This is no number.")
+        raise ValueError("This is not a number.")
     return str(number).encode()
 
 

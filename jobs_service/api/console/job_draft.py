@@ -84,6 +84,8 @@ class Draft:
     key: str = ""
     #: The finished job of which this is a retry with changes.
     retry_of: str = ""
+    #: Whether the finished job's payload is not for everyone who may look at the console: it is taken over unseen.
+    is_hidden: bool = False
     #: Sentences by the names of fields.
     wrong: Mapping[str, str] = field(default_factory=dict)
     #: What is wrong with all of it.
@@ -96,24 +98,25 @@ class Draft:
         return f"/jobs/{self.retry_of}/retry" if self.retry_of else "/jobs"
 
     def payload(self) -> tuple[msgspec.Raw, dict[str, str]]:
-        """Return the payload as JSON, and what is wrong with it."""
+        """Return the payload as JSON, empty where it is that of the finished job, and what is wrong with it."""
         if self.fields is not None:
             members = {item.name: self.typed.get(f"{MEMBER}{item.name}", "") for item in self.fields}
             payload, wrong = form_fields.payload_of(self.fields, members)
             return payload, {f"{MEMBER}{name}": sentence for name, sentence in wrong.items()}
         text = self.typed.get(PAYLOAD, "")
         if not text.strip():
-            return msgspec.Raw(b"{}"), {PAYLOAD: "Type the payload, as JSON."}
+            return msgspec.Raw(b""), {} if self.is_hidden else {PAYLOAD: "Type the payload, as JSON."}
         try:
             return msgspec.Raw(form_fields.json_text(text)), {}
         except ValueError as error:
-            return msgspec.Raw(b"{}"), {PAYLOAD: str(error)}
+            return msgspec.Raw(b""), {PAYLOAD: str(error)}
 
     def body(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Return the body of the request, and what is wrong with it by the names of fields."""
         payload, wrong = self.payload()
         body: dict[str, Any] = {} if self.retry_of else {"type": self.job_type["name"]}
-        body["payload"] = payload
+        if bytes(payload):
+            body["payload"] = payload
         for option in self.options:
             try:
                 found = option.json_of(self.typed.get(option.name, ""))

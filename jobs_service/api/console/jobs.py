@@ -9,6 +9,7 @@ import falcon
 import msgspec
 from falcon.asgi import Request, Response
 
+from jobs_service.api.callers import Scope
 from jobs_service.api.console.calls import CallRefused
 from jobs_service.api.console.curl import as_curl
 from jobs_service.api.console.form_fields import pretty_json
@@ -34,14 +35,17 @@ WORDS = {
 
 _TIMES = ("created_after", "created_before")
 
-#: With one of these, not every job that is submitted now belongs to the list.
-_NOT_FOR_ALL_NEW = ("tag", "q", "created_before", "attempts_min")
+#: Events do not tell whether a job matches one of these.
+_NOT_IN_EVENTS = ("tag", "q", "created_after", "created_before", "attempts_min")
+
+#: Every how many seconds a list is fetched again, where events do not tell all that changes it.
+REFRESH_SECONDS = 5
 
 #: How far jobs are counted where they only say what a filter hides.
 HIDDEN_JOBS = 100
 
 #: The bytes of the page that a job's error and its tags may take: fifty of them are less than 60 KB.
-ERROR_BYTES, TAG_BYTES, TAGS = 150, 30, 3
+ERROR_BYTES, TAG_BYTES, TAGS = 130, 24, 3
 
 #: The type whose example is offered first, because it can be looked at: it writes a file.
 FIRST_EXAMPLE = "csv-generation"
@@ -94,15 +98,14 @@ class Action(NamedTuple):
 
     name: str
     words: str
-    #: The scope that it needs, as templates call it.
-    right: str
+    scope: Scope
     statuses: frozenset[str]
 
 
 ACTIONS = (
-    Action("cancel", "Cancel", "jobs_write", frozenset(Status) - frozenset(TERMINAL)),
-    Action("retry", "Run again", "jobs_write", frozenset(TERMINAL)),
-    Action("discard", "Discard", "dead_letters_write", frozenset({Status.FAILED})),
+    Action("cancel", "Cancel", Scope.JOBS_WRITE, frozenset(Status) - frozenset(TERMINAL)),
+    Action("retry", "Run again", Scope.JOBS_WRITE, frozenset(TERMINAL)),
+    Action("discard", "Discard", Scope.DEAD_LETTERS_WRITE, frozenset({Status.FAILED})),
 )
 
 
@@ -197,12 +200,11 @@ class Jobs(Page):
             chips=[(status, _href({**filters, "status": status})) for status in ("", *Status)],
             types=_with([known_type["name"] for known_type in known["job_types"]], filters.get("type")),
             queues=_with(sorted({known_type["queue"] for known_type in known["job_types"]}), filters.get("queue")),
-            actions=[action for action in ACTIONS if not filters.get("status") or filters["status"] in action.statuses],
+            actions=[action for action in ACTIONS if _is_offered(action, req, filters)],
             matching=urlencode(filters) or "all=true",
             first_page=_href(filters),
-            counted=_counted_event(filters),
-            live=None if wrong_with else _events(filters),
             wrong_with=wrong_with,
+            **({} if wrong_with else _live(filters)),
             **(_NOTHING_FOUND | found),
         )
 
@@ -232,18 +234,25 @@ def _with(names: list[str], given: str | None) -> list[str]:
     return names if not given or given in names else [*names, given]
 
 
-def _events(filters: Mapping[str, str]) -> str:
-    """Return the path of the events about jobs of the list."""
-    query = urlencode({name: filters[name] for name in ("type", "queue") if name in filters})
-    return f"/events?{query}" if query else "/events"
+def _is_offered(action: Action, req: Request, filters: Mapping[str, str]) -> bool:
+    """Tell whether the caller may do this, and jobs of the list may be in a status for it."""
+    status = filters.get("status")
+    return action.scope in req.context.caller.scopes and (status is None or status in action.statuses)
 
 
-def _counted_event(filters: Mapping[str, str]) -> str:
-    """Return the event by which a job comes into the list, "" where that cannot be told from the event."""
-    if any(name in filters for name in _NOT_FOR_ALL_NEW):
-        return ""
-    status = filters.get("status", "")
-    return "submitted" if status in ("", Status.PENDING) else status
+def _live(filters: Mapping[str, str]) -> dict[str, Any]:
+    """Return by which events, and how often, a list is fetched again.
+
+    An event about a job that is not on the page is counted as a new one, so there are only those of the list's jobs.
+    """
+    if any(name in filters for name in _NOT_IN_EVENTS):
+        return {"refresh": REFRESH_SECONDS}
+    # Jobs that leave the status have events with another one.
+    is_of_status = filters.get("status", Status.PENDING) != Status.PENDING
+    names = ("type", "queue", "status") if is_of_status else ("type", "queue")
+    query = urlencode({name: filters[name] for name in names if name in filters})
+    events = f"/events?{query}" if query else "/events"
+    return {"live": events, "refresh": REFRESH_SECONDS} if is_of_status else {"live": events}
 
 
 def _row(job: _Job) -> Row:

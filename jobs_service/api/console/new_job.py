@@ -66,6 +66,8 @@ class NewJob(Page):
         retry_of = str(parse_id(typed["retry_of"])) if "retry_of" in typed else ""
         draft = await self._new_draft(req, typed.get("type", ""), is_json=typed.get("mode") == "json")
         draft = replace(draft, typed=typed, key=_key(typed.get("key", "")), retry_of=retry_of)
+        if retry_of and _is_sensitive(draft):
+            draft = replace(draft, fields=None, is_hidden=True)
         match typed.get("do"):
             case "json" | "form" as mode:
                 self._show(req, resp, await self._in_mode(req, draft, mode))
@@ -101,6 +103,8 @@ class NewJob(Page):
         is_finished = job.status in TERMINAL
         problem = "" if is_finished else f"The job is {job.status}: it can be run again when it has ended."
         draft = replace(draft, typed={**draft.typed, **inherited}, retry_of=job_id, problem=problem)
+        if _is_sensitive(draft):
+            return replace(draft, fields=None, is_hidden=True)
         return draft.with_payload(bytes(job.payload), as_json=req.get_param("mode") == "json")
 
     async def _in_mode(self, req: Request, draft: Draft, mode: str) -> Draft:
@@ -153,7 +157,7 @@ class NewJob(Page):
             title="Retry with changes" if draft.retry_of else f"New {draft.job_type['name']} job",
             draft=draft,
             example=_example(draft),
-            has_form=form_fields.fields_of(draft.job_type["payload_schema"]) is not None,
+            has_form=not draft.is_hidden and form_fields.fields_of(draft.job_type["payload_schema"]) is not None,
             **_command(req, commanded or draft),
         )
 
@@ -166,6 +170,10 @@ def base_url(req: Request) -> str:
 def new_key() -> str:
     """Return the Idempotency-Key of a form."""
     return str(uuid4())
+
+
+def _is_sensitive(draft: Draft) -> bool:
+    return bool(draft.job_type.get("is_sensitive"))
 
 
 def _with_example(draft: Draft) -> Draft:

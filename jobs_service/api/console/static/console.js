@@ -60,7 +60,7 @@ const live = {
   },
 
   notice(name, event) {
-    if (this.badge && name === (this.badge.dataset.counts ?? "submitted")) this.count(JSON.parse(event.data).job_id);
+    if (name === "submitted" && this.badge) this.count(JSON.parse(event.data).job_id);
     this.ask();
   },
 
@@ -157,7 +157,7 @@ function showTimes() {
     const seconds = (Date.now() - Date.parse(element.dateTime)) / 1000;
     const [unit, size] = UNITS.find(([, , limit]) => Math.abs(seconds) < limit);
     const text = `${Math.floor(Math.abs(seconds) / size)} ${unit}`;
-    const words = "elapsed" in element.dataset ? text : Math.abs(seconds) < 1 ? "now" : seconds > 0 ? `${text} ago` : `in ${text}`;
+    const words = Math.abs(seconds) < 1 ? "now" : seconds > 0 ? `${text} ago` : `in ${text}`;
     if (element.textContent !== words) element.textContent = words;
   }
 }
