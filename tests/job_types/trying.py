@@ -1,7 +1,6 @@
 """Job types that fail on purpose, for tests with real workers: loaded by ACTOR_MODULES=trying."""
 
 import ctypes
-import enum
 import io
 import logging
 import multiprocessing
@@ -14,16 +13,15 @@ import sys
 import threading
 import time
 from contextlib import closing
-from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 import psycopg2
 import structlog
 from dramatiq.middleware import SkipMessage
-from msgspec import Meta
+from reports import Report
 
 from jobs_service.errors import Rejected, Snoozed, Unavailable
 from jobs_service.jobs.job_types import JobContext, job
@@ -265,31 +263,6 @@ def say(payload: dict[str, Any], context: JobContext) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if payload.get("fail"):
         raise RuntimeError("as asked")
-
-
-class Paper(enum.StrEnum):
-    """The sizes of paper."""
-
-    A4 = "A4"
-    LETTER = "letter"
-
-
-class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Something of every kind that a form can show."""
-
-    title: Annotated[str, Meta(min_length=1, max_length=80, description="The heading of the first page.")]
-    pages: Annotated[int, Meta(ge=1, le=500)]
-    paper: Paper
-    recipients: Annotated[str | list[str], Meta(description="One address, or a list of them.")]
-    scale: Annotated[float, Meta(gt=0, lt=2)] = 1.0
-    copies: Literal[1, 2, 3] = 1
-    is_urgent: bool = False
-    has_cover: bool = True
-    is_signed: bool | None = None
-    code: Annotated[str, Meta(pattern="^[A-Z]{2}[0-9]+$")] | None = None
-    day: date | None = None
-    notes: Annotated[str, Meta(max_length=5_000)] | None = None
-    margins: dict[str, int] | None = None
 
 
 @job(
