@@ -216,16 +216,20 @@ def test_only_what_the_caller_may_do_with_such_jobs_has_a_button(see, submit, fi
         assert finished in reply.text or status == "pending"
 
 
-def test_a_list_has_no_payload_and_only_the_beginning_of_an_error(see, submit, database):
-    submit(payload={"name": "SECRET"})
-    database.rows("UPDATE jobs SET error = %s", (f"<b>first</b>{'x' * 10_000}\nsecond",))
+def test_a_list_of_fifty_long_jobs_is_small(see, submit, database):
+    """It has no payload, and only the beginning of an error and of tags."""
+    tags = ["<b>bold</b> & sons", "\u05d0" * 64, "&" * 64, "fourth"]
+    for _ in range(50):
+        submit(payload={"name": "SECRET"}, type="x" * 50, tags=tags)
+    database.rows("UPDATE jobs SET error = %s, attempts = 88, max_attempts = 99", (f"<b>{'&' * 10_000}\nsecond",))
 
     text = see("/console/jobs").text
 
-    assert "SECRET" not in text
-    assert "&lt;b&gt;first" in text
-    assert "second" not in text
-    assert 30_000 > len(text)
+    assert 60_000 > len(text.encode())
+    assert 50 == text.count("<td>88/99</td>")
+    assert "&lt;b&gt;&amp;" in text
+    for absent in ("SECRET", "second", "fourth", "<b>"):
+        assert absent not in text
 
 
 # ---- The form ----

@@ -45,7 +45,7 @@ REFRESH_SECONDS = 5
 HIDDEN_JOBS = 100
 
 #: The bytes of the page that a job's error and its tags may take: fifty of them are less than 60 KB.
-ERROR_BYTES, TAG_BYTES, TAGS = 130, 24, 3
+ERROR_BYTES, TAG_BYTES, TAGS = 110, 24, 2
 
 #: The type whose example is offered first, because it can be looked at: it writes a file.
 FIRST_EXAMPLE = "csv-generation"
