@@ -21,6 +21,7 @@ import msgspec
 import psycopg2
 import structlog
 from dramatiq.middleware import SkipMessage
+from reports import Report
 
 from jobs_service.errors import Rejected, Snoozed, Unavailable
 from jobs_service.jobs.job_types import JobContext, job
@@ -269,4 +270,14 @@ def keep_secret(payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """Say what is in the payload, and return it."""
     context.log.info(payload["secret"])
     context.progress(1, 2, payload["secret"])
+    return payload
+
+
+@job(
+    "test-report",
+    payload=Report,
+    example={"title": "Sales", "pages": 12, "paper": "A4", "recipients": ["alice@example.com"], "margins": {"top": 2}},
+)
+def report(payload: Report, context: JobContext) -> Report:  # noqa: ARG001
+    """Write a report."""
     return payload

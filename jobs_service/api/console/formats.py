@@ -132,6 +132,36 @@ def query(values: Mapping[str, object], **further: object) -> str:
     return urlencode({name: value for name, value in {**values, **further}.items() if value not in (None, "")})
 
 
+def utc_time(text: str) -> str:
+    """Return a date and time without a zone, as a browser's field gives it, as one in UTC; other texts as they are."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return text if time.tzinfo else f"{time.isoformat()}Z"
+
+
+def local_time(text: str) -> str:
+    """Return a date and time in UTC as a browser's field takes it, "" for what is none."""
+    try:
+        time = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return ""
+    return time.replace(tzinfo=None).isoformat(timespec="milliseconds" if time.microsecond else "seconds")
+
+
+def shortened(text: str, most_bytes: int) -> str:
+    """Return a text that takes so many bytes of a page at most."""
+    if len(text) * 6 <= most_bytes:
+        return text
+    size = 0
+    for place, character in enumerate(text):
+        size += len(escape(character).encode("utf-8", "replace"))
+        if size > most_bytes:
+            return f"{text[:place]}…"
+    return text
+
+
 FILTERS = {
     "duration": duration,
     "ago": ago,

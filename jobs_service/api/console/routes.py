@@ -7,6 +7,8 @@ from jobs_service.api.console.job_actions import JobCancel, JobDiscard, JobResch
 from jobs_service.api.console.job_types import JobType, JobTypes
 from jobs_service.api.console.jobs import Jobs
 from jobs_service.api.console.overview import Example, Overview
+from jobs_service.api.console.new_job import NewJob
+from jobs_service.api.console.overview import Overview
 from jobs_service.api.console.pages import Console
 from jobs_service.api.console.queues import Queue, Queues
 from jobs_service.api.console.redrives import NewRedrive, Redrive, Redrives, RedriveStop
@@ -35,6 +37,7 @@ def routes(console: Console, guard: Guard, events: Events, job_events: JobEvents
         Route("/console/workers", Workers(console)),
         Route("/console/types", JobTypes(console)),
         Route("/console/types/{name}", JobType(console)),
+        Route("/console/jobs/new", NewJob(console)),
         Route("/console/sign-in", SignIn(console, guard)),
         Route("/console/sign-out", SignOut(console, guard)),
         Route("/console/files/{name}", console.assets),

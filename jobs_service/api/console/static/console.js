@@ -430,3 +430,24 @@ showTimes();
 setInterval(showTimes, 5000);
 showSelected();
 live.start();
+
+// ---- A form beside which the server shows something that it makes of what is typed. ----
+
+const typedForm = find("form[data-shows]");
+let typing = 0;
+
+typedForm?.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => showTyped(typedForm.dataset.shows), 400);
+});
+
+async function showTyped(id) {
+  const turn = typing;
+  const body = new URLSearchParams(new FormData(typedForm));
+  body.set("do", "show");
+  const answer = await fetch(typedForm.action, { method: "POST", body, headers: { Accept: "text/html" } });
+  if (!answer.ok || turn !== typing) return;
+  const part = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(id);
+  for (const element of all("[data-copy]", part)) element.hidden = false;
+  document.getElementById(id).replaceWith(document.adoptNode(part));
+}
