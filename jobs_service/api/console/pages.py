@@ -147,18 +147,27 @@ class Page:
         """Return the fields of a form. One that comes several times counts with its last value."""
         return dict(await self.fields(req))
 
-    async def fields(self, req: Request) -> list[tuple[str, str]]:
-        """Return the fields of a form, in its order, without empty ones."""
+    async def fields(self, req: Request, *, with_empty: bool = False) -> list[tuple[str, str]]:
+        """Return the fields of a form, in its order, without empty ones unless they are asked for."""
         # A payload of MAX_BODY_BYTES may need three characters for each byte.
         raw = await read_bytes(req, 3 * self.console.settings.max_body_bytes + 65_536, (FORM,))
         try:
-            return parse_qsl(raw.decode("ascii"), strict_parsing=bool(raw), max_num_fields=1_000, errors="strict")
+            return parse_qsl(
+                raw.decode("ascii"),
+                keep_blank_values=with_empty,
+                strict_parsing=bool(raw),
+                max_num_fields=1_000,
+                errors="strict",
+            )
         except ValueError:
             raise falcon.HTTPBadRequest(description="This is not a form of the console.") from None
 
-    def done(self, req: Request, resp: Response, path: str, notice: str = "", count: int = 0) -> None:
+    def done(
+        self, req: Request, resp: Response, path: str, notice: str = "", count: int = 0, *, skipped: int = 0
+    ) -> None:
         """Send the browser to a page of the console (with GET), which shows a notice of `notices.py`."""
-        query = urlencode({"notice": notice, **({"n": count} if count else {})}) if notice else ""
+        counts = {name: value for name, value in (("n", count), ("skipped", skipped)) if value}
+        query = urlencode({"notice": notice, **counts}) if notice else ""
         joint = "&" if "?" in path else "?"
         resp.status = falcon.HTTP_SEE_OTHER
         resp.set_header("Location", f"{req.root_path}{CONSOLE}{path}{joint + query if query else ''}")
@@ -202,8 +211,8 @@ def _name(req: Request) -> tuple[str, ...]:
 def _notice(req: Request) -> str:
     """Return the notice that the URL names. Nobody can put a text of their own there."""
     text = NOTICES.get(req.get_param("notice") or "", "")
-    count = req.get_param_as_int("n", default=0) if "{n}" in text else 0
-    return text.format(n=f"{count:,}") if text else ""
+    counts = {name: req.get_param_as_int(name, default=0) if f"{{{name}}}" in text else 0 for name in ("n", "skipped")}
+    return text.format_map({name: f"{count:,}" for name, count in counts.items()}) if text else ""
 
 
 def _own_path(req: Request, url: str | None) -> str | None:

@@ -1,6 +1,7 @@
 """The routes of the console."""
 
 from jobs_service.api.access.guard import Guard
+from jobs_service.api.console.bulk import ActionProgress, ActionStop, JobActions, JobActionsConfirmed
 from jobs_service.api.console.jobs import Jobs
 from jobs_service.api.console.overview import Overview
 from jobs_service.api.console.pages import Console
@@ -15,6 +16,10 @@ def routes(console: Console, guard: Guard, events: Events, job_events: JobEvents
     return [
         Route("/console", Overview(console)),
         Route("/console/jobs", Jobs(console)),
+        Route("/console/jobs/actions", JobActions(console)),
+        Route("/console/jobs/actions/confirm", JobActionsConfirmed(console)),
+        Route("/console/actions/{kind}/{action_id}", ActionProgress(console)),
+        Route("/console/actions/{kind}/{action_id}/stop", ActionStop(console)),
         Route("/console/sign-in", SignIn(console, guard)),
         Route("/console/sign-out", SignOut(console, guard)),
         Route("/console/files/{name}", console.assets),
