@@ -19,6 +19,7 @@ from jobs_service.api.console.calls import CallRefused
 from jobs_service.api.console.pages import Page, page
 from jobs_service.api.resources.bulk_actions import DEFAULT_RATE
 from jobs_service.errors import InvalidRequest
+from jobs_service.jobs import bulk_actions, unfinished
 
 #: How many jobs can be selected, and how many of them the preview shows.
 MOST_SELECTED, SHOWN = 200, 20
@@ -51,8 +52,9 @@ class Action:
     #: The statuses of the jobs that it is about, where they are selected, and where all that match are.
     of_selected: Sequence[str]
     of_matching: Sequence[str]
-    #: The filters that it has for all that match.
+    #: The filters that it has for all that match, and how many jobs an action may have.
     filters: Sequence[str]
+    most: int
 
     def call_for(self, job_id: str, reason: str) -> tuple[str, str, object]:
         """Return the method, the path and the body of the API's call for one job."""
@@ -89,6 +91,7 @@ ACTIONS = {
             of_selected=("pending", "processing"),
             of_matching=("pending", "processing"),
             filters=("status", "type", "queue", "tag", "created_after", "created_before", "attempts_min"),
+            most=unfinished.MOST_MEMBERS,
         ),
         Action(
             name="retry",
@@ -102,6 +105,7 @@ ACTIONS = {
             of_selected=("failed", "completed", "cancelled"),
             of_matching=("failed",),
             filters=_OF_DEAD_LETTERS,
+            most=bulk_actions.MOST_MEMBERS,
         ),
         Action(
             name="discard",
@@ -115,6 +119,7 @@ ACTIONS = {
             of_selected=("failed",),
             of_matching=("failed",),
             filters=_OF_DEAD_LETTERS,
+            most=bulk_actions.MOST_MEMBERS,
         ),
     )
 }
