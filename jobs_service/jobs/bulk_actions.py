@@ -17,7 +17,7 @@ from jobs_service.jobs.lifecycle import FENCE
 #: How many jobs a dry run shows.
 SAMPLE = 10
 
-#: How many jobs an action may have.
+#: How many dead letters an action may have.
 MOST_MEMBERS = 1_000_000
 
 
@@ -37,10 +37,7 @@ class State(StrEnum):
 
 
 class Selection(NamedTuple):
-    """A query for jobs, in the order in which they are to be changed: their id, `transition_token` and `finished_at`.
-
-    Its parameter `most` is how many it returns.
-    """
+    """A query for jobs, and those of them that an action may have: their id, `transition_token` and `finished_at`."""
 
     sql: str
     names: Mapping[str, Any]
@@ -100,13 +97,13 @@ def begin(
     by: str,
     reason: str | None = None,
 ) -> BulkAction:
-    """Begin an action on the jobs that are selected now, at most `MOST_MEMBERS` of them.
+    """Begin an action on the jobs that are selected now.
 
     May be called again with the same id: it then changes nothing. `text` is the filter as JSON.
     """
     names = {"action_id": action_id, "kind": kind, "filter": text, "rate": rate_per_second, "by": by, "reason": reason}
     sql = _BEGIN.replace("<selection>", selection.sql)
-    database.rows(sql, {**selection.names, **names, "most": MOST_MEMBERS})
+    database.rows(sql, {**selection.names, **names})
     found = find(database, kind, action_id)
     if found is None:
         raise RuntimeError("an action that was just begun does not exist")

@@ -284,7 +284,7 @@ _MEMBERS = """
 
 def selection(chosen: Filter) -> Selection:
     """Return the query for the members of an action on dead letters, those that failed first."""
-    return Selection(_MEMBERS.replace("<matches>", _conditions(chosen)), chosen)
+    return Selection(_MEMBERS.replace("<matches>", _conditions(chosen)), {**chosen, "most": MOST_MEMBERS})
 
 
 _COUNT = """

@@ -20,8 +20,9 @@ from jobs_service.jobs.listing import Filters
 #: The states of a job that can be cancelled.
 UNFINISHED = (Status.PENDING, Status.PROCESSING)
 
-#: How many jobs of each status an action looks at, and how many a dry run does.
-MOST_LOOKED_AT, MOST_COUNTED = 1_000_000, 100_000
+#: How many jobs an action may have, how many of each status it looks at for them, and how many a dry run looks at. They
+#: are what PostgreSQL reads and writes within a second or two, and in a moment.
+MOST_MEMBERS, MOST_LOOKED_AT, MOST_COUNTED = 100_000, 200_000, 10_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -72,7 +73,7 @@ _MEMBERS = """
 
 def selection(filters: Filters) -> Selection:
     """Return the query for the members of an action, the jobs that were submitted first."""
-    return Selection(_statement(_MEMBERS, filters), _names(filters) | {"look": MOST_LOOKED_AT})
+    return Selection(_statement(_MEMBERS, filters), _names(filters) | {"look": MOST_LOOKED_AT, "most": MOST_MEMBERS})
 
 
 _COUNT = "SELECT count(*), count(*) FILTER (WHERE <matches>) FROM <walked> GROUP BY status"

@@ -20,7 +20,7 @@ def build() -> Json:
             Row("Flow", _flow()),
             Row("Latency", _latency()),
             Row("How jobs ended", _ends()),
-            Row("Redrives and discards", _decisions()),
+            Row("Actions on many jobs", _decisions()),
             Row("Faults", _mishaps()),
         ],
     )
@@ -199,22 +199,22 @@ def _ends() -> list[Panel]:
 def _decisions() -> list[Panel]:
     return [
         graph(
-            "Redrives",
-            "Operations that run many dead letters again: how many run, and, of all queues, the jobs they have left.",
+            "Running",
+            "Redrives, discards and cancellations of many: how many run, and the jobs they have left in all queues.",
             [
-                Query(truth("jobs_redrives_running", "", ""), "running"),
-                Query(truth("jobs_redrives_remaining", "", ""), "jobs left"),
+                Query(truth("jobs_bulk_actions_running", "kind", ""), "{{kind}}: running"),
+                Query(truth("jobs_bulk_actions_remaining", "kind", ""), "{{kind}}: jobs left"),
             ],
             unit="short",
             width=8,
         ),
         graph(
-            "Redriven by operations",
-            "Members of redrives in each interval: moved, or skipped because they were no dead letters any more. "
-            "Ended: operations.",
+            "Done by them",
+            "Their members in each interval: moved (pending again, deleted or cancelled), or skipped because they had "
+            "changed. Ended: actions.",
             [
-                Query(increase("jobs_redrives_jobs_total", "outcome", ""), "{{outcome}}"),
-                Query(increase("jobs_redrives_total", "state", ""), "ended, {{state}}"),
+                Query(increase("jobs_bulk_action_jobs_total", "kind, outcome", ""), "{{kind}}: {{outcome}}"),
+                Query(increase("jobs_bulk_actions_total", "kind, state", ""), "{{kind}}: ended, {{state}}"),
             ],
             unit="short",
             width=8,

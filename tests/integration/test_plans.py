@@ -466,7 +466,7 @@ def test_actions_on_many(watch, database, broker, kind, selection):
     bulk_actions.newest(database, kind, limit=20)
 
     # Each job that is changed has its entries in the indexes.
-    assert_small(watch, pages=1_000)
+    assert_small(watch, pages=2_500)
     database.rows("TRUNCATE bulk_actions, bulk_action_jobs")
 
 

@@ -1,4 +1,4 @@
-"""What a page says after an action, by the name in its URL. `{n}` is how many jobs it was."""
+"""What a page says after an action, by the name in its URL. `{n}` is how many jobs it was, `{skipped}` how many not."""
 
 NOTICES = {
     "submitted": "The job is submitted.",
@@ -15,5 +15,8 @@ NOTICES = {
     "queue-paused": "The queue is paused. No job of it is started until it resumes.",
     "queue-already-paused": "The queue was paused already. That pause stays as it is.",
     "queue-resumed": "The queue runs again. Its jobs start within about two seconds.",
+    "many-cancel": "Cancelled: {n}. Skipped, because they had ended: {skipped}.",
+    "many-retry": "Pending again: {n}. Skipped, because they were not finished: {skipped}.",
+    "many-discard": "Discarded: {n}. Skipped, because they had not failed: {skipped}.",
     "signed-out": "You are signed out.",
 }

@@ -52,6 +52,9 @@ MAX_DIGITS = 12
 #: Every how many seconds a page tries again whether PostgreSQL answers.
 RETRY_SECONDS = 5
 
+#: The parameters beside `notice` that its text may have.
+COUNTS = ("n", "skipped")
+
 #: The links of the frame: path, words, and the key that follows `g`.
 NAVIGATION = [
     ("", "Overview", "o"),
@@ -212,20 +215,23 @@ class Page:
         """Return the fields of a form. One that comes several times counts with its last value."""
         return dict(await self.fields(req))
 
-    async def fields(self, req: Request) -> list[tuple[str, str]]:
-        """Return the fields of a form, in its order, without empty ones."""
+    async def fields(self, req: Request, *, with_empty: bool = False) -> list[tuple[str, str]]:
+        """Return the fields of a form, in its order, without empty ones unless they are asked for."""
         # A payload of MAX_BODY_BYTES may need three characters for each byte.
         raw = await read_bytes(req, 3 * self.console.settings.max_body_bytes + 65_536, (FORM,))
         try:
             if len(raw) > LARGE_BYTES:
-                return await self.console.threads.run(_fields, raw)
-            return _fields(raw)
+                return await self.console.threads.run(_fields, raw, with_empty=with_empty)
+            return _fields(raw, with_empty=with_empty)
         except ValueError:
             raise falcon.HTTPBadRequest(description="This is not a form of the console.") from None
 
-    def done(self, req: Request, resp: Response, path: str, notice: str = "", count: int = 0) -> None:
+    def done(
+        self, req: Request, resp: Response, path: str, notice: str = "", count: int = 0, *, skipped: int = 0
+    ) -> None:
         """Send the browser to a page of the console (with GET), which shows a notice of `notices.py`."""
-        query = urlencode({"notice": notice, **({"n": count} if count else {})}) if notice else ""
+        counts = {name: value for name, value in (("n", count), ("skipped", skipped)) if value}
+        query = urlencode({"notice": notice, **counts}) if notice else ""
         joint = "&" if "?" in path else "?"
         resp.status = falcon.HTTP_SEE_OTHER
         address = quote(path, safe=OF_ADDRESS) + (joint + query if query else "")
@@ -273,9 +279,15 @@ class Rendering:
         resp.set_headers({**HEADERS, "Location": f"{req.root_path}{CONSOLE}/sign-in?{query}"})
 
 
-def _fields(raw: bytes) -> list[tuple[str, str]]:
+def _fields(raw: bytes, *, with_empty: bool) -> list[tuple[str, str]]:
     """Raises ValueError."""
-    return parse_qsl(raw.decode("ascii"), strict_parsing=bool(raw), max_num_fields=1_000, errors="strict")
+    return parse_qsl(
+        raw.decode("ascii"),
+        keep_blank_values=with_empty,
+        strict_parsing=bool(raw),
+        max_num_fields=1_000,
+        errors="strict",
+    )
 
 
 async def _refused(req: Request, resp: Response, error: CallRefused, params: object) -> None:  # noqa: ARG001
@@ -293,16 +305,19 @@ def _name(req: Request) -> tuple[str, ...]:
 
 def _here(req: Request) -> str:
     """Return the path and the query of a page, without its notice."""
-    query = [(name, value) for name, value in parse_qsl(req.query_string) if name not in ("notice", "n")]
+    query = [(name, value) for name, value in parse_qsl(req.query_string) if name not in ("notice", *COUNTS)]
     return f"{quote(req.root_path + req.path)}{'?' if query else ''}{urlencode(query)}"
 
 
 def _notice(req: Request) -> str:
     """Return the notice that the URL names. Nobody can put a text of their own there."""
     given = dict(parse_qsl(req.query_string))
-    count = given.get("n", "")
-    n = int(count) if count.isdecimal() and len(count) <= MAX_DIGITS else 0
-    return NOTICES.get(given.get("notice", ""), "").format(n=f"{n:,}")
+    counts = {name: _count(given.get(name, "")) for name in COUNTS}
+    return NOTICES.get(given.get("notice", ""), "").format_map(counts)
+
+
+def _count(text: str) -> str:
+    return f"{int(text):,}" if text.isdecimal() and len(text) <= MAX_DIGITS else "0"
 
 
 def _own_path(req: Request, url: str | None) -> str | None:

@@ -1,14 +1,14 @@
 """The routes of the console."""
 
 from jobs_service.api.access.guard import Guard
+from jobs_service.api.console.bulk import ActionProgress, ActionStop, JobActions, JobActionsConfirmed
 from jobs_service.api.console.failures import Failure, FailureDecision, Failures
 from jobs_service.api.console.job import JobAttempt, JobAttempts, JobItem, JobText
 from jobs_service.api.console.job_actions import JobCancel, JobDiscard, JobReschedule, JobRetry
 from jobs_service.api.console.job_types import JobType, JobTypes
 from jobs_service.api.console.jobs import Jobs
-from jobs_service.api.console.overview import Example, Overview
 from jobs_service.api.console.new_job import NewJob
-from jobs_service.api.console.overview import Overview
+from jobs_service.api.console.overview import Example, Overview
 from jobs_service.api.console.pages import Console
 from jobs_service.api.console.queues import Queue, Queues
 from jobs_service.api.console.redrives import NewRedrive, Redrive, Redrives, RedriveStop
@@ -38,6 +38,10 @@ def routes(console: Console, guard: Guard, events: Events, job_events: JobEvents
         Route("/console/types", JobTypes(console)),
         Route("/console/types/{name}", JobType(console)),
         Route("/console/jobs/new", NewJob(console)),
+        Route("/console/jobs/actions", JobActions(console)),
+        Route("/console/jobs/actions/confirm", JobActionsConfirmed(console)),
+        Route("/console/actions/{kind}/{action_id}", ActionProgress(console)),
+        Route("/console/actions/{kind}/{action_id}/stop", ActionStop(console)),
         Route("/console/sign-in", SignIn(console, guard)),
         Route("/console/sign-out", SignOut(console, guard)),
         Route("/console/files/{name}", console.assets),

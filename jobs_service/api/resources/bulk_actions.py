@@ -490,8 +490,9 @@ class Cancellations(_Collection):
             id="cancel_jobs",
             summary="Cancel many jobs",
             description=(
-                "The pending and processing jobs that match now are the members of the action: none that is submitted"
-                " later joins it. Each is cancelled as by `POST /jobs/{job_id}/cancel`, unless it has ended by then."
+                "The members of the action are the pending and processing jobs that match now, the first"
+                f" {unfinished.MOST_MEMBERS:,} at most: none that is submitted later joins it. Each is cancelled as by"
+                " `POST /jobs/{job_id}/cancel`, unless it has ended by then."
             ),
             examples={
                 "dry run": {"filter": {"type": "csv-generation"}, "dry_run": True},
