@@ -29,8 +29,8 @@ MOST_OF_TEXT, MOST_OF_EXACT, MOST_OF_COMMAND = 4_000, 2_000, 1_500
 MOST_ATTEMPTS, MOST_OF_TRACEBACKS = 10, 8_000
 #: The last lines of an attempt's log that the page shows, and the bytes of the page that all logs may take together.
 MOST_LINES, MOST_OF_LOGS = 30, 6_000
-#: On the page of one attempt.
-MOST_OF_ATTEMPT = 20_000
+#: On the page of one attempt, for the message and for the traceback.
+MOST_OF_ATTEMPT = 15_000
 
 #: Every how many seconds the page of a job that has not ended is fetched again, whatever happens to it.
 REFRESH_SECONDS = 10
@@ -191,6 +191,7 @@ class JobAttempt(JobPage):
             seen=seen,
             job=seen.job,
             attempt=attempt,
+            message=excerpt(attempt.message, most=MOST_OF_ATTEMPT),
             traceback=excerpt(attempt.traceback, most=MOST_OF_ATTEMPT),
             lines=attempt.log.lines if attempt.log and not seen.hidden else (),
         )

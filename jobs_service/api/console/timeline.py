@@ -156,7 +156,7 @@ def _parts(job: Job, attempts: Sequence[Attempt], start: datetime, end: datetime
     before: Attempt | None = None
     at = start
     for attempt in attempts:
-        begins = attempt.started_at or at
+        begins = min(end, attempt.started_at or at)
         is_last = attempt is attempts[-1] and attempt.outcome in {Outcome.RUNNING, Outcome.COMPLETED}
         parts += _gap(job, before, attempt, at, begins, knows_due=is_last)
         at = max(at, begins)
