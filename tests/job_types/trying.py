@@ -270,3 +270,12 @@ def keep_secret(payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
     context.log.info(payload["secret"])
     context.progress(1, 2, payload["secret"])
     return payload
+
+
+@job("test-narrate", payload=dict[str, Any], time_limit_seconds=60)
+def narrate(payload: dict[str, Any], context: JobContext) -> None:
+    """Say that the first of two steps is done, then wait until the file `go` exists."""
+    context.log.warning("First step done", step=1)
+    context.progress(1, 2, "steps")
+    while not Path(payload["go"]).exists():
+        time.sleep(0.02)
