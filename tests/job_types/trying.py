@@ -281,3 +281,12 @@ def keep_secret(payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
 def report(payload: Report, context: JobContext) -> Report:  # noqa: ARG001
     """Write a report."""
     return payload
+
+
+@job("test-narrate", payload=dict[str, Any], time_limit_seconds=60)
+def narrate(payload: dict[str, Any], context: JobContext) -> None:
+    """Say that the first of two steps is done, then wait until the file `go` exists."""
+    context.log.warning("First step done", step=1)
+    context.progress(1, 2, "steps")
+    while not Path(payload["go"]).exists():
+        time.sleep(0.02)

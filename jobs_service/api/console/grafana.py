@@ -1,4 +1,4 @@
-"""Links to Grafana's dashboards, of monitoring/grafana, at a certain time."""
+"""Links to Grafana's dashboards, those of monitoring/grafana, at a certain time: from `start` to `end`, or to now."""
 
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
@@ -7,26 +7,26 @@ from urllib.parse import urlencode
 MARGIN = timedelta(minutes=15)
 
 
-def type_dashboard(grafana_url: str, job_type: str, *, start: datetime, end: datetime) -> str:
+def type_dashboard(grafana_url: str, job_type: str, *, start: datetime, end: datetime | None = None) -> str:
     """Return the address of the dashboard of a job type around this time."""
     return _address(grafana_url, "jobs-type", {"actor_name": job_type}, start, end)
 
 
-def queue_dashboard(grafana_url: str, queue: str, *, start: datetime, end: datetime) -> str:
+def queue_dashboard(grafana_url: str, queue: str, *, start: datetime, end: datetime | None = None) -> str:
     """Return the address of the dashboard of a queue around this time."""
     return _address(grafana_url, "jobs-queue", {"queue_name": queue}, start, end)
 
 
-def workers_dashboard(grafana_url: str, *, start: datetime, end: datetime) -> str:
+def workers_dashboard(grafana_url: str, *, start: datetime, end: datetime | None = None) -> str:
     """Return the address of the dashboard of the workers around this time."""
     return _address(grafana_url, "jobs-workers", {}, start, end)
 
 
-def _address(grafana_url: str, uid: str, variables: dict[str, str], start: datetime, end: datetime) -> str:
-    times = {"from": _milliseconds(start - MARGIN), "to": _milliseconds(end + MARGIN)}
+def _address(grafana_url: str, uid: str, variables: dict[str, str], start: datetime, end: datetime | None) -> str:
+    times = {"from": _milliseconds(start - MARGIN), "to": _milliseconds(end + MARGIN) if end else "now"}
     query = urlencode(times | {f"var-{name}": value for name, value in variables.items()})
     return f"{grafana_url}/d/{uid}?{query}"
 
 
-def _milliseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * 1_000)
+def _milliseconds(moment: datetime) -> str:
+    return str(round(moment.timestamp() * 1_000))

@@ -23,14 +23,14 @@ from jobs_service.jobs.lifecycle import Status
 from jobs_service.jobs.notes import Line
 from jobs_service.jobs.representation import Job
 
-#: Bytes of the page that a payload, a result or a command may take.
-MOST_OF_TEXT, MOST_OF_COMMAND = 6_000, 3_000
+#: Bytes of the page that a payload or a result may take with indented lines, and as it was sent, and a command.
+MOST_OF_TEXT, MOST_OF_EXACT, MOST_OF_COMMAND = 4_000, 2_000, 1_500
 #: The attempts that the page shows, and the bytes of the page that their texts may take together.
-MOST_ATTEMPTS, MOST_OF_TRACEBACKS = 10, 10_000
+MOST_ATTEMPTS, MOST_OF_TRACEBACKS = 10, 8_000
 #: The last lines of an attempt's log that the page shows, and the bytes of the page that all logs may take together.
-MOST_LINES, MOST_OF_LOGS = 30, 8_000
-#: On the page of one attempt.
-MOST_OF_ATTEMPT = 20_000
+MOST_LINES, MOST_OF_LOGS = 30, 6_000
+#: On the page of one attempt, for the message and for the traceback.
+MOST_OF_ATTEMPT = 15_000
 
 #: Every how many seconds the page of a job that has not ended is fetched again, whatever happens to it.
 REFRESH_SECONDS = 10
@@ -133,14 +133,14 @@ class JobPage(Page):
             payload=shown_text(seen.job.payload),
             result=None if seen.job.result is None else shown_text(seen.job.result),
             commands=self._commands(req, seen),
-            grafana=self._grafana(seen.job, now),
+            grafana=self._grafana(seen.job),
             refused=refused,
         )
 
-    def _grafana(self, job: Job, now: datetime) -> str:
+    def _grafana(self, job: Job) -> str:
         url = self.console.settings.grafana_url
-        end = parsed(job.finished_at) if job.finished_at else now
-        start = min(parsed(job.started_at or job.created_at), end)
+        start = parsed(job.started_at or job.created_at)
+        end = parsed(job.finished_at) if job.finished_at else None
         return grafana.type_dashboard(url, job.type, start=start, end=end) if url else ""
 
     def _commands(self, req: Request, seen: SeenJob) -> list[tuple[str, str]]:
@@ -168,7 +168,8 @@ class JobAttempts(JobPage):
     @page()
     async def on_get(self, req: Request, resp: Response, job_id: str) -> None:
         if seen := await self.see(req, resp, job_id):
-            self.show(req, resp, "job_attempts.html", title="Attempts", seen=seen, job=seen.job)
+            line = timeline(seen.job, seen.attempts, datetime.now(UTC))
+            self.show(req, resp, "job_attempts.html", title="Attempts", seen=seen, job=seen.job, timeline=line)
 
 
 class JobAttempt(JobPage):
@@ -190,6 +191,7 @@ class JobAttempt(JobPage):
             seen=seen,
             job=seen.job,
             attempt=attempt,
+            message=excerpt(attempt.message, most=MOST_OF_ATTEMPT),
             traceback=excerpt(attempt.traceback, most=MOST_OF_ATTEMPT),
             lines=attempt.log.lines if attempt.log and not seen.hidden else (),
         )
@@ -232,7 +234,7 @@ def shown_text(raw: msgspec.Raw) -> ShownText:
     exact = bytes(raw)
     pretty = excerpt(pretty_json(exact), most=MOST_OF_TEXT)
     text = exact.decode("utf-8", "replace")
-    is_short = not pretty.is_cut and text != pretty.text
+    is_short = not pretty.is_cut and text != pretty.text and bytes_of(text) <= MOST_OF_EXACT
     return ShownText(pretty, text if is_short else "")
 
 

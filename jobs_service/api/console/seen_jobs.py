@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -96,7 +97,8 @@ async def find_type(api: ApiCalls, req: Request, name: str) -> Mapping[str, Any]
     try:
         found: Mapping[str, Any] = await api.get(req, f"/job-types/{name}")
     except CallRefused as refused:
-        if refused.code != "job_type_not_found":
+        # Also for a name with a slash, which has no address.
+        if refused.reply.status != HTTPStatus.NOT_FOUND:
             raise
         return None
     return found

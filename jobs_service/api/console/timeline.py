@@ -113,7 +113,7 @@ class Drawn:
 
     @property
     def middle(self) -> float:
-        return round(self.x + self.width / 2, 3)
+        return round(self.x + self.width / 2, 2)
 
     @property
     def number(self) -> int | None:
@@ -147,7 +147,7 @@ def timeline(job: Job, attempts: Sequence[Attempt], now: datetime) -> Timeline:
     parts = _parts(job, [each for each in attempts if each.started_at is not None], start, end)
     widths, is_to_scale = _widths([part.seconds for part in parts])
     places = [sum(widths[:index]) for index in range(len(widths))]
-    drawn = [Drawn(part, round(x, 3), round(width, 3)) for part, x, width in zip(parts, places, widths, strict=True)]
+    drawn = [Drawn(part, round(x, 2), round(width, 2)) for part, x, width in zip(parts, places, widths, strict=True)]
     return Timeline(start, end, is_to_scale, drawn)
 
 
@@ -156,7 +156,7 @@ def _parts(job: Job, attempts: Sequence[Attempt], start: datetime, end: datetime
     before: Attempt | None = None
     at = start
     for attempt in attempts:
-        begins = attempt.started_at or at
+        begins = min(end, attempt.started_at or at)
         is_last = attempt is attempts[-1] and attempt.outcome in {Outcome.RUNNING, Outcome.COMPLETED}
         parts += _gap(job, before, attempt, at, begins, knows_due=is_last)
         at = max(at, begins)
