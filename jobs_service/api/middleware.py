@@ -82,9 +82,9 @@ class RequestMetrics:
     """Measures every request by its route template, since the raw path would make a series per job."""
 
     async def process_request(self, req: Request, resp: Response) -> None:  # noqa: ARG002
+        req.context.started = time.perf_counter()
         if CALLER in req.scope:
             return  # a part of a request of the console, which is measured itself
-        req.context.started = time.perf_counter()
         HTTP_ACTIVE.labels().inc()
 
     async def process_response(

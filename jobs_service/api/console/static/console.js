@@ -96,7 +96,11 @@ const live = {
     try {
       const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
       if (answer.redirected && new URL(answer.url).pathname !== location.pathname) location.reload();
-      else replaceParts(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      else {
+        const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+        if (answer.ok) this.follow(fresh);
+        replaceParts(fresh);
+      }
     } catch {
       this.isDue = true;
     }
@@ -104,6 +108,15 @@ const live = {
       this.isBusy = false;
       this.flush();
     }, this.pause);
+  },
+
+  // What has come to its end is not fetched any more: its page says so.
+  follow(fresh) {
+    const { events = "", refresh = "" } = find("#main", fresh).dataset;
+    main.dataset.refresh = refresh;
+    if (!events) this.source?.close();
+    this.button.hidden = !events && !refresh;
+    find(".refresh").hidden = !this.button.hidden;
   },
 
   toggle() {
@@ -134,7 +147,6 @@ function replaceParts(fresh) {
     old.replaceWith(document.adoptNode(part));
     if (focused) again(part, focused)?.focus({ preventScroll: true });
   }
-  main.dataset.refresh = find("#main", fresh)?.dataset.refresh ?? "";
   showTimes();
 }
 
