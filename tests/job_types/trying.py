@@ -68,6 +68,13 @@ def log(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
         raise RuntimeError("attempt 1 fails, as asked")
 
 
+@job("test-fail-while", payload=dict[str, Any])
+def fail_while(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
+    """Fail with `message` as long as there is a file `path`."""
+    if Path(payload["path"]).exists():
+        raise RuntimeError(payload["message"])
+
+
 @job("test-reject", payload=dict[str, Any])
 def reject(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
     raise Rejected("no attempt will do")

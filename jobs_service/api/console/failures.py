@@ -56,6 +56,7 @@ class Failures(Page):
             following=start + SHOWN if len(groups) > start + SHOWN else None,
             next_cursor=found["next_cursor"],
             count_to=COUNT_TO,
+            hours=HOURS,
         )
 
 

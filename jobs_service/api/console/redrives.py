@@ -7,6 +7,7 @@ import falcon
 from falcon.asgi import Request, Response
 
 from jobs_service.api.console.calls import CallRefused
+from jobs_service.api.console.formats import short_id
 from jobs_service.api.console.pages import Page, page
 from jobs_service.jobs.lifecycle import EndReason
 
@@ -21,6 +22,9 @@ FILTERS = (
     "finished_after",
     "finished_before",
 )
+
+TIMES = FILTERS[-4:]
+_NO_TIME = "Write a time such as 2026-11-26T09:30:00Z."
 
 #: A redrive takes about a minute unless that would be less, or more, than so many jobs a second.
 SLOWEST, FASTEST, ABOUT_SECONDS = 5.0, 100.0, 60
@@ -125,10 +129,14 @@ class Redrive(Page):
             title="Redrive",
             live="/events" if is_moving or to_run else None,
             refresh=WHILE_MOVING if is_moving else WHILE_RUNNING if to_run else None,
-            redrive=redrive,
+            redrive={"reason": None, **redrive},
             outcomes=outcomes,
             to_run=to_run,
             group=redrive["filter"].get("group"),
+            chosen=[
+                (name.replace("_", " "), short_id(value) if name == "group" else value)
+                for name, value in redrive["filter"].items()
+            ],
         )
 
 
@@ -157,8 +165,12 @@ def _body(form: Mapping[str, str], rate: float) -> dict[str, Any]:
 
 def _dry(form: Mapping[str, str]) -> dict[str, Any]:
     """Return the body of a request that asks which jobs a redrive would move."""
-    chosen = {"all": True} if form.get("all") else {"filter": _filter(form)}
-    return {**chosen, "dry_run": True}
+    # Both together, or none of them, is refused: nobody is to run more jobs again than were meant.
+    chosen = _filter(form)
+    body: dict[str, Any] = {"dry_run": True}
+    if form.get("all"):
+        body["all"] = True
+    return body | {"filter": chosen} if chosen or not form.get("all") else body
 
 
 def _rate(text: str) -> float:
@@ -169,14 +181,14 @@ def _rate(text: str) -> float:
     return rate
 
 
-def _shown_rate(text: str, preview: Mapping[str, Any] | None) -> tuple[float | str, str]:
-    """Return the rate for the field, and what is wrong with it."""
+def _shown_rate(text: str, preview: Mapping[str, Any] | None) -> tuple[float | None, str]:
+    """Return the rate for the field, None for no number, and what is wrong with it."""
     if not text:
         return default_rate(preview["count"] if preview else 0), ""
     try:
         return _rate(text), ""
     except ValueError:
-        return text[:20], "Write a number from 0.1 to 10000."
+        return None, "Write a number from 0.1 to 10000."
 
 
 def default_rate(count: int) -> float:
@@ -189,4 +201,5 @@ def _wrong(refused: CallRefused) -> dict[str, str]:
     errors = refused.problem.get("errors")
     if not errors:
         raise refused
-    return {error["pointer"].rpartition("/")[2]: error["detail"] for error in errors}
+    wrong = {error["pointer"].rpartition("/")[2]: error["detail"] for error in errors}
+    return {name: _NO_TIME if name in TIMES else detail for name, detail in wrong.items()}

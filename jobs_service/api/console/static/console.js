@@ -186,12 +186,19 @@ const live = {
     const rows = all("tr[id^=job-]", page).map((row) => row.id.slice("job-".length));
     this.count(rows);
     replaceParts(page);
-    // What has ended has no events any more.
-    const { events } = page.getElementById("main").dataset;
-    if (events === this.events) return;
-    this.events = events;
-    this.watch();
+    this.follow(page.getElementById("main").dataset);
+  },
+
+  // What has come to its end has no events any more, and is not fetched again: its page says so.
+  follow({ events, refresh = "" }) {
+    main.dataset.refresh = refresh;
+    this.refresh = Number(refresh) * 1000;
+    if (events !== this.events) {
+      this.events = events;
+      this.watch();
+    }
     this.button.hidden = !events && !this.refresh;
+    find(".refresh").hidden = !this.button.hidden;
   },
 
   failed(what) {
@@ -243,7 +250,6 @@ function replaceParts(fresh) {
     if (focused) again(part, focused)?.focus({ preventScroll: true });
   }
   for (const row of all("tr[data-live][id]")) if (!kept.has(row.id)) leaveList(row);
-  main.dataset.refresh = find("#main", fresh)?.dataset.refresh ?? "";
   showTimes();
   showSelected();
 }
