@@ -4,6 +4,7 @@ import re
 
 import falcon.testing
 import pytest
+from jobs_service.maintenance.redrives import Redrives
 from rows import claim_one
 from samples import a_failure
 from time_travel import DAY, set_dates
@@ -16,7 +17,6 @@ from jobs_service.api.resources import error_groups
 from jobs_service.jobs import dead_letters as dead_letter_rows, lifecycle
 from jobs_service.jobs.failures import MESSAGE_KEPT, TRACEBACK_KEPT, storable
 from jobs_service.jobs.lifecycle import EndReason
-from jobs_service.maintenance.redrives import Redrives
 from jobs_service.maintenance.service import Turn
 
 GONE = "8c1f2a6d-9be3-3f10-7c55-04d2a8f0e6b1"
