@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,17 +88,30 @@ def stack(folder: Path) -> Iterator[Api]:
         child.stop(with_signal=signal.SIGINT, seconds=60)
 
 
-def jobs_of_a_shop() -> list[dict[str, Any]]:
+def day(api: Api) -> list[str]:
+    """Submit jobs for some minutes, so that there is a curve to see. Return the ids of the last ones."""
+    rush = [40, 90, 70, 160, 110, 60, 130]
+    for number, count in enumerate(rush):
+        ids = api.submit(jobs_of_a_shop(number, count))
+        print(f"minute {number + 1} of {len(rush)}", flush=True)
+        if count is not rush[-1]:
+            time.sleep(60)
+    return ids
+
+
+def jobs_of_a_shop(minute: int, count: int) -> list[dict[str, Any]]:
     """Return jobs of every kind: that succeed, are retried, fail, wait for a date or for a server, and take long."""
     customers = ["Alice", "Bob", "Carol", "Dan", "Erin"]
-    orders = [{"order_id": 1_000 + n, "customer": customers[n % 5], "total": 19.5 + n} for n in range(120)]
+    orders = [
+        {"order_id": 1_000 * (minute + 1) + n, "customer": customers[n % 5], "total": 19.5 + n} for n in range(count)
+    ]
     mails = [
         {"to": f"{order['customer'].lower()}@example.com", "subject": "Your order", "body": "It is on its way."}
         for order in orders[:30]
     ]
     return [
         *({"type": "payment-capture", "payload": order, "tags": ["checkout"]} for order in orders),
-        *({"type": "stock-sync", "payload": order, "priority": 7} for order in orders[:40]),
+        *({"type": "stock-sync", "payload": order, "priority": 7} for order in orders[:20]),
         *({"type": "EMAIL_SEND", "payload": mail} for mail in mails),
         *({"type": "csv-generation", "payload": {"rows": orders[n : n + 20]}} for n in range(20)),
         *({"type": "EMAIL_SEND", "payload": mail, "delay_seconds": 86_400} for mail in mails[:4]),
@@ -110,7 +124,7 @@ def places(api: Api, ids: list[str]) -> dict[str, str]:
 
     def shown() -> dict[str, str]:
         stats = api.get("/stats")
-        assert not stats["jobs"]["pending"]["jobs"] > 40
+        assert not stats["jobs"]["pending"]["jobs"] > 100
         groups = api.get("/dead-letters/groups")["groups"]
         assert len(groups) > 1
         failed = api.get("/jobs?status=failed&type=payment-capture&attempts_min=3&limit=1")["jobs"]
@@ -140,7 +154,7 @@ def main() -> int:
         sys.exit("no browser here: install Debian's package chromium, or let BROWSER name one")
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, stack(Path(folder)) as api, sync_playwright() as playwright:
-        ids = places(api, api.submit(jobs_of_a_shop()))
+        ids = places(api, day(api))
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         for dark in (False, True):
             photograph(browser, api, ids, dark=dark)

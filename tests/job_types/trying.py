@@ -69,8 +69,9 @@ def log(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
 
 
 @job("test-fail-while", payload=dict[str, Any])
-def fail_while(payload: dict[str, Any], context: JobContext) -> None:  # noqa: ARG001
-    """Fail with `message` as long as there is a file `path`."""
+def fail_while(payload: dict[str, Any], context: JobContext) -> None:
+    """Log the `message`, and fail with it as long as there is a file `path`."""
+    context.log.info(payload["message"])
     if Path(payload["path"]).exists():
         raise RuntimeError(payload["message"])
 
