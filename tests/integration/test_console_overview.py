@@ -137,7 +137,7 @@ def test_findings_lead_to_the_pages_that_mend_them(show, database, submit, worke
     assert "<b>bold" not in page
     # The critical one first.
     assert page.index("finding-critical") < page.index("finding-warning")
-    assert "No worker</span>" in page
+    assert "No workers</span>" in page
 
 
 @pytest.mark.usefixtures("worker_id")
@@ -206,22 +206,28 @@ def test_the_end_of_the_flow(history, last):
     assert last == table_of(overview.flow(history, NOW))[1]
 
 
-def queue(name="default", *, due=0, oldest=None, workers=1, paused=None, **more):
-    depth = {"due": due}
-    return {
-        "name": name,
-        "depth": depth,
-        "oldest_waiting_seconds": oldest,
-        "live_workers": workers,
-        "paused": paused,
-    } | more
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [
+        ({}, "Idle"),
+        ({"depth": {"due": 0, "processing": 1}}, "On time"),
+        ({"depth": {"due": 1, "processing": 0}, "oldest_waiting_seconds": 59.0}, "On time"),
+        ({"depth": {"due": 1, "processing": 0}, "oldest_waiting_seconds": 61.0}, "Late"),
+        ({"depth": {"due": 1, "processing": 0}, "oldest_waiting_seconds": 61.0, "target_seconds": None}, "On time"),
+        ({"depth": {"due": 1, "processing": 0}, "oldest_waiting_seconds": 61.0, "live_workers": 0}, "No workers"),
+        ({"depth": {"due": 1, "processing": 0}, "oldest_waiting_seconds": 61.0, "paused": {"by": "anna"}}, "Paused"),
+    ],
+)
+def test_the_state_of_a_queue(facts, state):
+    queue = {
+        "depth": {"due": 0, "processing": 0},
+        "oldest_waiting_seconds": None,
+        "target_seconds": 60.0,
+        "live_workers": 1,
+        "paused": None,
+    }
 
-
-def test_a_queue_is_late_by_its_target():
-    assert overview.shown(queue(due=1, oldest=61.0, target_seconds=60.0))["is_late"]
-    assert not overview.shown(queue(due=1, oldest=59.0, target_seconds=60.0))["is_late"]
-    assert not overview.shown(queue(due=1, oldest=61.0, target_seconds=60.0, paused={"by": "anna"}))["is_late"]
-    assert not overview.shown(queue(due=1, oldest=61.0))["is_late"]
+    assert state == overview.shown(queue | facts)["state"]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,9 @@ EXAMPLE_TYPE = "csv-generation"
 #: Seconds between two tries to submit the example, while the browser's first click is being carried out.
 TRIES_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
 
+#: The states of a queue that need a person.
+ALARMING = ("No workers", "Late")
+
 Json = dict[str, Any]
 
 
@@ -172,13 +175,22 @@ def flow(history: Sequence[Json], now: datetime) -> Markup:
 
 
 def shown(queue: Json) -> Json:
-    """Return a queue with what the table says about it."""
-    target, oldest = queue.get("target_seconds"), queue["oldest_waiting_seconds"]
-    is_late = target is not None and oldest is not None and oldest > target and not queue["paused"]
-    is_unserved = bool(queue["depth"]["due"]) and not queue["live_workers"] and not queue["paused"]
-    return queue | {"target_seconds": target, "is_late": is_late, "is_unserved": is_unserved}
+    """Return a queue with its target and its state, in the words of the queues' page."""
+    target = queue.get("target_seconds")
+    return queue | {"target_seconds": target, "state": _state(queue, target)}
+
+
+def _state(queue: Json, target_seconds: float | None) -> str:
+    due, oldest = queue["depth"]["due"], queue["oldest_waiting_seconds"]
+    if queue["paused"]:
+        return "Paused"
+    if due and not queue["live_workers"]:
+        return "No workers"
+    if target_seconds is not None and oldest is not None and oldest > target_seconds:
+        return "Late"
+    return "On time" if due or queue["depth"]["processing"] else "Idle"
 
 
 def _concern(queue: Json) -> tuple[bool, int, str]:
     """Return the order of the queues: those that need a person first, then the longest."""
-    return not (queue["is_late"] or queue["is_unserved"]), -queue["depth"]["due"], queue["name"]
+    return queue["state"] not in ALARMING, -queue["depth"]["due"], queue["name"]
