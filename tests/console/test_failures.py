@@ -206,7 +206,5 @@ def test_pages_with_hostile_texts(open_tab, console, fail):
 
 def test_pages_without_jobs(open_tab):
     check_page(open_tab, "/console/failures")
-    check_page(open_tab, "/console/redrives")
-    check_page(open_tab, "/console/redrives/new?queue=default")
     check_page(open_tab, "/console/redrives/new?finished_after=x&all=yes", status=422)
     check_page(open_tab, "/console/failures/8c1f2a6d-9be3-3f10-7c55-04d2a8f0e6b1", status=404)

@@ -4,7 +4,6 @@ import re
 
 import falcon.testing
 import pytest
-from jobs_service.maintenance.redrives import Redrives
 from rows import claim_one
 from samples import a_failure
 from time_travel import DAY, set_dates
@@ -14,9 +13,10 @@ from jobs_service.api.app import create_app
 from jobs_service.api.console import failures as failure_pages, redrives as redrive_pages
 from jobs_service.api.console.redrives import default_rate
 from jobs_service.api.resources import error_groups
-from jobs_service.jobs import dead_letters as dead_letter_rows, lifecycle
+from jobs_service.jobs import bulk_actions, dead_letters as dead_letter_rows, lifecycle
 from jobs_service.jobs.failures import MESSAGE_KEPT, TRACEBACK_KEPT, storable
 from jobs_service.jobs.lifecycle import EndReason
+from jobs_service.maintenance.bulk_actions import BulkActions
 from jobs_service.maintenance.service import Turn
 
 GONE = "8c1f2a6d-9be3-3f10-7c55-04d2a8f0e6b1"
@@ -278,8 +278,8 @@ def move_all(database, dead_letters):
     """Let the leader's service go on until no redrive is running."""
 
     def move_all():
-        redrives = Redrives(database, dead_letters, interval_seconds=1)
-        while dead_letter_rows.running_redrives(database, limit=1):
+        redrives = BulkActions(database, dead_letters, interval_seconds=1)
+        while bulk_actions.running(database, limit=1):
             redrives.run_once(Turn())
 
     return move_all
