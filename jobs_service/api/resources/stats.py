@@ -1,5 +1,6 @@
 """/stats: counts, rates and latencies, and the last hour by minute."""
 
+import asyncio
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -152,8 +153,7 @@ class Statistics(DatabaseResource):
         problems=PROBLEMS,
     )
     async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002
-        figures = await self.figures.get()
-        counts, recent, history = await self._shared.get()
+        figures, (counts, recent, history) = await asyncio.gather(self.figures.get(), self._shared.get())
         by_type = sorted(figures.by_type().items())
         resp.data = msgspec.json.encode(
             Stats(
