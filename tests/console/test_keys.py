@@ -33,7 +33,7 @@ def tab(open_tab, jobs):  # noqa: ARG001 - they are on the page
         " field.setAttribute('data-filter', ''); main.prepend(field); }"
         " for (const row of document.querySelectorAll('tr[id^=job-]')) if (!row.querySelector('[type=checkbox]')) {"
         " const box = document.createElement('input'); box.type = 'checkbox'; box.name = 'job_id';"
-        " box.setAttribute('aria-label', 'Select'); row.cells[0].prepend(box); } live.flush = () => {}; }"
+        " box.setAttribute('aria-label', 'Select'); row.cells[0].prepend(box); } live.replace = () => {}; }"
     )
     return tab
 

@@ -477,7 +477,7 @@ def test_sessions_are_found_by_an_index_however_many_there_are(database, key):
 
     for statement, given in ((sessions._FIND, (b"\x00" * 32, prefix)), (sessions._END, (b"\x00" * 32,))):
         plan = "\n".join(line for (line,) in database.rows(f"EXPLAIN {statement}", given))
-        assert "Index Cond: (token_hash = " in plan
+        assert re.search(r"Index Cond: .*token_hash = ", plan), plan
         assert "Seq Scan" not in plan
     values = {"prefix": prefix, "hash": b"\x00" * 32, "seconds": 1, "others": 99}
     plan = "\n".join(line for (line,) in database.rows(f"EXPLAIN {sessions._BEGIN}", values))
