@@ -70,7 +70,7 @@ const live = {
     this.button.addEventListener("click", () => this.toggle());
     this.show();
     this.watch();
-    if (this.refresh) setInterval(() => this.ask(), this.refresh);
+    this.repeat();
     document.addEventListener("visibilitychange", () => this.watch());
     for (const name of ["pointerout", "change", "focusout", "selectionchange"]) {
       document.addEventListener(name, () => this.flush());
@@ -178,12 +178,30 @@ const live = {
     const rows = all("tr[id^=job-]", page).map((row) => row.id.slice("job-".length));
     this.count(rows);
     replaceParts(page);
-    // What has ended has no events any more.
-    const { events } = page.getElementById("main").dataset;
-    if (events === this.events) return;
-    this.events = events;
-    this.watch();
-    this.button.hidden = !events && !this.refresh;
+    this.follow(page.getElementById("main").dataset);
+  },
+
+  // What has come to its end is live no more: its page says so.
+  follow({ events, refresh }) {
+    this.refresh = Number(refresh) * 1000;
+    if (this.refresh && !this.isRepeating) this.repeat();
+    if (events !== this.events) {
+      this.events = events;
+      if (!events) this.poll(false);
+      this.watch();
+    }
+    this.button.hidden = !events && !refresh;
+    find(".refresh").hidden = !this.button.hidden;
+  },
+
+  // As often as the page that was fetched last says.
+  repeat() {
+    this.isRepeating = Boolean(this.refresh);
+    if (!this.refresh) return;
+    setTimeout(() => {
+      this.ask();
+      this.repeat();
+    }, this.refresh);
   },
 
   failed(what) {
