@@ -17,8 +17,10 @@ def console(service):
 
 @pytest.fixture
 def jobs(console):
-    """The ids of three jobs, the newest first, as the list has them."""
-    return [console.request("POST", "/jobs", LATER)[1]["job_id"] for _ in range(3)][::-1]
+    """The ids of three jobs, in the order of the list."""
+    for _ in range(3):
+        assert 201 == console.request("POST", "/jobs", LATER)[0]
+    return [job["job_id"] for job in console.get("/jobs")[1]["jobs"]]
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def tab(open_tab, jobs):  # noqa: ARG001 - they are on the page
         " field.setAttribute('data-filter', ''); main.prepend(field); }"
         " for (const row of document.querySelectorAll('tr[id^=job-]')) if (!row.querySelector('[type=checkbox]')) {"
         " const box = document.createElement('input'); box.type = 'checkbox'; box.name = 'job_id';"
-        " box.setAttribute('aria-label', 'Select'); row.cells[0].prepend(box); } live.flush = () => {}; }"
+        " box.setAttribute('aria-label', 'Select'); row.cells[0].prepend(box); } live.replace = () => {}; }"
     )
     return tab
 

@@ -274,6 +274,21 @@ def test_a_row_that_has_left_the_list_says_so(open_tab, console):
     expect(row(tab, job_id)).to_contain_text("not on this list any more")
 
 
+def test_a_page_that_is_live_no_more_is_left_alone(open_tab, console):
+    tab = open_tab("/console/jobs")
+    is_live(tab)
+
+    # As the page of a job that has ended.
+    tab.page.evaluate("() => { main.dataset.was = live.events; live.follow({}); }")
+    expect(tab.page.locator("#live")).to_be_hidden()
+    expect(tab.page.get_by_role("link", name="Refresh")).to_be_visible()
+    tab.page.evaluate("() => live.follow({events: main.dataset.was})")
+    is_live(tab)
+    job_id = submit(console)
+    tab.page.reload()
+    expect(row(tab, job_id)).to_contain_text("pending")
+
+
 def test_times_go_on_by_the_services_clock(open_tab, console):
     submit(console)
     tab = open_tab("/console/jobs")

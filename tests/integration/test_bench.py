@@ -103,6 +103,21 @@ def test_a_few_clients_watch_and_wait():
     assert ["one client waits", "20 clients wait, all jobs at once", *["20 streams, one event"] * 5] == told
 
 
+def test_the_consoles_pages_are_measured_beside_an_empty_table():
+    run = subprocess.run(
+        [sys.executable, "-m", "bench.console", "--rows", "3000", "--requests", "3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+    assert 0 == run.returncode, run.stderr
+    pages = re.findall(r"^(/console\S*) +(?:[\d.]+ *){5}$", run.stdout, re.MULTILINE)
+    assert {"/console", "/console/jobs", "/console/jobs?q=alice"} <= set(pages), run.stdout
+
+
 def test_a_few_batches_are_measured_beside_single_jobs():
     sizes = ["--singles", "20", "--batched", "10000", "--rounds", "1"]
 

@@ -462,6 +462,28 @@ def test_while_postgresql_is_away_a_known_session_goes_on_for_a_while(app, signe
     assert 503 == browser.get("/console").status_code
 
 
+def test_sessions_are_found_by_an_index_however_many_there_are(database, key):
+    for _ in range(20):
+        key()
+    database.rows(
+        "INSERT INTO console_sessions (token_hash, key_prefix, expires_at)"
+        " SELECT sha256(i::text::bytea), prefix, now() + interval '1 hour'"
+        " FROM api_keys, generate_series(1, 100) AS i WHERE prefix = (SELECT min(prefix) FROM api_keys)"
+        " UNION ALL SELECT sha256((prefix || i)::bytea), prefix, now() + interval '1 hour'"
+        " FROM api_keys, generate_series(1, 500) AS i"
+    )
+    database.rows("ANALYZE console_sessions")
+    [(prefix,)] = database.rows("SELECT max(prefix) FROM api_keys")
+
+    for statement, given in ((sessions._FIND, (b"\x00" * 32, prefix)), (sessions._END, (b"\x00" * 32,))):
+        plan = "\n".join(line for (line,) in database.rows(f"EXPLAIN {statement}", given))
+        assert re.search(r"Index Cond: .*token_hash = ", plan), plan
+        assert "Seq Scan" not in plan
+    values = {"prefix": prefix, "hash": b"\x00" * 32, "seconds": 1, "others": 99}
+    plan = "\n".join(line for (line,) in database.rows(f"EXPLAIN {sessions._BEGIN}", values))
+    assert "Index Cond: (key_prefix = " in plan
+
+
 # Cookies and keys.
 
 

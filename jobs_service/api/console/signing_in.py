@@ -84,7 +84,7 @@ class SignOut(_Signing):
         check_origin(req, is_from_a_browser=True)
         for token in req.get_cookie_values(COOKIE) or []:
             await self.guard.sessions.end(token)
-        resp.unset_cookie(COOKIE, samesite="Strict", path=f"{req.root_path}{CONSOLE}")
+        resp.unset_cookie(COOKIE, same_site="Strict", path=f"{req.root_path}{CONSOLE}")
         self.done(req, resp, "/sign-in", "signed-out")
 
 

@@ -70,21 +70,13 @@ const live = {
     this.button.addEventListener("click", () => this.toggle());
     this.show();
     this.watch();
-    if (this.refresh) this.askAgain();
+    this.repeat();
     document.addEventListener("visibilitychange", () => this.watch());
     for (const name of ["pointerout", "change", "focusout", "selectionchange"]) {
       document.addEventListener(name, () => this.flush());
     }
     addEventListener("pagehide", () => this.port?.postMessage({ watch: null }));
     addEventListener("pageshow", (event) => event.persisted && this.watch());
-  },
-
-  // As often as the page that was fetched last says, which may be: no more.
-  askAgain() {
-    setTimeout(() => {
-      this.ask();
-      if (main.dataset.refresh) this.askAgain();
-    }, Number(main.dataset.refresh) * 1000);
   },
 
   // Nobody sees a hidden page: it needs no stream, and is fetched when it is seen again.
@@ -189,16 +181,27 @@ const live = {
     this.follow(page.getElementById("main").dataset);
   },
 
-  // What has come to its end has no events any more, and is not fetched again: its page says so.
-  follow({ events, refresh = "" }) {
-    main.dataset.refresh = refresh;
+  // What has come to its end is live no more: its page says so.
+  follow({ events, refresh }) {
     this.refresh = Number(refresh) * 1000;
+    if (this.refresh && !this.isRepeating) this.repeat();
     if (events !== this.events) {
       this.events = events;
+      if (!events) this.poll(false);
       this.watch();
     }
-    this.button.hidden = !events && !this.refresh;
+    this.button.hidden = !events && !refresh;
     find(".refresh").hidden = !this.button.hidden;
+  },
+
+  // As often as the page that was fetched last says.
+  repeat() {
+    this.isRepeating = Boolean(this.refresh);
+    if (!this.refresh) return;
+    setTimeout(() => {
+      this.ask();
+      this.repeat();
+    }, this.refresh);
   },
 
   failed(what) {
