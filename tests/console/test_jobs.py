@@ -44,7 +44,7 @@ def test_a_new_user_submits_the_example_without_a_script(open_tab, console):
 def test_fifty_long_and_hostile_jobs_fit_on_a_page(open_tab, console):
     tags = ["<b>bold</b> & sons", "עברית", "y" * 64, "four"]
     jobs = [
-        {"type": "test-quote", "payload": {"text": f"{HOSTILE}{n} {LONG}"}, "max_attempts": 1, "tags": tags}
+        {"type": "test-quote", "payload": {"text": f"{HOSTILE}{n}", "more": LONG}, "max_attempts": 1, "tags": tags}
         for n in range(50)
     ]
     assert console.request("POST", "/jobs/batch", jobs)[0] == 201
