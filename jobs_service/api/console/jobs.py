@@ -99,15 +99,20 @@ class Action(NamedTuple):
     name: str
     words: str
     scope: Scope
-    statuses: frozenset[str]
+    #: The statuses in which one job can be selected for it, and in which all jobs that match can be.
+    of_one: frozenset[str]
+    of_all: frozenset[str]
 
+
+_UNFINISHED = frozenset(Status) - frozenset(TERMINAL)
+_FAILED = frozenset({Status.FAILED})
 
 ACTIONS = (
-    Action("cancel", "Cancel", Scope.JOBS_WRITE, frozenset(Status) - frozenset(TERMINAL)),
-    Action("retry", "Run again", Scope.JOBS_WRITE, frozenset(TERMINAL)),
-    Action("discard", "Discard", Scope.DEAD_LETTERS_WRITE, frozenset({Status.FAILED})),
+    Action("cancel", "Cancel", Scope.JOBS_WRITE, _UNFINISHED, _UNFINISHED),
+    # Completed jobs by the thousand are not run again by mistake.
+    Action("retry", "Run again", Scope.JOBS_WRITE, frozenset(TERMINAL), _FAILED),
+    Action("discard", "Discard", Scope.DEAD_LETTERS_WRITE, _FAILED, _FAILED),
 )
-
 
 #: What a page without jobs has.
 _NOTHING_FOUND: dict[str, object] = {
@@ -200,7 +205,8 @@ class Jobs(Page):
             chips=[(status, _href({**filters, "status": status})) for status in ("", *Status)],
             types=_with([known_type["name"] for known_type in known["job_types"]], filters.get("type")),
             queues=_with(sorted({known_type["queue"] for known_type in known["job_types"]}), filters.get("queue")),
-            actions=[action for action in ACTIONS if _is_offered(action, req, filters)],
+            of_selected=[action for action in ACTIONS if _is_offered(action, action.of_one, req, filters)],
+            of_all=[action for action in ACTIONS if _is_offered(action, action.of_all, req, filters)],
             matching=urlencode(filters) or "all=true",
             first_page=_href(filters),
             wrong_with=wrong_with,
@@ -234,10 +240,10 @@ def _with(names: list[str], given: str | None) -> list[str]:
     return names if not given or given in names else [*names, given]
 
 
-def _is_offered(action: Action, req: Request, filters: Mapping[str, str]) -> bool:
-    """Tell whether the caller may do this, and jobs of the list may be in a status for it."""
+def _is_offered(action: Action, statuses: frozenset[str], req: Request, filters: Mapping[str, str]) -> bool:
+    """Tell whether the caller may do this, and jobs of the list may be in one of its statuses."""
     status = filters.get("status")
-    return action.scope in req.context.caller.scopes and (status is None or status in action.statuses)
+    return action.scope in req.context.caller.scopes and (status is None or status in statuses)
 
 
 def _live(filters: Mapping[str, str]) -> dict[str, Any]:
