@@ -172,7 +172,7 @@ def test_hostile_text_is_harmless_and_everything_fits(console, submit_form):
 
 def test_the_page_of_an_action_has_no_barrier(console, open_tab):
     for path, kind in (
-        ("/jobs/cancellations", "cancellations"),
+        ("/cancellations", "cancellations"),
         ("/dead-letters/discards", "discards"),
     ):
         for _ in range(5):

@@ -81,7 +81,7 @@ ACTIONS = {
     for action in (
         Action(
             name="cancel",
-            path="/jobs/cancellations",
+            path="/cancellations",
             kind="cancellations",
             verb="Cancel",
             done="Cancelled",
