@@ -44,13 +44,13 @@ def test_the_next_leader_cancels_the_rest_and_nothing_that_came_later(stack):
 
     stack.strike()
     status, action = stack.service.request(
-        "POST", "/jobs/cancellations", {"filter": {"type": "test-effect"}, "reason": "twice", "rate_per_second": 50}
+        "POST", "/cancellations", {"filter": {"type": "test-effect"}, "reason": "twice", "rate_per_second": 50}
     )
     assert (202, JOBS) == (status, action["matched"])
     late = stack.submit()
 
     eventually((stack.folder / "bulk_actions.after_batch").exists, what="a killed leader")
-    path = f"/jobs/cancellations/{action['id']}"
+    path = f"/cancellations/{action['id']}"
     eventually(lambda: stack.service.get(path)[1]["state"] == "completed", what="the end of the cancellation")
     action = stack.service.get(path)[1]
     assert (JOBS, 0) == (action["moved"], action["skipped"])

@@ -171,15 +171,12 @@ def test_hostile_text_is_harmless_and_everything_fits(console, submit_form):
 
 
 def test_the_page_of_an_action_has_no_barrier(console, open_tab):
-    for path, kind in (
-        ("/jobs/cancellations", "cancellations"),
-        ("/dead-letters/discards", "discards"),
-    ):
-        for _ in range(5):
-            console.post("csv-generation", {"name": "Alice", "score": 1}, tags=[HOSTILE], **LATER)
-        body = {"filter": {"tag": HOSTILE}, "rate_per_second": 0.1}
-        status, action = console.request("POST", path, body)
-        assert 202 == status, action
-        check_page(open_tab, f"/console/actions/{kind}/{action['id']}")
-    check_page(open_tab, "/console/actions/cancellations/nonsense", status=404)
-    check_page(open_tab, "/console/actions/nonsense/1", status=404)
+    for _ in range(5):
+        console.post("csv-generation", {"name": "Alice", "score": 1}, tags=[HOSTILE], **LATER)
+    body = {"filter": {"tag": HOSTILE}, "reason": HOSTILE + "x" * 900, "rate_per_second": 0.1}
+    status, action = console.request("POST", "/cancellations", body)
+    assert 202 == status, action
+    eventually(lambda: console.get(f"/cancellations/{action['id']}")[1]["moved"] == 1, what="the first cancelled job")
+
+    check_page(open_tab, f"/console/actions/cancellations/{action['id']}")
+    assert 404 == console.get("/console/actions/cancellations/nonsense")[0]

@@ -62,7 +62,7 @@ def filled(console):
     console.when(completed, "completed")
     console.when(failed, "failed")
     cancelling = {"filter": {"tag": "hostile"}, "reason": HOSTILE[:900]}
-    status, cancellation = console.request("POST", "/jobs/cancellations", cancelling)
+    status, cancellation = console.request("POST", "/cancellations", cancelling)
     assert 202 == status, cancellation
     console.when(waiting, "cancelled")
     group = console.get("/dead-letters/groups")[1]["groups"][0]["id"]

@@ -24,7 +24,7 @@ from jobs_service.jobs.lifecycle import EndReason
 from jobs_service.maintenance.bulk_actions import BulkActions
 from jobs_service.maintenance.service import Turn
 
-CANCELLATIONS, DISCARDS = "/jobs/cancellations", "/dead-letters/discards"
+CANCELLATIONS, DISCARDS = "/cancellations", "/dead-letters/discards"
 
 
 @pytest.fixture

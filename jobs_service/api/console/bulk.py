@@ -6,7 +6,7 @@ the API, which maintenance carries out.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 from uuid import UUID
@@ -81,7 +81,7 @@ ACTIONS = {
     for action in (
         Action(
             name="cancel",
-            path="/jobs/cancellations",
+            path="/cancellations",
             kind="cancellations",
             verb="Cancel",
             done="Cancelled",
@@ -218,9 +218,10 @@ def _zoned(name: str, value: str) -> str:
     if not name.endswith(("_after", "_before")):
         return value
     try:
-        return value if datetime.fromisoformat(value).tzinfo else f"{value}Z"
+        date = datetime.fromisoformat(value)
     except ValueError:
         return value
+    return value if date.tzinfo else date.replace(tzinfo=UTC).isoformat()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Actions on many jobs: /dead-letters/redrives, /dead-letters/discards and /jobs/cancellations.
+"""Actions on many jobs: /dead-letters/redrives, /dead-letters/discards and /cancellations.
 
 The three are one idea: a body says which jobs, a dry run counts them, an answer says how far the action is.
 """
@@ -304,7 +304,7 @@ DISCARD = Noun(
 CANCELLATION = Noun(
     kind=Kind.CANCELLATION,
     plural="cancellations",
-    path="/jobs/cancellations",
+    path="/cancellations",
     tag="jobs",
     scope=Scope.JOBS_WRITE,
     form=CancellationForm,
@@ -481,7 +481,7 @@ class Discards(_OfDeadLetters):
 
 
 class Cancellations(_Collection):
-    """/jobs/cancellations."""
+    """/cancellations."""
 
     noun = CANCELLATION
 
@@ -623,7 +623,7 @@ class DiscardStop(OneAction):
 
 
 class CancellationItem(OneAction):
-    """/jobs/cancellations/{cancellation_id}."""
+    """/cancellations/{cancellation_id}."""
 
     noun = CANCELLATION
 
@@ -635,7 +635,7 @@ class CancellationItem(OneAction):
 
 
 class CancellationStop(OneAction):
-    """/jobs/cancellations/{cancellation_id}/cancel."""
+    """/cancellations/{cancellation_id}/cancel."""
 
     noun = CANCELLATION
 
