@@ -71,7 +71,7 @@ def test_a_running_job_is_cancelled_with_a_reason_and_without_scripts(open_tab, 
 def test_two_people_act_on_one_job(open_tab, console):
     """The second one learns that the job is not what the page shows, and sees what it is now."""
     job_id = console.post("csv-generation", {"a": 1}, delay_seconds=3_600)
-    first, second = (open_tab(page_of(job_id), scripts=False) for _ in range(2))
+    first, second = (open_tab(page_of(job_id)) for _ in range(2))
     for tab, priority in ((first, "9"), (second, "2")):
         tab.expected.add(412)
         tab.page.get_by_text("Change its start or priority…").click()
@@ -92,7 +92,7 @@ def test_a_dead_letter_runs_again(open_tab, console):
     console.when(job_id, "failed")
     tab = open_tab(page_of(job_id))
 
-    tab.page.get_by_text("Traceback").click()
+    tab.page.locator("summary", has_text="Traceback").click()
     expect(tab.page.locator("#attempts pre")).to_contain_text("RuntimeError: attempt 1 fails, as asked")
     tab.page.get_by_role("button", name="Run again").click()
 
