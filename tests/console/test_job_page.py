@@ -72,6 +72,9 @@ def test_two_people_act_on_one_job(open_tab, console):
     """The second one learns that the job is not what the page shows, and sees what it is now."""
     job_id = console.post("csv-generation", {"a": 1}, delay_seconds=3_600)
     first, second = (open_tab(page_of(job_id)) for _ in range(2))
+    # Else it would be shown the change before it acts.
+    second.page.keyboard.press(".")
+    expect(second.page.get_by_role("button", name="Paused")).to_be_visible()
     for tab, priority in ((first, "9"), (second, "2")):
         tab.expected.add(412)
         tab.page.get_by_text("Change its start or priority…").click()
