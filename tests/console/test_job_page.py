@@ -148,12 +148,14 @@ def test_every_page_is_for_everyone(open_tab, console, many_attempts):
 MAIL = '{"to": "alice@example.com", "subject": "Your report", "body": "It is attached."}'
 
 
-def test_json_is_opened_without_a_complaint(open_tab, console):
-    job_id = console.post_text("test-echo", '{"b":1.50,"a":"<script>alert(1)</script>"}')
+def test_a_payload_is_downloaded_as_it_was_sent(open_tab, console):
+    sent = '{"b":1.50,"a":"<script>alert(1)</script>"}'
+    tab = open_tab(page_of(console.post_text("test-echo", sent)))
 
-    tab = open_tab(page_of(job_id, "/json/payload"))
+    with tab.page.expect_download() as download:
+        tab.page.locator("#payload").get_by_role("link", name="Download as JSON").click()
 
-    assert '{"b":1.50,"a":"<script>alert(1)</script>"}' in tab.page.locator("body").inner_text()
+    assert sent == Path(download.value.path()).read_text()
 
 
 def test_a_job_that_is_deleted_while_it_is_watched_has_a_page_that_says_so(open_tab, console):

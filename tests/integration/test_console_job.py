@@ -121,6 +121,7 @@ def test_a_long_payload_is_cut_and_leads_to_all_of_it(client, submit):
     raw = client.simulate_get(f"/console/jobs/{job_id}/json/payload")
     assert {"text": "<" * 100_000} == raw.json
     assert "application/json" in raw.headers["content-type"]
+    assert f'attachment; filename="{job_id}.payload.json"' == raw.headers["content-disposition"]
 
 
 HOSTILE = ["<script>alert(1)</script>", "\u202e\u2066\u200f", '"' * 10_000, "x" * 10_000]
