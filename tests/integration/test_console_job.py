@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from html import unescape
+from pathlib import Path
 from urllib.parse import urlencode
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from jobs_service.api.app import create_app
 from jobs_service.api.console import excerpts
 from jobs_service.jobs import lifecycle, notes
 from jobs_service.jobs.lifecycle import EndReason
+from jobs_service.outputs.local import LocalOutputs
 
 BROWSER = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
 FORM = BROWSER | {"Content-Type": "application/x-www-form-urlencoded"}
@@ -119,10 +121,24 @@ def test_a_long_payload_is_cut_and_leads_to_all_of_it(client, submit):
     raw = client.simulate_get(f"/console/jobs/{job_id}/json/payload")
     assert {"text": "<" * 100_000} == raw.json
     assert "application/json" in raw.headers["content-type"]
+    assert f'attachment; filename="{job_id}.payload.json"' == raw.headers["content-disposition"]
 
 
-@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "\u202e\u2066\u200f", '"' * 10_000, "x" * 10_000])
-def test_hostile_text_is_harmless_everywhere(client, database, submit, worker_id, text):
+HOSTILE = ["<script>alert(1)</script>", "\u202e\u2066\u200f", '"' * 10_000, "x" * 10_000]
+
+
+def test_hostile_text_is_harmless_everywhere(client, database, submit, worker_id):
+    for text in HOSTILE:
+        job_id = write_hostile(database, submit, worker_id, text)
+        for path in ("", "/attempts", "/discard", *attempt_paths(show(client, job_id))):
+            page = show(client, job_id, path)
+            assert "<script>alert" not in page
+            # The browser keeps the directions of these to themselves.
+            assert "\u202e" not in re.sub(r"<(h1|title|bdi)[ >].*?</\1>", "", page, flags=re.DOTALL), path
+
+
+def write_hostile(database, submit, worker_id, text):
+    """Write a dead letter that has the text wherever it can have one, and return its id."""
     job_id = submit(payload={text: text}, tags=[text[:64]], type=text[:40], request_id="x")
     claim = claim_one(database, job_id, worker_id)
     said = notes.AttemptNotes(job_id, claim.token, attempt=1, job_type=text[:40], queue="default")
@@ -131,11 +147,7 @@ def test_hostile_text_is_harmless_everywhere(client, database, submit, worker_id
     notes.write(database, [(said, said.state)])
     failure = dataclasses.replace(a_failure(), error=text[:50], message=text, traceback=text)
     lifecycle.fail(database, claim, failure, reason=EndReason.REJECTED)
-
-    for path in ("", "/attempts", "/discard", *attempt_paths(show(client, job_id))):
-        page = show(client, job_id, path)
-        assert "<script>alert" not in page
-        assert "\u202e" not in re.sub(r"<(h1|title|bdi)[ >].*?</\1>", "", page, flags=re.DOTALL), path
+    return job_id
 
 
 def attempt_paths(page):
@@ -179,9 +191,11 @@ def test_an_attempt_has_its_error_and_its_log(client, database, submit, worker_i
     assert 50 == len(msgspec.json.decode(show(client, claim.job_id, "/json/logs"))["attempts"][0]["lines"])
 
 
-@pytest.mark.parametrize("path", ["/attempts/1", "/attempts/x", "/json/history"])
-def test_what_a_job_does_not_have_is_404(client, submit, path):
-    show(client, submit(), path, status=404)
+def test_what_a_job_does_not_have_is_404(client, submit):
+    job_id = submit()
+
+    for path in ("/attempts/1", "/attempts/x", "/json/history"):
+        show(client, job_id, path, status=404)
 
 
 def test_nothing_of_a_sensitive_job_is_shown(client, database, submit, worker_id):
@@ -296,18 +310,15 @@ def test_a_job_that_has_changed_meanwhile_is_not_changed(client, submit, row):
     assert (303, 1) == (again.status_code, row(job_id, "priority"))
 
 
-@pytest.mark.parametrize(
-    ("form", "field"),
-    [({"run_at": "tomorrow", "priority": "5"}, "run-at"), ({"run_at": "", "priority": "99"}, "priority")],
-)
-def test_an_error_is_beside_its_field(client, submit, form, field):
+def test_an_error_is_beside_its_field(client, submit):
     job_id = submit(delay_seconds=3_600)
+    shown = hidden_fields(show(client, job_id))
 
-    reply = send(client, job_id, "reschedule", **hidden_fields(show(client, job_id)), **form)
-
-    assert 422 == reply.status_code
-    assert f'aria-describedby="{field}-error"' in reply.text
-    assert f'class="wrong" id="{field}-error"' in reply.text
+    for form, field in (({"run_at": "tomorrow", "priority": "5"}, "run-at"), ({"priority": "99"}, "priority")):
+        reply = send(client, job_id, "reschedule", **shown, **form)
+        assert 422 == reply.status_code
+        assert f'aria-describedby="{field}-error"' in reply.text
+        assert f'class="wrong" id="{field}-error"' in reply.text
 
 
 def test_a_dead_letter_is_discarded_after_a_question(client, fail, row):
@@ -362,15 +373,14 @@ def test_buttons_are_those_that_the_key_may_press(client, database, submit, fail
         }
 
 
-@pytest.mark.parametrize("action", ["cancel", "retry", "reschedule", "discard"])
-def test_an_action_needs_its_scope(client, database, submit, action):
+def test_an_action_needs_its_scope(client, database, submit):
     job_id = submit()
     cookie = sign_in(client, keys.create(database, "alice", ["jobs:read"]))
 
-    reply = client.simulate_post(f"/console/jobs/{job_id}/{action}", body="", headers=FORM | cookie)
-
-    assert 403 == reply.status_code
-    assert "scope_missing" in reply.text
+    for action in ("cancel", "retry", "reschedule", "discard"):
+        reply = client.simulate_post(f"/console/jobs/{job_id}/{action}", body="", headers=FORM | cookie)
+        assert 403 == reply.status_code, action
+        assert "scope_missing" in reply.text
 
 
 def sign_in(client, key):
@@ -389,8 +399,8 @@ def test_grafana_is_linked_where_there_is_one(settings, client, complete):
     assert "https://grafana.example/d/jobs-type?from=1" in show(with_grafana, job_id)
 
 
-def test_files_are_linked_with_what_they_are(client, complete, outputs, settings):
-    outputs = outputs_of(settings)
+def test_files_are_linked_with_what_they_are(client, complete, settings):
+    outputs = LocalOutputs(Path(settings.output_dir))
     job_id = complete("1")
     with_files = complete_with_files(complete, outputs)
 
@@ -399,12 +409,6 @@ def test_files_are_linked_with_what_they_are(client, complete, outputs, settings
     assert "text/csv, 8 Bytes" in page
     assert "deleted since" in page
     assert "name é" in page
-
-
-def outputs_of(settings):
-    from jobs_service.outputs.assembly import open_outputs
-
-    return open_outputs(settings, pause_seconds=1)
 
 
 def complete_with_files(complete, outputs):

@@ -202,7 +202,7 @@ _PARTS = ("payload", "result", "logs")
 
 
 class JobText(JobPage):
-    """/console/jobs/{job_id}/json/{part}: a payload, a result or a log as JSON, exactly as the API has it."""
+    """/console/jobs/{job_id}/json/{part}: a payload, a result or a log as a file, exactly as the API has it."""
 
     @page()
     async def on_get(self, req: Request, resp: Response, job_id: str, part: str) -> None:
@@ -217,6 +217,8 @@ class JobText(JobPage):
             self.to_job(req, resp, job_id)
             return
         resp.data = await self._text(req, job, part)
+        # A file and no page: a browser would look for an icon of it.
+        resp.downloadable_as = f"{job.job_id}.{part}.json"
 
     async def _text(self, req: Request, job: Job, part: str) -> bytes:
         match part:
