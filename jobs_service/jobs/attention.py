@@ -45,7 +45,7 @@ VERY_LATE_TIMES = 5
 UNLED_SECONDS = 30
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """What is found, in the order in which findings of one severity are told."""
 
     NO_WORKERS = "no_workers"
@@ -69,7 +69,7 @@ class Severity(StrEnum):
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """Something that a person has to look at."""
 
-    kind: Kind
+    kind: FindingKind
     severity: Annotated[Severity, Meta(description="critical: jobs do not run, or wait or fail beyond all limits.")]
     sentence: Annotated[str, Meta(description="What is wrong, for a person.")]
     what_to_do: str
@@ -290,7 +290,7 @@ def findings(
     return sorted(found, key=_urgency)
 
 
-_SEVERITIES, _KINDS = list(Severity), list(Kind)
+_SEVERITIES, _KINDS = list(Severity), list(FindingKind)
 
 
 def _urgency(finding: Finding) -> tuple[int, int, int]:
@@ -307,7 +307,7 @@ def _of_workers(seen: Seen, queues: list[SeenQueue]) -> Iterator[Finding]:
         due, is_capped = sum(queue.due for queue in queues), any(queue.is_capped for queue in queues)
         waiting = f"{_jobs(due, is_capped)} due" if due else "New jobs wait"
         yield Finding(
-            kind=Kind.NO_WORKERS,
+            kind=FindingKind.NO_WORKERS,
             severity=Severity.CRITICAL,
             sentence=f"No worker process is live, so no job runs. {waiting}.",
             what_to_do="Start a worker, or look why the workers send no heartbeats.",
@@ -318,7 +318,7 @@ def _of_workers(seen: Seen, queues: list[SeenQueue]) -> Iterator[Finding]:
         )
     elif seen.unled_since is not None:
         yield Finding(
-            kind=Kind.MAINTENANCE_STOPPED,
+            kind=FindingKind.MAINTENANCE_STOPPED,
             severity=Severity.CRITICAL,
             sentence="No worker leads maintenance: scheduled jobs and retries are not published when they are due, "
             "and jobs of lost workers are not taken back.",
@@ -331,7 +331,7 @@ def _of_workers(seen: Seen, queues: list[SeenQueue]) -> Iterator[Finding]:
 def _of_redis(redis: Trouble | None) -> Iterator[Finding]:
     if redis is not None:
         yield Finding(
-            kind=Kind.REDIS_UNAVAILABLE,
+            kind=FindingKind.REDIS_UNAVAILABLE,
             severity=Severity.CRITICAL,
             sentence="Jobs are accepted and kept, but few or none start, because Redis cannot be used: "
             f"{short(redis.text)}.",
@@ -356,7 +356,7 @@ def _of_queue(now: datetime, queue: SeenQueue, *, has_workers: bool) -> Iterator
         return
     if queue.pause is not None:
         yield Finding(
-            kind=Kind.QUEUE_PAUSED,
+            kind=FindingKind.QUEUE_PAUSED,
             severity=Severity.WARNING,
             sentence=f"{waiting} due in the queue {queue.name}, which {queue.pause.by} has paused: "
             f"{short(queue.pause.reason)}.",
@@ -365,7 +365,7 @@ def _of_queue(now: datetime, queue: SeenQueue, *, has_workers: bool) -> Iterator
         )
     elif has_workers and not queue.live_workers:
         yield Finding(
-            kind=Kind.QUEUE_WITHOUT_WORKER,
+            kind=FindingKind.QUEUE_WITHOUT_WORKER,
             severity=Severity.CRITICAL,
             sentence=f"{waiting} due in the queue {queue.name}, and no live worker serves it.",
             what_to_do="Start a worker that knows the job types of the queue.",
@@ -374,7 +374,7 @@ def _of_queue(now: datetime, queue: SeenQueue, *, has_workers: bool) -> Iterator
     elif has_workers and oldest > queue.target_seconds:
         is_very_late = oldest > VERY_LATE_TIMES * queue.target_seconds
         yield Finding(
-            kind=Kind.QUEUE_LATE,
+            kind=FindingKind.QUEUE_LATE,
             severity=Severity.CRITICAL if is_very_late else Severity.WARNING,
             sentence=f"The first job of the queue {queue.name} has waited for {duration(oldest)}, longer than its "
             f"target of {duration(queue.target_seconds)}. {waiting} due.",
@@ -391,7 +391,7 @@ def _of_queue_links(name: str) -> dict[str, str]:
 def _of_server(away: Away) -> Finding:
     is_capped = away.jobs >= MOST_COUNTED
     return Finding(
-        kind=Kind.SERVER_UNAVAILABLE,
+        kind=FindingKind.SERVER_UNAVAILABLE,
         severity=Severity.WARNING,
         sentence=f"{_jobs(away.jobs, is_capped, verb=('waits', 'wait'))} for the server {away.name}, "
         f"which is unavailable: {short(away.error)}.",
@@ -408,7 +408,7 @@ def _of_server(away: Away) -> Finding:
 def _of_held(held: Held) -> Finding:
     are_held = _jobs(held.jobs, is_capped=False, of=held.type, verb=("is held", "are held"))
     return Finding(
-        kind=Kind.JOBS_HELD,
+        kind=FindingKind.JOBS_HELD,
         severity=Severity.WARNING,
         sentence=f"{are_held}: it is unknown whether the effect happened, and on_ambiguous is hold.",
         what_to_do="Find out whether the effect happened. Run those jobs again for which it did not.",
@@ -425,13 +425,13 @@ def _of_group(now: datetime, group: Failing, many_dead_letters: int) -> Iterator
     is_capped = group.jobs >= MOST_COUNTED
     counted = partial(_jobs, noun="dead letter", of=group.type)
     if group.resolved_at is not None:
-        kind, since = Kind.FAILURES_RETURNED, group.resolved_at
+        kind, since = FindingKind.FAILURES_RETURNED, group.resolved_at
         what = f"{counted(group.jobs, is_capped, verb=('has', 'have'))} an error that was said to be resolved"
     elif now - group.first_seen <= timedelta(seconds=NEW_SECONDS):
-        kind, since = Kind.FAILURES_NEW, group.first_seen
+        kind, since = FindingKind.FAILURES_NEW, group.first_seen
         what = f"{counted(group.jobs, is_capped, verb=('has', 'have'))} a new error"
     elif group.last_hour >= max(GROWING_JOBS, GROWING_TIMES * group.hour_before):
-        kind, since = Kind.FAILURES_GROWING, group.first_seen
+        kind, since = FindingKind.FAILURES_GROWING, group.first_seen
         hour = counted(group.last_hour, group.last_hour >= MOST_COUNTED, verb=("", ""))
         what = f"{hour} in the last hour, after {group.hour_before:,} in the hour before, have the same error"
     else:
@@ -451,7 +451,11 @@ def _of_group(now: datetime, group: Failing, many_dead_letters: int) -> Iterator
 
 
 def _group_links(group_id: UUID, job_id: UUID) -> dict[str, str]:
-    return {"dead_letters": f"/dead-letters?group={group_id}", "job": f"/jobs/{job_id}"}
+    return {
+        "group": f"/dead-letters/groups/{group_id}",
+        "dead_letters": f"/dead-letters?group={group_id}",
+        "job": f"/jobs/{job_id}",
+    }
 
 
 def _jobs(

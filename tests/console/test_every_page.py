@@ -10,8 +10,11 @@ from jobs_service.config import Settings
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> \u202e\u2066{{ 7 * 7 }} ' + "W" * 10_000
 
-#: Routes whose answer is no page.
-NO_PAGES = re.compile(r"/console/(events|files/.*|sign-(in|out)|jobs/\{job_id\}/(events|output|json/.*))")
+#: Routes whose answer is no page, or that lead back to one.
+NO_PAGES = re.compile(
+    r"/console/(events|files/.*|sign-(in|out)|failures/\{group_id\}/\{decision\}"
+    r"|jobs/\{job_id\}/(events|output|json/.*|cancel|retry|reschedule))"
+)
 
 #: Route -> path, with ids of what the fixture `filled` made.
 PAGES = {
@@ -55,7 +58,7 @@ def templates(nodes, path=""):
 @pytest.fixture
 def filled(console):
     """Jobs in each status, with hostile texts wherever a client or a job's code can put one. Return ids."""
-    wishes = {"tags": ["hostile", HOSTILE[:60]]}
+    wishes = {"tags": ["hostile", '"><script>alert(1)</script>{{ 7 * 7 }}']}
     completed = console.post("test-echo", {"text": HOSTILE, HOSTILE[:200]: 1}, **wishes)
     failed = console.post("test-fail-while", {"path": "/", "message": HOSTILE}, **wishes)
     waiting = console.post("test-echo", {"text": HOSTILE}, delay_seconds=3_600, **wishes)

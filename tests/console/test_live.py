@@ -161,12 +161,6 @@ def test_nothing_moves_while_it_is_paused_below_the_pointer_or_selected(open_tab
     tab.page.mouse.move(1, 1)
     expect(row(tab, job_ids[1])).to_contain_text("cancelled")
 
-    # As a row of a list has it.
-    tab.page.evaluate(
-        "id => document.getElementById(`job-${id}`).cells[0].insertAdjacentHTML('beforeend', "
-        "'<input type=checkbox name=job_id aria-label=select>')",
-        job_ids[2],
-    )
     box = row(tab, job_ids[2]).get_by_role("checkbox")
     row(tab, job_ids[2]).get_by_role("link").first.focus()
     tab.page.keyboard.press("x")

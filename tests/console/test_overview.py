@@ -73,7 +73,7 @@ def test_a_finding_appears_and_goes_by_itself(open_tab, console):
     failed = console.post("test-reject", {})
     finding = tab.page.get_by_role("listitem").filter(has_text="1 dead letter of test-reject has a new error")
     expect(finding).to_be_visible()
-    link = finding.get_by_role("link", name="Open the failures")
+    link = finding.get_by_role("link", name="Open the group")
     assert re.fullmatch("/console/failures/[0-9a-f-]{36}", link.get_attribute("href"))
 
     console.request("DELETE", f"/dead-letters/{failed}")

@@ -404,7 +404,8 @@ def test_files_are_linked_with_what_they_are(client, complete, settings):
     job_id = complete("1")
     with_files = complete_with_files(complete, outputs)
 
-    assert "Download" not in words(show(client, job_id))
+    assert "/output?" not in show(client, job_id)
+    assert "/output?" in show(client, with_files)
     page = words(show(client, with_files))
     assert "text/csv, 8 Bytes" in page
     assert "deleted since" in page

@@ -27,6 +27,8 @@ class Form(HTMLParser):
         given = dict(attrs)
         if given.get("aria-invalid"):
             self.wrong.append(given["name"])
+        if "name" not in given and tag in ("input", "select", "textarea"):
+            return
         if tag == "input" and (given.get("type") != "checkbox" or "checked" in given):
             self.values[given.get("name")] = given.get("value") or ("on" if given.get("type") == "checkbox" else "")
         elif tag == "textarea":

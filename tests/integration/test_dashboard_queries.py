@@ -36,7 +36,7 @@ def prometheus(service, tmp_path, free_port):
 
 @needs_prometheus
 def test_every_panel_and_rule_has_an_answer_from_a_service_at_work(service, prometheus, mail, tmp_path):
-    service.start_api(CANARY_INTERVAL_SECONDS="1")
+    service.start_api(CANARY_INTERVAL_SECONDS="1", CONSOLE_URL="http://localhost:3000/console")
     service.start_worker(CANARY_INTERVAL_SECONDS="1", MAIL_HOST="127.0.0.1", MAIL_PORT=str(mail.port))
     eventually(lambda: _answer(prometheus, "sum(up) == 3"), what="three targets scraped")
 

@@ -27,6 +27,7 @@ ONLY_SOMETIMES = {
     "jobs_dead_oldest_timestamp_seconds": "there is no dead letter",
     "jobs_pg_last_autovacuum_timestamp_seconds": "autovacuum has not run yet",
     "jobs_attempt_errors_total": "no attempt has failed",
+    "jobs_console_info": "CONSOLE_URL is not set",
     "http_server_request_duration_seconds": "the first scrape comes before its own observation",
 }
 

@@ -1,6 +1,6 @@
 """Links to Grafana's dashboards, those of monitoring/grafana, at a certain time: from `start` to `end`, or to now."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
 #: What is shown before and after what a link is about: enough scrapes for a rate.
@@ -20,6 +20,26 @@ def queue_dashboard(grafana_url: str, queue: str, *, start: datetime, end: datet
 def workers_dashboard(grafana_url: str, *, start: datetime, end: datetime | None = None) -> str:
     """Return the address of the dashboard of the workers around this time."""
     return _address(grafana_url, "jobs-workers", {}, start, end)
+
+
+class Dashboards:
+    """The addresses of dashboards from an hour ago to now, for templates; "" where GRAFANA_URL is not set."""
+
+    def __init__(self, grafana_url: str) -> None:
+        self._url = grafana_url
+
+    def type(self, name: str) -> str:
+        return self._url and type_dashboard(self._url, name, start=self._start)
+
+    def queue(self, name: str) -> str:
+        return self._url and queue_dashboard(self._url, name, start=self._start)
+
+    def workers(self) -> str:
+        return self._url and workers_dashboard(self._url, start=self._start)
+
+    @property
+    def _start(self) -> datetime:
+        return datetime.now(UTC) - timedelta(hours=1) + MARGIN
 
 
 def _address(grafana_url: str, uid: str, variables: dict[str, str], start: datetime, end: datetime | None) -> str:

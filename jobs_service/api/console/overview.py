@@ -148,7 +148,7 @@ def place_of(finding: Json) -> Place:
     """Return where a finding is mended."""
     match finding:
         case {"group_id": str(group)}:
-            return Place(f"/failures/{group}", "Open the failures")
+            return Place(f"/failures/{group}", "Open the group")
         case {"queue": str(queue)}:
             return Place(f"/queues/{quote(queue, safe='')}", "Open the queue")
         case {"server": str(), "job_id": str(job_id)}:

@@ -21,6 +21,7 @@ from jobs_service.api.callers import ANONYMOUS, Scope
 from jobs_service.api.console.assets import Assets
 from jobs_service.api.console.calls import ApiCalls, CallRefused
 from jobs_service.api.console.formats import FILTERS, moment
+from jobs_service.api.console.grafana import Dashboards
 from jobs_service.api.console.notices import NOTICES
 from jobs_service.api.operations import Responder, operation
 from jobs_service.api.request_body import LARGE_BYTES, read_bytes
@@ -105,7 +106,7 @@ class Console:
             lstrip_blocks=True,
         )
         self._templates.filters.update(FILTERS)
-        self._templates.globals.update(navigation=NAVIGATION)
+        self._templates.globals.update(navigation=NAVIGATION, dashboards=Dashboards(settings.grafana_url))
 
     def install(self, app: "App[Any, Any]") -> None:
         """Call this application, and answer what the API refuses."""

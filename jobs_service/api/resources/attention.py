@@ -23,7 +23,6 @@ from jobs_service.jobs.attention import MAX_FINDINGS, Finding, SeenQueue, Troubl
 from jobs_service.jobs.queries import rfc3339
 from jobs_service.jobs.representation import Time
 from jobs_service.jobs.statistics import MAX_COUNTED, Pause
-from jobs_service.metrics.slo import Objectives
 
 #: Seconds for which an answer waits for Redis. Then it has what Redis said the time before.
 REDIS_SECONDS = 0.25
@@ -93,7 +92,6 @@ class Attention(DatabaseResource):
         super().__init__(queues.database, queues.threads)
         self.queues = queues
         self.redis = RedisWatch(broker, queues.registry.queues)
-        self.objectives = Objectives(settings)
         self.many_dead_letters = settings.slo_dead_letters
         self._seen = SharedRead(lambda: self.run(attention.read, self.database))
 
@@ -130,5 +128,5 @@ class Attention(DatabaseResource):
             oldest_seconds=queue.oldest_waiting_seconds,
             live_workers=queue.live_workers,
             pause=pause,
-            target_seconds=self.objectives.latency_seconds(queue.name),
+            target_seconds=queue.target_seconds,
         )
