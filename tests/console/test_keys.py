@@ -188,7 +188,7 @@ def test_the_frame_has_its_landmarks_and_works_zoomed_forced_and_printed(open_ta
     for width in (320, 640):
         tab = open_tab("/console/jobs", width=width)
         assert width >= tab.page.evaluate("document.documentElement.scrollWidth")
-    assert 1 == tab.page.get_by_role("navigation", name="Pages").count()
+    assert 1 == tab.page.get_by_role("navigation", name="Pages", exact=True).count()
     for landmark in ("banner", "main"):
         assert 1 == tab.page.get_by_role(landmark).count()
     tab.page.set_viewport_size({"width": 640, "height": 400})

@@ -173,9 +173,12 @@ def test_jobs_whose_effect_is_unknown_are_held(found, database, submit):
         "1 job of EMAIL_SEND is held: it is unknown whether the effect happened, and on_ambiguous is hold."
         == finding["sentence"]
     )
-    assert {"dead_letters": f"/dead-letters?group={finding['group_id']}", "job": f"/jobs/{claim.job_id}"} == finding[
-        "links"
-    ]
+    group_id = finding["group_id"]
+    assert {
+        "group": f"/dead-letters/groups/{group_id}",
+        "dead_letters": f"/dead-letters?group={group_id}",
+        "job": f"/jobs/{claim.job_id}",
+    } == finding["links"]
 
 
 def test_a_new_error(found, client, fail):

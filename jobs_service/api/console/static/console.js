@@ -270,8 +270,7 @@ function leaveList(row) {
 function isInUse(part) {
   const selection = getSelection();
   const isSelected = !selection.isCollapsed && selection.containsNode(part, true);
-  const isTyped = all("input:not([type=checkbox]), textarea", part).some((field) => field.value !== field.defaultValue);
-  return isSelected || isTyped || (part.contains(document.activeElement) && document.activeElement.matches(FIELDS));
+  return isSelected || (part.contains(document.activeElement) && document.activeElement.matches(FIELDS));
 }
 
 function sameBut(old, part) {
