@@ -273,7 +273,9 @@ def test_a_page_that_is_live_no_more_is_left_alone(open_tab, console):
     is_live(tab)
 
     # As the page of a job that has ended. This one has not: what is fetched now would make it live again.
-    tab.page.evaluate("() => { live.flush = async () => {}; main.dataset.was = live.events; live.follow({}); }")
+    tab.page.evaluate(
+        "() => { live.flush = live.replace = () => {}; main.dataset.was = live.events; live.follow({}); }"
+    )
     expect(tab.page.locator("#live")).to_be_hidden()
     expect(tab.page.get_by_role("link", name="Refresh")).to_be_visible()
     tab.page.evaluate("() => live.follow({events: main.dataset.was})")
