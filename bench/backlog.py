@@ -10,25 +10,22 @@ import contextlib
 import http
 import json
 import math
-import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from bench import machine, servers, systems
+from bench import command, systems
 from bench.errors import Failed
 from bench.observer import Observer
 from bench.report import Rounds, Row
 from bench.rounds import Figures, percentile
 from bench.servers import Connection, Servers
 from bench.systems import ROOT, Stack
-from devstack.servers import ServerError
 from jobs_service.database import prepared
 from jobs_service.jobs import lifecycle
 from jobs_service.maintenance import relay
@@ -318,16 +315,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, default=1_500, help="jobs posted and taken in a round (default 1,500)")
     parser.add_argument("--urgent", type=int, default=5, help="jobs of priority 9 in a round (default 5)")
     parser.add_argument("--rounds", type=int, default=6, help="rounds of each side (default 6)")
-    options = parser.parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder, servers.running(Path(folder)) as running:
-            facts = {"command": shlex.join(["python", "-m", "bench.backlog", *arguments]), **machine.describe(running)}
-            lines = measure(options, running, Path(folder))
-    except (Failed, ServerError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    print("\n".join([*lines, "", *(f"{name}: {fact}" for name, fact in facts.items())]))
-    return 0
+    return command.run(parser, arguments, measure)
 
 
 if __name__ == "__main__":

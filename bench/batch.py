@@ -8,25 +8,22 @@ import argparse
 import contextlib
 import http
 import json
-import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench import machine, servers, systems
+from bench import command, systems
 from bench.errors import Failed
 from bench.load import BODY
 from bench.observer import Observer
 from bench.rounds import percentile
 from bench.servers import Servers
 from bench.systems import ROOT, Stack
-from devstack.servers import ServerError
 
 CONNECTIONS = 32
 STOP_SECONDS = 90
@@ -139,16 +136,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--singles", type=int, default=1_000, help="jobs over one connection in a round; 4 x over 32")
     parser.add_argument("--batched", type=int, default=3 * BATCH, help="jobs in batches in a round (default 30,000)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
-    options = parser.parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder, servers.running(Path(folder)) as running:
-            facts = {"command": shlex.join(["python", "-m", "bench.batch", *arguments]), **machine.describe(running)}
-            lines = measure(options, running, Path(folder))
-    except (Failed, ServerError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    print("\n".join([*lines, "", *(f"{name}: {fact}" for name, fact in facts.items())]))
-    return 0
+    return command.run(parser, arguments, measure)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,17 @@ machine. Without keys and without workers: what is measured is the page, its cal
 import argparse
 import contextlib
 import http
-import shlex
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import machine, servers
+from bench import command
 from bench.backlog import Side, side_of
 from bench.errors import Failed
 from bench.rounds import percentile
 from bench.servers import Servers
-from devstack.servers import ServerError
 
 #: Requests of a page that are not counted: templates are compiled, statements prepared, pages of tables cached.
 WARM_UP = 5
@@ -102,16 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rows", type=int, default=1_000_000, help="jobs that wait (default 1,000,000)")
     parser.add_argument("--finished", type=int, default=0, help="completed jobs in the table instead (default 0)")
     parser.add_argument("--requests", type=int, default=200, help="requests of each page and side (default 200)")
-    options = parser.parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder, servers.running(Path(folder)) as running:
-            facts = {"command": shlex.join(["python", "-m", "bench.console", *arguments]), **machine.describe(running)}
-            lines = measure(options, running, Path(folder))
-    except (Failed, ServerError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    print("\n".join([*lines, "", *(f"{name}: {fact}" for name, fact in facts.items())]))
-    return 0
+    return command.run(parser, arguments, measure)
 
 
 if __name__ == "__main__":

@@ -6,22 +6,19 @@ Every time is counted from the one that the row or the event has: that of the tr
 import argparse
 import asyncio
 import json
-import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from bench import machine, servers, systems
+from bench import command, systems
 from bench.errors import Failed
 from bench.load import BODY
 from bench.observer import Observer
 from bench.rounds import percentile
 from bench.servers import Servers
 from bench.systems import Stack
-from devstack.servers import ServerError
 
 #: A job that no worker takes meanwhile: only its being submitted is told.
 LATER = b'{"type":"csv-generation","payload":{},"delay_seconds":3600}'
@@ -135,16 +132,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.live", description=__doc__)
     parser.add_argument("--waits", type=int, default=1_000, help="clients that wait for a job (default 1,000)")
     parser.add_argument("--streams", type=int, default=2_000, help="streams (default 2,000)")
-    options = parser.parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder, servers.running(Path(folder)) as running:
-            facts = {"command": shlex.join(["python", "-m", "bench.live", *arguments]), **machine.describe(running)}
-            lines = measure(options, running, Path(folder))
-    except (Failed, ServerError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    print("\n".join([*lines, "", *(f"{name}: {fact}" for name, fact in facts.items())]))
-    return 0
+    return command.run(parser, arguments, measure)
 
 
 if __name__ == "__main__":
