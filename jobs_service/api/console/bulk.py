@@ -38,9 +38,9 @@ class Action:
     """What can be done to many jobs."""
 
     name: str
-    #: The path of the API's action on many, and what the console calls its kind.
+    #: The path of the API's action on many, and that of the console's pages about its progress.
     path: str
-    kind: str
+    progress: str
     #: The verb on buttons, and what is said of a job that it was done to.
     verb: str
     done: str
@@ -82,7 +82,7 @@ ACTIONS = {
         Action(
             name="cancel",
             path="/cancellations",
-            kind="cancellations",
+            progress="/actions/cancellations",
             verb="Cancel",
             done="Cancelled",
             sentence="Jobs that wait will not run. Running ones are interrupted; what they have done stays done.",
@@ -96,7 +96,7 @@ ACTIONS = {
         Action(
             name="retry",
             path="/dead-letters/redrives",
-            kind="redrives",
+            progress="/redrives",
             verb="Run again",
             done="Pending again",
             sentence="The jobs become pending, with all their attempts. Their ids and their history stay.",
@@ -110,7 +110,7 @@ ACTIONS = {
         Action(
             name="discard",
             path="/dead-letters/discards",
-            kind="discards",
+            progress="/actions/discards",
             verb="Discard",
             done="Discarded",
             sentence="The jobs are deleted for good, with their history and their files. This cannot be undone.",
@@ -123,7 +123,8 @@ ACTIONS = {
         ),
     )
 }
-_BY_KIND = {action.kind: action for action in ACTIONS.values()}
+#: Those whose progress is shown here. A redrive's page also says what became of its jobs.
+_BY_KIND = {"cancellations": ACTIONS["cancel"], "discards": ACTIONS["discard"]}
 
 
 @dataclass(frozen=True)
@@ -318,7 +319,7 @@ class JobActionsConfirmed(_Previews):
                 raise
             await self.preview(req, resp, _corrected(wish, wrong))
             return
-        self.done(req, resp, f"/actions/{wish.action.kind}/{begun['id']}")
+        self.done(req, resp, f"{wish.action.progress}/{begun['id']}")
 
     async def _change_selected(self, req: Request, resp: Response, wish: Wish) -> None:
         """Change one job after the other. If a call fails, say how far it came."""
@@ -404,14 +405,14 @@ class ActionProgress(Page):
         )
 
 
-_TITLES = {"cancellations": "Cancellation", "redrives": "Redrive", "discards": "Discard"}
+_TITLES = {"cancellations": "Cancellation", "discards": "Discard"}
 
 
 def _list_of(action: Action, chosen: Mapping[str, object]) -> str:
     """Return the path of the list of the jobs that an action is about."""
     if "group" in chosen:
         return f"/failures/{chosen['group']}"
-    status = {"cancel": "cancelled", "discard": "failed"}.get(action.name)
+    status = "cancelled" if action.name == "cancel" else "failed"
     names = ("type", "queue", "tag", "created_after", "created_before", "attempts_min")
     filters = {"status": status} | {name: chosen.get(name) for name in names}
     query = urlencode({name: value for name, value in filters.items() if value is not None})

@@ -25,9 +25,6 @@ NEW_SECONDS = 86_400
 #: How many jobs of a group are shown on a page.
 JOBS = 20
 
-#: The actions on many jobs that the button "Discard" leads to.
-JOB_ACTIONS = "/console/jobs/actions"
-
 #: Decision about a group -> the notice after it.
 DECISIONS = {"resolve": "group-resolved", "ignore": "group-ignored", "reopen": "group-reopened"}
 
@@ -101,7 +98,6 @@ class _GroupPage(Page):
             cursor=req.get_param("cursor"),
             wrong=wrong,
             reason=reason,
-            can_discard=self.console.has_route(JOB_ACTIONS),
         )
 
     async def _sample(self, req: Request, group: dict[str, Any]) -> dict[str, Any] | None:

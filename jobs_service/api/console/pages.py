@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import cached_property
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -12,7 +11,6 @@ import falcon
 import jinja2
 import msgspec
 from falcon.asgi import App, Request, Response
-from falcon.inspect import inspect_routes
 from markupsafe import Markup
 
 from jobs_service.api import problems
@@ -56,14 +54,14 @@ RETRY_SECONDS = 5
 #: The parameters beside `notice` that its text may have.
 COUNTS = ("n", "skipped")
 
-#: The links of the frame: path, words, and the key that follows `g`.
+#: The links of the frame: path, words, the key that follows `g`, and what other paths belong there.
 NAVIGATION = [
-    ("", "Overview", "o"),
-    ("/jobs", "Jobs", "j"),
-    ("/failures", "Failures", "f"),
-    ("/queues", "Queues", "q"),
-    ("/workers", "Workers", "w"),
-    ("/types", "Job types", "t"),
+    ("", "Overview", "o", ()),
+    ("/jobs", "Jobs", "j", ("/actions/",)),
+    ("/failures", "Failures", "f", ("/redrives",)),
+    ("/queues", "Queues", "q", ()),
+    ("/workers", "Workers", "w", ()),
+    ("/types", "Job types", "t", ()),
 ]
 
 
@@ -112,15 +110,6 @@ class Console:
         """Call this application, and answer what the API refuses."""
         self.api.connect(app)
         app.add_error_handler(CallRefused, _refused)
-        self._app = app
-
-    def has_route(self, path: str) -> bool:
-        """Tell whether the application has a route with this path."""
-        return path in self._paths
-
-    @cached_property
-    def _paths(self) -> frozenset[str]:
-        return frozenset(route.path for route in inspect_routes(self._app))
 
     def show(self, req: Request, resp: Response, template: str, **values: object) -> None:  # noqa: ARG002
         """Answer with a page, which is rendered when the view has ended. Its template gets `values`.
