@@ -19,6 +19,7 @@ from service import QUICK, Service
 from devstack import ports
 from devstack.servers import MailCatcher, Valkey
 from jobs_service.config import Settings
+from jobs_service.database.connection import open_database
 from jobs_service.observability import logs
 
 # An example may take as long as a busy machine lets it.
@@ -108,6 +109,13 @@ def environ(database_url, redis_url, tmp_path):
 @pytest.fixture
 def settings(environ):
     return Settings.from_env(environ)
+
+
+@pytest.fixture
+def database(settings):
+    database = open_database(settings)
+    yield database
+    database.discard()
 
 
 @pytest.fixture

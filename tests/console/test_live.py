@@ -307,6 +307,11 @@ def test_what_is_typed_or_selected_stays(open_tab, console):
     cancel(console, job_id)
     _told(tab, console)
     assert "half a sen" == tab.page.get_by_label("note").input_value()
+    # Also when somebody looks elsewhere before it is sent.
     tab.page.get_by_label("note").blur()
+    _told(tab, console)
+    assert "half a sen" == tab.page.get_by_label("note").input_value()
 
+    tab.page.get_by_label("note").fill("")
+    tab.page.get_by_label("note").blur()
     expect(row(tab, job_id)).to_contain_text("cancelled")

@@ -11,7 +11,6 @@ from time_travel import HOUR, set_dates
 
 from jobs_service.api.access import keys
 from jobs_service.api.callers import Scope
-from jobs_service.database.connection import open_database
 from jobs_service.jobs import lifecycle, queue_pauses
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.jobs.lifecycle import EndReason
@@ -28,13 +27,6 @@ def console(service):
     """An API for which workers written by hand are live. No worker moves jobs meanwhile."""
     service.start_api(LEASE_SECONDS="600")
     return service
-
-
-@pytest.fixture
-def database(settings):
-    database = open_database(settings)
-    yield database
-    database.discard()
 
 
 @pytest.fixture

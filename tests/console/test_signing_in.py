@@ -10,13 +10,6 @@ from jobs_service.api.callers import Scope
 
 
 @pytest.fixture
-def database(settings):
-    from jobs_service.database.connection import open_database
-
-    return open_database(settings, service="test")
-
-
-@pytest.fixture
 def console(service, database):
     """An API that needs a key, which is `console.key`."""
     service.key = keys.create(database, "alice", tuple(Scope))

@@ -5,7 +5,6 @@ from rows import add_worker, claim_one, complete_one
 from samples import a_failure, new_job
 from tab import check_page
 
-from jobs_service.database.connection import open_database
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.lifecycle import EndReason
 
@@ -17,13 +16,6 @@ def console(service):
     """An API. No worker takes jobs meanwhile."""
     service.start_api()
     return service
-
-
-@pytest.fixture
-def database(settings):
-    database = open_database(settings)
-    yield database
-    database.discard()
 
 
 def test_the_types_with_what_they_do_and_how_it_goes(open_tab, database):

@@ -10,7 +10,6 @@ from samples import new_job
 from tab import MAX_BYTES, check_page
 from time_travel import MINUTE, set_dates
 
-from jobs_service.database.connection import open_database
 from jobs_service.jobs import lifecycle
 
 HOSTILE = '<script>alert(1)</script>\u202e"&' + "h" * 200
@@ -24,13 +23,6 @@ def console(service):
     """An API for which workers written by hand are live. No worker takes their jobs meanwhile."""
     service.start_api(LEASE_SECONDS="600")
     return service
-
-
-@pytest.fixture
-def database(settings):
-    database = open_database(settings)
-    yield database
-    database.discard()
 
 
 @pytest.fixture

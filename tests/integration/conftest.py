@@ -14,19 +14,11 @@ from jobs_service import events
 from jobs_service.broker.dead_letter_list import DeadLetterList
 from jobs_service.broker.epoch import Epoch
 from jobs_service.broker.redis import JobBroker
-from jobs_service.database.connection import open_database
 from jobs_service.jobs import lifecycle
 from jobs_service.jobs.deferral import Deferral
 from jobs_service.outputs.local import LocalOutputs
 from jobs_service.worker.assembly import build_lifecycle_sync
 from jobs_service.worker.attempt import RunningAttempts
-
-
-@pytest.fixture
-def database(settings):
-    database = open_database(settings)
-    yield database
-    database.discard()
 
 
 @pytest.fixture

@@ -270,7 +270,10 @@ function leaveList(row) {
 function isInUse(part) {
   const selection = getSelection();
   const isSelected = !selection.isCollapsed && selection.containsNode(part, true);
-  return isSelected || (part.contains(document.activeElement) && document.activeElement.matches(FIELDS));
+  const isTyped = all("input:not([type=checkbox], [type=radio]), textarea", part).some(
+    (field) => field.value !== field.defaultValue,
+  );
+  return isSelected || isTyped || (part.contains(document.activeElement) && document.activeElement.matches(FIELDS));
 }
 
 function sameBut(old, part) {
