@@ -40,7 +40,7 @@ class SharedRead(Generic[Result]):
         began = time.monotonic()
         try:
             result = await self._read()
-        except BaseException:
+        except Exception:
             self._last = None
             raise
         now = time.monotonic()
