@@ -21,10 +21,8 @@ from jobs_service.api.operations import Contract
 from jobs_service.api.request_body import BodyReader
 from jobs_service.api.resources.attention import Attention
 from jobs_service.api.resources.batches import JobBatch
-from jobs_service.api.resources.bulk_actions import (
-    CancellationItem,
-    Cancellations,
-    CancellationStop,
+from jobs_service.api.resources.cancellations import CancellationItem, Cancellations, CancellationStop
+from jobs_service.api.resources.dead_letter_actions import (
     DiscardItem,
     Discards,
     DiscardStop,

@@ -9,8 +9,9 @@ from msgspec import Meta
 
 from jobs_service.api.callers import Scope
 from jobs_service.api.operations import Answer, Header, operation
-from jobs_service.api.resources.bulk_actions import REDRIVE, OneAction
+from jobs_service.api.resources.bulk_actions import OneAction
 from jobs_service.api.resources.database import PROBLEMS
+from jobs_service.api.resources.dead_letter_actions import REDRIVE
 from jobs_service.api.resources.dead_letters import EXAMPLE as DEAD_LETTER, DeadLetter, shown
 from jobs_service.jobs import redrive_outcomes
 from jobs_service.jobs.lifecycle import Status
